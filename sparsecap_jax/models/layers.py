@@ -1,0 +1,101 @@
+"""Layers that more than one model uses: linear maps, embeddings and the LSTM, as in PyTorch.
+
+Weights keep PyTorch's tensors one for one (both LSTM biases, separate projections) in Flax's
+layout, kernels `[in, out]`, so that per-tensor pruning and exact export hold.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+
+def torch_uniform(fan_in: int):
+    """Initializer U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default of Linear and LSTM."""
+    bound = 1.0 / math.sqrt(fan_in)
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class Linear(nn.Module):
+    """Affine map `[..., in] -> [..., features]` with PyTorch's default initialisation.
+
+    Attributes:
+        features: output width.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, inputs: Float[Array, "... I"]) -> Float[Array, "... O"]:
+        """Return `inputs @ kernel + bias`."""
+        fan_in = inputs.shape[-1]
+        kernel = self.param("kernel", torch_uniform(fan_in), (fan_in, self.features))
+        bias = self.param("bias", torch_uniform(fan_in), (self.features,))
+        return inputs @ kernel + bias
+
+
+class Embedding(nn.Module):
+    """Token embedding table `[V, features]`, standard-normal initialised as in PyTorch.
+
+    Attributes:
+        vocab_size: number of rows V.
+        features: embedding width.
+    """
+
+    vocab_size: int
+    features: int
+
+    @nn.compact
+    def __call__(self, tokens: Int[Array, "..."]) -> Float[Array, "... E"]:
+        """Look `tokens` up."""
+        shape = (self.vocab_size, self.features)
+        table = self.param("embedding", nn.initializers.normal(1.0), shape)
+        return jnp.take(table, tokens, axis=0)
+
+
+class LSTMWeights(nn.Module):
+    """The four tensors of one PyTorch LSTM cell, gate order i, f, g, o.
+
+    The cell's arithmetic is `lstm_state`; keeping the weights apart from it lets a model hoist
+    the input projection out of the recurrence.
+
+    Attributes:
+        inputs: width I of the input.
+        hidden: width H of the state.
+    """
+
+    inputs: int
+    hidden: int
+
+    @nn.compact
+    def __call__(self) -> tuple[Array, Array, Array]:
+        """Return `kernel_ih [I, 4H]`, `kernel_hh [H, 4H]` and the sum of both biases `[4H]`."""
+        init = torch_uniform(self.hidden)
+        kernel_ih = self.param("kernel_ih", init, (self.inputs, 4 * self.hidden))
+        kernel_hh = self.param("kernel_hh", init, (self.hidden, 4 * self.hidden))
+        bias_ih = self.param("bias_ih", init, (4 * self.hidden,))
+        bias_hh = self.param("bias_hh", init, (4 * self.hidden,))
+        return kernel_ih, kernel_hh, bias_ih + bias_hh
+
+
+def lstm_state(
+    gates: Float[Array, "... G"], cell: Float[Array, "... H"]
+) -> tuple[Float[Array, "... H"], Float[Array, "... H"]]:
+    """Advance an LSTM by one step from its pre-activations.
+
+    Args:
+        gates: `[..., 4H]`, input, forget, cell and output gates before their non-linearities.
+        cell: `[..., H]`, the cell state.
+
+    Returns:
+        The new hidden state and the new cell state, each `[..., H]`.
+    """
+    i, f, g, o = jnp.split(gates, 4, axis=-1)
+    cell = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
+    return jax.nn.sigmoid(o) * jnp.tanh(cell), cell

@@ -1,0 +1,182 @@
+"""Up-Down captioner: bottom-up region features, two LSTMs and top-down attention.
+
+Anderson et al., "Bottom-Up and Top-Down Attention for Image Captioning and VQA", CVPR 2018, in the
+form of the reference (`models/att_model.py`, `up_down_lstm`).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from sparsecap_jax.models.layers import Embedding, Linear, LSTMWeights, lstm_state
+from sparsecap_jax.types import ArrayLike, Regions
+
+Context = dict[str, Array]
+Carry = dict[str, Array]
+
+
+class Attention(nn.Module):
+    """Additive attention of a query over regions, its softmax masked and renormalised.
+
+    Attributes:
+        size: width A of the hidden layer.
+        query_size: width H of the query.
+    """
+
+    size: int
+    query_size: int
+
+    def setup(self):
+        self.h2att = Linear(self.size)
+        self.alpha = Linear(1)
+
+    def __call__(
+        self,
+        query: Float[Array, "B K H"],
+        keys: Float[Array, "B R A"],
+        mask: Array,
+    ) -> Float[Array, "B K R"]:
+        """Return weights that sum to 1 over the valid regions.
+
+        As in the reference the softmax runs over all R regions before the mask is applied; the
+        renormalisation makes padding drop out exactly.
+        """
+        hidden = jnp.tanh(keys[:, None] + self.h2att(query)[:, :, None])
+        weights = jax.nn.softmax(self.alpha(hidden)[..., 0], axis=-1) * mask[:, None]
+        return weights / jnp.sum(weights, axis=-1, keepdims=True)
+
+
+class UpDown(nn.Module):
+    """The Up-Down captioner behind the interface described in `sparsecap_jax.models`.
+
+    Attributes:
+        vocab_size: number of tokens V.
+        feature_size: width D of region and image features.
+        embed_size: width of the word embedding.
+        rnn_size: width H of both LSTMs and of the embedded features.
+        attention_size: width A of the attention's hidden layer.
+        logit_layers: number of layers from the language LSTM to the logits.
+        dropout: dropout rate after every embedding and after the language LSTM.
+    """
+
+    vocab_size: int
+    feature_size: int = 2048
+    embed_size: int = 1000
+    rnn_size: int = 1000
+    attention_size: int = 512
+    logit_layers: int = 1
+    dropout: float = 0.5
+
+    def setup(self):
+        rnn = self.rnn_size
+        self.embed = Embedding(self.vocab_size, self.embed_size)
+        self.fc_embed = Linear(rnn)
+        self.region_embed = Linear(rnn)
+        self.ctx2att = Linear(self.attention_size)
+        self.attention = Attention(self.attention_size, rnn)
+        self.att_lstm = LSTMWeights(2 * rnn + self.embed_size, rnn)
+        self.lang_lstm = LSTMWeights(2 * rnn, rnn)
+        widths = [rnn] * (self.logit_layers - 1) + [self.vocab_size]
+        self.logit = [Linear(width) for width in widths]
+        self.drop = nn.Dropout(self.dropout)
+
+    def encode(self, regions: Regions, *, train: bool = False) -> Context:
+        """Embed the visual side, once per image.
+
+        Args:
+            regions: features `[B, R, D]`, mask `[B, R]`, fc `[B, D]`.
+            train: whether dropout is on (rng stream "dropout").
+
+        Returns:
+            `fc [B, H]`, `regions [B, R, H]` (0 where padded), `keys [B, R, A]`, `mask [B, R]`, and
+            `fc_gates [B, 4H]`, the image's share of the attention LSTM's pre-activations.
+        """
+        mask = jnp.asarray(regions.mask).astype(jnp.float32)
+        fc = self._dropped_relu(self.fc_embed(jnp.asarray(regions.fc)), train)
+        embedded = self._dropped_relu(self.region_embed(jnp.asarray(regions.features)), train)
+        embedded = embedded * mask[..., None]
+        kernel_ih, _, bias = self.att_lstm()
+        fc_gates = fc @ kernel_ih[self.rnn_size : 2 * self.rnn_size] + bias
+        keys = self.ctx2att(embedded)
+        return {"fc": fc, "regions": embedded, "keys": keys, "mask": mask, "fc_gates": fc_gates}
+
+    def init_carry(self, context: Context, rows: int) -> Carry:
+        """Return zero states of both LSTMs, `[B, rows, H]` each."""
+        shape = (context["fc"].shape[0], rows, self.rnn_size)
+        return {name: jnp.zeros(shape, jnp.float32) for name in ("h_att", "c_att", "h_lang", "c_lang")}
+
+    def step(
+        self, carry: Carry, tokens: Int[Array, "B K"], context: Context
+    ) -> tuple[Carry, Float[Array, "B K V"]]:
+        """Advance by one token and return the log-probs of the next."""
+        kernels = self._kernels()
+        words = self._word_gates(kernels, tokens, train=False)
+        carry, hidden = self._recur(carry, words, kernels, context)
+        return carry, self._log_probs(hidden, train=False)
+
+    def __call__(
+        self, regions: Regions, tokens: Int[ArrayLike, "B K T"], *, train: bool = False
+    ) -> Float[Array, "B K T V"]:
+        """Teacher forcing: log-probs of the token that follows each of `tokens [B, K, T]`.
+
+        Only what depends on the recurrent state runs inside the scan: word, image and region
+        projections are computed before it, the logits after it in one matmul.
+        """
+        context = self.encode(regions, train=train)
+        kernels = self._kernels()
+        words = self._word_gates(kernels, jnp.asarray(tokens), train)
+        carry = self.init_carry(context, tokens.shape[1])
+        scan = nn.scan(
+            UpDown._recur,
+            variable_broadcast="params",
+            split_rngs={"params": False},
+            in_axes=(2, nn.broadcast, nn.broadcast),
+            out_axes=2,
+        )
+        _, hidden = scan(self, carry, words, kernels, context)
+        return self._log_probs(hidden, train)
+
+    def _kernels(self) -> dict[str, Array]:
+        """Split both LSTMs' input kernels by what they multiply (reference's input order)."""
+        rnn = self.rnn_size
+        att_ih, att_hh, _ = self.att_lstm()
+        lang_ih, lang_hh, lang_bias = self.lang_lstm()
+        return {
+            "att_lang": att_ih[:rnn],  # input order of the attention LSTM: h_lang, fc, word
+            "att_word": att_ih[2 * rnn :],
+            "att_hh": att_hh,
+            "lang_attended": lang_ih[:rnn],  # of the language LSTM: attended regions, h_att
+            "lang_att": lang_ih[rnn:],
+            "lang_hh": lang_hh,
+            "lang_bias": lang_bias,
+        }
+
+    def _word_gates(self, kernels: dict[str, Array], tokens: Array, train: bool) -> Array:
+        """Words' share `[..., 4H]` of the attention LSTM's pre-activations."""
+        return self._dropped_relu(self.embed(tokens), train) @ kernels["att_word"]
+
+    def _recur(
+        self, carry: Carry, words: Array, kernels: dict[str, Array], context: Context
+    ) -> tuple[Carry, Array]:
+        """One step of both LSTMs; returns the new carry and the language LSTM's `[B, K, H]`."""
+        gates = words + context["fc_gates"][:, None]
+        gates += carry["h_lang"] @ kernels["att_lang"] + carry["h_att"] @ kernels["att_hh"]
+        h_att, c_att = lstm_state(gates, carry["c_att"])
+        weights = self.attention(h_att, context["keys"], context["mask"])
+        self.sow("intermediates", "attention", weights)
+        attended = jnp.einsum("bkr,brh->bkh", weights, context["regions"])
+        gates = attended @ kernels["lang_attended"] + h_att @ kernels["lang_att"]
+        gates += carry["h_lang"] @ kernels["lang_hh"] + kernels["lang_bias"]
+        h_lang, c_lang = lstm_state(gates, carry["c_lang"])
+        return {"h_att": h_att, "c_att": c_att, "h_lang": h_lang, "c_lang": c_lang}, h_lang
+
+    def _log_probs(self, hidden: Array, train: bool) -> Array:
+        """Logit layers with ReLU and dropout between them, then log-softmax over V."""
+        hidden = self.drop(hidden, deterministic=not train)
+        for layer in self.logit[:-1]:
+            hidden = self._dropped_relu(layer(hidden), train)
+        return jax.nn.log_softmax(self.logit[-1](hidden), axis=-1)
+
+    def _dropped_relu(self, inputs: Array, train: bool) -> Array:
+        return self.drop(nn.relu(inputs), deterministic=not train)

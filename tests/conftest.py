@@ -1,0 +1,48 @@
+"""Shared fixtures: where the reference figures lie, and a compilation cache for the whole suite."""
+
+import os
+import pathlib
+
+# Eight fake devices for every test: must be set before jax starts.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parent.parent / ".jax_cache")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+import numpy as np
+import pytest
+
+REPO = pathlib.Path(__file__).parent.parent
+
+
+def shared_dir() -> pathlib.Path:
+    """The folder of reference figures and real data: $SPARSECAP_SHARED, or ../shared."""
+    return pathlib.Path(os.environ.get("SPARSECAP_SHARED", REPO.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """Path of the shared folder; skips where it is absent, fails where CI requires it."""
+    path = shared_dir()
+    if not (path / "reference").is_dir():
+        message = f"reference figures not found at {path} (set SPARSECAP_SHARED)"
+        if os.environ.get("SPARSECAP_REQUIRE_SHARED"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return path
+
+
+@pytest.fixture(scope="session")
+def golden(shared):
+    """Loader of reference arrays: `golden("arch/up_down_lstm.npz")` -> dict of arrays."""
+    cache = {}
+
+    def load(name):
+        if name not in cache:
+            with np.load(shared / "reference" / name) as file:
+                cache[name] = {key: file[key] for key in file.files}
+        return cache[name]
+
+    return load

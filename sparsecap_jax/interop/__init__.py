@@ -1,0 +1,1 @@
+"""Exchange with other software: the PyTorch reference's checkpoints and configs."""

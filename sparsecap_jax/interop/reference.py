@@ -172,7 +172,9 @@ def _place(tree: dict, rule: Rule, name: str, value: np.ndarray, expected: dict)
     if not np.isfinite(value).all():
         raise CheckpointError(f"state dict: tensor {name!r} has values that are not finite")
     if rule.path in tree and not np.array_equal(tree[rule.path], value):
-        raise CheckpointError(f"state dict: tensor {name!r} differs from the layer it is shared with")
+        raise CheckpointError(
+            f"state dict: tensor {name!r} differs from the layer it is shared with"
+        )
     tree[rule.path] = value
 
 

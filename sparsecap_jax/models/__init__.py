@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.models.up_down import UpDown
@@ -60,15 +61,16 @@ def make_model(config: Mapping[str, Any]) -> nn.Module:
     return MODELS[config["name"]](**frozen)
 
 
-def abstract_params(model: nn.Module) -> dict[str, Any]:
-    """Shapes and dtypes of `model`'s params, without computing anything.
-
-    Models create every parameter for any input, so the smallest one does.
-    """
+def smallest_inputs(model: nn.Module) -> tuple[Regions, Array]:
+    """Regions and tokens of one image, region and caption: enough to create every parameter."""
     zeros = jnp.zeros((1, 1, model.feature_size), jnp.float32)
     regions = Regions(zeros, jnp.ones((1, 1), bool), jnp.zeros((1, 1, 4), jnp.float32), zeros[0])
-    tokens = jnp.zeros((1, 1, 2), jnp.int32)
-    return jax.eval_shape(model.init, jax.random.key(0), regions, tokens)["params"]
+    return regions, jnp.zeros((1, 1, 2), jnp.int32)
+
+
+def abstract_params(model: nn.Module) -> dict[str, Any]:
+    """Shapes and dtypes of `model`'s params, without computing anything."""
+    return jax.eval_shape(model.init, jax.random.key(0), *smallest_inputs(model))["params"]
 
 
 def count_params(model: nn.Module) -> int:

@@ -81,7 +81,7 @@ class LSTMWeights(nn.Module):
         kernel_hh = self.param("kernel_hh", init, (self.hidden, 4 * self.hidden))
         bias_ih = self.param("bias_ih", init, (4 * self.hidden,))
         bias_hh = self.param("bias_hh", init, (4 * self.hidden,))
-        return kernel_ih, kernel_hh, bias_ih + bias_hh
+        return jnp.asarray(kernel_ih), jnp.asarray(kernel_hh), jnp.asarray(bias_ih + bias_hh)
 
 
 def lstm_state(

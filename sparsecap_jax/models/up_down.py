@@ -104,7 +104,8 @@ class UpDown(nn.Module):
     def init_carry(self, context: Context, rows: int) -> Carry:
         """Return zero states of both LSTMs, `[B, rows, H]` each."""
         shape = (context["fc"].shape[0], rows, self.rnn_size)
-        return {name: jnp.zeros(shape, jnp.float32) for name in ("h_att", "c_att", "h_lang", "c_lang")}
+        names = ("h_att", "c_att", "h_lang", "c_lang")
+        return {name: jnp.zeros(shape, jnp.float32) for name in names}
 
     def step(
         self, carry: Carry, tokens: Int[Array, "B K"], context: Context

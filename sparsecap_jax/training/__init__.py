@@ -1,0 +1,1 @@
+"""Training: state, losses, optimizers, compiled steps, checkpoints, logs and the loop."""

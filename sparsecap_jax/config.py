@@ -1,0 +1,305 @@
+"""The configuration of a run: its defaults, its checks, and its JSON form.
+
+A config is a locked `ml_collections.ConfigDict` of sections. `model` and `pruner` hold a `name` and
+the fields of that model or pruner, so a typo in an override fails wherever it is made.
+"""
+
+import dataclasses
+import difflib
+import json
+import numbers
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sparsecap_jax.errors import ConfigError
+
+FORMAT_VERSION = 1
+FROM_ELSEWHERE = ("feature_size", "max_seq_length")  # model fields that other sections give
+
+
+def default_config(model: str = "up_down", pruner: str = "none") -> ConfigDict:
+    """Defaults of the reference for everything, with the fields of `model` and `pruner`.
+
+    Returns:
+        A locked config; `configs/*.py` set what their recipe changes.
+    """
+    config = ConfigDict(
+        {
+            "format_version": FORMAT_VERSION,
+            "seed": 0,
+            # Captions are cut to it, BOS and EOS counted; decoding emits up to as many tokens.
+            "max_seq_length": 18,
+            "model": model_section(model),
+            "pruner": pruner_section(pruner),
+            "tokenizer": {"name": "word", "vocab_size": 10000},
+            "data": {
+                "name": "karpathy",  # a key of sparsecap_jax.data.datasets.DATASETS
+                "dir": "",  # holds dataset_*.json and bu/
+                "feature_size": 2048,
+                "batch_size": 15,  # images per step
+                "seq_per_img": 5,  # captions per image and step
+                "eval_batch_size": 50,
+                "region_buckets": (16, 36, 64, 100),  # padded numbers of regions
+                "cache_gb": 8.0,  # memory for features read before
+                "raw_captions": False,  # tokenise raw captions instead of the split's tokens
+            },
+            "optimizer": {
+                "name": "adam",
+                "schedule": "cosine",
+                "learning_rate": 1e-2,
+                "learning_rate_min": 1e-5,
+                "alpha": 0.9,  # Adam's beta 1; decay of rmsprop; momentum of sgdm
+                "beta": 0.999,
+                "epsilon": 1e-2,
+                "weight_decay": 0.0,
+                "clip": "value",  # "value", "norm" or "none"
+                "clip_at": 0.1,
+                "noam_factor": 1.0,
+                "noam_warmup": 10000,
+                "noam_size": 512,  # the model's width in the noam schedule
+                "decay_start": 0,  # of the step schedule, in epochs
+                "decay_every": 3,
+                "decay_rate": 0.8,
+                "mask_learning_rate": 100.0,
+                "mask_epsilon": 1e-2,
+            },
+            "train": {
+                "epochs": 15,
+                "steps": 0,  # overrides epochs where positive
+                "label_smoothing": 0.0,
+                "log_every": 25,
+                "eval_every": 0,  # steps between validations; 0: once an epoch
+                "steps_per_call": 1,  # steps compiled into one call; helps small models
+                "devices": 0,  # accelerators to spread the batch over; 0: all of them
+                "init_from": "",  # warm start: a run directory
+                "init_ignore": (),  # regexes of leaves that may be missing or extra there
+            },
+            "eval": {
+                "beam_size_val": 1,
+                "beam_size_test": 2,
+                "length_penalty": "",  # "", "wu_<alpha>" or "avg_0"
+                "images": 0,  # validate on the first so many images; 0: all
+                "sparsity_tolerance": 0.05,  # best only counts within it of the target nonzeros
+            },
+        }
+    )
+    return config.lock()
+
+
+def model_section(name: str, **fields: Any) -> ConfigDict:
+    """`config.model` for model `name`: all its fields, `fields` set.
+
+    `vocab_size` 0 stands for the tokenizer's size; `feature_size` and `max_seq_length` are not in
+    the section, a model takes them from where the data are described.
+
+    Raises:
+        ConfigError: unknown model or field.
+    """
+    from sparsecap_jax.models import model_fields
+
+    defaults = {k: v for k, v in model_fields(name).items() if k not in FROM_ELSEWHERE}
+    return _section("model", name, {**defaults, "vocab_size": 0}, fields)
+
+
+def model_config(config: ConfigDict, vocab_size: int) -> dict[str, Any]:
+    """What `models.make_model` takes, with the fields that other sections give.
+
+    Args:
+        config: the config of a run.
+        vocab_size: the tokenizer's, used where `config.model.vocab_size` is 0.
+    """
+    from sparsecap_jax.models import model_fields
+
+    given = {"feature_size": config.data.feature_size, "max_seq_length": config.max_seq_length}
+    known = model_fields(config.model.name)
+    section = {**config.model, **{k: v for k, v in given.items() if k in known}}
+    return {**section, "vocab_size": section["vocab_size"] or vocab_size}
+
+
+def pruner_section(name: str, **fields: Any) -> ConfigDict:
+    """`config.pruner` for pruner `name`: all its fields, `fields` set.
+
+    Raises:
+        ConfigError: unknown pruner or field.
+    """
+    from sparsecap_jax.pruning import pruner_fields
+
+    return _section("pruner", name, pruner_fields(name), fields)
+
+
+def config_from_arg(arg: str) -> tuple[str, dict[str, Any]]:
+    """Split the argument of a config file, `name,key=value,...`, into name and values.
+
+    Values are read as JSON where they are JSON, else as text: `supermask,sparsity=0.975`.
+
+    Raises:
+        ConfigError: a part after the first without `=`.
+    """
+    name, *parts = arg.split(",") if arg else [""]
+    values = {}
+    for part in parts:
+        key, equals, text = part.partition("=")
+        if not equals:
+            raise ConfigError(f"config argument {arg!r}: expected key=value, found {part!r}")
+        values[key] = _literal(text)
+    return name, values
+
+
+def to_json(config: Mapping[str, Any] | ConfigDict) -> str:
+    """The config as JSON, keys sorted."""
+    plain = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    return json.dumps(plain, indent=2, sort_keys=True) + "\n"
+
+
+def from_dict(values: Mapping[str, Any], source: str) -> ConfigDict:
+    """Rebuild and check a config that was saved as JSON.
+
+    Args:
+        values: the decoded JSON object.
+        source: what error messages call it, such as its file name.
+
+    Raises:
+        ConfigError: not a config of this format, or `validate` finds fault.
+    """
+    version = values.get("format_version") if isinstance(values, Mapping) else None
+    if version != FORMAT_VERSION:
+        raise ConfigError(
+            f"{source}: format_version is {version!r}; this release reads {FORMAT_VERSION}"
+        )
+    try:
+        config = default_config(values["model"]["name"], values["pruner"]["name"])
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{source}: no name in section model or pruner") from error
+    _merge(config, values, source)
+    validate(config)
+    return config
+
+
+def validate(config: ConfigDict) -> None:
+    """Check keys, types, ranges and rules across fields.
+
+    Raises:
+        ConfigError: the first fault found, with the field, its value and what was expected; for an
+            unknown key the nearest valid one.
+    """
+    names = [config.model.name, config.pruner.name]
+    _merge(default_config(*names), config.to_dict(), "config")
+    flat = _flatten(config)
+    for key, (low, high) in _RANGES.items():
+        if key in flat and not low <= flat[key] <= high:
+            raise ConfigError(f"config.{key} is {flat[key]}; expected {low} to {high}")
+    for key, choices in _CHOICES.items():
+        if flat[key] not in choices:
+            near = _nearest(flat[key], choices)
+            raise ConfigError(f"config.{key} is {flat[key]!r}{near}; expected one of {choices}")
+    _validate_rules(config)
+
+
+def _validate_rules(config: ConfigDict) -> None:
+    buckets = tuple(config.data.region_buckets)
+    if not buckets or buckets != tuple(sorted(set(buckets))) or buckets[0] < 1:
+        raise ConfigError(f"config.data.region_buckets is {buckets}; expected growing numbers > 0")
+    if config.train.steps <= 0 and config.train.epochs <= 0:
+        raise ConfigError("config.train: both steps and epochs are 0; expected one of them > 0")
+
+
+_LARGE = 10**9
+_RANGES = {
+    "max_seq_length": (3, 1000),
+    "tokenizer.vocab_size": (5, 10**6),
+    "data.feature_size": (1, _LARGE),
+    "data.batch_size": (1, _LARGE),
+    "data.seq_per_img": (1, 1000),
+    "data.eval_batch_size": (1, _LARGE),
+    "data.cache_gb": (0, _LARGE),
+    "model.dropout": (0, 0.999),
+    "model.source_dropout": (0, 0.999),
+    "pruner.sparsity": (0, 0.9999999),
+    "optimizer.learning_rate": (0, _LARGE),
+    "optimizer.learning_rate_min": (0, _LARGE),
+    "optimizer.alpha": (0, 1),
+    "optimizer.beta": (0, 1),
+    "optimizer.epsilon": (0, 1),
+    "optimizer.weight_decay": (0, _LARGE),
+    "optimizer.noam_warmup": (1, _LARGE),
+    "train.epochs": (0, _LARGE),
+    "train.steps": (0, _LARGE),
+    "train.label_smoothing": (0, 0.999),
+    "train.log_every": (1, _LARGE),
+    "train.eval_every": (0, _LARGE),
+    "train.steps_per_call": (1, 10000),
+    "train.devices": (0, 100000),
+    "eval.beam_size_val": (1, 1000),
+    "eval.beam_size_test": (1, 1000),
+    "eval.images": (0, _LARGE),
+    "eval.sparsity_tolerance": (0, 1),
+}
+_CHOICES = {
+    "optimizer.name": ("adam", "adamw", "sgd", "sgdm", "sgdmom", "rmsprop", "adagrad"),
+    "optimizer.schedule": ("cosine", "noam", "step", "constant"),
+    "optimizer.clip": ("value", "norm", "none"),
+}
+
+
+def _section(section: str, name: str, defaults: dict[str, Any], fields: dict[str, Any]):
+    values = {k: (0 if v is dataclasses.MISSING else v) for k, v in defaults.items()}
+    result = ConfigDict({"name": name, **values})
+    _merge(result, fields, f"config.{section}")
+    return result
+
+
+def _merge(config: ConfigDict, values: Mapping[str, Any], source: str) -> None:
+    """Overwrite leaves of `config` by those of `values`, checking names and types."""
+    for key, value in values.items():
+        where = f"{source}.{key}"
+        if key not in config:
+            raise ConfigError(f"{where}: unknown key{_nearest(key, config.keys())}")
+        old = config[key]
+        if isinstance(old, ConfigDict):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{where} is {value!r}; expected a section")
+            _merge(old, value, where)
+        else:
+            config[key] = _typed(value, old, where)
+
+
+def _typed(value: Any, old: Any, where: str) -> Any:
+    """Return `value` in the type of the default `old`, or complain."""
+    if old is None or value is None:
+        return value
+    if isinstance(old, tuple) and isinstance(value, list | tuple):
+        return tuple(value)
+    if isinstance(old, bool) or isinstance(value, bool):
+        fits = isinstance(old, bool) and isinstance(value, bool)
+    elif isinstance(old, float):
+        fits = isinstance(value, numbers.Real)
+        value = float(value) if fits else value
+    else:
+        fits = isinstance(value, type(old))
+    if not fits:
+        raise ConfigError(f"{where} is {value!r}; expected a value of type {type(old).__name__}")
+    return value
+
+
+def _flatten(config: ConfigDict) -> dict[str, Any]:
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            flat.update({f"{key}.{name}": leaf for name, leaf in value.items()})
+        else:
+            flat[key] = value
+    return flat
+
+
+def _literal(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _nearest(name: Any, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(name), list(known), 1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -1,0 +1,60 @@
+"""Reading and writing small files: all or nothing, and one clear error."""
+
+import contextlib
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from typing import IO, Any
+
+from sparsecap_jax.errors import DataError
+
+
+@contextlib.contextmanager
+def write_atomically(path: str | pathlib.Path, mode: str = "w") -> Iterator[IO]:
+    """Open a temporary file that takes `path`'s place when the block ends without an error.
+
+    Args:
+        path: file to replace; its folder is made if need be.
+        mode: "w" for UTF-8 text, "wb" for bytes.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        pathlib.Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: str | pathlib.Path, value: Any) -> None:
+    """Write `value` as indented UTF-8 JSON, all or nothing."""
+    with write_atomically(path) as file:
+        json.dump(value, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+
+
+def read_json(path: str | pathlib.Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: it is missing, not UTF-8, or not JSON; the message says where.
+    """
+    path = pathlib.Path(path)
+    try:
+        return json.loads(path.read_bytes().decode("utf-8"))
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise DataError(f"{path}: no such file; expected JSON") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {error.start} is not UTF-8; expected JSON") from error
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise DataError(f"{path}: broken JSON at {where}: {error.msg}") from error

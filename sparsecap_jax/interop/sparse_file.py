@@ -1,0 +1,96 @@
+"""Finished weights in one small file: kept values and one bit per weight, no pickles.
+
+A `.npz` (not compressed) with an entry `format_version`; for a dense leaf `a/b` the array
+`dense:a/b`; for a sparse one `shape:a/b`, `bits:a/b` (the mask, row-major, packed by
+`numpy.packbits`) and `values:a/b` (the kept weights in the same order). Sizes: 4 bytes per kept
+weight and 1/8 byte per weight of a sparse leaf.
+"""
+
+import pathlib
+import zipfile
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from sparsecap_jax.errors import CheckpointError
+from sparsecap_jax.files import write_atomically
+from sparsecap_jax.types import PyTree
+
+FORMAT_VERSION = 1
+_WORTHWHILE = 0.5  # leaves without a mask are stored sparse from this share of zeros on
+
+
+def save_weights(path: str | pathlib.Path, params: PyTree, masks: PyTree | None = None) -> int:
+    """Write params, with zeros in place of what `masks` prune, all or nothing.
+
+    Args:
+        path: file to write.
+        params: nested dict of float32 arrays.
+        masks: binary masks over some of the same paths; other leaves are stored sparse where
+            at least half of them is 0.
+
+    Returns:
+        The size of the file in bytes.
+    """
+    flat_masks = flatten_dict(masks or {})
+    entries: dict[str, np.ndarray] = {"format_version": np.int32(FORMAT_VERSION)}
+    for key, value in flatten_dict(params).items():
+        name, value = "/".join(key), np.asarray(value, np.float32)
+        kept = np.asarray(flat_masks[key]) != 0 if key in flat_masks else value != 0
+        if key in flat_masks or np.mean(kept) <= 1 - _WORTHWHILE:
+            entries[f"shape:{name}"] = np.asarray(value.shape, np.int64)
+            entries[f"bits:{name}"] = np.packbits(kept)
+            entries[f"values:{name}"] = value[kept]
+        else:
+            entries[f"dense:{name}"] = value
+    with write_atomically(path, "wb") as file:
+        np.savez(file, **entries)
+    return pathlib.Path(path).stat().st_size
+
+
+def load_weights(path: str | pathlib.Path) -> dict[str, Any]:
+    """Read what `save_weights` wrote.
+
+    Returns:
+        `{"params": ..., "masks": ...}`, float32; masks are binary and cover the sparse leaves.
+
+    Raises:
+        CheckpointError: the file is missing, corrupt, or of another format.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            entries = {key: file[key] for key in file.files}
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file; expected weights (.npz)") from error
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path}: corrupt or not a weights file: {error}") from error
+    version = entries.pop("format_version", None)
+    if version is None or int(version) != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: format_version is {version}; this release reads {FORMAT_VERSION}"
+        )
+    params, masks = {}, {}
+    for entry, value in entries.items():
+        kind, _, name = entry.partition(":")
+        key = tuple(name.split("/"))
+        if kind == "dense":
+            params[key] = value
+        elif kind == "shape":
+            params[key], masks[key] = _unpack(path, name, entries)
+    return {"params": unflatten_dict(params), "masks": unflatten_dict(masks)}
+
+
+def _unpack(path, name: str, entries: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Weights and binary mask of one sparse leaf."""
+    shape = tuple(int(size) for size in entries[f"shape:{name}"])
+    bits, values = entries.get(f"bits:{name}"), entries.get(f"values:{name}")
+    count = int(np.prod(shape))
+    if bits is None or values is None or bits.size != -(-count // 8):
+        raise CheckpointError(f"{path}: {name}: bits or values are missing or of another size")
+    kept = np.unpackbits(bits, count=count).astype(bool).reshape(shape)
+    if int(kept.sum()) != values.size:
+        raise CheckpointError(f"{path}: {name}: {values.size} values for {int(kept.sum())} bits")
+    weights = np.zeros(shape, np.float32)
+    weights[kept] = values
+    return weights, kept.astype(np.float32)

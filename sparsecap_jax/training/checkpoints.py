@@ -1,0 +1,242 @@
+"""Checkpoints of a run: saved atomically, restored exactly, checked against corruption.
+
+`WORKDIR/checkpoints/STEP/` holds the parts of a state as separate items (params, masks, extras,
+optimizer) and a JSON item `meta`. The last step is always kept, and the best one: the highest score
+among those that have one.
+"""
+
+import pathlib
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from sparsecap_jax.errors import CheckpointError
+from sparsecap_jax.training.state import TrainState
+from sparsecap_jax.types import PyTree
+
+_META = {"step", "score", "rng", "data", "crc32"}
+ITEMS = ("params", "masks", "extras", "optimizer")
+
+
+class Checkpoints:
+    """The checkpoints of one run directory.
+
+    Args:
+        workdir: the run directory.
+        read_only: whether only to read; nothing is created then.
+
+    Raises:
+        CheckpointError: `read_only`, and there is no checkpoint.
+    """
+
+    def __init__(self, workdir: str | pathlib.Path, *, read_only: bool = False):
+        self.directory = pathlib.Path(workdir).resolve() / "checkpoints"
+        if read_only and not self.directory.is_dir():
+            raise CheckpointError(f"{self.directory}: no checkpoints there")
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=_KeepBestAndLast(self),
+            read_only=read_only,
+            create=not read_only,
+            cleanup_tmp_directories=not read_only,
+        )
+        handlers = {name: ocp.PyTreeCheckpointHandler() for name in ITEMS}
+        handlers["meta"] = ocp.JsonCheckpointHandler()
+        self._scores: dict[int, float | None] = {}
+        self._manager = ocp.CheckpointManager(
+            self.directory, options=options, item_names=tuple(handlers), item_handlers=handlers
+        )
+        if read_only and not self.steps():
+            raise CheckpointError(f"{self.directory}: no finished checkpoint there")
+
+    def steps(self) -> Sequence[int]:
+        """Steps that have a finished checkpoint, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def last_step(self) -> int | None:
+        """The newest step, or None."""
+        return max(self.steps(), default=None)
+
+    def best_step(self) -> int | None:
+        """The earliest step of the highest score; None if no checkpoint has a score."""
+        return self._best(self.steps())
+
+    def score(self, step: int) -> float | None:
+        """Score of a step, or None where it was saved without one."""
+        if step not in self._scores:
+            self._scores[step] = self.meta(step)["score"]
+        return self._scores[step]
+
+    def save(
+        self, state: TrainState, *, score: float | None, data: Any, info: Mapping[str, Any]
+    ) -> None:
+        """Save the whole state; returns before all of it is on disk (see `wait`).
+
+        Args:
+            state: the training state.
+            score: what ranks it as best, or None where it may not be the best.
+            data: state of the data iterator, JSON-serialisable.
+            info: more to keep in `meta`, JSON-serialisable.
+        """
+        trees = {
+            "params": state.params,
+            "masks": state.prune.masks,
+            "extras": state.prune.extras,
+            "optimizer": state.opt_state,
+        }
+        trees = {name: _plain(name, tree) for name, tree in trees.items() if jax.tree.leaves(tree)}
+        meta = {
+            **info,
+            "step": int(state.step),
+            "score": score,
+            "rng": np.asarray(jax.random.key_data(state.rng)).tolist(),
+            "data": data,
+            "crc32": {name: _crc32(tree) for name, tree in trees.items()},
+        }
+        items = {name: ocp.args.PyTreeSave(tree) for name, tree in trees.items()}
+        args = ocp.args.Composite(meta=ocp.args.JsonSave(meta), **items)
+        self._scores[int(state.step)] = score
+        self._manager.save(int(state.step), args=args)
+
+    def restore(self, like: TrainState, step: int | None = None) -> tuple[TrainState, dict]:
+        """Restore a whole state, bit for bit.
+
+        Args:
+            like: a state of the same shapes and shardings (its values are not read).
+            step: which one; None for the last.
+
+        Returns:
+            The state, and the meta data it was saved with.
+
+        Raises:
+            CheckpointError: it is missing or corrupt, or its shapes differ from `like`.
+        """
+        step = self.last_step() if step is None else step
+        meta = self.meta(step)
+        like_trees = {
+            "params": like.params,
+            "masks": like.prune.masks,
+            "extras": like.prune.extras,
+            "optimizer": like.opt_state,
+        }
+        found = {
+            name: self._restore_like(step, name, tree, meta) if jax.tree.leaves(tree) else tree
+            for name, tree in like_trees.items()
+        }
+        rng = jax.random.wrap_key_data(np.asarray(meta["rng"], np.uint32))
+        prune = like.prune.replace(masks=found["masks"], extras=found["extras"])
+        state = TrainState(
+            jax.numpy.asarray(meta["step"], jax.numpy.int32),
+            found["params"],
+            prune,
+            found["optimizer"],
+            rng,
+        )
+        return state, meta
+
+    def restore_variables(self, step: int) -> dict[str, PyTree]:
+        """Restore `{"params": ..., "masks": ...}` of a step as numpy arrays.
+
+        Raises:
+            CheckpointError: it is missing or corrupt.
+        """
+        meta = self.meta(step)
+        found = {}
+        for name in ("params", "masks"):
+            found[name] = {}
+            if name in meta["crc32"]:
+                found[name] = self._restore_item(step, name, None, meta)
+        return found
+
+    def meta(self, step: int | None) -> dict[str, Any]:
+        """The JSON part of a checkpoint.
+
+        Raises:
+            CheckpointError: it is missing or corrupt.
+        """
+        if step is None or step not in self.steps():
+            raise CheckpointError(f"{self.directory}: no finished checkpoint of step {step}")
+        try:
+            found = self._manager.restore(
+                step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+            )
+        except (ValueError, OSError, KeyError) as error:
+            raise self._corrupt(step, "meta", error) from error
+        if not isinstance(found.meta, dict) or not found.meta.keys() >= _META:
+            raise self._corrupt(step, "meta", "fields are missing")
+        return found.meta
+
+    def wait(self) -> None:
+        """Block until everything saved so far is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Finish writing and release the directory."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def _best(self, steps: Sequence[int]) -> int | None:
+        scored = [(self.score(step), -step) for step in steps if self.score(step) is not None]
+        return -max(scored)[1] if scored else None
+
+    def _restore_like(self, step: int, name: str, like: PyTree, meta: Mapping) -> PyTree:
+        """Restore an item into the structure and shardings of `like`."""
+        plain = self._restore_item(step, name, _plain(name, like), meta)
+        leaves = jax.tree.leaves(plain)
+        return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+    def _restore_item(self, step: int, name: str, like: PyTree | None, meta: Mapping) -> PyTree:
+        kwargs = {}
+        if like is None:
+            metadata = self._manager.item_metadata(step)[name]
+            like = metadata.tree if hasattr(metadata, "tree") else metadata
+            kwargs["restore_args"] = jax.tree.map(
+                lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like
+            )
+        else:
+            kwargs["item"] = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+            kwargs["restore_args"] = ocp.checkpoint_utils.construct_restore_args(like)
+        try:
+            args = ocp.args.PyTreeRestore(**kwargs)
+            tree = self._manager.restore(step, args=ocp.args.Composite(**{name: args}))[name]
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            raise self._corrupt(step, name, error) from error
+        if _crc32(tree) != meta["crc32"].get(name):
+            raise self._corrupt(step, name, "its checksum differs from the one saved with it")
+        return tree
+
+    def _corrupt(self, step: int, name: str, why: Any) -> CheckpointError:
+        reason = str(why).strip().splitlines()[0][:200] if str(why).strip() else repr(why)
+        path = self.directory / str(step) / name
+        return CheckpointError(f"{path}: corrupt or of another model: {reason}")
+
+
+class _KeepBestAndLast(checkpoint_managers.PreservationPolicy):
+    """Keeps the newest checkpoint and the best one."""
+
+    def __init__(self, checkpoints: Checkpoints):
+        self._checkpoints = checkpoints
+
+    def should_preserve(self, checkpoints, *, context) -> Sequence[bool]:
+        """Tell for each checkpoint, oldest first, whether it stays."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        keep = {max(steps, default=None), self._checkpoints._best(steps)}
+        return [step in keep for step in steps]
+
+
+def _plain(name: str, tree: PyTree) -> dict[str, Any]:
+    """Params and masks as they are; other trees by leaf number, whatever their node types are."""
+    if name in ("params", "masks"):
+        return tree
+    return {f"{i:05d}": leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
+
+
+def _crc32(tree: PyTree) -> int:
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        total = zlib.crc32(np.ascontiguousarray(leaf), total)
+    return total

@@ -1,0 +1,93 @@
+"""What a run writes while it trains: CSV tables, TensorBoard events and a progress line."""
+
+import csv
+import datetime
+import pathlib
+import time
+from collections.abc import Mapping
+
+from tensorboardX import SummaryWriter
+
+from sparsecap_jax.files import write_atomically
+
+
+class Logs:
+    """The logs of one run directory: `train.csv`, `validation.csv` and TensorBoard events.
+
+    Args:
+        workdir: the run directory.
+        first_step: step that training goes on from; rows of later steps (written before an
+            interruption, after the last checkpoint) are dropped.
+    """
+
+    def __init__(self, workdir: str | pathlib.Path, first_step: int = 0):
+        self._workdir = pathlib.Path(workdir)
+        self._events = SummaryWriter(str(self._workdir / "tensorboard"), purge_step=first_step + 1)
+        self._columns: dict[pathlib.Path, list[str]] = {}
+        for path in self._workdir.glob("*.csv"):
+            rows = [row for row in read_csv(path) if int(row["step"]) <= first_step]
+            self._columns[path] = _write_rows(path, rows)
+
+    def write(self, table: str, step: int, values: Mapping[str, float | None]) -> None:
+        """Append one row of `values` at `step` to `table` ("train" or "validation")."""
+        path = self._workdir / f"{table}.csv"
+        row = {"step": step, **{k: "" if v is None else f"{v:.7g}" for k, v in values.items()}}
+        if row.keys() <= set(self._columns.get(path, ())):
+            with path.open("a", newline="") as file:
+                csv.DictWriter(file, self._columns[path], restval="").writerow(row)
+        else:
+            rows = read_csv(path) if path.exists() else []
+            self._columns[path] = _write_rows(path, [*rows, row])
+        for key, value in values.items():
+            if value is not None:
+                self._events.add_scalar(f"{table}/{key}", value, step)
+
+    def close(self) -> None:
+        """Flush and close the TensorBoard events."""
+        self._events.close()
+
+
+class Progress:
+    """Measures speed and tells how far training is.
+
+    Args:
+        total_steps: steps of the whole run.
+        first_step: step that this process starts from.
+        images_per_step: images in a batch.
+    """
+
+    def __init__(self, total_steps: int, first_step: int, images_per_step: int):
+        self._total = total_steps
+        self._images = images_per_step
+        self._mark = (first_step, time.monotonic())
+
+    def line(self, step: int, values: Mapping[str, float]) -> tuple[str, float]:
+        """Return the progress line at `step` and the images per second since the last call."""
+        last_step, last_time = self._mark
+        now = time.monotonic()
+        self._mark = (step, now)
+        seconds = max(now - last_time, 1e-9) / max(step - last_step, 1)
+        eta = datetime.timedelta(seconds=round(seconds * (self._total - step)))
+        rate = self._images / seconds
+        shown = " | ".join(f"{key} {value:.4g}" for key, value in values.items())
+        return f"step {step}/{self._total} | {rate:.0f} images/s | ETA {eta} | {shown}", rate
+
+    def skip(self, step: int) -> None:
+        """Leave the time since the last call out of the rate (validation, checkpoints)."""
+        self._mark = (step, time.monotonic())
+
+
+def read_csv(path: str | pathlib.Path) -> list[dict[str, str]]:
+    """Rows of a log table as dicts of text."""
+    with pathlib.Path(path).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _write_rows(path: pathlib.Path, rows: list[dict]) -> list[str]:
+    """Write a whole table and return its columns: all rows' in order of appearance."""
+    columns = list(dict.fromkeys(key for row in rows for key in row)) or ["step"]
+    with write_atomically(path) as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    return columns

@@ -16,11 +16,14 @@ from ml_collections import ConfigDict
 from sparsecap_jax.errors import ConfigError
 
 FORMAT_VERSION = 1
+_NAMED = ("model", "pruner", "tokenizer")
 FROM_ELSEWHERE = ("feature_size", "max_seq_length")  # model fields that other sections give
 
 
-def default_config(model: str = "up_down", pruner: str = "none") -> ConfigDict:
-    """Defaults of the reference for everything, with the fields of `model` and `pruner`.
+def default_config(
+    model: str = "up_down", pruner: str = "none", tokenizer: str = "word"
+) -> ConfigDict:
+    """Defaults of the reference for everything, with the fields of the parts that are named.
 
     Returns:
         A locked config; `configs/*.py` set what their recipe changes.
@@ -33,10 +36,11 @@ def default_config(model: str = "up_down", pruner: str = "none") -> ConfigDict:
             "max_seq_length": 18,
             "model": model_section(model),
             "pruner": pruner_section(pruner),
-            "tokenizer": {"name": "word", "vocab_size": 10000},
+            "tokenizer": tokenizer_section(tokenizer),
             "data": {
                 "name": "karpathy",  # a key of sparsecap_jax.data.datasets.DATASETS
-                "dir": "",  # holds dataset_*.json and bu/
+                "dir": "",  # holds the split JSON and bu/
+                "split_json": "",  # its name in dir, or its path; "": the only dataset_*.json
                 "feature_size": 2048,
                 "batch_size": 15,  # images per step
                 "seq_per_img": 5,  # captions per image and step
@@ -45,26 +49,7 @@ def default_config(model: str = "up_down", pruner: str = "none") -> ConfigDict:
                 "cache_gb": 8.0,  # memory for features read before
                 "raw_captions": False,  # tokenise raw captions instead of the split's tokens
             },
-            "optimizer": {
-                "name": "adam",
-                "schedule": "cosine",
-                "learning_rate": 1e-2,
-                "learning_rate_min": 1e-5,
-                "alpha": 0.9,  # Adam's beta 1; decay of rmsprop; momentum of sgdm
-                "beta": 0.999,
-                "epsilon": 1e-2,
-                "weight_decay": 0.0,
-                "clip": "value",  # "value", "norm" or "none"
-                "clip_at": 0.1,
-                "noam_factor": 1.0,
-                "noam_warmup": 10000,
-                "noam_size": 512,  # the model's width in the noam schedule
-                "decay_start": 0,  # of the step schedule, in epochs
-                "decay_every": 3,
-                "decay_rate": 0.8,
-                "mask_learning_rate": 100.0,
-                "mask_epsilon": 1e-2,
-            },
+            "optimizer": optimizer_section(),
             "train": {
                 "epochs": 15,
                 "steps": 0,  # overrides epochs where positive
@@ -129,6 +114,33 @@ def pruner_section(name: str, **fields: Any) -> ConfigDict:
     return _section("pruner", name, pruner_fields(name), fields)
 
 
+def tokenizer_section(name: str, **fields: Any) -> ConfigDict:
+    """`config.tokenizer` for tokenizer `name`: all its fields, `fields` set.
+
+    Raises:
+        ConfigError: unknown tokenizer or field.
+    """
+    from sparsecap_jax.tokenizers import tokenizer_class
+
+    options = {"radix_base": 768}
+    defaults = {key: options[key] for key in tokenizer_class(name).options}
+    return _section("tokenizer", name, {"vocab_size": 10000, **defaults}, fields)
+
+
+def optimizer_section(**fields: Any) -> ConfigDict:
+    """`config.optimizer`: the fields of `OptimizerConfig`, `fields` set.
+
+    Raises:
+        ConfigError: unknown field.
+    """
+    from sparsecap_jax.training.optimizers import OptimizerConfig
+
+    defaults = {field.name: field.default for field in dataclasses.fields(OptimizerConfig)}
+    section = ConfigDict(defaults)
+    _merge(section, fields, "config.optimizer")
+    return section
+
+
 def config_from_arg(arg: str) -> tuple[str, dict[str, Any]]:
     """Split the argument of a config file, `name,key=value,...`, into name and values.
 
@@ -169,9 +181,9 @@ def from_dict(values: Mapping[str, Any], source: str) -> ConfigDict:
             f"{source}: format_version is {version!r}; this release reads {FORMAT_VERSION}"
         )
     try:
-        config = default_config(values["model"]["name"], values["pruner"]["name"])
+        config = default_config(*(values[section]["name"] for section in _NAMED))
     except (KeyError, TypeError) as error:
-        raise ConfigError(f"{source}: no name in section model or pruner") from error
+        raise ConfigError(f"{source}: a section of {', '.join(_NAMED)} has no name") from error
     _merge(config, values, source)
     validate(config)
     return config
@@ -184,20 +196,21 @@ def validate(config: ConfigDict) -> None:
         ConfigError: the first fault found, with the field, its value and what was expected; for an
             unknown key the nearest valid one.
     """
-    names = [config.model.name, config.pruner.name]
+    names = (config[section].name for section in _NAMED)
     _merge(default_config(*names), config.to_dict(), "config")
     flat = _flatten(config)
     for key, (low, high) in _RANGES.items():
         if key in flat and not low <= flat[key] <= high:
             raise ConfigError(f"config.{key} is {flat[key]}; expected {low} to {high}")
-    for key, choices in _CHOICES.items():
-        if flat[key] not in choices:
-            near = _nearest(flat[key], choices)
-            raise ConfigError(f"config.{key} is {flat[key]!r}{near}; expected one of {choices}")
     _validate_rules(config)
 
 
 def _validate_rules(config: ConfigDict) -> None:
+    from sparsecap_jax.pruning import make_pruner
+    from sparsecap_jax.training.optimizers import parse
+
+    make_pruner(config.pruner, total_steps=1, steps_per_epoch=1)
+    parse(config.optimizer)
     buckets = tuple(config.data.region_buckets)
     if not buckets or buckets != tuple(sorted(set(buckets))) or buckets[0] < 1:
         raise ConfigError(f"config.data.region_buckets is {buckets}; expected growing numbers > 0")
@@ -216,14 +229,6 @@ _RANGES = {
     "data.cache_gb": (0, _LARGE),
     "model.dropout": (0, 0.999),
     "model.source_dropout": (0, 0.999),
-    "pruner.sparsity": (0, 0.9999999),
-    "optimizer.learning_rate": (0, _LARGE),
-    "optimizer.learning_rate_min": (0, _LARGE),
-    "optimizer.alpha": (0, 1),
-    "optimizer.beta": (0, 1),
-    "optimizer.epsilon": (0, 1),
-    "optimizer.weight_decay": (0, _LARGE),
-    "optimizer.noam_warmup": (1, _LARGE),
     "train.epochs": (0, _LARGE),
     "train.steps": (0, _LARGE),
     "train.label_smoothing": (0, 0.999),
@@ -235,11 +240,6 @@ _RANGES = {
     "eval.beam_size_test": (1, 1000),
     "eval.images": (0, _LARGE),
     "eval.sparsity_tolerance": (0, 1),
-}
-_CHOICES = {
-    "optimizer.name": ("adam", "adamw", "sgd", "sgdm", "sgdmom", "rmsprop", "adagrad"),
-    "optimizer.schedule": ("cosine", "noam", "step", "constant"),
-    "optimizer.clip": ("value", "norm", "none"),
 }
 
 

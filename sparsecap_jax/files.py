@@ -1,6 +1,7 @@
 """Reading and writing small files: all or nothing, and one clear error."""
 
 import contextlib
+import csv
 import json
 import os
 import pathlib
@@ -58,3 +59,9 @@ def read_json(path: str | pathlib.Path) -> Any:
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise DataError(f"{path}: broken JSON at {where}: {error.msg}") from error
+
+
+def read_csv(path: str | pathlib.Path) -> list[dict[str, str]]:
+    """Read a table with a header as one dict of text per row."""
+    with pathlib.Path(path).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

@@ -4,7 +4,7 @@ Shape letters used everywhere: B images, S captions per image, K rows per image 
 or beams), R regions, D feature width, T tokens, V vocabulary.
 """
 
-from typing import Any
+from typing import Any, no_type_check
 
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
@@ -14,6 +14,9 @@ PyTree = Any
 ArrayLike = Array | ndarray
 
 
+# JAX and Grain rebuild these pytrees with leaves that are no arrays (None, shapes, shardings), so
+# their fields are not checked at run time, in tests neither.
+@no_type_check
 @struct.dataclass
 class Regions:
     """The visual side of a batch, zero-padded to R regions; valid regions come first.
@@ -31,6 +34,7 @@ class Regions:
     fc: Float[ArrayLike, "B F"]
 
 
+@no_type_check
 @struct.dataclass
 class Batch:
     """One padded batch, a pytree of few fixed shapes.

@@ -4,6 +4,8 @@ Anderson et al., "Bottom-Up and Top-Down Attention for Image Captioning and VQA"
 form of the reference (`models/att_model.py`, `up_down_lstm`).
 """
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -67,6 +69,8 @@ class UpDown(nn.Module):
     attention_size: int = 512
     logit_layers: int = 1
     dropout: float = 0.5
+
+    needs_boxes: ClassVar[bool] = False
 
     def setup(self):
         rnn = self.rnn_size

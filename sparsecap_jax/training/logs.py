@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from tensorboardX import SummaryWriter
 
-from sparsecap_jax.files import write_atomically
+from sparsecap_jax.files import read_csv, write_atomically
 
 
 class Logs:
@@ -75,12 +75,6 @@ class Progress:
     def skip(self, step: int) -> None:
         """Leave the time since the last call out of the rate (validation, checkpoints)."""
         self._mark = (step, time.monotonic())
-
-
-def read_csv(path: str | pathlib.Path) -> list[dict[str, str]]:
-    """Rows of a log table as dicts of text."""
-    with pathlib.Path(path).open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def _write_rows(path: pathlib.Path, rows: list[dict]) -> list[str]:

@@ -1,0 +1,27 @@
+"""Train a dense and a 95%-sparse captioner on the toy scenes and compare them.
+
+python launch/demo.py --workdir=runs/demo
+"""
+
+import pathlib
+
+from absl import app, flags
+
+from sparsecap_jax.cli import run_main
+
+WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder to write to.")
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+
+
+def main(argv: list[str]) -> None:
+    """Parse flags and run the demo."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    from sparsecap_jax.demo import MODELS, load_config, run_demo
+
+    configs = {name: load_config(CONFIGS / "toy.py", arg) for name, arg in MODELS.items()}
+    run_demo(configs, WORKDIR.value)
+
+
+if __name__ == "__main__":
+    run_main(main)

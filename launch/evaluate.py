@@ -1,0 +1,44 @@
+"""Score a trained run, or any captions against any references.
+
+python launch/evaluate.py --checkpoint=runs/demo/supermask --split=test --beam_size=5
+python launch/evaluate.py --captions=captions.json --references=references.json \
+    --output=scores.json
+
+Captions: COCO results, `[{"image_id", "caption"}]`. References: a COCO annotation file, a Karpathy
+split, or `{image id: [captions]}`.
+"""
+
+from absl import app, flags
+
+from sparsecap_jax.cli import run_main
+
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run directory to evaluate.")
+SPLIT = flags.DEFINE_enum("split", "test", ["val", "test"], "Split of its dataset.")
+BEAM_SIZE = flags.DEFINE_integer("beam_size", None, "Beams; by default the config's.")
+CAPTIONS = flags.DEFINE_string("captions", None, "Captions to score instead.")
+REFERENCES = flags.DEFINE_string("references", None, "Their references.")
+OUTPUT = flags.DEFINE_string("output", None, "Scores file; with --checkpoint, a folder.")
+
+
+def main(argv: list[str]) -> None:
+    """Parse flags and evaluate."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    if CHECKPOINT.value:
+        from sparsecap_jax.evaluate import evaluate_run
+
+        evaluate_run(
+            CHECKPOINT.value, split=SPLIT.value, beam_size=BEAM_SIZE.value, output=OUTPUT.value
+        )
+        return
+    if not (CAPTIONS.value and REFERENCES.value):
+        raise app.UsageError("expected --checkpoint, or --captions and --references")
+    from sparsecap_jax.evaluation.scores import evaluate_caption_files
+
+    scores = evaluate_caption_files(CAPTIONS.value, REFERENCES.value, OUTPUT.value)
+    for name, value in scores.items():
+        print(f"{name:8s} {'not computed' if value is None else f'{value:.4f}'}")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,77 @@
+"""What all command lines share: quiet logs, a compilation cache, and errors of one line."""
+
+import logging
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from sparsecap_jax.errors import ConfigError, SparsecapError
+
+
+def run_main(main: Callable[[list[str]], None]) -> None:
+    """Run `main` as an absl app; a `SparsecapError` is printed as one line, exit status 1."""
+    from absl import app
+    from absl import logging as absl_logging
+
+    def guarded(argv: list[str]) -> None:
+        # Orbax logs every file it touches; warnings of our own still show.
+        absl_logging.set_verbosity(absl_logging.ERROR)
+        absl_logging.use_absl_handler()
+        logging.getLogger("sparsecap_jax").setLevel(logging.WARNING)
+        enable_compilation_cache()
+        try:
+            main(argv)
+        except SparsecapError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+
+    app.run(guarded, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Parse flags; config files are run here, and overrides like --config.a.b=c are applied."""
+    from absl import flags
+
+    try:
+        return flags.FLAGS(argv)
+    except (SparsecapError, flags.Error, AttributeError, KeyError, TypeError, OSError) as error:
+        print(f"error: {_reason(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _reason(error: BaseException) -> str:
+    """The first line that explains `error`: our own error below it, if there is one."""
+    below = error
+    while below is not None:
+        if isinstance(below, SparsecapError):
+            return str(below)
+        below = below.__cause__ or below.__context__
+    # ml_collections puts the text of an error in a config file, or in another error, into its own.
+    ours = re.search(r"sparsecap_jax\.errors\.\w+: (.+)", str(error))
+    if ours:
+        return ours.group(1)
+    prefix = "unknown config key " if isinstance(error, KeyError | AttributeError) else ""
+    text = str(error).replace(r"\n", " ").replace(r"\'", "'")
+    return prefix + " ".join(text.split()).strip("'\"")
+
+
+def enable_compilation_cache() -> None:
+    """Keep compiled programs on disk between runs, unless the environment already says where."""
+    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    directory = pathlib.Path(cache) / "sparsecap_jax" / "compiled"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(directory))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+
+def config_value(flag: Any) -> Any:
+    """The config of a `DEFINE_config_file` flag.
+
+    Raises:
+        ConfigError: there is no such file (the flag's own parser lets that pass).
+    """
+    if flag.value is None:
+        raise ConfigError(f"--{flag.name}: no such config file; expected FILE.py[:ARGUMENTS]")
+    return flag.value

@@ -1,0 +1,197 @@
+"""From image numbers to padded batches; the batches of a split for evaluation."""
+
+import collections
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from sparsecap_jax.data.captions import EncodedCaptions, Tokenizer, encode_captions
+from sparsecap_jax.data.features import FeatureStore, RegionFeatures
+from sparsecap_jax.data.karpathy import Record
+from sparsecap_jax.errors import ConfigError, DataError
+from sparsecap_jax.types import Batch, Regions
+
+REGION_BUCKETS = (16, 36, 64, 100)
+
+
+def pad_regions(images: Sequence[RegionFeatures], num_rows: int, num_regions: int) -> Regions:
+    """Stack images into `[num_rows, num_regions, ...]`, zero-padded.
+
+    Rows beyond `len(images)` fill up: zeros, with one valid region so that attention weights can
+    be normalised.
+
+    Args:
+        images: at least one, of one width D, each with at most `num_regions` regions.
+        num_rows: B.
+        num_regions: R.
+    """
+    width = images[0].features.shape[1]
+    features = np.empty((num_rows, num_regions, width), np.float32)
+    boxes = np.zeros((num_rows, num_regions, 4), np.float32)
+    fc = np.zeros((num_rows, width), np.float32)
+    counts = np.ones(num_rows, np.int32)
+    for row, image in enumerate(images):
+        count = counts[row] = len(image.features)
+        features[row, :count] = image.features
+        features[row, count:] = 0
+        if image.boxes is not None:
+            boxes[row, :count] = image.boxes
+        fc[row] = image.fc
+    features[len(images) :] = 0
+    mask = np.arange(num_regions) < counts[:, None]
+    return Regions(features=features, mask=mask, boxes=boxes, fc=fc)
+
+
+class BatchMaker:
+    """What training and evaluation share: from image numbers to a padded batch."""
+
+    def __init__(self, records, store, batch_size, region_buckets, process_index, process_count):
+        if batch_size < 1 or process_count < 1 or batch_size % process_count:
+            raise ConfigError(
+                f"batch_size: expected a positive multiple of the {process_count} processes, "
+                f"found {batch_size}"
+            )
+        if not 0 <= process_index < process_count:
+            raise ConfigError(f"process_index: expected 0 to {process_count - 1}")
+        if not region_buckets or min(region_buckets) < 1:
+            raise ConfigError(f"region_buckets: expected positive sizes, found {region_buckets}")
+        if not records:
+            raise DataError("the split has no images")
+        self.batch_size = batch_size
+        self._ids = [record.image_id for record in records]
+        self._store = store
+        self._buckets = sorted(region_buckets)
+        share = batch_size // process_count
+        self._local = slice(process_index * share, (process_index + 1) * share)
+        store.check(self._ids)
+
+    def _regions(self, images: np.ndarray) -> Regions:
+        """Read this process' rows of a global batch; image number -1 is a fill-up row."""
+        local = [self._store[self._ids[i]] for i in images[self._local] if i >= 0]
+        elsewhere = np.delete(images, self._local)
+        # All processes must agree on the shape, so the rows of the others count too.
+        counts = [len(image.features) for image in local]
+        counts += [self._store.num_regions(self._ids[i]) for i in elsewhere if i >= 0]
+        num_regions = next((b for b in self._buckets if b >= max(counts)), None)
+        if num_regions is None:
+            ids = [self._ids[i] for i in (*images[self._local], *elsewhere) if i >= 0]
+            raise DataError(
+                f"image {ids[int(np.argmax(counts))]!r} has {max(counts)} regions, "
+                f"more than the largest of region_buckets {self._buckets}"
+            )
+        num_rows = self._local.stop - self._local.start
+        if not local:  # a process whose rows all fill up
+            nothing = np.zeros((1, self._store.feature_size), np.float32)
+            local = [RegionFeatures(nothing, None, nothing[0])]
+        return pad_regions(local, num_rows, num_regions)
+
+
+class EvalBatches(BatchMaker):
+    """All images once, in order; the last batch is filled up. Iterate it as often as needed.
+
+    Fill-up rows have `index` -1, a False `token_mask` and one valid region of zeros. `index` is the
+    position in `records` otherwise. Use `make_eval_batches` to make one.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        store: FeatureStore,
+        captions: EncodedCaptions | None,
+        seq_per_img: int,
+        prefetch: int,
+        **options: Any,
+    ):
+        super().__init__(records, store, **options)
+        self._captions = captions
+        self._seq_per_img = seq_per_img
+        self._prefetch = prefetch
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return -(-len(self._ids) // self.batch_size)
+
+    def __getitem__(self, number: int) -> Batch:
+        """Build one batch (this process' part of it)."""
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        images = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
+        images[images >= len(self._ids)] = -1
+        regions = self._regions(images)
+        images = images[self._local]
+        if self._captions is None:
+            tokens = np.zeros((len(images), 0, 0), np.int32)
+            mask = tokens.astype(np.bool_)
+        else:
+            captions = self._captions
+            file_order = np.arange(len(captions.tokens))
+            rows, counting = captions.choose(images, file_order, self._seq_per_img)
+            tokens, mask = captions.gather(rows, counting, captions.tokens.shape[1])
+        return Batch(regions=regions, tokens=tokens, token_mask=mask, index=images.astype(np.int32))
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield all batches, the next ones being read meanwhile (no Grain: it imports slowly)."""
+        with ThreadPoolExecutor(1, thread_name_prefix="eval-batches") as executor:
+            ahead: collections.deque = collections.deque()
+            for number in range(len(self)):
+                ahead.append(executor.submit(self.__getitem__, number))
+                if len(ahead) > self._prefetch:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+
+
+def make_eval_batches(
+    records: Sequence[Record],
+    store: FeatureStore,
+    *,
+    batch_size: int,
+    region_buckets: Sequence[int] = REGION_BUCKETS,
+    tokenizer: Tokenizer | None = None,
+    seq_per_img: int = 5,
+    max_seq_length: int = 18,
+    prefetch: int = 2,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> EvalBatches:
+    """Make the batches of a split for decoding, and for the validation loss.
+
+    Args:
+        records: images, with or without captions.
+        store: their features.
+        batch_size: rows of a global batch B.
+        region_buckets: see `TrainData`.
+        tokenizer: when given, `tokens` holds the first `seq_per_img` captions of each image, else
+            it is empty, `[B, 0, 0]`.
+        seq_per_img: captions per image S; those that an image lacks have a False `token_mask`.
+        max_seq_length: T.
+        prefetch: batches read ahead.
+        process_index: see `TrainData`.
+        process_count: see `TrainData`.
+
+    Raises:
+        ConfigError: a size out of range.
+        DataError: no images, or missing features (all at once).
+    """
+    check_sizes(seq_per_img=seq_per_img, max_seq_length=max_seq_length)
+    captions = None if tokenizer is None else encode_captions(records, tokenizer, max_seq_length)
+    return EvalBatches(
+        records,
+        store,
+        captions,
+        seq_per_img,
+        prefetch,
+        batch_size=batch_size,
+        region_buckets=region_buckets,
+        process_index=process_index,
+        process_count=process_count,
+    )
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raise a ConfigError that names a size below 1."""
+    for name, value in sizes.items():
+        if value < 1:
+            raise ConfigError(f"{name}: expected at least 1, found {value}")

@@ -1,0 +1,75 @@
+"""A memory cache in front of any feature store, so that small datasets are read once."""
+
+import threading
+from collections.abc import Iterable
+
+import psutil
+
+from sparsecap_jax.data.features import FeatureStore, RegionFeatures
+from sparsecap_jax.data.karpathy import ImageId
+from sparsecap_jax.errors import ConfigError
+
+
+class CachedStore:
+    """Keeps what `store` returns in memory until a limit is reached, then reads through.
+
+    Nothing is ever evicted: an epoch visits every image once, so keeping a fixed part of them saves
+    the most reads (any policy that evicts saves none).
+
+    Args:
+        store: the store to read from.
+        max_bytes: upper limit of the arrays kept, in bytes; None: only `min_free_ram` limits.
+        min_free_ram: an image is kept only while at least this fraction of the machine's memory is
+            available (the reference's `cache_min_free_ram`); 1 turns the cache off.
+    """
+
+    def __init__(
+        self, store: FeatureStore, *, max_bytes: int | None = None, min_free_ram: float = 0.4
+    ):
+        if max_bytes is not None and max_bytes < 0:
+            raise ConfigError(f"cache max_bytes: expected at least 0, found {max_bytes}")
+        if not 0 <= min_free_ram <= 1:
+            raise ConfigError(f"cache_min_free_ram: expected 0 to 1, found {min_free_ram}")
+        self.feature_size = store.feature_size
+        self.nbytes = 0
+        self._store = store
+        self._max_bytes = max_bytes
+        self._min_free_ram = min_free_ram
+        self._kept: dict[ImageId, RegionFeatures] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """Number of images in memory."""
+        return len(self._kept)
+
+    def __getitem__(self, image_id: ImageId) -> RegionFeatures:
+        """Return one image from memory, or read it and keep it if there is room."""
+        regions = self._kept.get(image_id)
+        if regions is None:
+            regions = self._store[image_id]
+            if self._ram_is_free():
+                self._keep(image_id, regions)
+        return regions
+
+    def num_regions(self, image_id: ImageId) -> int:
+        """Number of regions of one image."""
+        regions = self._kept.get(image_id)
+        return self._store.num_regions(image_id) if regions is None else len(regions.features)
+
+    def check(self, image_ids: Iterable[ImageId]) -> None:
+        """Raise one DataError that tells of every id without features."""
+        self._store.check(image_ids)
+
+    def _keep(self, image_id: ImageId, regions: RegionFeatures) -> None:
+        with self._lock:
+            grown = self.nbytes + regions.nbytes
+            fits = self._max_bytes is None or grown <= self._max_bytes
+            if fits and image_id not in self._kept:
+                self._kept[image_id] = regions
+                self.nbytes = grown
+
+    def _ram_is_free(self) -> bool:
+        if self._min_free_ram == 1:
+            return False
+        memory = psutil.virtual_memory()
+        return memory.available > self._min_free_ram * memory.total

@@ -1,0 +1,160 @@
+"""Captions of toy scenes: what is said follows from the scene, how it is said is drawn at random.
+
+Every caption speaks of the two most salient groups, most of them also of how the first stands to
+the second and of the background. Only words, order and sentence frame vary.
+"""
+
+from sparsecap_jax.data.toy_world import Draws, Group, Scene
+
+MIN_WORDS, MAX_WORDS = 7, 16  # 16 words, BOS and EOS make max_seq_length 18
+
+# Alternatives with weights, the usual one first.
+NOUNS = {
+    "cube": {"cube": 8, "block": 3, "box": 1},
+    "ball": {"ball": 8, "sphere": 3},
+    "cone": {"cone": 1},
+    "can": {"can": 8, "tin": 2},
+    "pyramid": {"pyramid": 1},
+    "star": {"star": 1},
+    "heart": {"heart": 1},
+    "ring": {"ring": 8, "hoop": 3},
+    "cross": {"cross": 8, "plus": 2},
+    "gem": {"gem": 3, "diamond": 8, "jewel": 1},
+    "moon": {"moon": 3, "crescent": 8},
+    "flower": {"flower": 8, "blossom": 2},
+    "mug": {"mug": 8, "cup": 4},
+    "fish": {"fish": 1},
+}
+PLURALS = {"box": "boxes", "cross": "crosses", "plus": "pluses", "fish": "fish"}
+COLOURS = {
+    "red": {"red": 9, "crimson": 1},
+    "orange": {"orange": 1},
+    "yellow": {"yellow": 9, "golden": 1},
+    "green": {"green": 1},
+    "blue": {"blue": 1},
+    "purple": {"purple": 8, "violet": 2},
+    "pink": {"pink": 9, "rosy": 1},
+    "brown": {"brown": 1},
+    "black": {"black": 1},
+    "white": {"white": 1},
+    "gray": {"gray": 8, "silver": 2},
+    "turquoise": {"turquoise": 8, "teal": 2},
+}
+PATTERNS = {
+    "striped": {"striped": 9, "stripy": 1},
+    "spotted": {"spotted": 8, "dotted": 3},
+    "checkered": {"checkered": 8, "checked": 2},
+    "shiny": {"shiny": 8, "glossy": 2, "gleaming": 1},
+}
+SIZES = {
+    "small": {"small": 8, "little": 3, "tiny": 1},
+    "big": {"big": 5, "large": 8, "huge": 1},
+}
+NUMBERS = {1: "a", 2: "two", 3: "three", 4: "four", 5: "five"}
+ARRANGEMENTS = {
+    "row": {"row": 8, "line": 3},
+    "stack": {"stack": 8, "column": 3, "tower": 1},
+    "cluster": {"group": 8, "cluster": 3, "bunch": 1},
+}
+RELATIONS = {
+    "left": {"to the left of": 9, "left of": 3, "on the left side of": 1},
+    "right": {"to the right of": 9, "right of": 3, "on the right side of": 1},
+    "above": {"above": 8, "over": 2, "higher than": 1},
+    "below": {"below": 8, "under": 3, "beneath": 2, "underneath": 1},
+    "front": {"in front of": 8, "partly covering": 1},
+    "behind": {"behind": 8, "partly hidden by": 1},
+}
+INVERSE = {
+    **{"left": "right", "right": "left", "above": "below"},
+    **{"below": "above", "front": "behind", "behind": "front"},
+}
+PLACES = {
+    "grass": {"on the grass": 8, "on a lawn": 3, "in a grassy field": 2, "in a meadow": 1},
+    "table": {"on a wooden table": 8, "on the table": 3, "on a desk": 2},
+    "sand": {"on the sand": 8, "on a sandy beach": 3, "at the beach": 2},
+    "snow": {"in the snow": 8, "on snowy ground": 3, "on fresh snow": 1},
+    "water": {"on the water": 8, "in a lake": 3, "in the waves": 1},
+    "sky": {"in the sky": 8, "in a cloudy sky": 3, "among the clouds": 2},
+    "night": {"in the night sky": 8, "at night": 3, "in the dark": 2},
+    "wall": {"against a brick wall": 8, "on a wall": 3, "on some bricks": 1},
+    "carpet": {"on a carpet": 8, "on a woven rug": 3, "on the mat": 1},
+    "road": {"on the road": 8, "on a paved street": 3, "on asphalt": 1},
+    "tiles": {"on a tiled floor": 8, "on the tiles": 3, "in a kitchen": 1},
+}
+POSTURES = {
+    "sky": {"floating": 2, "flying": 1, "hovering": 1},
+    "night": {"floating": 2, "drifting": 1, "hovering": 1},
+    "wall": {"hanging": 2, "fixed": 1, "mounted": 1},
+    "water": {"floating": 3, "drifting": 1, "bobbing": 1},
+}
+ON_GROUND = {"sitting": 4, "standing": 2, "resting": 1, "lying": 1, "placed": 1}
+FRAMES = {
+    "{a} {relation} {b} {place}": 10,
+    "there {are} {a} {relation} {b} {place}": 3,
+    "{a} {are} {relation} {b} {place}": 2,
+    "{a} {posture} {relation} {b} {place}": 2,
+    "{place} {a} {are} {relation} {b}": 1,
+    "{b} {inverse} {a} {place}": 1,
+    "{picture} of {a} {relation} {b}": 1,
+    "{viewer} see {a} {relation} {b} {place}": 1,
+    "{a} and {b} {place}": 2,
+}
+PICTURES = {"a picture": 3, "a photo": 2, "an image": 2, "a drawing": 1, "a view": 1}
+VIEWERS = {"we": 2, "you can": 2, "i": 1}
+
+
+def _choose(draws: Draws, alternatives: dict[str, int]) -> str:
+    return draws.pick(list(alternatives), list(alternatives.values()))
+
+
+def _noun_phrase(draws: Draws, group: Group, full: bool) -> str:
+    """Number, pattern, colour and noun of a group; size and arrangement too where `full`."""
+    noun, words = _choose(draws, NOUNS[group.shape]), []
+    if group.count > 1:
+        noun = PLURALS.get(noun, noun + "s")
+    number = NUMBERS[group.count]
+    if group.count == 1 and draws.chance(8):
+        number = "one"
+    elif group.count == 2 and draws.chance(15):
+        number = "a pair of"
+    elif group.count > 2 and full and draws.chance(35):
+        number = f"a {_choose(draws, ARRANGEMENTS[group.arrangement])} of {number}"
+    if full and group.size in SIZES and draws.chance(85):
+        words.append(_choose(draws, SIZES[group.size]))
+    if group.pattern in PATTERNS and draws.chance(92):
+        words.append(_choose(draws, PATTERNS[group.pattern]))
+    words += [_choose(draws, COLOURS[group.colour]), noun]
+    if number == "a" and words[0][0] in "aeiou":
+        number = "an"
+    return " ".join([number, *words])
+
+
+def caption_scene(scene: Scene, draws: Draws) -> list[str]:
+    """Draw one caption of a scene.
+
+    Args:
+        scene: what to speak of.
+        draws: source of the choice among synonyms and sentence frames.
+
+    Returns:
+        MIN_WORDS to MAX_WORDS lower-case words without punctuation.
+    """
+    first, second = scene.groups[:2]
+    while True:
+        words = (
+            _choose(draws, FRAMES)
+            .format(
+                a=_noun_phrase(draws, first, full=True),
+                b=_noun_phrase(draws, second, full=False),
+                are="are" if first.count > 1 else "is",
+                relation=_choose(draws, RELATIONS[scene.relation]),
+                inverse=_choose(draws, RELATIONS[INVERSE[scene.relation]]),
+                place=_choose(draws, PLACES[scene.background]),
+                posture=_choose(draws, POSTURES.get(scene.background, ON_GROUND)),
+                picture=_choose(draws, PICTURES),
+                viewer=_choose(draws, VIEWERS),
+            )
+            .split()
+        )
+        if MIN_WORDS <= len(words) <= MAX_WORDS:
+            return words

@@ -1,0 +1,238 @@
+r"""The embedded dataset: small drawn scenes with region features and captions, made in seconds.
+
+    python -m sparsecap_jax.data.toy_scenes --directory=DIR [--sizes=2000,200,200] [--seed=0]
+
+DIR then has the layout of COCO with bottom-up features, so that everything that reads COCO reads
+it: `dataset_toy.json` (Karpathy split), `bu/cocobu_att/ID.npy` float16 `[R, 2048]`,
+`bu/cocobu_fc/ID.npy` float32 `[2048]`, `bu/cocobu_box_relative/ID.npy` float32 `[R, 4]`, and
+`images/ID.png`. With `--report` its figures are measured and printed as well.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from sparsecap_jax.data.toy_drawing import draw_scene
+from sparsecap_jax.data.toy_features import scene_features
+from sparsecap_jax.data.toy_grammar import caption_scene
+from sparsecap_jax.data.toy_world import Draws, sample_scene
+from sparsecap_jax.errors import ConfigError, DataError
+
+VERSION = 1  # raise it whenever a scene, caption or feature changes
+SPLITS = ("train", "val", "test")
+SIZES = (2000, 200, 200)  # images of train, val, test
+CAPTIONS_PER_IMAGE = 5
+INDEX, MANIFEST = "dataset_toy.json", "manifest.json"
+_ENTRIES = {INDEX, MANIFEST, "bu", "images"}
+
+
+def make_toy_scenes(
+    directory: str | os.PathLike, sizes: Sequence[int] = SIZES, seed: int = 0
+) -> pathlib.Path:
+    """Make the toy dataset, or find it made already.
+
+    The same version, sizes and seed give the same captions, features and boxes, bit for bit, on
+    every machine. Scenes are numbered through train, val and test. A finished dataset of these
+    settings is left as it is; one of other settings, or damaged, is replaced. The folder appears
+    complete or not at all.
+
+    Args:
+        directory: where to make it: a new or empty folder, or one that this function made.
+        sizes: numbers of images in train, val and test.
+        seed: which family of scenes, 0 <= seed < 2**64.
+
+    Returns:
+        The absolute path of `directory`.
+
+    Raises:
+        ConfigError: `sizes` or `seed` out of range.
+        DataError: `directory` holds anything else.
+    """
+    settings = _settings(sizes, seed)
+    directory = pathlib.Path(directory).resolve()
+    if _is_complete(directory, settings):
+        return directory
+    _check_replaceable(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(directory)
+    with _partial(directory) as partial:
+        checksum = _write(partial, settings)
+        manifest = {**settings, "checksum": checksum, "files": _listing(partial)}
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        _install(partial, directory, settings)
+    return directory
+
+
+def read_manifest(directory: str | os.PathLike) -> dict[str, Any] | None:
+    """Return what DIR/manifest.json says, or None where there is no manifest of toy scenes."""
+    try:
+        manifest = json.loads((pathlib.Path(directory) / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return None
+    ours = isinstance(manifest, dict) and manifest.get("dataset") == "toy"
+    return manifest if ours else None
+
+
+def _settings(sizes: Sequence[int], seed: int) -> dict[str, Any]:
+    """What decides the content of a dataset, checked."""
+    sizes = [int(size) for size in sizes]
+    if len(sizes) != len(SPLITS) or min(sizes) < 0 or not 0 < sum(sizes) < 2**31:
+        raise ConfigError(f"sizes: expected three counts of images, one positive, found {sizes}")
+    if not 0 <= seed < 2**64:
+        raise ConfigError(f"seed: expected 0 <= seed < 2**64, found {seed}")
+    return {"dataset": "toy", "version": VERSION, "sizes": sizes, "seed": seed}
+
+
+def _write(directory: pathlib.Path, settings: dict[str, Any]) -> str:
+    """Write everything but the manifest; return the SHA-256 of captions, features and boxes."""
+    for folder in ("cocobu_att", "cocobu_fc", "cocobu_box_relative"):
+        (directory / "bu" / folder).mkdir(parents=True)
+    (directory / "images").mkdir()
+    splits = np.repeat(SPLITS, settings["sizes"]).tolist()
+    digest, images = hashlib.sha256(), []
+    for number, split in enumerate(splits):
+        images.append(_write_image(directory, settings["seed"], number, split, digest))
+    text = json.dumps({"images": images, "dataset": "toy"})
+    (directory / INDEX).write_text(text)
+    digest.update(text.encode())
+    return digest.hexdigest()
+
+
+def _write_image(
+    directory: pathlib.Path, seed: int, number: int, split: str, digest: "hashlib._Hash"
+) -> dict[str, Any]:
+    """Write features and picture of one scene; return its entry of the split JSON."""
+    scene = sample_scene(seed, number)
+    features, boxes = scene_features(scene, Draws(seed, number, purpose=2))
+    # Multiples of 1/256 below 8: the sum is exact in any order, the quotient rounds once.
+    fc = features.sum(axis=0, dtype=np.float32) / np.float32(len(features))
+    image_id = number + 1
+    for folder, array in (("att", features), ("fc", fc), ("box_relative", boxes)):
+        np.save(directory / "bu" / f"cocobu_{folder}" / f"{image_id}.npy", array)
+        digest.update(array.tobytes())
+    filename = f"{image_id}.png"
+    draw_scene(scene, number).save(directory / "images" / filename, compress_level=3)
+    draws = Draws(seed, number, purpose=1)
+    captions = [caption_scene(scene, draws) for _ in range(CAPTIONS_PER_IMAGE)]
+    sentids = list(range(number * CAPTIONS_PER_IMAGE, (number + 1) * CAPTIONS_PER_IMAGE))
+    return {
+        "filepath": "images",
+        "sentids": sentids,
+        "filename": filename,
+        "imgid": number,
+        "split": split,
+        "sentences": [
+            {"tokens": words, "raw": " ".join(words), "imgid": number, "sentid": sentid}
+            for words, sentid in zip(captions, sentids, strict=True)
+        ],
+        "cocoid": image_id,
+    }
+
+
+def _listing(directory: pathlib.Path) -> str:
+    """SHA-256 of the names and sizes of all files but the manifest: tells of lost or cut files."""
+    lines = []
+    for folder, _, names in os.walk(directory):
+        where = pathlib.Path(folder).relative_to(directory).as_posix()
+        sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
+        lines += [f"{where}/{name} {sizes[name]}\n" for name in names if name != MANIFEST]
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
+def _is_complete(directory: pathlib.Path, settings: dict[str, Any]) -> bool:
+    """Whether `directory` holds a finished dataset of these settings, no file lost or cut."""
+    manifest = read_manifest(directory)
+    if manifest is None or any(manifest.get(key) != value for key, value in settings.items()):
+        return False
+    return manifest.get("files") == _listing(directory)
+
+
+def _check_replaceable(directory: pathlib.Path) -> None:
+    """DataError unless `directory` is absent, empty or a toy dataset with nothing beside it."""
+    if directory.exists() and not directory.is_dir():
+        raise DataError(f"{directory}: expected a folder, found a file")
+    found = set(os.listdir(directory)) if directory.is_dir() else set()
+    foreign = found if read_manifest(directory) is None else found - _ENTRIES
+    if foreign:
+        raise DataError(
+            f"{directory}: expected a new or empty folder or a toy dataset, found other files "
+            f"in it: {', '.join(sorted(foreign)[:5])}"
+        )
+
+
+def _temporary(directory: pathlib.Path) -> pathlib.Path:
+    """A new name beside `directory`, which `_sweep` knows."""
+    return directory.with_name(f".{directory.name}.partial-{uuid.uuid4().hex}")
+
+
+@contextlib.contextmanager
+def _partial(directory: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder to build in, locked while its maker lives and gone afterwards unless renamed."""
+    partial = _temporary(directory)
+    partial.mkdir()
+    handle = os.open(partial, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield partial
+    finally:
+        os.close(handle)
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sweep(directory: pathlib.Path) -> None:
+    """Remove what killed runs left beside `directory`: building folders that nobody locks."""
+    for leftover in directory.parent.glob(f".{directory.name}.partial-*"):
+        handle = os.open(leftover, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(leftover, ignore_errors=True)
+        except BlockingIOError:
+            pass  # another process is at work in it
+        finally:
+            os.close(handle)
+
+
+def _install(partial: pathlib.Path, directory: pathlib.Path, settings: dict[str, Any]) -> None:
+    """Give a finished dataset its name, in place of an empty folder or an older dataset."""
+    if _is_complete(directory, settings):
+        return  # another process was faster
+    if directory.is_dir() and os.listdir(directory):
+        old = _temporary(directory)
+        os.replace(directory, old)
+        os.replace(partial, directory)
+        shutil.rmtree(old)
+    else:
+        os.replace(partial, directory)
+
+
+def _main(argv: Sequence[str]) -> None:
+    from absl import flags
+
+    del argv
+    values = flags.FLAGS
+    directory = make_toy_scenes(values.directory, [int(s) for s in values.sizes], values.seed)
+    print(directory)
+    if values.report:
+        from sparsecap_jax.data.toy_report import print_report
+
+        print_report(directory)
+
+
+if __name__ == "__main__":
+    # Flags are global: defined only here, so that importing this module claims no names.
+    from absl import app, flags
+
+    flags.DEFINE_string("directory", None, "Where to make the dataset.", required=True)
+    flags.DEFINE_list("sizes", list(map(str, SIZES)), "Images in train, val and test.")
+    flags.DEFINE_integer("seed", 0, "Which family of scenes.", lower_bound=0)
+    flags.DEFINE_boolean("report", False, "Measure and print the figures of the dataset.")
+    app.run(_main)

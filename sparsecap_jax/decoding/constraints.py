@@ -1,0 +1,159 @@
+"""Constraints on captions: small pure functions on log-probs that every search composes with.
+
+Each takes the log-probs of the next token and the tokens chosen so far, and returns the log-probs
+with what is forbidden at -inf. None renormalises: a caption's score stays the model's.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from sparsecap_jax.decoding.options import DecodeOptions
+from sparsecap_jax.types import ArrayLike
+
+
+@struct.dataclass
+class Prefix:
+    """What has been chosen so far, the same number of tokens in every row.
+
+    Attributes:
+        tokens: int32 `[B, K, T]`, meaningful up to `length`; T is the longest caption possible.
+        length: int32 scalar, number of tokens chosen, BOS not among them.
+    """
+
+    tokens: Int[Array, "B K T"]
+    length: Int[Array, ""]
+
+    @property
+    def last(self) -> Int[Array, "B K"]:
+        """The token before; -1 where there is none."""
+        here = self.tokens[:, :, jnp.maximum(self.length - 1, 0)]
+        return jnp.where(self.length > 0, here, -1)
+
+
+Constraint = Callable[[Array, Prefix], Array]
+
+
+def no_repeat(log_probs: Float[Array, "B K V"], prefix: Prefix) -> Float[Array, "B K V"]:
+    """Forbid the token before, as the reference's `decoding_constraint` does."""
+    return _forbid(log_probs, _ids(log_probs) == prefix.last[..., None])
+
+
+def no_repeat_ngram(
+    log_probs: Float[Array, "B K V"], prefix: Prefix, *, size: int
+) -> Float[Array, "B K V"]:
+    """Forbid every token that would complete an n-gram of `size` tokens for the second time.
+
+    Paulus et al., "A Deep Reinforced Model for Abstractive Summarization", 2017, section 2.5.
+    """
+    length = prefix.tokens.shape[-1]
+    starts = np.arange(length - size + 1)
+    if not starts.size:
+        return log_probs
+    ends = starts + size - 1
+    seen = jnp.asarray(ends < prefix.length)
+    for offset in range(size - 1):
+        # The n-gram being written starts size - 1 tokens before the next one.
+        at = jnp.maximum(prefix.length - (size - 1) + offset, 0)
+        seen = seen & (prefix.tokens[:, :, starts + offset] == prefix.tokens[:, :, at][..., None])
+    # In a prefix shorter than size - 1 no place qualifies: `ends < length` fails for all of them.
+    seen = jnp.broadcast_to(seen, (*prefix.tokens.shape[:2], starts.size))
+    batch, rows = (np.arange(n) for n in prefix.tokens.shape[:2])
+    worst = jnp.where(seen, -jnp.inf, jnp.inf).astype(log_probs.dtype)
+    return log_probs.at[batch[:, None, None], rows[None, :, None], prefix.tokens[:, :, ends]].min(
+        worst
+    )
+
+
+def suppress(
+    log_probs: Float[Array, "B K V"], prefix: Prefix, *, ids: Sequence[int]
+) -> Float[Array, "B K V"]:
+    """Forbid `ids` everywhere."""
+    del prefix
+    return _forbid(log_probs, np.isin(np.arange(log_probs.shape[-1]), ids))
+
+
+def no_bad_ending(
+    log_probs: Float[Array, "B K V"], prefix: Prefix, *, ids: Sequence[int], eos_id: int
+) -> Float[Array, "B K V"]:
+    """Forbid EOS after any of `ids`, and `ids` at the last place, where captions are cut."""
+    bad = np.isin(np.arange(log_probs.shape[-1]), ids)
+    after_bad = jnp.any(prefix.last[..., None] == np.asarray(ids, np.int32), axis=-1)
+    log_probs = _forbid(log_probs, after_bad[..., None] & (_ids(log_probs) == eos_id))
+    return _forbid(log_probs, bad & (prefix.length == prefix.tokens.shape[-1] - 1))
+
+
+def min_length(
+    log_probs: Float[Array, "B K V"], prefix: Prefix, *, length: int, eos_id: int
+) -> Float[Array, "B K V"]:
+    """Forbid EOS until `length` tokens have been chosen."""
+    return _forbid(log_probs, (_ids(log_probs) == eos_id) & (prefix.length < length))
+
+
+def forced_prefix(
+    log_probs: Float[Array, "B K V"], prefix: Prefix, *, forced: Int[Array, "B P"], pad_id: int
+) -> Float[Array, "B K V"]:
+    """Leave one choice where `forced` has a token; `pad_id` leaves the choice free."""
+    token = _forced_token(prefix, forced, pad_id)
+    return _forbid(log_probs, (token != pad_id) & (_ids(log_probs) != token))
+
+
+def compose(
+    options: DecodeOptions,
+    forced: Int[Array, "B P"] | None = None,
+    extra: Sequence[Constraint] = (),
+) -> Constraint:
+    """Return one constraint that applies all of `options`, `extra`, and `forced` where given.
+
+    A forced token wins over everything else: the other constraints do not see it.
+    """
+    parts = [*_static_constraints(options), *extra]
+
+    def apply(log_probs: Float[Array, "B K V"], prefix: Prefix) -> Float[Array, "B K V"]:
+        constrained = log_probs
+        for part in parts:
+            constrained = part(constrained, prefix)
+        if forced is None:
+            return constrained
+        only = forced_prefix(log_probs, prefix, forced=forced, pad_id=options.pad_id)
+        free = _forced_token(prefix, forced, options.pad_id) == options.pad_id
+        return jnp.where(free, constrained, only)
+
+    return apply
+
+
+def _forced_token(prefix: Prefix, forced: Int[Array, "B P"], pad_id: int) -> Int[Array, "B 1 1"]:
+    """The token that must come next, `pad_id` where the choice is free."""
+    padded = jnp.pad(forced, ((0, 0), (0, 1)), constant_values=pad_id)
+    return padded[:, jnp.minimum(prefix.length, forced.shape[1])][:, None, None]
+
+
+def _static_constraints(options: DecodeOptions) -> list[Constraint]:
+    """List the constraints that `options` asks for."""
+    parts = list(options.constraints)
+    suppressed = options.suppress + ((options.unk_id,) if options.suppress_unk else ())
+    if suppressed:
+        parts.append(partial(suppress, ids=suppressed))
+    if options.no_repeat:
+        parts.append(no_repeat)
+    if options.no_repeat_ngram:
+        parts.append(partial(no_repeat_ngram, size=options.no_repeat_ngram))
+    if options.bad_endings:
+        parts.append(partial(no_bad_ending, ids=options.bad_endings, eos_id=options.eos_id))
+    if options.min_length:
+        parts.append(partial(min_length, length=options.min_length, eos_id=options.eos_id))
+    return parts
+
+
+def _ids(log_probs: Float[Array, "B K V"]) -> Int[Array, " V"]:
+    return jnp.arange(log_probs.shape[-1], dtype=jnp.int32)
+
+
+def _forbid(
+    log_probs: Float[Array, "B K V"], where: Bool[ArrayLike, "..."]
+) -> Float[Array, "B K V"]:
+    return jnp.where(where, jnp.float32(-jnp.inf), log_probs)

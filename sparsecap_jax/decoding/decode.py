@@ -1,0 +1,78 @@
+"""The one entry: encode, search, return captions, compiled once per model, options and shape."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Key
+
+from sparsecap_jax.decoding.beam import beam_search, diverse_beam_search
+from sparsecap_jax.decoding.constrained_beam import constrained_beam_search
+from sparsecap_jax.decoding.constraints import compose
+from sparsecap_jax.decoding.lexical import Automaton, lexical
+from sparsecap_jax.decoding.options import Decoded, DecodeOptions
+from sparsecap_jax.decoding.search import sequential_search
+from sparsecap_jax.decoding.stepper import begin
+from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.types import ArrayLike, PyTree, Regions
+
+
+def decode(
+    model: Any,
+    params: PyTree,
+    regions: Regions,
+    options: DecodeOptions,
+    rng: Key[Array, "*B"] | None = None,
+    *,
+    prefix: Int[ArrayLike, "B P"] | None = None,
+    required: Automaton | None = None,
+) -> Decoded:
+    """Caption the images of a batch.
+
+    Everything runs in one compiled call, which is cached: batches of the same shapes never compile
+    again. It may be called inside another `jax.jit` too. Row b of the result depends on image b
+    alone, whatever the rest of the batch or its padding.
+
+    Args:
+        model: an unbound Flax module with `encode`, `init_carry` and `step`.
+        params: its parameters, masks applied.
+        regions: features `[B, R, D]` and so on.
+        options: what to search for and how.
+        rng: for sampling: one key, from which image b takes `fold_in(rng, b)`, or a key per image
+            `[B]`, which makes the captions of an image independent of its place in the batch.
+        prefix: int `[B, P]`, tokens that captions must start with (without BOS); `pad_id` leaves a
+            place free.
+        required: what captions must contain, from `must_contain`. A beam search without groups
+            becomes a constrained beam search, which runs S times as many rows.
+
+    Returns:
+        `Decoded`, K captions per image.
+
+    Raises:
+        ConfigError: no rng given for sampling, more beams than the vocabulary has tokens.
+    """
+    keys = None
+    if options.method in ("sample", "gumbel"):
+        if rng is None:
+            raise ConfigError(f"decoding option method: {options.method!r} needs a random key")
+        batch = regions.features.shape[0]
+        keys = rng if rng.ndim else jax.vmap(partial(jax.random.fold_in, rng))(jnp.arange(batch))
+    prefix = None if prefix is None else jnp.asarray(prefix, jnp.int32)
+    return _decode(model, params, regions, options, keys, prefix, required)
+
+
+@partial(jax.jit, static_argnames=("model", "options"))
+def _decode(model, params, regions, options, keys, prefix, required):
+    stepper, *start = begin(model, params, regions, options)
+    if required is not None and options.method == "beam" and options.num_groups == 1:
+        constrain = compose(options, prefix)
+        return constrained_beam_search(stepper, *start, constrain, options, required)
+    extra = []
+    if required is not None:
+        extra.append(partial(lexical, automaton=required, eos_id=options.eos_id))
+    constrain = compose(options, prefix, extra)
+    if options.method != "beam":
+        return sequential_search(stepper, *start, constrain, options, keys)
+    search = beam_search if options.num_groups == 1 else diverse_beam_search
+    return search(stepper, *start, constrain, options)

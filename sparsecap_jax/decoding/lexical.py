@@ -1,0 +1,214 @@
+"""Words that captions must contain: an automaton per image that follows what is still missing.
+
+Anderson et al., "Guided Open Vocabulary Image Captioning with Constrained Beam Search", EMNLP 2017.
+`must_contain` builds the automata on the host; the rest runs on device, and images with other words
+need no new compilation as long as their automata have the same size.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from sparsecap_jax.decoding.constraints import Prefix
+from sparsecap_jax.decoding.options import DecodeOptions
+from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.types import ArrayLike
+
+# A caption of an image holds one of several alternative phrases, each a sequence of tokens.
+Requirement = Sequence[Sequence[int]]
+
+_MOST_STATES = 64
+_UNREACHABLE = 1 << 20
+
+
+@struct.dataclass
+class Automaton:
+    """One automaton per image over S states and E special tokens; state 0 is the start.
+
+    Attributes:
+        tokens: int32 `[B, E]`, the special tokens, all different; -1 fills up.
+        special: int32 `[B, S, E]`, state after each special token.
+        default: int32 `[B, S]`, state after any other token.
+        missing: int32 `[B, S]`, least number of tokens until nothing is missing.
+    """
+
+    tokens: Int[ArrayLike, "B E"]
+    special: Int[ArrayLike, "B S E"]
+    default: Int[ArrayLike, "B S"]
+    missing: Int[ArrayLike, "B S"]
+
+
+def must_contain(
+    required: Sequence[Sequence[Requirement]], options: DecodeOptions, *, states: int = 1
+) -> Automaton:
+    """Build the automata of a batch.
+
+    `[[[[17]], [[40], [41, 5]]], []]` asks of the first image that its captions hold the token 17
+    and, besides, either 40 or 41 directly followed by 5; of the second image nothing. One token may
+    serve several requirements.
+
+    Args:
+        required: per image its requirements; all of them must be met.
+        options: of the search; gives `max_length` and `eos_id`.
+        states: least number of states S to pad to, so that batches of differing needs share one
+            compilation. S and E are padded to powers of two anyway.
+
+    Returns:
+        An automaton for every image, as numpy arrays.
+
+    Raises:
+        ConfigError: a phrase that is empty or holds EOS, more than `max_length` tokens in all, or
+            requirements that need more than 64 states (n single tokens need 2^n).
+    """
+    found = [_build(one, image, options) for image, one in enumerate(required)]
+    size = _power_of_two(max([states, *(len(default) for _, _, default, _ in found)]))
+    width = _power_of_two(max([1, *(len(tokens) for tokens, _, _, _ in found)]))
+    batch = len(found)
+    here = np.arange(size, dtype=np.int32)
+    out = Automaton(
+        tokens=np.full((batch, width), -1, np.int32),
+        special=np.broadcast_to(here[:, None], (batch, size, width)).copy(),
+        default=np.broadcast_to(here, (batch, size)).copy(),
+        missing=np.full((batch, size), _UNREACHABLE, np.int32),
+    )
+    for b, (tokens, special, default, missing) in enumerate(found):
+        out.tokens[b, : len(tokens)] = tokens
+        out.special[b, : len(default), : len(tokens)] = special
+        out.default[b, : len(default)] = default
+        out.missing[b, : len(default)] = missing
+    return out
+
+
+def states_of(automaton: Automaton, prefix: Prefix) -> Int[Array, "B K"]:
+    """The states that the tokens chosen so far lead to."""
+
+    def follow(place, states):
+        token = prefix.tokens[:, :, place]
+        hit = token[..., None] == automaton.tokens[:, None]
+        after = jnp.max(jnp.where(hit, _rows(automaton.special, states), -1), axis=-1)
+        after = jnp.where(jnp.any(hit, axis=-1), after, _rows(automaton.default, states))
+        return jnp.where(place < prefix.length, after, states)
+
+    start = jnp.zeros(prefix.tokens.shape[:2], jnp.int32)
+    return jax.lax.fori_loop(0, prefix.tokens.shape[-1], follow, start)
+
+
+def keep_reachable(
+    log_probs: Float[Array, "B K V"],
+    automaton: Automaton,
+    states: Int[Array, "B K"],
+    left: Int[Array, ""],
+    eos_id: int,
+) -> Float[Array, "B K V"]:
+    """Forbid EOS while something is missing, and whatever leaves too little room for it.
+
+    Args:
+        log_probs: of the next tokens.
+        automaton: of the images.
+        states: of the rows.
+        left: number of tokens that a caption may still get, the next one included.
+        eos_id: id of EOS.
+    """
+    ids = jnp.arange(log_probs.shape[-1], dtype=jnp.int32)
+    missing = jnp.asarray(automaton.missing)
+
+    def fits(after):
+        return _rows(missing, after.reshape(after.shape[0], -1)).reshape(after.shape) < left
+
+    allowed = fits(_rows(automaton.default, states))[..., None]
+    after_special = fits(_rows(automaton.special, states))
+    for e in range(automaton.tokens.shape[1]):
+        is_token = ids == automaton.tokens[:, e][:, None, None]
+        allowed = jnp.where(is_token, after_special[:, :, e, None], allowed)
+    ends = (_rows(missing, states) == 0)[..., None]
+    allowed = jnp.where(ids == eos_id, ends, allowed)
+    return jnp.where(allowed, log_probs, jnp.float32(-jnp.inf))
+
+
+def lexical(
+    log_probs: Float[Array, "B K V"], prefix: Prefix, *, automaton: Automaton, eos_id: int
+) -> Float[Array, "B K V"]:
+    """The lexical constraint for any search: captions cannot end before they hold the words.
+
+    Left to itself a search takes the words in when there is hardly any room left for them;
+    constrained beam search weighs when to say them.
+    """
+    left = prefix.tokens.shape[-1] - prefix.length
+    return keep_reachable(log_probs, automaton, states_of(automaton, prefix), left, eos_id)
+
+
+def _rows(table: Int[ArrayLike, "B S *E"], states: Int[Array, "B K"]) -> Int[Array, "B K *E"]:
+    """Row `states[b, k]` of `table[b]`."""
+    return jax.vmap(lambda one, at: one[at])(jnp.asarray(table), states)
+
+
+def _build(requirements: Sequence[Requirement], image: int, options: DecodeOptions):
+    """Special tokens, transitions and distances of one image, numbering states as they are found.
+
+    A state holds, for each requirement, the longest end of the caption that begins one of its
+    phrases (Aho and Corasick, 1975), or None once it is met.
+    """
+    requirements = [tuple(tuple(map(int, phrase)) for phrase in one) for one in requirements]
+    for one in requirements:
+        if not one or not all(one) or any(options.eos_id in phrase for phrase in one):
+            raise ConfigError(
+                f"must_contain: image {image}: found {one}, expected phrases of at least one "
+                "token, without EOS"
+            )
+    tokens = sorted({token for one in requirements for phrase in one for token in phrase})
+    start = ((),) * len(requirements)
+    numbers, queue, table = {start: 0}, deque([start]), []
+    while queue:
+        state = queue.popleft()
+        after = [
+            tuple(_follow(*pair, token) for pair in zip(requirements, state, strict=True))
+            for token in (*tokens, None)
+        ]
+        for new in after:
+            if new not in numbers:
+                numbers[new] = len(numbers)
+                queue.append(new)
+        table.append([numbers[new] for new in after])
+        if len(numbers) > _MOST_STATES:
+            raise ConfigError(
+                f"must_contain: image {image}: {len(requirements)} requirements need more than "
+                f"{_MOST_STATES} states; expected fewer or shorter ones"
+            )
+    table = np.asarray(table, np.int32)
+    missing = _distances(table, [all(part is None for part in state) for state in numbers])
+    if missing[0] > options.max_length:
+        raise ConfigError(
+            f"must_contain: image {image}: found {missing[0]} tokens, expected at most max_length "
+            f"{options.max_length}"
+        )
+    return tokens, table[:, :-1], table[:, -1], missing
+
+
+def _follow(phrases: Requirement, seen: tuple | None, token: int | None) -> tuple | None:
+    """What of a requirement has been seen after one more token (None: none of the special ones)."""
+    if seen is None:
+        return None
+    if token is None:
+        return ()
+    seen = (*seen, token)
+    ends = [seen[i:] for i in range(len(seen))]
+    if any(end in phrases for end in ends):
+        return None
+    return next((end for end in ends if any(p[: len(end)] == end for p in phrases)), ())
+
+
+def _distances(table: Int[np.ndarray, "S E"], accepts: list[bool]) -> Int[np.ndarray, " S"]:
+    """Least number of steps from each state to an accepting one."""
+    distance = np.where(accepts, 0, _UNREACHABLE).astype(np.int32)
+    for _ in range(len(distance)):
+        distance = np.minimum(distance, distance[table].min(axis=1) + 1)
+    return distance
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << (number - 1).bit_length()

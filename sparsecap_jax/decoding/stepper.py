@@ -1,0 +1,84 @@
+"""The model as a search sees it: one step, and the state that rows of beams or samples share."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from sparsecap_jax.decoding.options import DecodeOptions
+from sparsecap_jax.types import PyTree, Regions
+
+
+@dataclasses.dataclass(frozen=True)
+class Stepper:
+    """A model with its parameters and the encoded images, ready to be stepped.
+
+    Attributes:
+        model: an unbound Flax module with `encode`, `init_carry` and `step`.
+        params: its parameters, masks applied.
+        context: what `encode` returned, leaves `[B, ...]`.
+    """
+
+    model: Any
+    params: PyTree
+    context: PyTree
+
+    def __call__(
+        self, carry: PyTree, tokens: Int[Array, "B K"]
+    ) -> tuple[PyTree, Float[Array, "B K V"]]:
+        """Feed `tokens` and return the new carry and the log-probs of the next tokens."""
+        variables = {"params": self.params}
+        return self.model.apply(variables, carry, tokens, self.context, method="step")
+
+
+def begin(
+    model: Any, params: PyTree, regions: Regions, options: DecodeOptions
+) -> tuple[Stepper, PyTree, Float[Array, "B 1 V"]]:
+    """Encode the images and feed BOS, in one row per image: all rows start alike.
+
+    Returns:
+        The stepper, the carry (leaves `[B, 1, ...]`) and the log-probs of the first token.
+    """
+    variables = {"params": params}
+    context = model.apply(variables, regions, train=False, method="encode")
+    carry = model.apply(variables, context, 1, method="init_carry")
+    stepper = Stepper(model, params, context)
+    bos = jnp.full((regions.features.shape[0], 1), options.bos_id, jnp.int32)
+    carry, log_probs = stepper(carry, bos)
+    return stepper, carry, log_probs
+
+
+def spread(carry: PyTree, rows: int) -> PyTree:
+    """Copy the one row of every leaf `[B, 1, ...]` to `rows` rows."""
+    return jax.tree.map(
+        lambda leaf: jnp.broadcast_to(leaf, (leaf.shape[0], rows, *leaf.shape[2:])), carry
+    )
+
+
+def reorder(carry: PyTree, parents: Int[Array, "B K"]) -> PyTree:
+    """Give row k of every leaf `[B, J, ...]` the content of row `parents[:, k]`."""
+    batch = parents.shape[0]
+
+    def gather(leaf):
+        # Gathering whole rows of a matrix is a copy per row, faster than any take along axis 1.
+        rows = leaf.shape[1]
+        flat = (parents + rows * jnp.arange(batch, dtype=jnp.int32)[:, None]).reshape(-1)
+        taken = jnp.take(leaf.reshape(batch * rows, -1), flat, axis=0, mode="clip")
+        return taken.reshape(batch, parents.shape[1], *leaf.shape[2:])
+
+    return jax.tree.map(gather, carry)
+
+
+def log_prob_of(log_probs: Float[Array, "B K V"], tokens: Int[Array, "B K"]) -> Float[Array, "B K"]:
+    """Look up the log-prob of `tokens`."""
+    return jnp.take_along_axis(log_probs, tokens[..., None], axis=2)[..., 0]
+
+
+def caption_lengths(tokens: Int[Array, "*N T"], eos_id: int) -> Int[Array, "*N"]:
+    """Number of tokens up to the first EOS, itself included; T where there is none."""
+    is_eos = tokens == eos_id
+    length = tokens.shape[-1]
+    first = jnp.argmax(is_eos, axis=-1) + 1
+    return jnp.where(jnp.any(is_eos, axis=-1), first, length).astype(jnp.int32)

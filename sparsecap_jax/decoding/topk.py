@@ -1,0 +1,88 @@
+"""Exact top-k over long rows, and drawing from them, several times faster on CPU than stock ops."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+# Shorter rows than this are not worth splitting.
+_SHORT = 512
+
+
+def top_k(values: Float[Array, "N M"], k: int) -> tuple[Float[Array, "N k"], Int[Array, "N k"]]:
+    """Return the k largest of each row, largest first, and where they stand; ties: lowest first.
+
+    The same result as `jax.lax.top_k`. Rows are cut into chunks; the k largest values lie in the k
+    chunks with the largest maxima (ties: the first chunks), and a maximum is one vectorised pass.
+
+    Args:
+        values: `[N, M]`, without NaN.
+        k: at most M.
+
+    Returns:
+        Values and int32 positions, each `[N, k]`.
+    """
+    rows, length = values.shape
+    size = _chunk_size(length)
+    count = -(-length // size)
+    if length < _SHORT or count <= k:
+        return tuple(jax.lax.top_k(values, k))
+    chunks = _chunked(values, size, -jnp.inf)
+    _, best = jax.lax.top_k(jnp.max(chunks, axis=-1), k)
+    best = jnp.sort(best, axis=-1)  # Candidates in their first order: ties go to the lowest.
+    candidates = jnp.take_along_axis(chunks, best[..., None], axis=1).reshape(rows, k * size)
+    found, at = jax.lax.top_k(candidates, k)
+    return found, jnp.take_along_axis(best, at // size, axis=1) * size + at % size
+
+
+def argmax(values: Float[Array, "*N M"]) -> Int[Array, "*N"]:
+    """Return the position of the largest value along the last axis; ties: the lowest."""
+    _, at = top_k(values.reshape(-1, values.shape[-1]), 1)
+    return at.reshape(values.shape[:-1])
+
+
+def draw(log_weights: Float[Array, "*N M"], uniform: Float[Array, "*N 2"]) -> Int[Array, "*N"]:
+    """Draw one position per row with probability proportional to `exp(log_weights)`.
+
+    Inverts the cumulative distribution, first over chunks and then within one: two random numbers
+    per row instead of the M of a Gumbel draw, which would cost more than a small model's step.
+
+    Args:
+        log_weights: `[..., M]`, at most about 0; -inf is never drawn unless a row has nothing else.
+        uniform: `[..., 2]`, in [0, 1).
+
+    Returns:
+        int32 positions `[...]`.
+    """
+    length = log_weights.shape[-1]
+    size = _chunk_size(length)
+    chunks = _chunked(jnp.exp(log_weights).reshape(-1, length), size, 0.0)
+    uniform = uniform.reshape(-1, 2)
+    which = _invert(jnp.sum(chunks, axis=-1), uniform[:, 0])
+    chunk = jnp.take_along_axis(chunks, which[:, None, None], axis=1)[:, 0]
+    at = which * size + _invert(chunk, uniform[:, 1])
+    return jnp.minimum(at, length - 1).reshape(log_weights.shape[:-1])
+
+
+def _invert(weights: Float[Array, "N M"], uniform: Float[Array, " N"]) -> Int[Array, " N"]:
+    """Return the position at which the running sum of `weights` passes `uniform` of its total."""
+    ends = jnp.cumsum(weights, axis=-1)
+    positive = weights > 0
+    reached = (ends > uniform[:, None] * ends[:, -1:]) & positive
+    # Rounding may leave no end beyond the target: then the last positive weight is the one.
+    last = weights.shape[-1] - 1 - jnp.argmax(positive[:, ::-1], axis=-1)
+    at = jnp.where(jnp.any(reached, axis=-1), jnp.argmax(reached, axis=-1), last)
+    return at.astype(jnp.int32)
+
+
+def _chunk_size(length: int) -> int:
+    """A divisor of `length` near 128 where there is one, which saves padding; else 128."""
+    divisors = [size for size in range(64, 257) if length % size == 0]
+    return min(divisors, key=lambda size: abs(size - 128), default=128)
+
+
+def _chunked(values: Float[Array, "N M"], size: int, fill: float) -> Float[Array, "N C S"]:
+    """Cut rows into chunks of `size`, the last one filled up."""
+    short = -values.shape[1] % size
+    if short:
+        values = jnp.pad(values, ((0, 0), (0, short)), constant_values=fill)
+    return values.reshape(values.shape[0], -1, size)

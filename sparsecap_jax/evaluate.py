@@ -1,0 +1,77 @@
+"""Evaluating a trained run on a split of its dataset (`launch/evaluate.py`)."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from sparsecap_jax.captioner import Captioner
+from sparsecap_jax.data.datasets import load_dataset
+from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.evaluation.captioning import to_coco
+from sparsecap_jax.evaluation.metrics import score_captions
+from sparsecap_jax.files import write_json
+from sparsecap_jax.training.run_dir import WEIGHTS, load_run, weight_counts
+
+
+def evaluate_run(
+    workdir: str | pathlib.Path,
+    *,
+    split: str = "test",
+    beam_size: int | None = None,
+    output: str | pathlib.Path | None = None,
+    report: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Caption a split with the best weights of a run and score the captions.
+
+    Args:
+        workdir: the run directory; its config names the dataset.
+        split: "val" or "test".
+        beam_size: None for the config's (`eval.beam_size_val` or `_test`).
+        output: folder for `captions.json` and `scores.json`; by default
+            `WORKDIR/SPLIT_beam_SIZE`.
+        report: takes one line of progress at a time.
+
+    Returns:
+        Scores on the 0-1 scale (`METEOR` None where Java is missing), and `sparsity`, `nonzeros`,
+        `bytes` of the weights; `scores.json` holds the same.
+
+    Raises:
+        SparsecapError: the run or its data are missing or broken.
+    """
+    if split not in ("val", "test"):
+        raise ConfigError(f"split is {split!r}; expected 'val' or 'test'")
+    workdir = pathlib.Path(workdir)
+    run = load_run(workdir)
+    captioner = Captioner(run)
+    size = beam_size or run.config.eval[f"beam_size_{split}"]
+    dataset = load_dataset(run.config.data, need_boxes=captioner.needs_boxes)
+    records = {record.image_id: record for record in dataset.splits[split]}
+    captions = dict(
+        captioner.caption_store(
+            dataset.store,
+            list(records),
+            batch_size=run.config.data.eval_batch_size,
+            beam_size=size,
+            length_penalty=run.config.eval.length_penalty if size > 1 else "",
+        )
+    )
+    scores = score_captions(
+        {image_id: caption.text for image_id, caption in captions.items()},
+        {image_id: record.raw for image_id, record in records.items()},
+    )
+    weights = workdir / WEIGHTS
+    result = {
+        **scores,
+        **weight_counts(jax.device_get(run.params)),
+        "bytes": weights.stat().st_size if weights.exists() else None,
+        "images": len(captions),
+        "beam_size": size,
+    }
+    folder = pathlib.Path(output) if output else workdir / f"{split}_beam_{size}"
+    write_json(folder / "captions.json", to_coco(captions))
+    write_json(folder / "scores.json", result)
+    shown = " | ".join(f"{k} {v:.4f}" for k, v in scores.items() if v is not None)
+    report(f"{split}, beam {size}: {shown}\nwrote {folder}/captions.json and scores.json")
+    return result

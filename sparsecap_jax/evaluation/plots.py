@@ -1,0 +1,102 @@
+"""Pictures of what a run did: captions beside their scenes, and curves of training."""
+
+import pathlib
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+from sparsecap_jax.data.datasets import Dataset
+from sparsecap_jax.data.karpathy import Record
+from sparsecap_jax.errors import DataError
+from sparsecap_jax.files import read_csv, write_atomically
+
+
+def caption_grid(
+    path: str | pathlib.Path,
+    records: Sequence[Record],
+    dataset: Dataset,
+    captions: Mapping[str, Mapping],
+    *,
+    columns: int = 3,
+) -> None:
+    """Draw pictures with their region boxes, a reference and the generated captions.
+
+    Args:
+        path: PNG to write.
+        records: the images to show.
+        dataset: where pictures and boxes come from.
+        captions: texts by image id, for each model by its name.
+        columns: pictures side by side.
+
+    Raises:
+        DataError: a picture is missing.
+    """
+    rows = -(-len(records) // columns)
+    figure = Figure(figsize=(4.4 * columns, 5.0 * rows), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
+    for axis, record in zip(axes, records, strict=False):
+        source = dataset.images / record.filename
+        if not source.exists():
+            raise DataError(f"{source}: no such picture")
+        with Image.open(source) as picture:
+            axis.imshow(picture.convert("RGB"))
+            _draw_boxes(axis, dataset.store[record.image_id].boxes, picture.size)
+        lines = [f"reference: {record.raw[0]}"]
+        lines += [f"{name}: {texts[record.image_id]}" for name, texts in captions.items()]
+        wrapped = ["\n".join(textwrap.wrap(line, 52)) for line in lines]
+        axis.set_title("\n".join(wrapped), fontsize=9, loc="left")
+    for axis in axes:
+        axis.axis("off")
+    _save(figure, path)
+
+
+def training_curves(path: str | pathlib.Path, runs: Mapping[str, str | pathlib.Path]) -> None:
+    """Draw training loss, validation CIDEr and sparsity over steps.
+
+    Args:
+        path: PNG to write.
+        runs: run directories by the name to show them under.
+    """
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    axes = figure.subplots(1, 3)
+    curves = (
+        ("train", "caption_loss", "training loss (nats per token)"),
+        ("validation", "CIDEr", "validation CIDEr (greedy)"),
+        ("train", "sparsity", "sparsity of prunable weights"),
+    )
+    for axis, (table, column, title) in zip(axes, curves, strict=True):
+        for name, workdir in runs.items():
+            steps, values = _column(pathlib.Path(workdir) / f"{table}.csv", column)
+            if len(steps):
+                axis.plot(steps, values, label=name, marker="o" if table == "validation" else None)
+        axis.set(title=title, xlabel="step")
+        axis.grid(alpha=0.3)
+        axis.legend()
+    _save(figure, path)
+
+
+def _column(path: pathlib.Path, column: str) -> tuple[list[int], list[float]]:
+    rows = [row for row in read_csv(path) if row.get(column)]
+    return [int(row["step"]) for row in rows], [float(row[column]) for row in rows]
+
+
+def _draw_boxes(axis, boxes, size: tuple[int, int]) -> None:
+    if boxes is None:
+        return
+    width, height = size
+    for x1, y1, x2, y2 in boxes:
+        corner = (x1 * width - 0.5, y1 * height - 0.5)
+        box = Rectangle(corner, (x2 - x1) * width, (y2 - y1) * height, fill=False, lw=0.7)
+        box.set(edgecolor="white", alpha=0.8)
+        axis.add_patch(box)
+
+
+def _save(figure: Figure, path: str | pathlib.Path) -> None:
+    FigureCanvasAgg(figure)
+    with write_atomically(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=110)

@@ -1,0 +1,238 @@
+"""Penn Treebank tokenisation of captions in plain Python, equal to the Java one of the scorers.
+
+The COCO caption scores are defined on captions that went through the Stanford PTBTokenizer of
+pycocoevalcap (-preserveLines -lowerCase) and then lost their punctuation. This module gives the
+same strings without Java. It was written from the observed behaviour of that program;
+`python -m sparsecap_jax.evaluation.ptb_java` compares the two on every COCO caption, and
+docs/metrics.md says where they are known to differ (not on COCO or Flickr8k).
+
+The Java program is a longest-match lexer over the whole file: the rule that reads furthest wins,
+look-ahead included, and the earlier rule breaks a tie. So does `ptb_tokens`. Look-ahead crosses
+the end of a line: whether a caption that ends in "p.m." gives up that period depends on the
+caption after it. Captions are therefore tokenized as a list, in the order of the file.
+"""
+
+import re
+from collections.abc import Hashable, Mapping, Sequence
+
+PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
+"""Tokens that the scorers drop. Brackets stay: pycocoevalcap looks for "-LRB-" in lower case."""
+
+# Abbreviations that keep their period, in any case. Those of the first list give up a second one
+# when a sentence ends there; names of states count only when capitalised.
+_MAY_END = """al ala apr assn aug bhd bldg blvd bros calif co colo conn corp cos ct dak dec esq est
+etc ext feb fla fri ga inc ind intl jan jr jul jun kan kans ky ltd mar md mich minn mo mon mont neb
+nev nov oct okla penn plc rd rt sep sept seq sq sr sys tel tenn thu thurs tue tues univ va vt wed
+wis wisc wyo"""
+_CAPITALISED = "ark az del ill la mass miss ore pa tex wash"
+_NEVER_END = """adj adm adv alex assoc asst atty ave brig capt cf cie cmdr col comdr cpl dept det dr
+drs elec ens ft gen gov hon insp invt jos lieut lt maj messrs mlle mme mr mrs ms mt natl pfc ph pres
+prof pvt rep reps rev sen sens sfc sgt spc st ste supt treas vs wm"""
+_BEFORE_NUMBER = "art ca fig figs no nos op pp prop"
+# Words after which an acronym is taken to have ended the sentence.
+_STARTERS = """about according after an as at but earlier he her here however if in it last many
+more now once one other our she since so some such that the their then there these they this we what
+when while yet you"""
+
+
+def _any_of(words: str) -> str:
+    return "|".join(sorted(words.split(), key=len, reverse=True))
+
+
+_A = "[A-Za-z]"
+_WORD = r"[^\W_]+"
+_BLANK = r"[ \t\u00a0]"
+_APOSTROPHE = "['`\u2019]"
+_NAME = rf"{_A}[A-Za-z0-9_.:-]*"
+_TAG = (
+    rf"<(?:!--.*?--|[!?][A-Za-z-][^>\n]*|/{_NAME}{_BLANK}*"
+    rf"|{_NAME}(?:{_BLANK}+{_NAME}(?:=(?:'[^'\n]*'|\"[^\"\n]*\"))?)*(?:{_BLANK}*/)?{_BLANK}*)>"
+)
+_ENDING = (
+    rf"(?i:{_any_of(_MAY_END)})|(?=[A-Z])(?i:{_any_of(_CAPITALISED)})|[Pp][Tt][ey]|(?i:ph\.d|ed\.d)"
+)
+_INNER = rf"(?i:{_any_of(_NEVER_END)})|[Mm][FfTt]g"
+_INITIALS = rf"{_A}(?:\.{_A})+"
+_SENTENCE_END = rf"(?:\s\s|\s?(?:\Z|{_TAG})|\s[A-Z\u00c0-\u00d6\u00d8-\u00de])"
+_STARTER = rf"A|{_any_of(_STARTERS.title())}|{_any_of(_STARTERS.upper())}"
+_NEW_SENTENCE = rf"(?:\s+(?:{_STARTER})\s|\s+{_TAG})"
+_SUFFIX = "['\u2019](?:[sSmMdD]|(?i:ll|ve|re))"
+_NO_LETTER = "(?:[^A-Za-z]|\\Z)"
+_DOTTED = rf"{_A}[A-Za-z0-9]*(?:[.!?]{_A}[A-Za-z0-9]*)+"
+_COMPOUND = rf"(?:[dDlLoO]{_APOSTROPHE}(?=[^\W_]{{2}}))?{_WORD}(?:[-_]{_WORD})*"
+_HYPHENATED = rf"[A-Za-z0-9][A-Za-z0-9.,]*(?:-(?:{_INITIALS}\.|{_WORD}))+"
+_SLASHED = rf"[A-Za-z0-9]+(?:-{_A}+)*"
+_URL_TAIL = r"[^\s\"<>|()]+[^\s\"<>|.!?(){},-]"
+_AT_TAIL = r"(?:[^\s\"<>|(){}.]+\.)*[^\s\"<>|(){}.]+"
+
+# What becomes of the matched text, beside a replacement string.
+_SAME, _UNBREAKABLE, _PERIOD_TWICE = object(), object(), object()
+
+# (pattern, emit): the token is group 1 where there is one, the rest of the pattern is look-ahead.
+_ALNUM_RULES = [
+    (rf"https?://{_URL_TAIL}", _SAME),
+    (rf"(?:{_A}[A-Za-z0-9]*\.)+(?:com|net|org|edu)/{_URL_TAIL}", _SAME),
+    (rf"[A-Za-z0-9][^\s\"<>|(){{}}]*@{_AT_TAIL}", _SAME),
+    ("(?i:(can)not|(gon)na|(got)ta|(lem)me|(gim)me|(wan)na)", _SAME),
+    (f"(?i:(more)'n)(?!{_A})", _SAME),
+    (rf"([^\W\d_]+?)[nN]{_APOSTROPHE}[tT]", _SAME),
+    (rf"[nN]{_APOSTROPHE}[tT]", _SAME),
+    ("(?i:nor'easter|o'clock|c'mon|cap'n|nat'l|li'l|e'er|ev'ry|d'ye)", _SAME),
+    ("[dD]unkin'|[sS]omethin'|[oO]l'", _SAME),
+    (rf"[nA-HJ-XZ]{_APOSTROPHE}[^\W\d_]{{2,}}", _SAME),
+    (rf"({_WORD}){_SUFFIX}{_NO_LETTER}", _SAME),
+    (rf"[^\W\d_]+[aeiouyAEIOUY]{_APOSTROPHE}[aeiouA-Z][^\W\d_]*", _SAME),
+    ("[dDlLjJyY]'", _SAME),
+    (_COMPOUND, _SAME),
+    (_HYPHENATED, _SAME),
+    (rf"{_SLASHED}(?:/{_SLASHED}){{1,2}}", _SAME),
+    (_DOTTED, _SAME),
+    (rf"((?i:{_any_of(_BEFORE_NUMBER)})\.)\s?\d", _SAME),
+    (rf"((?:{_ENDING})\.){_SENTENCE_END}", _PERIOD_TWICE),
+    (rf"((?:{_ENDING})\.)[\s\S][\s\S]", _SAME),
+    (rf"(?:{_ENDING}|{_INNER})\.", _SAME),
+    (rf"({_INITIALS}\.){_NEW_SENTENCE}", _PERIOD_TWICE),
+    (rf"{_INITIALS}\.?|(?i:ph\.d|ed\.d)", _SAME),
+    (rf"({_A})\.{_NEW_SENTENCE}", _SAME),
+    (rf"{_A}\.", _SAME),
+    (rf"((?:{_COMPOUND}|{_HYPHENATED}|{_DOTTED}|[A-Z]+&[A-Z]+)\.)[,;:]", _SAME),
+    (r"\d+(?:[.,:]\d+)*", _SAME),
+    (r"(?:\d{1,4}[- \u00a0])?\d{1,4}/\d{1,4}|\d{1,2}[-/]\d{1,2}[-/]\d{2,4}", _UNBREAKABLE),
+    (r"(?:\d{2,4}[- ])?\d{2,4}[- ]\d{3,4}[- ]?\d{3,5}", _UNBREAKABLE),
+    (r"[A-Z]+(?:[&+][A-Z]+)+|[cC]\+\+|[cCfF]#|[A-Z]+\$", _SAME),
+]
+_OTHER_RULES = [
+    (_TAG, _UNBREAKABLE),
+    ("@[A-Za-z_][A-Za-z0-9_]*|#[A-Za-z]+|@+", _SAME),
+    ("(?i:('t)(?:is|was))", _SAME),
+    (f"({_SUFFIX}){_NO_LETTER}", _SAME),
+    (r"'[nN]'?|(?i:'em|'till?|'cause)|'[2-9]0s|('\d\d)\s", _SAME),
+    (r"[+-]?(?:\d+(?:[.,:]\d+)*|(?:[.,:]\d+)+)", _SAME),
+    (r"\(\d{2,3}\) ?\d{3,4}[- ]?\d{3,5}", _UNBREAKABLE),
+    (r"\+\+?(?:\d{2,4}[- ])?\d{2,4}[- ]\d{3,4}[- ]?\d{3,5}", _UNBREAKABLE),
+    (r"[<>]?[:;=][-o*']?[()DPdpO|\\@\[\]](?![A-Za-z0-9])|-_-", _SAME),
+    (r"-{2,4}|[\u2013\u2014\u2015]", "--"),
+    (r"\.{3,5}|\.(?: \.){2,4}|\u2026", "..."),
+    (r"[!?]+|-{5,}|''|``|<<|>>|\*+|_+|#+", _SAME),
+    ('(")[A-Za-z0-9$]|[\u201c\u00ab]', "``"),
+    ('["\u201d\u00bb]', "''"),
+    (rf"(['\u2019]){_A}\S|[\u2018\u2039]", "`"),
+    ("['\u2019\u203a]", "'"),
+    (r"\(", "-lrb-"),
+    (r"\)", "-rrb-"),
+    (r"\[", "-lsb-"),
+    (r"\]", "-rsb-"),
+    (r"\{", "-lcb-"),
+    (r"\}", "-rcb-"),
+    (r"\S", _SAME),
+]
+
+_ALNUM = [(re.compile(pattern), emit) for pattern, emit in _ALNUM_RULES]
+_OTHER = [(re.compile(pattern), emit) for pattern, emit in _OTHER_RULES]
+_SPACE = re.compile(r"\s*")
+_PLAIN_WORD = re.compile("[A-Za-z]{2,}(?= )")
+# Captions of nothing but words and commas with at most one period at the end, the bulk of all.
+_PLAIN_CAPTION = re.compile("[A-Za-z]+(?:,? +[A-Za-z]+)*(?: *\\. *)?")
+_LAST_WORD = re.compile(r"([A-Za-z]+)\.")
+_SPLIT_WORDS = frozenset(["cannot", "gonna", "gotta", "lemme", "gimme", "wanna"])
+_ABBREVIATIONS = frozenset(
+    f"{_MAY_END} {_CAPITALISED} {_NEVER_END} {_BEFORE_NUMBER} pte pty mtg mfg".split()
+)
+_UNUSUAL = re.compile("[^\n -~]")
+_SYMBOLS = {
+    **{"\u00bd": " 1/2 ", "\u00bc": " 1/4 ", "\u00be": " 3/4 ", "\u2153": " 1/3 "},
+    **{"\u2154": " 2/3 ", "\u00a2": " cents ", "\u00a3": " # ", "\u20ac": " $ "},
+    "\u00ad": "",
+}
+
+
+def ptb_tokens(caption: str, following: str | None = None) -> list[str]:
+    """Lower-cased Penn Treebank tokens of one caption, punctuation included.
+
+    Args:
+        caption: any text; line breaks in it count as blanks.
+        following: the text of the next line of the file, None at its end. It matters only to
+            captions that end in an abbreviation (see the top of this file).
+
+    Returns:
+        The tokens, as the Stanford PTBTokenizer of CoreNLP 3.4.1 prints them. Blanks within a
+        token (markup, telephone numbers, "1 1/2") are U+00A0, as there.
+    """
+    caption = _clean(caption)
+    end = len(caption)
+    text = caption if following is None else f"{caption}\n{_clean(following)}"
+    tokens = []
+    position = _SPACE.match(text).end()
+    while position < end:
+        plain = _PLAIN_WORD.match(text, position)
+        if plain and plain[0].lower() not in _SPLIT_WORDS:
+            tokens.append(plain[0])
+            position = plain.end()
+        else:
+            token, position = _longest_match(text, position)
+            tokens.append(token)
+        position = _SPACE.match(text, position).end()
+    return " ".join(tokens).lower().split(" ") if tokens else []
+
+
+def _longest_match(text: str, position: int) -> tuple[str, int]:
+    """The token at `position` and where to go on after it."""
+    rules = _ALNUM if text[position].isalnum() else _OTHER
+    best, emit, reach = None, _SAME, -1
+    for pattern, emitted in rules:
+        match = pattern.match(text, position)
+        if match and match.end() > reach:
+            best, emit, reach = match, emitted, match.end()
+    if best is None:  # a letter or digit that no rule knows: a token of its own
+        return text[position], position + 1
+    end = best.end(best.lastindex or 0)
+    token = text[position:end]
+    if emit is _PERIOD_TWICE:
+        return token, end - 1
+    if isinstance(emit, str):
+        return emit, end
+    if emit is _UNBREAKABLE:
+        token = token.replace(" ", "\u00a0")
+    return token.replace("(", "-lrb-").replace(")", "-rrb-"), end
+
+
+def _clean(text: str) -> str:
+    """Line breaks and what the Java program cannot tokenize to blanks; symbols it spells out."""
+    text = text.replace("\n", " ")
+    if not _UNUSUAL.search(text):
+        return text
+    text = "".join(_SYMBOLS.get(char, char) for char in text)
+    return "".join(char if char.isprintable() and char < "\U00010000" else " " for char in text)
+
+
+def _scored_tokens(caption: str, following: str | None) -> str:
+    if _PLAIN_CAPTION.fullmatch(caption):
+        words = caption.lower().replace(",", "").replace(".", "").split()
+        last = _LAST_WORD.search(caption)
+        if _SPLIT_WORDS.isdisjoint(words) and not (
+            last and (len(last[1]) == 1 or last[1].lower() in _ABBREVIATIONS)
+        ):
+            return " ".join(words)
+    return " ".join(t for t in ptb_tokens(caption, following) if t not in PUNCTUATION)
+
+
+def tokenize_captions(captions: Sequence[str]) -> list[str]:
+    """Prepares captions for the scorers: Penn Treebank tokens without punctuation.
+
+    Args:
+        captions: captions in the order in which the Java program would read them.
+
+    Returns:
+        One string per caption, lower case, tokens separated by single blanks.
+    """
+    result = []
+    for i, caption in enumerate(captions):
+        following = captions[i + 1] if i + 1 < len(captions) else None
+        result.append(_scored_tokens(caption, following))
+    return result
+
+
+def tokenize(captions: Mapping[Hashable, Sequence[str]]) -> dict[Hashable, list[str]]:
+    """`tokenize_captions` over the captions of many images, in order; keeps keys and order."""
+    flat = iter(tokenize_captions([text for texts in captions.values() for text in texts]))
+    return {key: [next(flat) for _ in texts] for key, texts in captions.items()}

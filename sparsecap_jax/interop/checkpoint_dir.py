@@ -1,0 +1,146 @@
+"""Checkpoints as the PyTorch reference lays them out: a folder, or a zip of one, read in place."""
+
+import dataclasses
+import functools
+import io
+import json
+import os
+import pathlib
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sparsecap_jax.errors import CheckpointError
+from sparsecap_jax.interop.torch_file import BROKEN, read_torch_file
+
+PREFERENCE = (
+    "model_best_pruned_sparse.pth",
+    "model_best_pruned.pth",
+    "model_best_bin_mask.pth",
+    "model_best.pth",
+    "model_last.pth",
+)
+"""Weights to take when none are asked for, best first."""
+
+MAX_FILE_BYTES = 2**31
+"""No file of a checkpoint is larger; the largest of the papers, with masks, has 0.45 GB."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReferenceCheckpoint:
+    """A checkpoint of the reference, read but not interpreted.
+
+    Attributes:
+        source: path of the folder or zip.
+        config: contents of config.json.
+        weights: name of the weights file that was read.
+        state_dict: its tensors, see `torch_file.read_torch_file`.
+        tokenizer: contents of the files in `tokenizer/` by name, such as `word.model`; empty when
+            there is no such folder.
+    """
+
+    source: str
+    config: dict[str, Any]
+    weights: str
+    state_dict: dict[str, Any]
+    tokenizer: dict[str, bytes]
+
+
+def open_checkpoint_dir(path: str | os.PathLike, weights: str | None = None) -> ReferenceCheckpoint:
+    """Read a checkpoint of the reference; nothing is extracted and nothing in it is executed.
+
+    Args:
+        path: a folder with config.json, `*.pth` and `tokenizer/`, or a zip that holds such files
+            at its top or in one folder.
+        weights: name of the weights file; by default the first of `PREFERENCE` that is there, or
+            the only `.pth`.
+
+    Raises:
+        CheckpointError: missing or corrupt, or a zip whose names lead outside of it; the message
+            names the file.
+    """
+    source = os.fspath(path)
+    try:
+        if os.path.isdir(source):
+            return _read(_folder_files(pathlib.Path(source)), weights, source)
+        with zipfile.ZipFile(source) as archive:
+            return _read(_zip_files(archive, source), weights, source)
+    except CheckpointError:
+        raise
+    except FileNotFoundError:
+        raise CheckpointError(f"{source}: no such file or folder") from None
+    except BROKEN as error:
+        raise CheckpointError(f"{source}: cannot be read as a folder or zip: {error!r}") from error
+
+
+_Files = Mapping[str, Callable[[], bytes]]
+"""Names relative to config.json, and what reads each file."""
+
+
+def _read(files: _Files, weights: str | None, source: str) -> ReferenceCheckpoint:
+    if "config.json" not in files:
+        raise CheckpointError(f"{source}: config.json: missing")
+    try:
+        config = json.loads(files["config.json"]().decode())
+    except ValueError as error:
+        raise CheckpointError(f"{source}: config.json: not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{source}: config.json: expected a JSON object")
+    chosen = _choose_weights(files, weights, source)
+    state_dict = read_torch_file(io.BytesIO(files[chosen]()), name=f"{source}: {chosen}")
+    paths = {name: name.split("/") for name in sorted(files)}
+    tokenizer = {
+        path[1]: files[name]()
+        for name, path in paths.items()
+        if len(path) == 2 and path[0] == "tokenizer"
+    }
+    return ReferenceCheckpoint(source, config, chosen, state_dict, tokenizer)
+
+
+def _choose_weights(files: _Files, weights: str | None, source: str) -> str:
+    found = sorted(name for name in files if name.endswith(".pth") and "/" not in name)
+    if weights is not None:
+        if weights not in found:
+            raise CheckpointError(f"{source}: {weights}: missing; found {found}")
+        return weights
+    preferred = [name for name in PREFERENCE if name in found]
+    if not preferred and len(found) != 1:
+        raise CheckpointError(f"{source}: expected one of {', '.join(PREFERENCE)}; found {found}")
+    return (preferred or found)[0]
+
+
+def _folder_files(root: pathlib.Path) -> _Files:
+    """Files of a folder and of the folders directly in it."""
+    paths = [path for pattern in ("*", "*/*") for path in root.glob(pattern) if path.is_file()]
+    return {path.relative_to(root).as_posix(): path.read_bytes for path in paths}
+
+
+def _zip_files(archive: zipfile.ZipFile, source: str) -> _Files:
+    """Files that lie in a zip beside its only config.json, or in folders there."""
+    members = [info for info in archive.infolist() if not info.is_dir()]
+    for name in (info.filename for info in members):
+        if "\\" in name or ":" in name or {"", ".", ".."} & set(name.split("/")):
+            raise CheckpointError(f"{source}: {name!r}: leads outside of the zip")
+    configs = [i.filename for i in members if re.fullmatch(r"([^/]*/)?config\.json", i.filename)]
+    if len(configs) != 1:
+        found = f"found {len(configs)}"
+        raise CheckpointError(f"{source}: expected config.json in one folder; {found}")
+    root = configs[0].removesuffix("config.json")
+    return {
+        info.filename.removeprefix(root): functools.partial(_read_member, archive, info, source)
+        for info in members
+        if info.filename.startswith(root)
+    }
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: str) -> bytes:
+    if info.file_size > MAX_FILE_BYTES:
+        raise CheckpointError(
+            f"{source}: {info.filename}: claims {info.file_size} bytes; "
+            f"expected at most {MAX_FILE_BYTES}"
+        )
+    try:
+        return archive.read(info)
+    except BROKEN as error:
+        raise CheckpointError(f"{source}: {info.filename}: corrupt: {error!r}") from error

@@ -1,0 +1,240 @@
+"""Layers of the transformers: multi-head attention, feed-forward, LayerNorm, positions.
+
+They follow the reference (`models/transformer.py`), which follows "The Annotated Transformer".
+
+Precision policy, stated here once: parameters, residual streams, softmaxes, norms and log-probs are
+float32; a model's `dtype` ("float32" or "bfloat16") is the type of the operands of its matrix
+products, whose sums are float32 either way.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from sparsecap_jax.models.layers import torch_uniform
+
+# Score of a masked key: finite, so that a row without any valid key stays a number.
+MASKED_SCORE = -1e9
+
+# Maps a layer's number of inputs to the initializer of its bias.
+BiasInit = Callable[[int], Callable]
+# Keys and values of attention, `{"key", "value"}`.
+KeysValues = dict[str, Array]
+# Changes the layout of leading axes, see `packing.Rows`.
+Spread = Callable[[Array], Array]
+
+
+def tied_bias(key: Array) -> BiasInit:
+    """Bias initializer U(-1/sqrt(fan_in), 1/sqrt(fan_in)) that always draws the same numbers.
+
+    The reference makes layers by deep-copying one layer and redraws only their matrices: the biases
+    of all copies start equal. Layers that were copies of each other share one `key` here; layers
+    of different width under one key draw different numbers.
+    """
+
+    def of(fan_in: int):
+        init, layer_key = torch_uniform(fan_in), jax.random.fold_in(key, fan_in)
+        return lambda unused_key, shape, dtype=jnp.float32: init(layer_key, shape, dtype)
+
+    return of
+
+
+def _same(inputs: Array) -> Array:
+    return inputs
+
+
+def matmul(inputs: Float[Array, "..."], kernel: Float[Array, "..."], dtype: str) -> Array:
+    """Matrix product of operands in `dtype`, summed and returned in float32."""
+    return jnp.matmul(
+        inputs.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32
+    )
+
+
+class Dense(nn.Module):
+    """Affine map `[..., in] -> [..., features]`, Xavier-uniform kernel and PyTorch's bias.
+
+    Attributes:
+        features: output width.
+        bias_init: see `tied_bias`.
+        dtype: type of the operands of the product.
+        kernel_init: initializer of the kernel `[in, features]`.
+    """
+
+    features: int
+    bias_init: BiasInit = torch_uniform
+    dtype: str = "float32"
+    kernel_init: Callable = nn.initializers.xavier_uniform()
+
+    @nn.compact
+    def __call__(self, inputs: Float[Array, "... I"]) -> Float[Array, "... O"]:
+        """Return `inputs @ kernel + bias`."""
+        fan_in = inputs.shape[-1]
+        kernel = self.param("kernel", self.kernel_init, (fan_in, self.features))
+        bias = self.param("bias", self.bias_init(fan_in), (self.features,))
+        return matmul(inputs, kernel, self.dtype) + bias
+
+
+class LayerNorm(nn.Module):
+    """`scale * (x - mean) / (std + 1e-6) + bias` with the unbiased standard deviation.
+
+    Unlike the common form, epsilon is added to the deviation and the variance divides by D - 1.
+    """
+
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, inputs: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """Normalise over the last axis."""
+        width = inputs.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (width,))
+        bias = self.param("bias", nn.initializers.zeros, (width,))
+        centred = inputs - jnp.mean(inputs, axis=-1, keepdims=True)
+        variance = jnp.sum(centred * centred, axis=-1, keepdims=True) / (width - 1)
+        # The root has no derivative at 0 (padded regions are constant): 0 is used, as in PyTorch.
+        constant = variance == 0.0
+        deviation = jnp.where(constant, 0.0, jnp.sqrt(jnp.where(constant, 1.0, variance)))
+        return scale * (centred / (deviation + self.epsilon)) + bias
+
+
+class FeedForward(nn.Module):
+    """Two affine maps with ReLU and dropout between them.
+
+    Attributes:
+        ff_size: width between the maps.
+        dropout: dropout rate after the ReLU.
+        bias_init, dtype: see `Dense`.
+    """
+
+    ff_size: int
+    dropout: float
+    bias_init: BiasInit = torch_uniform
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, inputs: Float[Array, "... D"], train: bool) -> Float[Array, "... D"]:
+        """Return the transformed `inputs`."""
+        hidden = nn.relu(Dense(self.ff_size, self.bias_init, self.dtype, name="w_1")(inputs))
+        hidden = nn.Dropout(self.dropout)(hidden, deterministic=not train)
+        return Dense(inputs.shape[-1], self.bias_init, self.dtype, name="w_2")(hidden)
+
+
+class MultiHeadAttention(nn.Module):
+    """Scaled dot-product attention with H heads, its keys and values computed apart.
+
+    Vaswani et al., "Attention Is All You Need", NeurIPS 2017; sharing after Tan et al., "ACORT: A
+    Compact Object Relation Transformer for Parameter Efficient Image Captioning", 2022.
+
+    Attributes:
+        num_heads: number of heads H, a divisor of `d_model`.
+        d_model: width D of inputs and outputs.
+        dropout: dropout rate on the attention weights.
+        share: "" for separate projections, "kv" when keys serve as values, "qk" when queries and
+            keys use one projection.
+        bias_init, dtype: see `Dense`.
+    """
+
+    num_heads: int
+    d_model: int
+    dropout: float
+    share: str = ""
+    bias_init: BiasInit = torch_uniform
+    dtype: str = "float32"
+
+    def setup(self):
+        def dense():
+            return Dense(self.d_model, self.bias_init, self.dtype)
+
+        self.query = dense()
+        if self.share != "qk":
+            self.key = dense()
+        if self.share != "kv":
+            self.value = dense()
+        self.out = dense()
+        self.drop = nn.Dropout(self.dropout)
+
+    def keys_values(self, memory: Float[Array, "... D"], spread: Spread = _same) -> KeysValues:
+        """Project `memory` to `{"key", "value"}`, each `[N, H, R, D/H]`; no "value" under "kv".
+
+        Args:
+            memory: what will be looked at, `[N, R, D]` after `spread`.
+            spread: lays out what matrix products see without padding, see `packing.Rows`.
+        """
+        key = self.query if self.share == "qk" else self.key
+        found = {"key": self._split(spread(key(memory)))}
+        if self.share != "kv":
+            found["value"] = self._split(spread(self.value(memory)))
+        return found
+
+    def __call__(
+        self,
+        queries: Float[Array, "... D"],
+        memory: KeysValues,
+        mask: Bool[Array, "N #H #Q R"],
+        bias: Float[Array, "N H Q R"] | None = None,
+        *,
+        spread: Spread = _same,
+        gather: Spread = _same,
+        train: bool = False,
+    ) -> tuple[Float[Array, "... D"], Float[Array, "N H Q R"]]:
+        """Attend from `queries` to what `keys_values` made.
+
+        Args:
+            queries: Q places of each of N rows, `[N, Q, D]` after `spread`.
+            memory: keys and values of R places.
+            mask: True where a query may look.
+            bias: added to the masked scores.
+            spread: see `keys_values`.
+            gather: undoes `spread`.
+            train: whether dropout is on (rng stream "dropout").
+
+        Returns:
+            The result in the layout of `queries`, and the attention weights before dropout.
+        """
+        query, keys = self._split(spread(self.query(queries))), memory["key"]
+        scores = matmul(query, keys.swapaxes(-1, -2), self.dtype)
+        scores = scores / jnp.float32(math.sqrt(keys.shape[-1]))
+        scores = jnp.where(mask, scores, jnp.float32(MASKED_SCORE))
+        weights = jax.nn.softmax(scores if bias is None else scores + bias, axis=-1)
+        dropped = self.drop(weights, deterministic=not train)
+        mixed = matmul(dropped, memory.get("value", keys), self.dtype).swapaxes(1, 2)
+        return self.out(gather(mixed.reshape(*mixed.shape[:2], self.d_model))), weights
+
+    def _split(self, projected: Float[Array, "N Q D"]) -> Float[Array, "N H Q E"]:
+        """Give every head its share of the width, heads before places."""
+        return projected.reshape(*projected.shape[:2], self.num_heads, -1).swapaxes(1, 2)
+
+
+def write_cache(cache: KeysValues, new: KeysValues, here: Bool[Array, "B K T"]) -> KeysValues:
+    """Put keys and values of one word per row where `here` is True.
+
+    Args:
+        cache: leaves `[B, K, H, T, D/H]`.
+        new: leaves `[B * K, H, 1, D/H]`.
+        here: the place of the word.
+
+    Returns:
+        The new cache.
+    """
+    shape = next(iter(cache.values())).shape
+    here = here[:, :, None, :, None]
+    return {
+        name: jnp.where(here, new[name].reshape(*shape[:3], 1, shape[-1]), old)
+        for name, old in cache.items()
+    }
+
+
+def sinusoids(length: int, width: int) -> np.ndarray:
+    """Sinusoidal positions `[length, width]` float32, sine in even and cosine in odd columns.
+
+    Vaswani et al. 2017, section 3.5: column pair i has the wave length 2 pi 10000^(2i/width).
+    """
+    rates = np.exp(np.arange(0, width, 2) * (-math.log(10000.0) / width))
+    angles = np.arange(length)[:, None] * rates
+    return (
+        np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(length, -1).astype(np.float32)
+    )

@@ -1,0 +1,78 @@
+"""Words of many captions in one axis, so that matrix products do no work on padding."""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+
+@struct.dataclass
+class Rows:
+    """Where the words `[B, K, T]` of K captions for each of B images lie in one axis of N words.
+
+    Attributes:
+        images, rows, length: B, K and T.
+        places: int32 `[N]`, for each word its place in the flattened `[B * K * T]`, and B * K * T
+            where there is none; None when all places follow one another (N = B * K * T).
+        slots: int32 `[B * K * T]`, the inverse of `places`, N for places left out.
+    """
+
+    images: int = struct.field(pytree_node=False)
+    rows: int = struct.field(pytree_node=False)
+    length: int = struct.field(pytree_node=False)
+    places: Int[Array, " N"] | None = None
+    slots: Int[Array, " M"] | None = None
+
+    def flat_places(self) -> Int[Array, " N"]:
+        """Return `places`, made when they follow one another."""
+        if self.places is None:
+            return jnp.arange(self.images * self.rows * self.length, dtype=jnp.int32)
+        return self.places
+
+    def spread(self, words: Float[Array, "N D"], batch: int) -> Float[Array, "G L D"]:
+        """Lay words out as `[batch, ..., D]`; places left out become 0."""
+        if self.places is not None:
+            words = _take(words, self.slots, self.places)
+        return words.reshape(batch, -1, words.shape[-1])
+
+    def gather(self, spread: Float[Array, "G L D"]) -> Float[Array, "N D"]:
+        """Undo `spread`."""
+        words = spread.reshape(-1, spread.shape[-1])
+        return words if self.places is None else _take(words, self.places, self.slots)
+
+
+def pack_rows(mask: Bool[Array, "B K T"], size: int) -> Rows:
+    """Make room for `size` words: those of `mask`, in order.
+
+    Args:
+        mask: the words to keep.
+        size: number N of slots, at least the number of words kept; words beyond it are lost.
+    """
+    kept = mask.reshape(-1)
+    count = jnp.cumsum(kept, dtype=jnp.int32)
+    slots = jnp.where(kept & (count <= size), count - 1, jnp.int32(size))
+    everywhere = jnp.arange(kept.size, dtype=jnp.int32)
+    empty = jnp.full((size,), kept.size, jnp.int32)
+    return Rows(*mask.shape, empty.at[slots].set(everywhere, mode="drop"), slots)
+
+
+@jax.custom_vjp
+def _take(words: Array, index: Array, inverse: Array) -> Array:
+    """Rows `index` of `words`, 0 beyond the end.
+
+    No row is taken twice, so that the gradient is a `take` by the inverse index, too: on a CPU
+    much cheaper than the scatter that autodiff would make.
+    """
+    return jnp.take(words, index, axis=0, mode="fill", fill_value=0.0)
+
+
+def _take_forward(words: Array, index: Array, inverse: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _take(words, index, inverse), (index, inverse)
+
+
+def _take_backward(saved: tuple[Array, Array], grads: Array) -> tuple[Array, None, None]:
+    index, inverse = saved
+    return _take(grads, inverse, index), None, None
+
+
+_take.defvjp(_take_forward, _take_backward)

@@ -1,0 +1,256 @@
+"""Soft-Attention captioner: one LSTM or GRU that looks at image regions between words.
+
+Xu et al., "Show, Attend and Tell", ICML 2015 (arXiv 1502.03044), in the form that the papers on
+sparse captioning prune (their TensorFlow code, github jiahuei/tf-sparse-captioning): the image
+starts the recurrent state; attention follows the recurrent cell, and what it gathers is input of
+the next step (zero at the first); the output layer sees the cell's output alone. There is no
+layer norm, and no bias but the cell's and the output layer's.
+"""
+
+import math
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.models.layers import lstm_state
+from sparsecap_jax.types import ArrayLike, Regions
+
+Context = dict[str, Array]
+Carry = dict[str, Array]
+Kernels = dict[str, Array]
+
+CELLS = ("lstm", "gru")
+_MASKED = -1e9  # finite, so that an image without any region still gives numbers
+
+
+class CellWeights(nn.Module):
+    """One matrix of a recurrent cell, split into its input and its state part, and its bias.
+
+    The initialisation is Glorot's uniform over the joint matrix `[I + H, features]`.
+
+    Attributes:
+        inputs: width I of the input.
+        hidden: width H of the state.
+        features: output width, such as 4H.
+        bias: initial values of the bias, one per H outputs.
+    """
+
+    inputs: int
+    hidden: int
+    features: int
+    bias: tuple[float, ...]
+
+    @nn.compact
+    def __call__(self) -> tuple[Array, Array, Array]:
+        """Return `kernel_ih [I, features]`, `kernel_hh [H, features]` and `bias [features]`."""
+        bound = math.sqrt(6.0 / (self.inputs + self.hidden + self.features))
+
+        def uniform(key, shape):
+            return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+        def constant(_key, shape):
+            return jnp.repeat(jnp.asarray(self.bias, jnp.float32), self.hidden).reshape(shape)
+
+        kernel_ih = self.param("kernel_ih", uniform, (self.inputs, self.features))
+        kernel_hh = self.param("kernel_hh", uniform, (self.hidden, self.features))
+        return kernel_ih, kernel_hh, self.param("bias", constant, (self.features,))
+
+
+def gru_state(
+    inputs: Float[Array, "... G"],
+    hidden: Float[Array, "... H"],
+    gates_hh: Float[Array, "H 2*H"],
+    candidate_hh: Float[Array, "H H"],
+) -> Float[Array, "... H"]:
+    """Advance a GRU by one step; the reset gate acts on the state before its projection.
+
+    Args:
+        inputs: `[..., 3H]`, the input's share of reset gate, update gate and candidate.
+        hidden: `[..., H]`, the state.
+        gates_hh: state's kernel of both gates.
+        candidate_hh: state's kernel of the candidate.
+
+    Returns:
+        The new state `[..., H]`.
+
+    Reference: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", EMNLP 2014,
+    with TensorFlow's sense of the update gate: 1 keeps the state.
+    """
+    gates, candidate = jnp.split(inputs, [gates_hh.shape[-1]], axis=-1)
+    reset, update = jnp.split(jax.nn.sigmoid(gates + hidden @ gates_hh), 2, axis=-1)
+    candidate = jnp.tanh(candidate + (reset * hidden) @ candidate_hh)
+    return update * hidden + (1.0 - update) * candidate
+
+
+class SoftAttention(nn.Module):
+    """The Soft-Attention captioner behind the interface described in `sparsecap_jax.models`.
+
+    Regions may be detected objects or the cells of a feature grid in any order. Kernels start
+    Glorot-uniform; biases at 0, that of the forget gate and of the GRU's gates at 1.
+
+    Attributes:
+        vocab_size: number of tokens V.
+        feature_size: width D of region and image features.
+        embed_size: width E of the word embedding.
+        rnn_size: width H of the recurrent state.
+        attention_size: width A of the attention's hidden layer and of what it gathers.
+        cell: "lstm" or "gru".
+        dropout: rate on the cell's input and output; the papers take 0.11 for pruned models.
+        attention_dropout: rate on the attention weights; 0.03 for pruned models.
+    """
+
+    vocab_size: int
+    feature_size: int = 2048
+    embed_size: int = 256
+    rnn_size: int = 512
+    attention_size: int = 512
+    cell: str = "lstm"
+    dropout: float = 0.35
+    attention_dropout: float = 0.1
+
+    needs_boxes: ClassVar[bool] = False
+
+    def __post_init__(self):
+        if self.cell not in CELLS:
+            raise ConfigError(f"model.cell: {self.cell!r}; expected one of {', '.join(CELLS)}")
+        super().__post_init__()
+
+    def setup(self):
+        inputs, rnn = self.embed_size + self.attention_size, self.rnn_size
+        glorot = nn.initializers.glorot_uniform()
+        vector = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+        self.embed = nn.Embed(self.vocab_size, self.embed_size, embedding_init=glorot)
+        self.init_state = nn.Dense(rnn, use_bias=False, kernel_init=glorot)
+        self.keys = nn.Dense(self.attention_size, use_bias=False, kernel_init=glorot)
+        self.values = nn.Dense(self.attention_size, use_bias=False, kernel_init=glorot)
+        self.query = nn.Dense(self.attention_size, use_bias=False, kernel_init=glorot)
+        self.score = nn.Dense(1, use_bias=False, kernel_init=vector)
+        if self.cell == "lstm":
+            self.lstm = CellWeights(inputs, rnn, 4 * rnn, (0.0, 1.0, 0.0, 0.0))  # i, f, g, o
+        else:
+            self.gru_gates = CellWeights(inputs, rnn, 2 * rnn, (1.0, 1.0))  # reset, update
+            self.gru_candidate = CellWeights(inputs, rnn, rnn, (0.0,))
+        self.logit = nn.Dense(self.vocab_size, kernel_init=glorot)
+        self.drop = nn.Dropout(self.dropout)
+        self.drop_weights = nn.Dropout(self.attention_dropout)
+
+    def encode(self, regions: Regions, *, train: bool = False) -> Context:
+        """Project the visual side, once per image.
+
+        Args:
+            regions: features `[B, R, D]`, mask `[B, R]`, fc `[B, D]`.
+            train: without effect here; part of the interface.
+
+        Returns:
+            `hidden [B, H]`, the state that decoding starts from; `keys` and `values [B, R, A]`;
+            `mask [B, R]`.
+        """
+        features = jnp.asarray(regions.features)
+        return {
+            "hidden": self.init_state(jnp.asarray(regions.fc)),
+            "keys": self.keys(features),
+            "values": self.values(features),
+            "mask": jnp.asarray(regions.mask),
+        }
+
+    def init_carry(self, context: Context, rows: int) -> Carry:
+        """Return the state of each row, `[B, rows, H]`, and what it has gathered, `[B, rows, A]`.
+
+        The image gives the hidden state; an LSTM's cell and the gathered values start at 0.
+        """
+        hidden = context["hidden"]
+        shape = (hidden.shape[0], rows)
+        carry = {
+            "h": jnp.broadcast_to(hidden[:, None], (*shape, self.rnn_size)),
+            "attended": jnp.zeros((*shape, self.attention_size), jnp.float32),
+        }
+        if self.cell == "lstm":
+            carry["c"] = jnp.zeros((*shape, self.rnn_size), jnp.float32)
+        return carry
+
+    def step(
+        self, carry: Carry, tokens: Int[Array, "B K"], context: Context
+    ) -> tuple[Carry, Float[Array, "B K V"]]:
+        """Advance by one token and return the log-probs of the next."""
+        kernels = self._kernels()
+        words = self._word_inputs(kernels, tokens, train=False)
+        carry, output = self._recur(carry, words, kernels, context, train=False)
+        return carry, jax.nn.log_softmax(self.logit(output), axis=-1)
+
+    def __call__(
+        self, regions: Regions, tokens: Int[ArrayLike, "B K T"], *, train: bool = False
+    ) -> Float[Array, "B K T V"]:
+        """Teacher forcing: log-probs of the token that follows each of `tokens [B, K, T]`.
+
+        Only what depends on the recurrent state runs inside the scan: image and word projections
+        are computed before it, the logits after it in one matmul.
+        """
+        context = self.encode(regions, train=train)
+        kernels = self._kernels()
+        words = self._word_inputs(kernels, jnp.asarray(tokens), train)
+
+        def recur(module, carry, words, kernels, context):
+            return module._recur(carry, words, kernels, context, train)
+
+        scan = nn.scan(
+            recur,
+            variable_broadcast="params",
+            variable_axes={"intermediates": 2},
+            split_rngs={"params": False, "dropout": True},
+            in_axes=(2, nn.broadcast, nn.broadcast),
+            out_axes=2,
+        )
+        carry = self.init_carry(context, tokens.shape[1])
+        _, output = scan(self, carry, words, kernels, context)
+        return jax.nn.log_softmax(self.logit(output), axis=-1)
+
+    def _kernels(self) -> Kernels:
+        """The cell's weights, those of the input split by what they multiply: word, attended."""
+        if self.cell == "lstm":
+            kernel_ih, state, bias = self.lstm()
+            kernels = {"state": state}
+        else:
+            gates_ih, gates_hh, gates_bias = self.gru_gates()
+            candidate_ih, candidate_hh, candidate_bias = self.gru_candidate()
+            kernel_ih = jnp.concatenate([gates_ih, candidate_ih], axis=-1)
+            bias = jnp.concatenate([gates_bias, candidate_bias])
+            kernels = {"state": gates_hh, "candidate": candidate_hh}
+        word, attended = jnp.split(kernel_ih, [self.embed_size])
+        return {"word": word, "attended": attended, "bias": bias, **kernels}
+
+    def _word_inputs(self, kernels: Kernels, tokens: Array, train: bool) -> Array:
+        """Words' share of the cell's pre-activations, `[..., 4H]` (GRU: `[..., 3H]`)."""
+        words = self.drop(self.embed(tokens), deterministic=not train)
+        return words @ kernels["word"] + kernels["bias"]
+
+    def _recur(
+        self, carry: Carry, words: Array, kernels: Kernels, context: Context, train: bool
+    ) -> tuple[Carry, Array]:
+        """One step of the cell, then attention; returns the new carry and the output `[B, K, H]`.
+
+        Dropout of the output touches the query and the logits, never the state itself.
+        """
+        attended = self.drop(carry["attended"], deterministic=not train)
+        inputs = words + attended @ kernels["attended"]
+        if self.cell == "lstm":
+            hidden, cell = lstm_state(inputs + carry["h"] @ kernels["state"], carry["c"])
+            state = {"h": hidden, "c": cell}
+        else:
+            hidden = gru_state(inputs, carry["h"], kernels["state"], kernels["candidate"])
+            state = {"h": hidden}
+        output = self.drop(hidden, deterministic=not train)
+        weights = self._attend(output, context)
+        self.sow("intermediates", "attention", weights)
+        weights = self.drop_weights(weights, deterministic=not train)
+        attended = jnp.einsum("bkr,bra->bka", weights, context["values"])
+        return {**state, "attended": attended}, output
+
+    def _attend(self, query: Float[Array, "B K H"], context: Context) -> Float[Array, "B K R"]:
+        """Additive attention: weights that sum to 1 over the valid regions."""
+        hidden = jnp.tanh(context["keys"][:, None] + self.query(query)[:, :, None])
+        scores = jnp.where(context["mask"][:, None], self.score(hidden)[..., 0], _MASKED)
+        return jax.nn.softmax(scores, axis=-1)

@@ -1,0 +1,293 @@
+"""Transformer captioner: an encoder over region features and a decoder over words.
+
+Vaswani et al., "Attention Is All You Need", NeurIPS 2017, in the form of the reference
+(`models/transformer.py`): norms come before the sublayers, regions have no positions. Projections
+and layers can be shared as in Tan et al., "ACORT: A Compact Object Relation Transformer for
+Parameter Efficient Image Captioning", Neurocomputing 2022.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from sparsecap_jax.models import attention as att
+from sparsecap_jax.models.attention import KeysValues
+from sparsecap_jax.models.layers import torch_uniform
+from sparsecap_jax.models.packing import Rows, pack_rows
+from sparsecap_jax.models.transformer_layers import (
+    DecoderLayer,
+    EncoderLayer,
+    LayerConfig,
+    check_fields,
+)
+from sparsecap_jax.types import ArrayLike, Regions
+
+Context = dict[str, Array | tuple[KeysValues, ...]]
+Carry = dict[str, Array | tuple[KeysValues, ...]]
+
+
+class Transformer(nn.Module):
+    """The transformer captioner behind the interface described in `sparsecap_jax.models`.
+
+    Attributes:
+        vocab_size: number of tokens V.
+        feature_size: width of region features.
+        d_model: width D of the layers.
+        ff_size: width inside the feed-forward sublayers.
+        num_layers: number of layers of the encoder and of the decoder, where none are shared.
+        num_heads: number of attention heads H.
+        dropout: dropout rate of attention weights, feed-forward, sublayers and embedded words.
+        source_dropout: dropout rate of the embedded regions.
+        max_seq_length: number of tokens that `step` can be given; log-probs beyond it are NaN.
+        share_attention_encoder: "", "kv" or "qk", see `MultiHeadAttention.share`.
+        share_attention_decoder: the same for both attentions of the decoder.
+        share_layer_encoder: for each application the layer it uses, such as (0, 0, 0, 1, 1, 1);
+            () for `num_layers` layers of their own.
+        share_layer_decoder: the same for the decoder.
+        pad_id: token that teacher forcing does not look at.
+        dtype: "float32" or "bfloat16", see `sparsecap_jax.models.attention`.
+        remat: whether training recomputes each layer in the backward pass to save memory.
+    """
+
+    vocab_size: int
+    feature_size: int = 2048
+    d_model: int = 512
+    ff_size: int = 2048
+    num_layers: int = 6
+    num_heads: int = 8
+    dropout: float = 0.1
+    source_dropout: float = 0.5
+    max_seq_length: int = 18
+    share_attention_encoder: str = ""
+    share_attention_decoder: str = ""
+    share_layer_encoder: tuple[int, ...] = ()
+    share_layer_decoder: tuple[int, ...] = ()
+    pad_id: int = 0
+    dtype: str = "float32"
+    remat: bool = False
+
+    encoder_layer = EncoderLayer
+
+    def __post_init__(self):
+        check_fields(self)
+        super().__post_init__()
+
+    def setup(self):
+        encoder, decoder = self.encoder_layer, DecoderLayer
+        if self.remat:
+            encoder = nn.remat(encoder, static_argnums=(4,))
+            decoder = nn.remat(decoder, static_argnums=(8,))
+        biases = self._bias_inits()
+        config = LayerConfig(
+            self.d_model,
+            self.ff_size,
+            self.num_heads,
+            self.dropout,
+            self.share_attention_encoder,
+            self.dtype,
+            biases,
+        )
+        self.encoder_layers = [encoder(config) for _ in set(self._order("encoder"))]
+        config = dataclasses.replace(config, share=self.share_attention_decoder)
+        self.decoder_layers = [decoder(config) for _ in set(self._order("decoder"))]
+        self.encoder_norm = att.LayerNorm()
+        self.decoder_norm = att.LayerNorm()
+        self.src_embed = self._src_embed()
+        xavier = nn.initializers.xavier_uniform()
+        self.tgt_embed = nn.Embed(self.vocab_size, self.d_model, embedding_init=xavier)
+        self.logits = att.Dense(self.vocab_size, dtype=self.dtype)
+        self.drop = nn.Dropout(self.dropout)
+        self.source_drop = nn.Dropout(self.source_dropout)
+
+    def encode(self, regions: Regions, *, train: bool = False) -> Context:
+        """Run the encoder, and project its output for every layer of the decoder.
+
+        Args:
+            regions: features `[B, R, F]`, mask `[B, R]`; for relations, boxes `[B, R, 4]`.
+            train: whether dropout is on (rng stream "dropout").
+
+        Returns:
+            `memory [B, R, D]`, `mask [B, R]`, and `cross`, the keys and values `[B, H, R, D/H]` of
+            each decoder layer.
+        """
+        mask = jnp.asarray(regions.mask)
+        x = nn.relu(self.src_embed(jnp.asarray(regions.features)))
+        x = self.source_drop(x, deterministic=not train)
+        x, geometry = self._relate(x, regions)
+        for i in self._order("encoder"):
+            x = self.encoder_layers[i](x, mask, geometry, train)
+        memory = self.encoder_norm(x)
+        cross = tuple(layer.keys_values(memory) for layer in self.decoder_layers)
+        return {"memory": memory, "mask": mask, "cross": cross}
+
+    def init_carry(self, context: Context, rows: int) -> Carry:
+        """Return position 0 and an empty cache for every application of a decoder layer.
+
+        Args:
+            context: what `encode` returned for B images.
+            rows: number of rows K per image.
+
+        Returns:
+            `position [B, K]` int32, and `cache`, zeros `[B, K, H, max_seq_length, D/H]`. Shared
+            layers have a cache of their own for each application.
+        """
+        batch = context["mask"].shape[0]
+        shape = (batch, rows, self.num_heads, self.max_seq_length, self.d_model // self.num_heads)
+        names = ("key",) if self.share_attention_decoder == "kv" else ("key", "value")
+        cache = tuple(
+            {name: jnp.zeros(shape, jnp.float32) for name in names} for _ in self._order("decoder")
+        )
+        return {"position": jnp.zeros((batch, rows), jnp.int32), "cache": cache}
+
+    def step(
+        self, carry: Carry, tokens: Int[Array, "B K"], context: Context, *, train: bool = False
+    ) -> tuple[Carry, Float[Array, "B K V"]]:
+        """Advance by one token and return the log-probs of the next.
+
+        Every token given so far is looked at, PAD included.
+        """
+        position = carry["position"]
+        places = jnp.arange(self.max_seq_length, dtype=jnp.int32)
+        here = places == position[..., None]
+        mask = places <= position[..., None]
+        # `take` fills positions beyond the table with NaN: an overrun cannot go unnoticed.
+        table = jnp.asarray(att.sinusoids(self.max_seq_length, self.d_model))
+        positions = jnp.take(table, position.reshape(-1), axis=0)
+        x = self._embed(tokens.reshape(-1), positions, train)
+        rows = Rows(*tokens.shape, 1)
+        mask = mask[:, :, None]
+        x, cache, weights = self._decoder(x, rows, mask, context, carry["cache"], here, train)
+        self.sow("intermediates", "attention", weights[:, :, 0])
+        log_probs = self._log_probs(x).reshape(*tokens.shape, -1)
+        return {"position": position + 1, "cache": cache}, log_probs
+
+    def __call__(
+        self, regions: Regions, tokens: Int[ArrayLike, "B K T"], *, train: bool = False
+    ) -> Float[Array, "B K T V"]:
+        """Teacher forcing: log-probs of the token that follows each of `tokens [B, K, T]`."""
+        return self.decode(self.encode(regions, train=train), tokens, train=train)
+
+    def decode(
+        self,
+        context: Context,
+        tokens: Int[ArrayLike, "B K T"],
+        token_mask: Bool[ArrayLike, "B K T"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B K T V"]:
+        """Teacher forcing on encoded images.
+
+        Args:
+            context: what `encode` returned.
+            tokens: captions from BOS on.
+            token_mask: which tokens are looked at; by default all but PAD, as in the reference.
+            train: whether dropout is on (rng stream "dropout").
+
+        Returns:
+            Log-probs of the token that follows each of `tokens`.
+        """
+        tokens = jnp.asarray(tokens)
+        seen = tokens != self.pad_id if token_mask is None else jnp.asarray(token_mask)
+        x = self._teacher_force(context, tokens, seen, Rows(*tokens.shape), train)
+        return self._log_probs(x).reshape(*tokens.shape, -1)
+
+    def decode_packed(
+        self,
+        context: Context,
+        tokens: Int[ArrayLike, "B K T"],
+        token_mask: Bool[ArrayLike, "B K T"],
+        size: int,
+        *,
+        train: bool = False,
+    ) -> tuple[Float[Array, "N V"], Int[Array, " N"]]:
+        """Teacher forcing as by `decode`, without work on the tokens that `token_mask` leaves out.
+
+        Args:
+            context: what `encode` returned.
+            tokens: captions from BOS on.
+            token_mask: which tokens count; those before a counting token must count, too.
+            size: number N of slots for tokens, at least the number of those that count; results
+                are NaN where it is less.
+            train: whether dropout is on (rng stream "dropout").
+
+        Returns:
+            Log-probs of the token that follows each counting token, and each one's place in the
+            flattened `[B * K * T]`; slots without a token have place B * K * T.
+        """
+        tokens, seen = jnp.asarray(tokens), jnp.asarray(token_mask)
+        rows = pack_rows(seen, size)
+        x = self._teacher_force(context, tokens, seen, rows, train)
+        x = jnp.where(jnp.sum(seen) <= size, x, jnp.float32(jnp.nan))
+        return self._log_probs(x), rows.places
+
+    def _teacher_force(
+        self, context: Context, tokens: Array, seen: Array, rows: Rows, train: bool
+    ) -> Float[Array, "N D"]:
+        """Run the decoder on whole captions, in the layout of `rows`."""
+        length = tokens.shape[-1]
+        mask = seen[:, :, None] & jnp.tril(jnp.ones((length, length), bool))
+        places = rows.flat_places()
+        words = jnp.take(tokens.reshape(-1), places, mode="fill", fill_value=self.pad_id)
+        table = jnp.asarray(att.sinusoids(length, self.d_model))
+        x = self._embed(words, table[places % length], train)
+        x, _, weights = self._decoder(x, rows, mask, context, None, None, train)
+        self.sow("intermediates", "attention", weights)
+        return x
+
+    def _decoder(
+        self,
+        x: Array,
+        rows: Rows,
+        mask: Array,
+        context: Context,
+        caches: tuple[KeysValues, ...] | None,
+        here: Array | None,
+        train: bool,
+    ) -> tuple[Array, tuple[KeysValues | None, ...], Array]:
+        """Run the decoder's stack; arguments as of `DecoderLayer`, one cache per application.
+
+        Returns:
+            The normed output, the new caches, and the weights `[B, K, Q, R]` of the regions, mean
+            over heads and layers.
+        """
+        order = self._order("decoder")
+        caches = caches or (None,) * len(order)
+        written, weights = [], []
+        for i, cache in zip(order, caches, strict=True):
+            args = (rows, mask, context["cross"][i], context["mask"], cache, here, train)
+            x, cache, seen = self.decoder_layers[i](x, *args)
+            written.append(cache)
+            weights.append(seen)
+        return self.decoder_norm(x), tuple(written), sum(weights) / jnp.float32(len(order))
+
+    def _embed(self, tokens: Array, positions: Array, train: bool) -> Float[Array, "N D"]:
+        x = self.tgt_embed(tokens) * jnp.float32(math.sqrt(self.d_model)) + positions
+        return self.drop(x, deterministic=not train)
+
+    def _log_probs(self, x: Array) -> Array:
+        return jax.nn.log_softmax(self.logits(x), axis=-1)
+
+    def _relate(self, x: Array, regions: Regions) -> tuple[Array, Array | None]:
+        """Return the encoder's input and the relations of its places: none, here."""
+        return x, None
+
+    def _src_embed(self) -> att.Dense:
+        return att.Dense(self.d_model, dtype=self.dtype)
+
+    def _bias_inits(self) -> dict[str, att.BiasInit]:
+        """Initializers of the biases that the reference starts equal, see `tied_bias`."""
+        if not self.is_initializing():
+            return dict.fromkeys(_BIAS_GROUPS, torch_uniform)
+        keys = jax.random.split(self.make_rng("params"), len(_BIAS_GROUPS))
+        return {name: att.tied_bias(key) for name, key in zip(_BIAS_GROUPS, keys, strict=True)}
+
+    def _order(self, side: str) -> tuple[int, ...]:
+        """For each application of the `side`'s layers, the index of the layer it uses."""
+        return getattr(self, f"share_layer_{side}") or tuple(range(self.num_layers))
+
+
+_BIAS_GROUPS = ("encoder", "decoder_self", "decoder_cross", "feed_forward", "geometry")

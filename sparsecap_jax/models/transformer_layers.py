@@ -1,0 +1,194 @@
+"""Encoder and decoder layers of the transformers, in the form of the reference.
+
+Vaswani et al., "Attention Is All You Need", NeurIPS 2017; reference `models/transformer.py`: norms
+come before the sublayers.
+"""
+
+import dataclasses
+import functools
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.models import attention as att
+from sparsecap_jax.models.attention import KeysValues
+from sparsecap_jax.models.packing import Rows
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerConfig:
+    """What the layers of one stack have in common; see `Transformer` for the fields.
+
+    `bias_inits` maps the names of `Transformer._bias_inits` to initializers.
+    """
+
+    d_model: int
+    ff_size: int
+    num_heads: int
+    dropout: float
+    share: str
+    dtype: str
+    bias_inits: dict[str, att.BiasInit]
+
+    def attention(self, bias: str) -> att.MultiHeadAttention:
+        """Make the attention whose biases start as those of group `bias`."""
+        sizes = (self.num_heads, self.d_model, self.dropout)
+        return att.MultiHeadAttention(*sizes, self.share, self.bias_inits[bias], self.dtype)
+
+    def feed_forward(self) -> att.FeedForward:
+        """Make the feed-forward sublayer."""
+        bias = self.bias_inits["feed_forward"]
+        return att.FeedForward(self.ff_size, self.dropout, bias, self.dtype)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention over regions, then feed-forward; each with a norm before and a skip around.
+
+    Attributes:
+        config: sizes and initializers.
+    """
+
+    config: LayerConfig
+
+    def setup(self):
+        self.self_attn = self.config.attention("encoder")
+        self.feed_forward = self.config.feed_forward()
+        self.self_attn_norm = att.LayerNorm()
+        self.feed_forward_norm = att.LayerNorm()
+        self.drop = nn.Dropout(self.config.dropout)
+
+    def __call__(
+        self,
+        x: Float[Array, "B R D"],
+        mask: Bool[Array, "B R"],
+        geometry: Float[Array, "B R R G"] | None,
+        train: bool,
+    ) -> Float[Array, "B R D"]:
+        """Transform regions `x`, looking only at those of `mask`."""
+        y = self.self_attn_norm(x)
+        own = self.self_attn.keys_values(y)
+        bias = self.score_bias(geometry)
+        y, _ = self.self_attn(y, own, mask[:, None, None], bias, train=train)
+        x = x + self.drop(y, deterministic=not train)
+        y = self.feed_forward(self.feed_forward_norm(x), train)
+        return x + self.drop(y, deterministic=not train)
+
+    def score_bias(self, geometry: Float[Array, "B R R G"] | None) -> Array | None:
+        """What is added to the attention scores: nothing, here."""
+        return None
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention over words, attention over regions, feed-forward; norms and skips as above.
+
+    Attributes:
+        config: sizes and initializers.
+    """
+
+    config: LayerConfig
+
+    def setup(self):
+        self.self_attn = self.config.attention("decoder_self")
+        self.cross_attn = self.config.attention("decoder_cross")
+        self.feed_forward = self.config.feed_forward()
+        self.self_attn_norm = att.LayerNorm()
+        self.cross_attn_norm = att.LayerNorm()
+        self.feed_forward_norm = att.LayerNorm()
+        self.drop = nn.Dropout(self.config.dropout)
+
+    def keys_values(self, memory: Float[Array, "B R D"]) -> KeysValues:
+        """Project the encoder's output for `cross_attn`: once per image."""
+        return self.cross_attn.keys_values(memory)
+
+    def __call__(
+        self,
+        x: Float[Array, "N D"],
+        rows: Rows,
+        mask: Bool[Array, "B K Q T"],
+        regions: KeysValues,
+        region_mask: Bool[Array, "B R"],
+        cache: KeysValues | None,
+        here: Bool[Array, "B K T"] | None,
+        train: bool,
+    ) -> tuple[Float[Array, "N D"], KeysValues | None, Float[Array, "B K Q R"]]:
+        """Transform words `x`.
+
+        Args:
+            x: Q words of K rows of B images: all of them (Q = T), or the newest (Q = 1) with
+                `cache`.
+            rows: where the words lie in `x`.
+            mask: which of T words each word may look at.
+            regions: `keys_values(memory)`.
+            region_mask: which regions may be looked at.
+            cache: keys and values `[B, K, H, T, D/H]` of the words so far, or None.
+            here: the place of the newest word in `cache`.
+            train: whether dropout is on.
+
+        Returns:
+            The new `x`, the new `cache`, and the weights of the regions, mean over the heads.
+        """
+        b, k, q, _ = mask.shape
+        spread = functools.partial(rows.spread, batch=b * k)
+        y = self.self_attn_norm(x)
+        own = self.self_attn.keys_values(y, spread)
+        if cache is not None:
+            cache = att.write_cache(cache, own, here)
+            own = {name: leaf.reshape(b * k, *leaf.shape[2:]) for name, leaf in cache.items()}
+        mask = mask.reshape(b * k, 1, q, -1)
+        y, _ = self.self_attn(y, own, mask, spread=spread, gather=rows.gather, train=train)
+        x = x + self.drop(y, deterministic=not train)
+        # All rows of an image query the same keys: they are folded into one axis, not repeated.
+        spread = functools.partial(rows.spread, batch=b)
+        y, weights = self.cross_attn(
+            self.cross_attn_norm(x),
+            regions,
+            region_mask[:, None, None],
+            spread=spread,
+            gather=rows.gather,
+            train=train,
+        )
+        x = x + self.drop(y, deterministic=not train)
+        y = self.feed_forward(self.feed_forward_norm(x), train)
+        x = x + self.drop(y, deterministic=not train)
+        return x, cache, jnp.mean(weights, axis=1).reshape(b, k, q, -1)
+
+
+def check_fields(model: nn.Module) -> None:
+    """Check the fields of a `Transformer`.
+
+    Raises:
+        ConfigError: a value that no transformer can have.
+    """
+    for field in ("vocab_size", "feature_size", "ff_size", "num_layers", "max_seq_length"):
+        if getattr(model, field) < 1:
+            raise ConfigError(f"model.{field}: {getattr(model, field)}; expected at least 1")
+    if (
+        model.d_model < 2
+        or model.num_heads < 1
+        or model.d_model % 2
+        or model.d_model % model.num_heads
+    ):
+        raise ConfigError(
+            f"model.d_model: {model.d_model}; expected an even multiple of num_heads "
+            f"({model.num_heads})"
+        )
+    for field in ("dropout", "source_dropout"):
+        if not 0.0 <= getattr(model, field) < 1.0:
+            raise ConfigError(f"model.{field}: {getattr(model, field)}; expected 0 <= rate < 1")
+    for side in ("encoder", "decoder"):
+        share, order = f"share_attention_{side}", f"share_layer_{side}"
+        _check_choice(share, getattr(model, share), ("", "kv", "qk"))
+        layers = set(getattr(model, order))
+        if layers != set(range(len(layers))):
+            raise ConfigError(
+                f"model.{order}: {getattr(model, order)}; expected layer numbers from 0 on without "
+                "gaps, such as (0, 0, 0, 1, 1, 1)"
+            )
+    _check_choice("dtype", model.dtype, ("float32", "bfloat16"))
+
+
+def _check_choice(field: str, value: str, valid: tuple[str, ...]) -> None:
+    if value not in valid:
+        raise ConfigError(f"model.{field}: {value!r}; expected one of {valid}")

@@ -1,0 +1,204 @@
+"""Pairing masks with parameters: apply, finalise, count, pack.
+
+Masks are a nested dict with the same paths as the parameters, holding only the prunable leaves.
+1 keeps a weight, 0 prunes it. Sparsity always means the fraction removed.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.pruning.paths import by_path, nest, show, to_path
+from sparsecap_jax.types import PyTree
+
+
+def check_fit(masks: PyTree, params: PyTree) -> None:
+    """Raise unless each mask has a parameter of its path and shape.
+
+    Args:
+        masks: nested dict of masks.
+        params: any pytree of arrays.
+
+    Raises:
+        ConfigError: a mask has no parameter, or one of another shape.
+    """
+    leaves = by_path(params)
+    for path, mask in by_path(masks).items():
+        if path not in leaves:
+            raise ConfigError(f"mask {show(path)!r} has no parameter of that path")
+        if mask.shape != leaves[path].shape:
+            raise ConfigError(
+                f"mask {show(path)!r} has shape {mask.shape}; "
+                f"its parameter has {leaves[path].shape}"
+            )
+
+
+def _map_masked(function: Any, params: PyTree, masks: PyTree) -> PyTree:
+    """Replace each leaf that has a mask by `function(leaf, mask)`; leave the others alone."""
+    check_fit(masks, params)
+    flat = by_path(masks)
+
+    def visit(keys, leaf):
+        path = to_path(keys)
+        return function(leaf, flat[path]) if path in flat else leaf
+
+    return jax.tree_util.tree_map_with_path(visit, params)
+
+
+def apply_masks(params: PyTree, binary: PyTree) -> PyTree:
+    """Multiply parameters by their masks.
+
+    Gradients flow to both: a pruned weight gets none, a mask gets gradient x weight.
+
+    Args:
+        params: any pytree of arrays.
+        binary: nested dict of masks, shaped as their parameters; a leaf without one is untouched.
+
+    Returns:
+        The masked parameters, same structure.
+
+    Raises:
+        ConfigError: a mask has no parameter, or one of another shape.
+    """
+    return _map_masked(lambda leaf, mask: leaf * mask.astype(leaf.dtype), params, binary)
+
+
+def finalize(params: PyTree, binary: PyTree) -> PyTree:
+    """Write the zeros into the parameters, for good: plain +0.0 wherever a mask is 0.
+
+    Args:
+        params: any pytree of arrays.
+        binary: nested dict of {0, 1} masks (not logits).
+
+    Returns:
+        The pruned parameters, same structure.
+
+    Raises:
+        ConfigError: masks do not fit, or are not binary.
+    """
+    check_binary(binary)
+    return _map_masked(
+        lambda leaf, mask: jnp.where(mask != 0, leaf, jnp.zeros((), leaf.dtype)), params, binary
+    )
+
+
+def check_binary(masks: PyTree) -> None:
+    """Raise unless every entry is 0 or 1. Inside jit, where values are unknown, do nothing.
+
+    Raises:
+        ConfigError: an entry is neither 0 nor 1.
+    """
+    for path, mask in by_path(masks).items():
+        if isinstance(mask, jax.core.Tracer):
+            continue
+        if not bool(jnp.all((mask == 0) | (mask == 1))):
+            raise ConfigError(f"mask {show(path)!r} is not binary; binarize it first")
+
+
+class Sparsity(NamedTuple):
+    """How sparse a model is. Fractions are removed / size.
+
+    Attributes:
+        tensors: fraction removed by path, `a/b/kernel`.
+        tensor_nonzeros: kept weights by path.
+        nonzeros: kept weights among all prunable ones.
+        prunable_size: number of prunable weights.
+        prunable: fraction removed of the prunable weights.
+        total_size: number of all weights of the model; None when it was not given.
+        total: fraction removed of all weights of the model; None likewise.
+    """
+
+    tensors: dict[str, float]
+    tensor_nonzeros: dict[str, int]
+    nonzeros: int
+    prunable_size: int
+    prunable: float
+    total_size: int | None
+    total: float | None
+
+
+def sparsity(binary: PyTree, params: PyTree | None = None) -> Sparsity:
+    """Count what masks keep, exactly. Reads the values: not for use inside jit.
+
+    Args:
+        binary: nested dict of {0, 1} masks (binarize logits first).
+        params: all parameters of the model, for the fraction over all weights.
+
+    Returns:
+        The counts and fractions.
+    """
+    flat = {show(path): mask for path, mask in by_path(binary).items()}
+    nonzeros = {name: int(jnp.count_nonzero(mask)) for name, mask in flat.items()}
+    kept, size = sum(nonzeros.values()), sum(mask.size for mask in flat.values())
+    total_size = None if params is None else sum(x.size for x in jax.tree.leaves(params))
+    return Sparsity(
+        tensors={name: 1.0 - nonzeros[name] / mask.size for name, mask in flat.items()},
+        tensor_nonzeros=nonzeros,
+        nonzeros=kept,
+        prunable_size=size,
+        prunable=1.0 - kept / size if size else 0.0,
+        total_size=total_size,
+        total=(size - kept) / total_size if total_size else None,
+    )
+
+
+def overall_sparsity(binary: PyTree) -> Float[Array, ""]:
+    """Fraction removed over all masks, float32, for use inside jit; 0 when there are none."""
+    leaves = jax.tree.leaves(binary)
+    if not leaves:
+        return jnp.zeros((), jnp.float32)
+    kept = sum(jnp.sum(mask != 0, dtype=jnp.uint32) for mask in leaves)
+    size = sum(mask.size for mask in leaves)
+    return 1.0 - kept.astype(jnp.float32) / jnp.float32(size)
+
+
+def pack(binary: PyTree) -> dict:
+    """Pack masks to one bit per weight.
+
+    Args:
+        binary: nested dict of {0, 1} masks.
+
+    Returns:
+        The same dict, each leaf uint8 `[ceil(size / 8)]`: bits in row-major order, first bit
+        highest (numpy's `packbits`).
+
+    Raises:
+        ConfigError: a mask is not binary.
+    """
+    check_binary(binary)
+    return nest(
+        {p: np.packbits(np.asarray(m).reshape(-1) != 0) for p, m in by_path(binary).items()}
+    )
+
+
+def unpack(packed: PyTree, params: PyTree) -> dict:
+    """Undo `pack`.
+
+    Args:
+        packed: what `pack` returned.
+        params: the parameters, for the shapes.
+
+    Returns:
+        Nested dict of float32 {0, 1} masks.
+
+    Raises:
+        ConfigError: a path has no parameter, or a parameter of another size.
+    """
+    leaves = by_path(params)
+    masks = {}
+    for path, bits in by_path(packed).items():
+        if path not in leaves:
+            raise ConfigError(f"packed mask {show(path)!r} has no parameter of that path")
+        shape, size = leaves[path].shape, leaves[path].size
+        if bits.shape != (-(-size // 8),):
+            raise ConfigError(
+                f"packed mask {show(path)!r} has {bits.size} bytes; its parameter of shape "
+                f"{shape} needs {-(-size // 8)}"
+            )
+        flat = np.unpackbits(np.asarray(bits), count=size)
+        masks[path] = jnp.asarray(flat.reshape(shape), jnp.float32)
+    return nest(masks)

@@ -1,0 +1,121 @@
+"""Which leaves of a parameter tree are pruned: paths, and patterns over paths.
+
+A path is the tuple of a leaf's keys from the root; messages and patterns see it as `a/b/kernel`.
+Wherever an order matters (ties, random bits, reports) it is the sorted order of paths.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+from flax import traverse_util
+
+from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.types import PyTree
+
+Path = tuple[str, ...]
+
+# Matrices of Dense, Conv, Embed, LSTM and attention in Flax, Haiku and plain-dict models.
+WEIGHT_NAMES = re.compile(r"(kernel|weight)(_.*)?|embeddings?|w")
+# Attention biases and stacked norm scales may have two dimensions, but are never pruned.
+NEVER_NAMES = re.compile(r"(bias|scale)(_.*)?|b|beta|gamma")
+
+
+def _key_name(key: Any) -> str:
+    """Name of one step of a JAX key path (dict key, attribute or position)."""
+    for field in ("key", "name", "idx"):
+        if hasattr(key, field):
+            return str(getattr(key, field))
+    return str(key)
+
+
+def to_path(keys: Iterable[Any]) -> Path:
+    """The path of a leaf from JAX's key path."""
+    return tuple(_key_name(key) for key in keys)
+
+
+def show(path: Path) -> str:
+    """The path as patterns and messages see it: `a/b/kernel`."""
+    return "/".join(path)
+
+
+def by_path(tree: PyTree) -> dict[Path, Any]:
+    """Leaves of any pytree by path, in sorted order of paths."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    flat = {to_path(keys): leaf for keys, leaf in leaves}
+    return dict(sorted(flat.items(), key=lambda item: item[0]))
+
+
+def nest(flat: dict[Path, Any]) -> dict:
+    """The nested dict with the given leaves: the shape in which masks travel."""
+    return traverse_util.unflatten_dict(flat)
+
+
+def matching(patterns: tuple[str, ...], paths: Iterable[Path], where: str) -> set[Path]:
+    """Paths that at least one pattern matches in full.
+
+    Args:
+        patterns: regular expressions over `a/b/kernel`.
+        paths: candidates.
+        where: name of the field the patterns come from, for messages.
+
+    Returns:
+        The matched paths.
+
+    Raises:
+        ConfigError: a pattern is no regular expression, or matches none of the paths.
+    """
+    paths = list(paths)
+    found = set()
+    for pattern in patterns:
+        try:
+            regex = re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(
+                f"{where}: {pattern!r} is not a regular expression: {error}"
+            ) from None
+        hits = {path for path in paths if regex.fullmatch(show(path))}
+        if not hits:
+            names = [show(path) for path in paths]
+            some = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+            raise ConfigError(f"{where}: {pattern!r} matches none of the paths in full: {some}")
+        found |= hits
+    return found
+
+
+def select(
+    params: PyTree, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()
+) -> list[Path]:
+    """Paths of the prunable leaves, sorted.
+
+    A leaf qualifies when it has two dimensions or more, is no bias or scale, and either bears a
+    usual name of a weight matrix or, where `include` is given, matches one of its patterns.
+
+    Args:
+        params: any pytree of arrays.
+        include: patterns that replace the rule by names.
+        exclude: patterns of leaves to leave out.
+
+    Returns:
+        The paths.
+
+    Raises:
+        ConfigError: a pattern matches nothing, or no leaf is prunable.
+    """
+    leaves = by_path(params)
+    paths = [
+        path
+        for path, leaf in leaves.items()
+        if leaf.ndim >= 2 and not NEVER_NAMES.fullmatch(path[-1] if path else "")
+    ]
+    if include:
+        chosen = matching(include, paths, "pruner.include")
+    else:
+        chosen = {path for path in paths if path and WEIGHT_NAMES.fullmatch(path[-1])}
+    if exclude:
+        chosen -= matching(exclude, sorted(chosen), "pruner.exclude")
+    if not chosen:
+        names = ", ".join(show(path) for path in list(leaves)[:8])
+        raise ConfigError(f"pruner: none of the parameters can be pruned ({names})")
+    return sorted(chosen)

@@ -1,0 +1,130 @@
+"""When masks are recomputed, and to which sparsity."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from sparsecap_jax.errors import ConfigError
+
+
+def removals(target: float, sizes: list[int]) -> list[int]:
+    """How many entries of each group a target sparsity removes: int(target x size), in float64.
+
+    Args:
+        target: sparsity, 0 <= target < 1.
+        sizes: number of entries of each group.
+
+    Returns:
+        The counts. Computed on the host, since float32 would round the product.
+    """
+    return [int(target * size) for size in sizes]
+
+
+@dataclasses.dataclass(frozen=True)
+class Polynomial:
+    """Sparsity that rises from `initial` to `final` as 1 - (1 - progress)^power.
+
+        s(e) = final + (initial - final) * (1 - e / events)^power,   e = 0..events
+
+    Event e happens at step `start + e * frequency`; step counts finished optimizer steps.
+
+    Attributes:
+        start: step of event 0, whose sparsity is `initial`.
+        frequency: steps between events.
+        events: number of rises; event `events` has sparsity `final`.
+        initial: sparsity at the start.
+        final: sparsity at the end.
+        power: 3 is the cubic schedule.
+
+    References:
+        Zhu and Gupta, "To prune, or not to prune" (2017), arXiv 1710.01878, equation 1.
+    """
+
+    start: int
+    frequency: int
+    events: int
+    initial: float
+    final: float
+    power: int = 3
+
+    @property
+    def end(self) -> int:
+        """Step of the last event."""
+        return self.start + self.events * self.frequency
+
+    def target(self, event: int) -> float:
+        """Sparsity of an event, 0 to `events`, float64."""
+        left = 1.0 - event / self.events
+        return self.final + (self.initial - self.final) * left**self.power
+
+    def locate(self, step: Int[Array, ""]) -> tuple[Bool[Array, ""], Int[Array, ""]]:
+        """Whether `step` is an event, and which one came last (0 before the first).
+
+        Args:
+            step: int32 scalar, may be traced.
+
+        Returns:
+            A bool scalar and an int32 scalar in 0..`events`.
+        """
+        since = step - jnp.int32(self.start)
+        due = (since >= 0) & (step <= self.end) & (since % self.frequency == 0)
+        return due, jnp.clip(since // self.frequency, 0, self.events)
+
+    def table(self, sizes: list[int]) -> np.ndarray:
+        """uint32 `[events + 1, G]`: how many entries of each group every event removes."""
+        rows = [removals(self.target(event), sizes) for event in range(self.events + 1)]
+        return np.array(rows, np.uint32).reshape(self.events + 1, len(sizes))
+
+
+def gradual_schedule(
+    final: float,
+    total_steps: int,
+    steps_per_epoch: int | None = None,
+    *,
+    initial: float = 0.0,
+    start: int | None = None,
+    frequency: int | None = None,
+    events: int | None = None,
+) -> Polynomial:
+    """The cubic schedule with the reference's defaults where a value is None.
+
+    Masks first tighten after the first epoch and last at half of training, every 1000 steps; where
+    that would make fewer than 20 events, 20 events are spread over the same span (fewer in a span
+    of fewer steps).
+
+    Args:
+        final: sparsity at the end.
+        total_steps: length of training.
+        steps_per_epoch: length of an epoch; without it, or where an epoch takes half of training,
+            the start is a quarter of training.
+        initial: sparsity at the start.
+        start: step of event 0.
+        frequency: steps between events.
+        events: number of rises.
+
+    Returns:
+        The schedule.
+
+    Raises:
+        ConfigError: the events do not fit into training.
+    """
+    half = total_steps // 2
+    if start is None:
+        start = steps_per_epoch if steps_per_epoch and steps_per_epoch < half else total_steps // 4
+    span = half - start
+    if frequency is None:
+        if events is None:
+            frequency = 1000 if span >= 20 * 1000 else max(1, span // 20)
+        else:
+            frequency = max(1, span // max(1, events))
+    if events is None:
+        events = span // frequency
+    schedule = Polynomial(start, frequency, events, initial, final)
+    if start < 0 or frequency < 1 or events < 1 or schedule.end > total_steps:
+        raise ConfigError(
+            f"pruner: {events} events every {frequency} steps from step {start} do not fit into "
+            f"{total_steps} steps; set start_step, frequency and events"
+        )
+    return schedule

@@ -1,0 +1,120 @@
+"""Tokenizers: captions to token ids and back (see docs/tokenizers.md).
+
+`TOKENIZERS` maps names to classes; "character" is what the reference calls "char".
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.tokenizers.base import (
+    BpeTokenizer,
+    CharTokenizer,
+    Piece,
+    Tokenizer,
+    UnigramTokenizer,
+    WordTokenizer,
+)
+from sparsecap_jax.tokenizers.radix import RadixTokenizer
+from sparsecap_jax.tokenizers.training import read_captions
+
+TOKENIZERS: dict[str, type[Tokenizer]] = {
+    "word": WordTokenizer,
+    "radix": RadixTokenizer,
+    "unigram": UnigramTokenizer,
+    "bpe": BpeTokenizer,
+    "char": CharTokenizer,
+    "character": CharTokenizer,
+}
+
+__all__ = [
+    "TOKENIZERS",
+    "BpeTokenizer",
+    "CharTokenizer",
+    "Piece",
+    "RadixTokenizer",
+    "Tokenizer",
+    "UnigramTokenizer",
+    "WordTokenizer",
+    "make_tokenizer",
+    "read_captions",
+    "tokenizer_class",
+    "train_from_file",
+    "train_tokenizer",
+]
+
+
+def tokenizer_class(name: str) -> type[Tokenizer]:
+    """The class of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in TOKENIZERS:
+        expected = ", ".join(sorted(TOKENIZERS))
+        raise ConfigError(f"tokenizer.name: found {name!r}, expected one of {expected}")
+    return TOKENIZERS[name]
+
+
+def make_tokenizer(
+    name_or_config: str | Mapping[str, Any] | Any, directory: str | os.PathLike, **options: Any
+) -> Tokenizer:
+    """Load the tokenizer that a config names from its folder.
+
+    Args:
+        name_or_config: a name, or `config.tokenizer`: `name`, and `radix_base` for radix tokens
+            (`vocab_size` is a matter of training and is not looked at).
+        directory: the tokenizer's folder, or the run directory that holds it as `tokenizer/`.
+        **options: what `load` of the class takes besides.
+
+    Raises:
+        ConfigError: an unknown name, or options that the tokenizer does not have.
+        DataError: the folder lacks the model, or it is corrupt.
+    """
+    name, options = _split(name_or_config, options)
+    options.pop("vocab_size", None)
+    cls = tokenizer_class(name)
+    cls.check_options(options)
+    return cls.load(directory, **options)
+
+
+def train_tokenizer(
+    name_or_config: str | Mapping[str, Any] | Any,
+    captions: Iterable[str],
+    directory: str | os.PathLike,
+    **options: Any,
+) -> Tokenizer:
+    """Train the tokenizer that a config describes (see `Tokenizer.train`)."""
+    name, options = _split(name_or_config, options)
+    if "vocab_size" not in options:
+        raise ConfigError("tokenizer.vocab_size is missing; expected an integer")
+    cls = tokenizer_class(name)
+    cls.check_options({key: value for key, value in options.items() if key != "vocab_size"})
+    return cls.train(captions, directory, **options)
+
+
+def train_from_file(
+    name: str,
+    captions_file: str | os.PathLike,
+    directory: str | os.PathLike,
+    vocab_size: int,
+    **options: Any,
+) -> Tokenizer:
+    """Train a tokenizer from a UTF-8 text file of one caption a line.
+
+    Raises:
+        DataError: the file is missing, empty, or not UTF-8; the message names the line.
+        ConfigError: an unknown name or option, or a vocabulary that cannot be made.
+    """
+    captions = read_captions(captions_file)
+    return train_tokenizer(name, captions, directory, vocab_size=vocab_size, **options)
+
+
+def _split(name_or_config: Any, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    if isinstance(name_or_config, str):
+        return name_or_config, dict(options)
+    fields = {**name_or_config, **options}
+    if "name" not in fields:
+        raise ConfigError(f"tokenizer.name is missing; expected one of {', '.join(TOKENIZERS)}")
+    return fields.pop("name"), fields

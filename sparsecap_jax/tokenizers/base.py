@@ -1,0 +1,285 @@
+"""Tokenizers on SentencePiece: word, unigram, byte-pair and character."""
+
+import logging
+import os
+import pathlib
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import sentencepiece
+
+from sparsecap_jax.errors import ConfigError, DataError
+from sparsecap_jax.tokenizers.training import SPECIAL_IDS, UNK_ID, train_model, write_folder
+
+logger = logging.getLogger(__name__)
+
+# SentencePiece draws from one generator per process.
+_SAMPLING = threading.Lock()
+_BLANK = "\u2581"
+
+
+class Piece(NamedTuple):
+    """A piece of text: `(" " + text)[start:end]`, its blanks shown as U+2581 in `value`."""
+
+    value: str
+    start: int
+    end: int
+
+
+class Tokenizer:
+    """Base of all tokenizers.
+
+    Attributes:
+        name: its key in `TOKENIZERS`.
+        model_type: SentencePiece's model type, and the stem of its files.
+        default_max_length: the reference's limit for this kind of tokens.
+        pad_id, bos_id, eos_id: special ids.
+        unk_ids: ids that stand for an unknown word, `(1,)` except for radix tokens.
+        vocab_size: number of ids a model must know, special ones included.
+    """
+
+    name: ClassVar[str]
+    model_type: ClassVar[str]
+    default_max_length: ClassVar[int] = 16
+    options: ClassVar[tuple[str, ...]] = ()
+    samples: ClassVar[bool] = False
+
+    def __init__(self, model: bytes):
+        """Make a tokenizer of a serialized SentencePiece model.
+
+        Raises:
+            DataError: the model is corrupt, or has other special ids than the reference's.
+        """
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(model)
+        except RuntimeError as error:
+            raise DataError("corrupt SentencePiece model") from error
+        found = {name: getattr(self._processor, name)() for name in SPECIAL_IDS}
+        if found != SPECIAL_IDS:
+            raise DataError(f"special ids of the model: found {found}, expected {SPECIAL_IDS}")
+        self._model = model
+        self.pad_id = found["pad_id"]
+        self.bos_id = found["bos_id"]
+        self.eos_id = found["eos_id"]
+        self.unk_ids: tuple[int, ...] = (UNK_ID,)
+        self.vocab_size: int = len(self._processor)
+
+    @property
+    def unk_id(self) -> int | None:
+        """The id of an unknown word, None where it takes several ids."""
+        return self.unk_ids[0] if len(self.unk_ids) == 1 else None
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """Raise a ConfigError for options that this tokenizer does not have."""
+        for key in options:
+            if key not in cls.options:
+                known = ", ".join(("name", "vocab_size", *cls.options))
+                raise ConfigError(f"tokenizer.{key}: {cls.name!r} knows only {known}")
+
+    @classmethod
+    def train(
+        cls, captions: Iterable[str], directory: str | os.PathLike, vocab_size: int, **options: Any
+    ) -> "Tokenizer":
+        """Train on captions and write the tokenizer's folder.
+
+        The vocabulary is smaller than asked for when the captions hold less; that is logged.
+
+        Args:
+            captions: training captions.
+            directory: the folder to write (`MODEL_TYPE.model`, `MODEL_TYPE.vocab`).
+            vocab_size: at most so many SentencePiece ids, the special ones included.
+            **options: `radix_base` for radix tokens.
+
+        Raises:
+            ConfigError: a bad option, or a vocabulary that cannot be made.
+            DataError: there are no captions, or some are not text.
+        """
+        tokenizer = cls(train_model(cls.model_type, captions, vocab_size), **options)
+        if len(tokenizer._processor) < vocab_size:
+            logger.info(
+                "%s tokenizer: %d of the %d ids asked for: the captions hold no more",
+                cls.name,
+                len(tokenizer._processor),
+                vocab_size,
+            )
+        tokenizer.save(directory)
+        return tokenizer
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike, **options: Any) -> "Tokenizer":
+        """Load a tokenizer folder, ours or the reference's.
+
+        Args:
+            directory: the folder with `MODEL_TYPE.model`, or the run directory around it.
+            **options: `radix_base` for radix tokens.
+
+        Raises:
+            DataError: the model is missing or corrupt.
+        """
+        path = cls._model_path(directory)
+        try:
+            return cls(path.read_bytes(), **options)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror}; expected a SentencePiece model") from error
+
+    @classmethod
+    def _model_path(cls, directory: str | os.PathLike) -> pathlib.Path:
+        directory, name = pathlib.Path(directory), f"{cls.model_type}.model"
+        within = directory / "tokenizer" / name
+        return within if within.exists() and not (directory / name).exists() else directory / name
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Write the tokenizer's folder, as the reference names its files."""
+        write_folder(directory, self._files())
+
+    def _files(self) -> dict[str, bytes]:
+        find = self._processor
+        lines = (f"{find.id_to_piece(i)}\t{find.get_score(i):g}\n" for i in range(len(find)))
+        vocabulary = "".join(lines).encode("utf-8")
+        # The model comes last: where it is, the rest is.
+        return {f"{self.model_type}.vocab": vocabulary, f"{self.model_type}.model": self._model}
+
+    def encode(
+        self,
+        text: str,
+        max_length: int | None = None,
+        *,
+        add_special: bool = True,
+        sample: bool = False,
+        alpha: float = 0.1,
+        nbest_size: int = -1,
+        seed: int | None = None,
+    ) -> list[int]:
+        """Token ids of a text.
+
+        Args:
+            text: a caption.
+            max_length: ids to keep, BOS and EOS counted: a longer caption loses its end and EOS,
+                as in the reference. None or 0: no limit (0 with radix tokens: see there).
+            add_special: put BOS and EOS around.
+            sample: draw one of the possible segmentations (unigram, bpe) instead of the best.
+            alpha: smoothing of the unigram distribution, or dropout rate of merges (bpe).
+            nbest_size: draw among so many best segmentations, -1 for all (unigram).
+            seed: makes the draw repeatable.
+
+        Returns:
+            A list of ids; unknown words become `unk_ids`, neighbours among them only once.
+
+        Raises:
+            ConfigError: a negative limit, or sampling where there is one segmentation only.
+        """
+        ids = self._piece_ids(text, add_special, sample, (alpha, nbest_size, seed))
+        return _cut(ids, max_length)
+
+    def _piece_ids(
+        self, text: str, add_special: bool, sample: bool, sampling: tuple[float, int, int | None]
+    ) -> list[int]:
+        special = {"add_bos": add_special, "add_eos": add_special}
+        if not sample:
+            return self._processor.encode(text, **special)
+        if not self.samples:
+            raise ConfigError(f"tokenizer {self.name!r} has one segmentation; cannot sample")
+        alpha, nbest_size, seed = sampling
+        drawn = {"enable_sampling": True, "alpha": alpha, "nbest_size": nbest_size}
+        if seed is None:
+            return self._processor.encode(text, **special, **drawn)
+        with _SAMPLING:
+            sentencepiece.set_random_generator_seed(seed)
+            return self._processor.encode(text, **special, **drawn)
+
+    def encode_tokens(
+        self, tokens: Sequence[str], max_length: int | None = None, *, add_special: bool = True
+    ) -> list[int]:
+        """Token ids of a caption that is split into words already.
+
+        Unlike in `encode`, each unknown word keeps a place of its own.
+        """
+        return _cut(self._words_ids(tokens, add_special), max_length)
+
+    def _words_ids(self, tokens: Sequence[str], add_special: bool) -> list[int]:
+        ids = [i for word in tokens for i in self._processor.encode(word)]
+        if not add_special:
+            return ids
+        return [self._processor.bos_id(), *ids, self._processor.eos_id()]
+
+    def decode(self, ids: Any) -> str:
+        """Text of token ids.
+
+        PAD, BOS and EOS leave no trace and do not end the text (radix tokens: EOS does); ids
+        beyond the vocabulary count as unknown. Both as in the reference.
+
+        Args:
+            ids: integers, a list or an array `[T]` (or a single one).
+
+        Raises:
+            DataError: `ids` has two dimensions or more, fractions or negative numbers.
+        """
+        return self._decode_pieces(_as_ids(ids))
+
+    def _decode_pieces(self, ids: Sequence[int]) -> str:
+        known = len(self._processor)
+        text = self._processor.decode([i if i < known else UNK_ID for i in ids])
+        return text.replace("<unk>", " <unk>").removeprefix(" ")
+
+    def pieces(self, text: str) -> list[Piece]:
+        """The pieces that `encode` looks up, with their places in `" " + text`."""
+        found, end, padded = [], 0, f" {text}"
+        for piece in self._processor.encode(text, out_type=str):
+            surface = piece.replace(_BLANK, " ")
+            start = padded.find(surface, end)
+            end = start + len(surface)
+            found.append(Piece(piece, start, end))
+        return found
+
+    def max_tokens(self, max_length: int) -> int:
+        """The most ids that `encode(..., max_length)` returns."""
+        return max_length
+
+
+class WordTokenizer(Tokenizer):
+    """One id per word, the most frequent ones."""
+
+    name = model_type = "word"
+
+
+class UnigramTokenizer(Tokenizer):
+    """Subwords of a unigram language model (Kudo 2018, arXiv:1804.10959)."""
+
+    name = model_type = "unigram"
+    samples = True
+
+
+class BpeTokenizer(Tokenizer):
+    """Byte-pair encoding; sampling drops merges (Provilkov et al. 2020, arXiv:1910.13267)."""
+
+    name = model_type = "bpe"
+    samples = True
+
+
+class CharTokenizer(Tokenizer):
+    """One id per character; the reference calls it "character"."""
+
+    name = model_type = "char"
+    default_max_length = 60
+
+
+def _cut(ids: list[int], max_length: int | None) -> list[int]:
+    if max_length is not None and max_length < 0:
+        raise ConfigError(f"max_length: found {max_length}, expected 0 or more")
+    return ids[:max_length] if max_length else ids
+
+
+def _as_ids(ids: Any) -> list[int]:
+    array = np.atleast_1d(np.asarray(ids))
+    if array.size == 0:
+        return []
+    if array.ndim > 1 or not np.issubdtype(array.dtype, np.integer) or array.min() < 0:
+        found = f"{array.dtype} of shape {list(array.shape)}, smallest {array.min()}"
+        raise DataError(f"ids to decode: found {found}; expected one row of integers from 0 on")
+    return array.tolist()

@@ -1,0 +1,155 @@
+"""Radix tokens: word ids written as digits of a chosen base (ACORT, arXiv:2202.05451).
+
+Id 0 is PAD, 1 to base are the digits 0 to base - 1, base + 1 is BOS and base + 2 is EOS. Every
+word takes the same number of digits; the last word slot stands for unknown words.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from sparsecap_jax.errors import ConfigError, DataError
+from sparsecap_jax.files import read_json
+from sparsecap_jax.tokenizers.base import Tokenizer, _as_ids, _cut
+from sparsecap_jax.tokenizers.training import BOS_ID, EOS_ID, PAD_ID, UNK_ID
+
+# Names the base beside the model. The reference's folders lack it, and it may be left out.
+_SETTINGS = "radix.json"
+_SPECIAL = 4
+
+
+def decimal_to_base(number: int, base: int) -> list[int]:
+    """Digits of a number, most significant first, each plus 1 (0 is PAD).
+
+    Raises:
+        ConfigError: `base` is below 2, or `number` is negative.
+    """
+    if base < 2 or number < 0:
+        raise ConfigError(f"radix digits of {number} in base {base}: expected a base of 2 or more")
+    digits = [number % base + 1]
+    while number := number // base:
+        digits.append(number % base + 1)
+    return digits[::-1]
+
+
+def base_to_decimal(digits: Sequence[int], base: int) -> int:
+    """The number that digits (each plus 1) stand for; a PAD among them counts as digit 0."""
+    number = 0
+    for digit in digits:
+        number = number * base + max(digit - 1, 0)
+    return number
+
+
+def group_digits(ids: Sequence[int], size: int) -> list[tuple[int, ...]]:
+    """Groups of `size` ids; the last one is filled up with digit 0 (id 1)."""
+    filled = [*ids, *[1] * (-len(ids) % size)]
+    return [tuple(filled[i : i + size]) for i in range(0, len(filled), size)]
+
+
+class RadixTokenizer(Tokenizer):
+    """Word tokenizer whose ids are written in base `radix_base`.
+
+    Attributes:
+        radix_base: the base, 2 or more.
+        tokens_per_word: digits of every word.
+    """
+
+    name = "radix"
+    model_type = "word"
+    default_max_length = 30
+    options = ("radix_base",)
+
+    def __init__(self, model: bytes, radix_base: int = 768):
+        """Make a radix tokenizer of a serialized word model (768 is the papers' base)."""
+        super().__init__(model)
+        slots = self.vocab_size - 3  # all words, and one slot for the unknown
+        width = len(decimal_to_base(slots, radix_base))
+        self.radix_base = radix_base
+        self.tokens_per_word = width
+        words = [decimal_to_base(slot, radix_base) for slot in range(slots)]
+        self._digits = [(1,) * (width - len(word)) + tuple(word) for word in words]
+        self.pad_id, self.bos_id, self.eos_id = 0, radix_base + 1, radix_base + 2
+        self.unk_ids = self._digits[-1]
+        self.vocab_size = radix_base + 3
+        self._special = {
+            PAD_ID: (self.pad_id,),
+            UNK_ID: self.unk_ids,
+            BOS_ID: (self.bos_id,),
+            EOS_ID: (self.eos_id,),
+        }
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike, **options: Any) -> "RadixTokenizer":
+        """Load a tokenizer folder; see `Tokenizer.load`.
+
+        Raises:
+            ConfigError: `radix_base` is neither given nor in the folder, or they differ.
+        """
+        path = cls._model_path(directory).parent / _SETTINGS
+        given = options.get("radix_base")
+        stored = _stored_base(path)
+        if given is None and stored is None and path.parent.is_dir():
+            raise ConfigError(f"tokenizer.radix_base is missing, and {path} too; expected one")
+        if None not in (given, stored) and given != stored:
+            raise ConfigError(
+                f"tokenizer.radix_base: found {given}, expected {stored} as in {path}"
+            )
+        return super().load(directory, radix_base=given or stored or 768)
+
+    def _files(self) -> dict[str, bytes]:
+        return {_SETTINGS: json.dumps({"radix_base": self.radix_base}).encode(), **super()._files()}
+
+    def encode(self, text: str, max_length: int | None = None, **options: Any) -> list[int]:
+        """Token ids of a text; see `Tokenizer.encode`.
+
+        The limit becomes one of words, (max_length - 2) // tokens_per_word + 2 with BOS and EOS
+        among them, as in the reference. A caption that loses its EOS may so be a few ids longer
+        than `max_length` (see `max_tokens`), and 0 means next to nothing unless words are one
+        digit long.
+        """
+        ids = super().encode(text, self._max_words(max_length), **options)
+        return self._to_digits(ids)
+
+    def encode_tokens(
+        self, tokens: Sequence[str], max_length: int | None = None, *, add_special: bool = True
+    ) -> list[int]:
+        """Token ids of a caption that is split into words already; limits as in `encode`."""
+        ids = self._words_ids(tokens, add_special)
+        return self._to_digits(_cut(ids, self._max_words(max_length)))
+
+    def decode(self, ids: Any) -> str:
+        """Text of token ids up to the first EOS.
+
+        As in the reference, BOS is not skipped: strip it before. A last word that lacks digits is
+        completed with digit 0; slots beyond the vocabulary count as unknown.
+        """
+        ids = _as_ids(ids)
+        if self.eos_id in ids:
+            ids = ids[: ids.index(self.eos_id)]
+        groups = group_digits(ids, self.tokens_per_word)
+        return self._decode_pieces([base_to_decimal(g, self.radix_base) + _SPECIAL for g in groups])
+
+    def max_tokens(self, max_length: int) -> int:
+        """The most ids that `encode(..., max_length)` returns: BOS and all words full."""
+        return 1 + (self._max_words(max_length) - 1) * self.tokens_per_word
+
+    def _max_words(self, max_length: int | None) -> int | None:
+        if max_length is None or max_length < 0:
+            return max_length
+        return (max_length - 2) // self.tokens_per_word + 2
+
+    def _to_digits(self, ids: Sequence[int]) -> list[int]:
+        words = (self._special[i] if i < _SPECIAL else self._digits[i - _SPECIAL] for i in ids)
+        return [digit for word in words for digit in word]
+
+
+def _stored_base(path: pathlib.Path) -> int | None:
+    if not path.exists():
+        return None
+    settings = read_json(path)
+    base = settings.get("radix_base") if isinstance(settings, dict) else None
+    if type(base) is not int or base < 2:
+        raise DataError(f"{path}: radix_base: found {base!r}, expected an integer of 2 or more")
+    return base

@@ -1,0 +1,271 @@
+"""Optimizers and learning-rate schedules of the PyTorch reference, as optax transformations.
+
+The trained tree is `{"params": ...}`, or `{"params": ..., "masks": ...}` where masks are trained;
+optimizer state has the same two entries.
+"""
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.pruning.settings import check_range, from_mapping
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Section `optimizer` of a config.
+
+    Attributes:
+        name: `adam`, `adamw`, `sgd`, `sgdm` (momentum), `sgdmom` (Nesterov momentum), `rmsprop`
+            or `adagrad`, each with PyTorch's arithmetic.
+        learning_rate: initial rate; unused by the noam schedule.
+        schedule: `constant`, `cosine` (to `learning_rate_min` over the whole training), `step`
+            (by epochs) or `noam`.
+        learning_rate_min: where cosine ends.
+        alpha: Adam's first beta, momentum of sgdm and sgdmom, decay of rmsprop.
+        beta: Adam's second beta; None: 0.98 under noam, else 0.999.
+        epsilon: of adam, adamw and rmsprop, added to the root; None: 1e-9 under noam, else 1e-8.
+        weight_decay: L2 added to the gradient as in PyTorch; decoupled for adamw.
+        clip: `value` (each entry, as the reference does), `norm` (of all weights together) or
+            `none`. Trained masks are clipped in the same way, their norm apart.
+        clip_at: the bound.
+        decay_start: epoch after which the step schedule decays; -1 never.
+        decay_every: epochs between decays.
+        decay_rate: factor of each decay.
+        noam_factor: factor of the noam schedule.
+        noam_warmup: steps over which noam rises.
+        noam_size: the model width that noam divides by the root of.
+        mask_learning_rate: constant rate of the masks' Adam.
+        mask_epsilon: its epsilon.
+    """
+
+    name: Literal["adam", "adamw", "sgd", "sgdm", "sgdmom", "rmsprop", "adagrad"] = "adam"
+    learning_rate: float = 5e-4
+    schedule: Literal["constant", "cosine", "step", "noam"] = "cosine"
+    learning_rate_min: float = 1e-5
+    alpha: float = 0.9
+    beta: float | None = None
+    epsilon: float | None = None
+    weight_decay: float = 0.0
+    clip: Literal["value", "norm", "none"] = "value"
+    clip_at: float = 0.1
+    decay_start: int = 0
+    decay_every: int = 3
+    decay_rate: float = 0.8
+    noam_factor: float = 1.0
+    noam_warmup: int = 10000
+    noam_size: int = 512
+    mask_learning_rate: float = 100.0
+    mask_epsilon: float = 1e-2
+
+    def __post_init__(self):
+        for field in ("learning_rate", "learning_rate_min", "weight_decay", "mask_learning_rate"):
+            check_range(f"optimizer.{field}", getattr(self, field), 0.0, math.inf)
+        check_range("optimizer.alpha", self.alpha, 0.0, 1.0, open_high=True)
+        check_range("optimizer.beta", self.betas[1], 0.0, 1.0, open_high=True)
+        for field in ("clip_at", "decay_every", "noam_factor", "noam_warmup", "noam_size"):
+            if getattr(self, field) <= 0:
+                raise ConfigError(f"optimizer.{field} is {getattr(self, field)}; expected above 0")
+        if self.schedule == "cosine" and self.learning_rate_min > self.learning_rate:
+            raise ConfigError(
+                f"optimizer.learning_rate_min is {self.learning_rate_min}, above "
+                f"optimizer.learning_rate {self.learning_rate}"
+            )
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """Both betas, the default worked out."""
+        default = 0.98 if self.schedule == "noam" else 0.999
+        return self.alpha, default if self.beta is None else self.beta
+
+    @property
+    def root_epsilon(self) -> float:
+        """Epsilon, the default worked out."""
+        default = 1e-9 if self.schedule == "noam" else 1e-8
+        return default if self.epsilon is None else self.epsilon
+
+
+def parse(config: Any) -> OptimizerConfig:
+    """Read the section `optimizer`; an `OptimizerConfig` is passed through.
+
+    Raises:
+        ConfigError: an unknown key, or a value of the wrong type or out of range.
+    """
+    if isinstance(config, OptimizerConfig):
+        return config
+    return from_mapping(OptimizerConfig, config, "optimizer")
+
+
+def make_schedule(
+    config: Any, total_steps: int, steps_per_epoch: int | None = None
+) -> optax.Schedule:
+    """Learning rate of the weights as a function of the step.
+
+        cosine  min + (rate - min) * (1 + cos(pi * min(1, n / total))) / 2
+        noam    factor * width^-0.5 * min(n^-0.5, n * warmup^-1.5)
+        step    rate * decay_rate^((epoch - start) // every)   where epoch > start >= 0
+
+    with n = step + 1 and epoch = step // steps_per_epoch.
+
+    Args:
+        config: `OptimizerConfig`, or the mapping or ConfigDict it is made from.
+        total_steps: length of training in optimizer steps.
+        steps_per_epoch: length of an epoch; the step schedule needs it.
+
+    Returns:
+        A function from the number of finished steps (int, or int32 scalar) to a float32 scalar.
+
+    Raises:
+        ConfigError: a bad config, or a step schedule without `steps_per_epoch`.
+
+    References:
+        utils/optim.py of the PyTorch reference; noam: Vaswani et al. (2017), equation 3.
+    """
+    config = parse(config)
+    if total_steps < 1:
+        raise ConfigError(f"optimizer: total_steps is {total_steps}; expected at least 1")
+    if config.schedule == "cosine":
+        return _cosine(config.learning_rate, config.learning_rate_min, total_steps)
+    if config.schedule == "noam":
+        return _noam(config.noam_factor, config.noam_size, config.noam_warmup)
+    if config.schedule == "step":
+        if not steps_per_epoch:
+            raise ConfigError("optimizer.schedule is 'step', which needs steps_per_epoch")
+        return _step(config, total_steps, steps_per_epoch)
+    return lambda step: jnp.float32(config.learning_rate)
+
+
+def _cosine(rate: float, low: float, total_steps: int) -> optax.Schedule:
+    def schedule(step):
+        # (1 + cos x) / 2 = sin^2((pi - x) / 2), which keeps its digits where x comes near pi.
+        left = jnp.maximum(0, total_steps - 1 - jnp.asarray(step, jnp.int32))
+        angle = left.astype(jnp.float32) * jnp.float32(math.pi / 2 / total_steps)
+        return jnp.float32(rate - low) * jnp.square(jnp.sin(angle)) + jnp.float32(low)
+
+    return schedule
+
+
+def _noam(factor: float, width: int, warmup: int) -> optax.Schedule:
+    def schedule(step):
+        n = jnp.asarray(step, jnp.float32) + jnp.float32(1.0)
+        rising = n * jnp.float32(warmup**-1.5)
+        return jnp.float32(factor * width**-0.5) * jnp.minimum(1.0 / jnp.sqrt(n), rising)
+
+    return schedule
+
+
+def _step(config: OptimizerConfig, total_steps: int, steps_per_epoch: int) -> optax.Schedule:
+    epochs = np.arange(-(-total_steps // steps_per_epoch) + 1)
+    since = np.where(config.decay_start >= 0, np.maximum(epochs - config.decay_start, 0), 0)
+    # A table, since float32 powers are not accurate to the last digits.
+    rates = config.learning_rate * config.decay_rate ** (since // config.decay_every)
+    table = jnp.asarray(rates, jnp.float32)
+
+    def schedule(step):
+        epoch = jnp.asarray(step, jnp.int32) // steps_per_epoch
+        return table[jnp.minimum(epoch, len(rates) - 1)]
+
+    return schedule
+
+
+def make_optimizer(
+    config: Any, total_steps: int, steps_per_epoch: int | None = None, trains_masks: bool = False
+) -> optax.GradientTransformation:
+    """Optimizer over `{"params": ...}`, and `"masks"` where they are trained.
+
+    Gradients are clipped, then each group takes its own step: the weights by the configured
+    optimizer and schedule, mask logits by Adam at a constant rate with the weights' betas, a large
+    epsilon and no weight decay.
+
+    Args:
+        config: `OptimizerConfig`, or the mapping or ConfigDict it is made from.
+        total_steps: length of training in optimizer steps.
+        steps_per_epoch: length of an epoch; the step schedule needs it.
+        trains_masks: whether the tree has an entry `masks` (`pruner.trains_masks`).
+
+    Returns:
+        The transformation; its state is `{"params": ..., "masks": ...}` of optax states.
+
+    Raises:
+        ConfigError: a bad config.
+    """
+    config = parse(config)
+    schedule = make_schedule(config, total_steps, steps_per_epoch)
+    groups = {
+        "params": optax.chain(
+            _clip(config), *_direction(config), optax.scale_by_learning_rate(schedule)
+        )
+    }
+    if trains_masks:
+        alpha, beta = config.betas
+        groups["masks"] = optax.chain(
+            _clip(config),
+            optax.scale_by_adam(b1=alpha, b2=beta, eps=config.mask_epsilon),
+            optax.scale_by_learning_rate(config.mask_learning_rate),
+        )
+    return by_entry(groups)
+
+
+def _clip(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Clipping of one group of gradients."""
+    kinds = {"value": optax.clip, "norm": optax.clip_by_global_norm}
+    return kinds[config.clip](config.clip_at) if config.clip in kinds else optax.identity()
+
+
+def _direction(config: OptimizerConfig) -> list[optax.GradientTransformation]:
+    """What happens to a clipped gradient before it is multiplied by the learning rate."""
+    alpha, beta = config.betas
+    decay = [optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []
+    adam = optax.scale_by_adam(b1=alpha, b2=beta, eps=config.root_epsilon)
+    if config.name == "adamw":
+        return [adam, *decay]
+    rules = {
+        "adam": lambda: adam,
+        "sgd": optax.identity,
+        "sgdm": lambda: optax.trace(decay=alpha),
+        "sgdmom": lambda: optax.trace(decay=alpha, nesterov=True),
+        "rmsprop": lambda: optax.scale_by_rms(alpha, config.root_epsilon, eps_in_sqrt=False),
+        # PyTorch adds 1e-10 to the root, which float32 cannot tell from nothing.
+        "adagrad": lambda: optax.scale_by_rss(initial_accumulator_value=0.0, eps=0.0),
+    }
+    return [*decay, rules[config.name]()]
+
+
+def by_entry(groups: dict[str, optax.GradientTransformation]) -> optax.GradientTransformation:
+    """One transformation for each entry of a dict of trees.
+
+    Unlike `optax.partition` its state holds no placeholders for the other entries, so that it is
+    saved and restored as the plain dict it is.
+
+    Args:
+        groups: transformation by entry.
+
+    Returns:
+        A transformation over dicts with exactly these entries.
+
+    Raises:
+        ConfigError: (by the transformation) the tree has other entries.
+    """
+
+    def check(tree):
+        if set(tree) != set(groups):
+            raise ConfigError(f"optimizer expects entries {sorted(groups)}, got {sorted(tree)}")
+
+    def init(params):
+        check(params)
+        return {name: group.init(params[name]) for name, group in groups.items()}
+
+    def update(updates, state, params=None):
+        check(updates)
+        updates, new_state = dict(updates), {}
+        for name, group in groups.items():
+            own = None if params is None else params[name]
+            updates[name], new_state[name] = group.update(updates[name], state[name], own)
+        return updates, new_state
+
+    return optax.GradientTransformation(init, update)

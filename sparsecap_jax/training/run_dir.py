@@ -1,0 +1,132 @@
+"""Reading a run directory: its config, tokenizer, model and best weights; nothing else is needed.
+
+`config.json`, `tokenizer/`, and `weights.npz` (a finished model) or `checkpoints/`.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
+
+from sparsecap_jax.config import from_dict, model_config, to_json
+from sparsecap_jax.errors import CheckpointError
+from sparsecap_jax.files import read_json, write_atomically
+from sparsecap_jax.interop.sparse_file import load_weights, save_weights
+from sparsecap_jax.models import abstract_params, make_model
+from sparsecap_jax.pruning import make_pruner
+from sparsecap_jax.pruning.masks import finalize
+from sparsecap_jax.pruning.paths import select
+from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer
+from sparsecap_jax.training.checkpoints import Checkpoints
+from sparsecap_jax.types import PyTree
+
+CONFIG = "config.json"
+TOKENIZER = "tokenizer"
+WEIGHTS = "weights.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedRun:
+    """A trained model, ready to caption.
+
+    Attributes:
+        config: the config it was trained with.
+        tokenizer: its tokenizer.
+        model: the unbound module.
+        params: its weights, pruned.
+        masks: binary masks over the pruned leaves; `{}` for a dense model.
+    """
+
+    config: ConfigDict
+    tokenizer: Tokenizer
+    model: nn.Module
+    params: PyTree
+    masks: PyTree
+
+
+def load_run(directory: str | pathlib.Path) -> LoadedRun:
+    """Load a run directory.
+
+    Raises:
+        CheckpointError: there is no run, or its weights are corrupt or do not fit its config.
+        ConfigError, DataError: its config or tokenizer is broken.
+    """
+    directory = pathlib.Path(directory)
+    path = directory / CONFIG
+    if not path.exists():
+        raise CheckpointError(f"{directory}: no run directory: {CONFIG} is missing")
+    config = from_dict(read_json(path), str(path))
+    tokenizer = make_tokenizer(config.tokenizer, directory / TOKENIZER)
+    model = make_model(model_config(config, tokenizer.vocab_size))
+    variables = load_variables(directory, config)
+    _check_fit(variables["params"], model, directory)
+    return LoadedRun(config, tokenizer, model, variables["params"], variables["masks"])
+
+
+def load_variables(
+    directory: str | pathlib.Path, config: ConfigDict | None = None
+) -> dict[str, Any]:
+    """Load `{"params": pruned weights, "masks": binary masks}` of a run directory.
+
+    `weights.npz` where the run is finished, else its best checkpoint, else its last one.
+
+    Raises:
+        CheckpointError: there are none, or they are corrupt.
+    """
+    directory = pathlib.Path(directory)
+    if (directory / WEIGHTS).exists():
+        return load_weights(directory / WEIGHTS)
+    if config is None:
+        config = from_dict(read_json(directory / CONFIG), str(directory / CONFIG))
+    checkpoints = Checkpoints(directory, read_only=True)
+    try:
+        best = checkpoints.best_step()
+        variables = checkpoints.restore_variables(checkpoints.last_step() if best is None else best)
+    finally:
+        checkpoints.close()
+    pruner = make_pruner(config.pruner, total_steps=1, steps_per_epoch=1)
+    masks = jax.device_get(pruner.binarize(variables["masks"]))
+    return {"params": jax.device_get(finalize(variables["params"], masks)), "masks": masks}
+
+
+def save_run(directory: str | pathlib.Path, run: LoadedRun) -> int:
+    """Write a finished run directory: config, tokenizer and weights.
+
+    Returns:
+        The size of the weights in bytes.
+    """
+    directory = pathlib.Path(directory)
+    run.tokenizer.save(directory / TOKENIZER)
+    size = save_weights(directory / WEIGHTS, run.params, run.masks)
+    with write_atomically(directory / CONFIG) as file:
+        file.write(to_json(run.config))
+    return size
+
+
+def weight_counts(params: PyTree) -> dict[str, float | int]:
+    """Count zeros in pruned weights.
+
+    Returns:
+        `sparsity`, the share of zeros, and `nonzeros`, both over the prunable weights: matrices of
+        linear, embedding, recurrent and attention layers, without biases and norms.
+    """
+    leaves = flatten_dict(params)
+    weights = [np.asarray(leaves[path]) for path in select(params)]
+    nonzeros = sum(int(np.count_nonzero(weight)) for weight in weights)
+    return {"sparsity": 1.0 - nonzeros / sum(w.size for w in weights), "nonzeros": nonzeros}
+
+
+def _check_fit(params: PyTree, model: nn.Module, directory: pathlib.Path) -> None:
+    found = {path: leaf.shape for path, leaf in flatten_dict(params).items()}
+    expected = {path: leaf.shape for path, leaf in flatten_dict(abstract_params(model)).items()}
+    for path in sorted({*found, *expected}):
+        if found.get(path) != expected.get(path):
+            raise CheckpointError(
+                f"{directory}: weight {'/'.join(path)} has shape {found.get(path)}, expected "
+                f"{expected.get(path)} by {CONFIG} and the tokenizer"
+            )

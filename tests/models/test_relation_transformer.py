@@ -1,0 +1,117 @@
+"""Box geometry, and the Object Relation Transformer under masks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference_cases as cases
+import transformer_cases as tc
+
+from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.models import count_params, make_model
+from sparsecap_jax.models.relation_transformer import GeometryBias, box_geometry, trigonometric
+
+
+def test_geometry_of_two_boxes_by_hand():
+    # Centres (0.2, 0.3) and (0.6, 0.3); widths + 1: 1.2, 1.4; heights + 1: 1.4, 1.1.
+    boxes = np.float32([[[0.1, 0.1, 0.3, 0.5], [0.4, 0.25, 0.8, 0.35]]])
+    least = np.log(1e-3)
+    expected = [
+        [
+            [least, least, 0, 0],
+            [np.log(0.4 / 1.2), least, np.log(1.2 / 1.4), np.log(1.4 / 1.1)],
+        ],
+        [
+            [np.log(0.4 / 1.4), least, np.log(1.4 / 1.2), np.log(1.1 / 1.4)],
+            [least, least, 0, 0],
+        ],
+    ]
+    np.testing.assert_allclose(box_geometry(boxes)[0], expected, atol=1e-6)
+
+
+def test_trigonometric_embedding_by_hand():
+    geometry = np.float32([0.01, -0.5, 0.02, 0.3]).reshape(1, 1, 1, 4)
+    embedded = trigonometric(geometry)[0, 0, 0]
+    assert embedded.shape == (64,)
+    for number, value in enumerate([0.01, -0.5, 0.02, 0.3]):
+        for wave in range(8):
+            angle = 100 * value / 1000 ** (wave / 8)
+            place = 8 * number + wave
+            found = embedded[place], embedded[32 + place]
+            np.testing.assert_allclose(found, (np.sin(angle), np.cos(angle)), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", tc.RELATION_TRANSFORMERS)
+def test_geometry_matches_the_reference(name, golden):
+    case = golden(f"arch/{name}.npz")
+    geometry = box_geometry(case["in/boxes"])
+    if name.endswith("no_trig"):
+        np.testing.assert_allclose(geometry, case["out/box_embedding"], atol=1e-6)
+    else:
+        embedded = trigonometric(geometry)
+        np.testing.assert_allclose(embedded, case["out/box_embedding"], atol=1e-4)
+
+
+def test_geometry_bias_is_the_log_of_clamped_weights():
+    geometry = np.float32([[[[1.0, 2.0], [-1.0, 0.5]]]])  # [1, 1, 2, 2]
+    heads = {
+        "head_0": {"kernel": np.float32([[1], [2]]), "bias": np.float32([0.5])},
+        "head_1": {"kernel": np.float32([[1], [-1]]), "bias": np.float32([0.0])},
+    }
+    bias = GeometryBias(2, lambda fan_in: None, "float32").apply({"params": heads}, geometry)
+    # Weights 5.5 and 0.5 of head 0; -1 and -1.5 of head 1, below the clamp.
+    expected = np.log([[5.5, 0.5], [1e-6, 1e-6]])
+    np.testing.assert_allclose(bias[0, :, 0], expected, rtol=1e-6)
+
+
+def test_training_gradients_with_fixed_mask_draws_match_the_reference(golden):
+    case = golden("arch/relation_transformer_prune_supermask.npz")
+    model, variables = cases.load(case)
+    drawn = cases.masks_of(case, "train_sampled_mask/")
+
+    @jax.jit
+    def run(variables):
+        def loss(variables):
+            binary = jax.tree.map(tc.straight_through, variables["masks"], drawn)
+            params = tc.masked(variables["params"], binary)
+            log_probs = model.apply({"params": params}, cases.regions(case), tc.inputs(case))
+            return tc.caption_loss(log_probs, case), log_probs
+
+        return jax.value_and_grad(loss, has_aux=True)(variables)
+
+    (loss, log_probs), gradients = run(variables)
+    theirs = case["out/train_tf_logprobs"].reshape(log_probs.shape)
+    np.testing.assert_allclose(log_probs, theirs, atol=3e-3)
+    np.testing.assert_allclose(loss, case["out/train_xe_loss"], rtol=1e-4)
+    config, theirs = cases.config_of(case), cases.tensors(case, "grad_train/")
+    for part, suffix in (("params", ""), ("masks", cases.MASK_SUFFIX)):
+        expected = cases.to_paths(theirs, config, suffix)
+        cases.assert_trees_close(gradients[part], expected, atol=2e-3, rtol=1e-3)
+
+
+def test_masks_of_ones_change_nothing():
+    """The pruned model is the dense one under masks: the same module, the same paths."""
+    model, params, regions, tokens = tc.small_model("relation_transformer")
+    ones = jax.tree.map(jnp.ones_like, params)
+    expected = model.apply({"params": params}, regions, tokens)
+    ours = model.apply({"params": tc.masked(params, ones)}, regions, tokens)
+    np.testing.assert_array_equal(ours, expected)
+
+
+def test_boxes_matter():
+    model, params, regions, tokens = tc.small_model("relation_transformer")
+    moved = regions.replace(boxes=regions.boxes[:, ::-1])
+    before = model.apply({"params": params}, regions, tokens)
+    assert np.abs(model.apply({"params": params}, moved, tokens) - before).max() > 1e-3
+
+
+def test_paper_size_has_the_papers_number_of_parameters():
+    model = make_model({"name": "relation_transformer", "vocab_size": 10001})
+    assert count_params(model) == 55_443_777
+
+
+def test_unknown_box_embedding_is_named():
+    with pytest.raises(
+        ConfigError, match="model.box_embedding: 'sine'; expected 'trig' or 'plain'"
+    ):
+        make_model({"name": "relation_transformer", "vocab_size": 10, "box_embedding": "sine"})

@@ -1,0 +1,33 @@
+"""The examples of docs/pruning.md run, prune and learn."""
+
+import pathlib
+import re
+
+import jax.numpy as jnp
+import numpy as np
+
+DOCS = pathlib.Path(__file__).parents[2] / "docs" / "pruning.md"
+
+
+def test_examples():
+    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    names = {}
+    exec(compile(blocks[0], "docs/pruning.md", "exec"), names)
+    constant = float(jnp.var(names["y"]))
+    kernels = [leaf for leaf in names["params"].values()]
+    kept = sum(np.count_nonzero(leaf["kernel"]) for leaf in kernels)
+    assert kept == 640 - int(0.8 * 640)
+    assert float(names["loss"](names["params"])) < 0.2 * constant
+
+    exec(compile(blocks[1], "docs/pruning.md", "exec"), names)
+    kept = sum(np.count_nonzero(leaf["kernel"]) for leaf in names["params"].values())
+    assert names["pruner"].on_target(1 - kept / 640)
+    assert float(names["loss"](names["params"])) < 0.3 * constant
+
+
+def test_pruning_takes_under_ten_lines():
+    """Lines of the first example that mention pruning at all."""
+    block = re.search(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)[1]
+    words = r"prun|mask|finalize|state\b(?<!opt_state)"
+    assert len([line for line in block.splitlines() if re.search(words, line)]) < 10

@@ -1,0 +1,161 @@
+"""The training loop: exact continuation, devices, steps per call, what a run leaves behind."""
+
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from tiny_runs import STEPS, make_data, tiny_config
+
+from sparsecap_jax.errors import CheckpointError, ConfigError
+from sparsecap_jax.files import read_csv, read_json
+from sparsecap_jax.interop.sparse_file import load_weights
+from sparsecap_jax.training.checkpoints import Checkpoints
+from sparsecap_jax.training.loop import NonFiniteLossError, stack_batches, train
+from sparsecap_jax.training.run_dir import load_run
+from sparsecap_jax.types import Batch, Regions
+
+QUIET = []
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("scenes") / "toy")
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """A supermask run from start to end in one process."""
+    workdir = tmp_path_factory.mktemp("run") / "whole"
+    summary = train(tiny_config(data), workdir, QUIET.append)
+    return workdir, summary
+
+
+def last_variables(workdir):
+    checkpoints = Checkpoints(workdir, read_only=True)
+    try:
+        return checkpoints.restore_variables(checkpoints.last_step())
+    finally:
+        checkpoints.close()
+
+
+def losses(workdir):
+    return [float(row["loss"]) for row in read_csv(workdir / "train.csv")]
+
+
+def test_a_killed_run_continues_bit_for_bit(data, finished, tmp_path):
+    script = pathlib.Path(__file__).with_name("tiny_runs.py")
+    command = [sys.executable, str(script), str(data), str(tmp_path / "killed")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
+        for line in process.stdout:  # kill between the checkpoint of step 4 and that of step 8
+            if line.startswith(f"step 6/{STEPS}"):
+                process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    lines = []
+    train(tiny_config(data), tmp_path / "killed", lines.append)
+    assert lines[0].startswith("continuing from step 4")
+    ours, theirs = last_variables(tmp_path / "killed"), last_variables(finished[0])
+    for path, leaf in flatten_dict(theirs).items():
+        np.testing.assert_array_equal(flatten_dict(ours)[path], leaf)
+    assert losses(tmp_path / "killed") == losses(finished[0])
+
+
+def test_a_finished_run_is_left_as_it_is(data, finished):
+    before = last_variables(finished[0])
+    assert train(tiny_config(data), finished[0], QUIET.append) == finished[1]
+    for path, leaf in flatten_dict(last_variables(finished[0])).items():
+        np.testing.assert_array_equal(flatten_dict(before)[path], leaf)
+
+
+def test_a_run_leaves_logs_weights_and_a_summary(finished):
+    workdir, summary = finished
+    assert [int(row["step"]) for row in read_csv(workdir / "train.csv")] == [2, 4, 6, 8, 10, 12]
+    validation = read_csv(workdir / "validation.csv")
+    assert [int(row["step"]) for row in validation] == [4, 8, 12]
+    assert all(float(row["loss"]) > 0 and float(row["CIDEr"]) >= 0 for row in validation)
+    assert list((workdir / "tensorboard").glob("events.out.tfevents.*"))
+    assert read_json(workdir / "summary.json") == summary
+    params = load_weights(workdir / "weights.npz")["params"]
+    weights = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 2]
+    assert summary["nonzeros"] == sum(int((leaf != 0).sum()) for leaf in weights)
+    assert summary["bytes"] == (workdir / "weights.npz").stat().st_size
+    assert load_run(workdir).model.rnn_size == 16
+
+
+def test_eight_devices_give_the_losses_of_one(data, finished, tmp_path):
+    train(tiny_config(data, devices=8), tmp_path / "eight", QUIET.append)
+    np.testing.assert_allclose(losses(tmp_path / "eight"), losses(finished[0]), rtol=2e-5)
+
+
+def test_several_steps_per_call_give_the_same_losses(data, finished, tmp_path):
+    train(tiny_config(data, steps_per_call=4), tmp_path / "calls", QUIET.append)
+    ours, theirs = last_variables(tmp_path / "calls"), last_variables(finished[0])
+    for path, leaf in flatten_dict(theirs["params"]).items():
+        np.testing.assert_allclose(flatten_dict(ours["params"])[path], leaf, atol=1e-5)
+
+
+def test_another_config_in_the_same_directory_is_refused(data, finished):
+    with pytest.raises(ConfigError, match=r"train\.steps was 12, is 13.*new --workdir"):
+        train(tiny_config(data, steps=13), finished[0], QUIET.append)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path):
+    config = tiny_config(data, "none")
+    config.optimizer.update({"name": "sgd", "learning_rate": 1e30, "clip": "none"})
+    with pytest.raises(NonFiniteLossError, match="the loss is"):
+        train(config, tmp_path, QUIET.append)
+
+
+def test_warm_start_takes_all_weights_or_says_what_is_missing(data, finished, tmp_path):
+    lines = []
+    config = tiny_config(data, "none", init_from=str(finished[0]), steps=1)
+    train(config, tmp_path / "warm", lines.append)
+    assert lines[0].startswith("warm start: 18 tensors")
+    initial = load_weights(tmp_path / "warm" / "initial_weights.npz")["params"]
+    for path, leaf in flatten_dict(load_weights(finished[0] / "weights.npz")["params"]).items():
+        np.testing.assert_array_equal(flatten_dict(initial)[path], leaf)
+    config.model.attention_size = 11
+    expected = r"attention/alpha/kernel has shape \(10, 1\), expected \(11, 1\)"
+    with pytest.raises(CheckpointError, match=expected):
+        train(config, tmp_path / "other", QUIET.append)
+
+
+@pytest.mark.parametrize("item", ["params", "meta"])
+def test_a_corrupt_checkpoint_is_one_clear_error(data, finished, tmp_path, item):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    last = workdir / "checkpoints" / str(STEPS) / item
+    files = [path for path in last.rglob("*") if path.is_file() and path.stat().st_size > 200]
+    for path in files or [last / "metadata"]:
+        content = bytearray(path.read_bytes())
+        middle = len(content) // 2
+        content[middle : middle + 40] = b"\x00" * len(content[middle : middle + 40])
+        path.write_bytes(bytes(content))
+    with pytest.raises(CheckpointError, match=f"checkpoints/{STEPS}/{item}: corrupt"):
+        train(tiny_config(data), workdir, QUIET.append)
+
+
+def test_stacked_batches_are_padded_to_the_largest():
+    def batch(regions, length):
+        return Batch(
+            Regions(
+                np.ones((2, regions, 3), np.float32),
+                np.ones((2, regions), bool),
+                np.ones((2, regions, 4), np.float32),
+                np.ones((2, 3), np.float32),
+            ),
+            np.ones((2, 1, length), np.int32),
+            np.ones((2, 1, length), bool),
+            np.arange(2, dtype=np.int32),
+        )
+
+    stacked = stack_batches([batch(4, 5), batch(6, 3)])
+    assert stacked.regions.features.shape == (2, 2, 6, 3)
+    assert stacked.regions.mask.sum(-1).tolist() == [[4, 4], [6, 6]]
+    assert stacked.tokens.sum(-1).ravel().tolist() == [5, 5, 3, 3]

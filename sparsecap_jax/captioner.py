@@ -31,7 +31,7 @@ class Captioner:
     """
 
     def __init__(self, run: LoadedRun):
-        self._run = run
+        self.run = run
         self._params = jax.device_put(run.params)
 
     @classmethod
@@ -46,7 +46,7 @@ class Captioner:
     @property
     def config(self) -> Any:
         """The config of the run."""
-        return self._run.config
+        return self.run.config
 
     @property
     def needs_boxes(self) -> bool:
@@ -115,10 +115,8 @@ class Captioner:
             region_buckets=self.config.data.region_buckets,
         )
         search = search_options(beam_size, length_penalty)
-        options = decode_options(self._run.tokenizer, self.config.max_seq_length, **search)
-        found = caption_batches(
-            self._run.model, self._params, batches, self._run.tokenizer, options
-        )
+        options = decode_options(self.run.tokenizer, self.config.max_seq_length, **search)
+        found = caption_batches(self.run.model, self._params, batches, self.run.tokenizer, options)
         for index, captions in found:
             yield image_ids[index], captions[0]
 

@@ -43,13 +43,10 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line that explains `error`: our own error below it, if there is one."""
-    below = error
-    while below is not None:
-        if isinstance(below, SparsecapError):
-            return str(below)
-        below = below.__cause__ or below.__context__
-    # ml_collections puts the text of an error in a config file, or in another error, into its own.
+    """What explains `error` in one line.
+
+    ml_collections puts the text of an error in a config file, or in another error, into its own.
+    """
     ours = re.search(r"sparsecap_jax\.errors\.\w+: (.+)", str(error))
     if ours:
         return ours.group(1)

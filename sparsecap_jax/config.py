@@ -165,7 +165,7 @@ def to_json(config: Mapping[str, Any] | ConfigDict) -> str:
     return json.dumps(plain, indent=2, sort_keys=True) + "\n"
 
 
-def from_dict(values: Mapping[str, Any], source: str) -> ConfigDict:
+def from_dict(values: Any, source: str) -> ConfigDict:
     """Rebuild and check a config that was saved as JSON.
 
     Args:

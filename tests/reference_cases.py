@@ -33,8 +33,6 @@ def to_paths(named, config, suffix=""):
     return unflatten_dict(flat)
 
 
-
-
 def masks_of(case, prefix):
     return to_paths(tensors(case, prefix), config_of(case), MASK_SUFFIX)
 

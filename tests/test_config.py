@@ -15,7 +15,7 @@ REPO = pathlib.Path(__file__).parent.parent
 
 def changed(section, key, value):
     config = default_config(pruner="supermask")
-    with config.unlocked():
+    with config.unlocked(), config[section].ignore_type():
         config[section][key] = value
     return config
 

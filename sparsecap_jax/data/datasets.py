@@ -9,10 +9,14 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from sparsecap_jax.data.cache import CachedStore
 from sparsecap_jax.data.features import FeatureStore, NpyFolderStore
 from sparsecap_jax.data.karpathy import Record, load_karpathy
 from sparsecap_jax.errors import ConfigError, DataError
+
+Section = ConfigDict | Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Dataset:
     images: pathlib.Path
 
 
-def load_dataset(config: Mapping[str, Any], *, need_boxes: bool = False) -> Dataset:
+def load_dataset(config: Section, *, need_boxes: bool = False) -> Dataset:
     """Open the dataset that `config` (`config.data`) names.
 
     Args:
@@ -53,7 +57,7 @@ def toy_scenes_dir() -> pathlib.Path:
     return pathlib.Path(cache) / "sparsecap_jax" / "toy_scenes"
 
 
-def _karpathy(config: Mapping[str, Any], need_boxes: bool) -> Dataset:
+def _karpathy(config: Section, need_boxes: bool) -> Dataset:
     """A Karpathy split JSON beside folders of `.npy` features."""
     if not config["dir"]:
         raise ConfigError("config.data.dir is empty; expected the folder of the split JSON and bu/")
@@ -65,7 +69,7 @@ def _karpathy(config: Mapping[str, Any], need_boxes: bool) -> Dataset:
     return Dataset(splits, cached, directory / "images")
 
 
-def _toy(config: Mapping[str, Any], need_boxes: bool) -> Dataset:
+def _toy(config: Section, need_boxes: bool) -> Dataset:
     """The embedded scenes, made on first use."""
     from sparsecap_jax.data.toy_scenes import make_toy_scenes
 
@@ -85,7 +89,7 @@ def _split_json(directory: pathlib.Path, name: str) -> pathlib.Path:
     return found[0]
 
 
-DATASETS: dict[str, Callable[[Mapping[str, Any], bool], Dataset]] = {
+DATASETS: dict[str, Callable[[Section, bool], Dataset]] = {
     "karpathy": _karpathy,
     "toy": _toy,
 }

@@ -31,7 +31,7 @@ from sparsecap_jax.data.toy_world import (
 FEATURE_SIZE = 2048
 MIN_REGIONS, MAX_REGIONS = 10, 20
 UNIT = 64  # an attribute at full strength
-GRID = 64  # features are multiples of 1/GRID, below 2048/GRID: exact in float16
+GRID = 512  # features are multiples of 1/GRID, below 2048/GRID: exact in float16
 OFFSET = 96  # leaves about 60% of the features at 0
 PROJECTION_KEY = (2048, 0, 3)  # one projection for all scenes of all seeds
 

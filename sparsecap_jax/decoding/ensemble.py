@@ -1,5 +1,6 @@
 """Several models, of whatever architectures, as one."""
 
+import sys
 from collections.abc import Sequence
 
 import jax
@@ -19,6 +20,16 @@ class Ensemble(nn.Module):
     """
 
     members: tuple[nn.Module, ...]
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens V that all members share."""
+        return self.members[0].vocab_size
+
+    @property
+    def max_seq_length(self) -> int:
+        """Tokens that every member has room for; recurrent ones have it without end."""
+        return min(getattr(member, "max_seq_length", sys.maxsize) for member in self.members)
 
     def encode(self, regions: Regions, *, train: bool = False) -> dict[str, PyTree]:
         """Encode the images by every member."""

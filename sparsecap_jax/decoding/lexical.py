@@ -44,7 +44,11 @@ class Automaton:
 
 
 def must_contain(
-    required: Sequence[Sequence[Requirement]], options: DecodeOptions, *, states: int = 1
+    required: Sequence[Sequence[Requirement]],
+    options: DecodeOptions,
+    *,
+    states: int = 1,
+    tokens: int = 1,
 ) -> Automaton:
     """Build the automata of a batch.
 
@@ -55,7 +59,8 @@ def must_contain(
     Args:
         required: per image its requirements; all of them must be met.
         options: of the search; gives `max_length` and `eos_id`.
-        states: least number of states S to pad to, so that batches of differing needs share one
+        states: least number of states S to pad to, and
+        tokens: least number of special tokens E, so that batches of differing needs share one
             compilation. S and E are padded to powers of two anyway.
 
     Returns:
@@ -67,7 +72,7 @@ def must_contain(
     """
     found = [_build(one, image, options) for image, one in enumerate(required)]
     size = _power_of_two(max([states, *(len(default) for _, _, default, _ in found)]))
-    width = _power_of_two(max([1, *(len(tokens) for tokens, _, _, _ in found)]))
+    width = _power_of_two(max([tokens, *(len(ids) for ids, _, _, _ in found)]))
     batch = len(found)
     here = np.arange(size, dtype=np.int32)
     out = Automaton(
@@ -76,9 +81,9 @@ def must_contain(
         default=np.broadcast_to(here, (batch, size)).copy(),
         missing=np.full((batch, size), _UNREACHABLE, np.int32),
     )
-    for b, (tokens, special, default, missing) in enumerate(found):
-        out.tokens[b, : len(tokens)] = tokens
-        out.special[b, : len(default), : len(tokens)] = special
+    for b, (ids, special, default, missing) in enumerate(found):
+        out.tokens[b, : len(ids)] = ids
+        out.special[b, : len(default), : len(ids)] = special
         out.default[b, : len(default)] = default
         out.missing[b, : len(default)] = missing
     return out

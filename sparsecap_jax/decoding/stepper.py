@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from sparsecap_jax.decoding.options import DecodeOptions
+from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.types import PyTree, Regions
 
 
@@ -40,7 +41,16 @@ def begin(
 
     Returns:
         The stepper, the carry (leaves `[B, 1, ...]`) and the log-probs of the first token.
+
+    Raises:
+        ConfigError: captions may get longer than the model's cache.
     """
+    room = getattr(model, "max_seq_length", options.max_length)
+    if options.max_length > room:
+        raise ConfigError(
+            f"decoding option max_length: found {options.max_length}, expected at most the model's "
+            f"max_seq_length {room}"
+        )
     variables = {"params": params}
     context = model.apply(variables, regions, train=False, method="encode")
     carry = model.apply(variables, context, 1, method="init_carry")

@@ -13,7 +13,7 @@ caption after it. Captions are therefore tokenized as a list, in the order of th
 """
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 """Tokens that the scorers drop. Brackets stay: pycocoevalcap looks for "-LRB-" in lower case."""
@@ -58,15 +58,15 @@ _STARTER = rf"A|{_any_of(_STARTERS.title())}|{_any_of(_STARTERS.upper())}"
 _NEW_SENTENCE = rf"(?:\s+(?:{_STARTER})\s|\s+{_TAG})"
 _SUFFIX = "['\u2019](?:[sSmMdD]|(?i:ll|ve|re))"
 _NO_LETTER = "(?:[^A-Za-z]|\\Z)"
-_DOTTED = rf"{_A}[A-Za-z0-9]*(?:[.!?]{_A}[A-Za-z0-9]*)+"
-_COMPOUND = rf"(?:[dDlLoO]{_APOSTROPHE}(?=[^\W_]{{2}}))?{_WORD}(?:[-_]{_WORD})*"
+_DOTTED = r"[^\W\d_][^\W_]*(?:[.!?][^\W\d_][^\W_]*)+"
+_COMPOUND = rf"(?:[dDlLoO]{_APOSTROPHE}(?=[^\W_]{{2}}))?{_WORD}(?:[-_\u2010\u2011]{_WORD})*"
 _HYPHENATED = rf"[A-Za-z0-9][A-Za-z0-9.,]*(?:-(?:{_INITIALS}\.|{_WORD}))+"
 _SLASHED = rf"[A-Za-z0-9]+(?:-{_A}+)*"
 _URL_TAIL = r"[^\s\"<>|()]+[^\s\"<>|.!?(){},-]"
 _AT_TAIL = r"(?:[^\s\"<>|(){}.]+\.)*[^\s\"<>|(){}.]+"
 
 # What becomes of the matched text, beside a replacement string.
-_SAME, _UNBREAKABLE, _PERIOD_TWICE = object(), object(), object()
+_SAME, _STRAIGHT, _UNBREAKABLE, _PERIOD_TWICE = object(), object(), object(), object()
 
 # (pattern, emit): the token is group 1 where there is one, the rest of the pattern is look-ahead.
 _ALNUM_RULES = [
@@ -76,7 +76,7 @@ _ALNUM_RULES = [
     ("(?i:(can)not|(gon)na|(got)ta|(lem)me|(gim)me|(wan)na)", _SAME),
     (f"(?i:(more)'n)(?!{_A})", _SAME),
     (rf"([^\W\d_]+?)[nN]{_APOSTROPHE}[tT]", _SAME),
-    (rf"[nN]{_APOSTROPHE}[tT]", _SAME),
+    (rf"[nN]{_APOSTROPHE}[tT]", _STRAIGHT),
     ("(?i:nor'easter|o'clock|c'mon|cap'n|nat'l|li'l|e'er|ev'ry|d'ye)", _SAME),
     ("[dD]unkin'|[sS]omethin'|[oO]l'", _SAME),
     (rf"[nA-HJ-XZ]{_APOSTROPHE}[^\W\d_]{{2,}}", _SAME),
@@ -105,7 +105,7 @@ _OTHER_RULES = [
     (_TAG, _UNBREAKABLE),
     ("@[A-Za-z_][A-Za-z0-9_]*|#[A-Za-z]+|@+", _SAME),
     ("(?i:('t)(?:is|was))", _SAME),
-    (f"({_SUFFIX}){_NO_LETTER}", _SAME),
+    (f"({_SUFFIX}){_NO_LETTER}", _STRAIGHT),
     (r"'[nN]'?|(?i:'em|'till?|'cause)|'[2-9]0s|('\d\d)\s", _SAME),
     (r"[+-]?(?:\d+(?:[.,:]\d+)*|(?:[.,:]\d+)+)", _SAME),
     (r"\(\d{2,3}\) ?\d{3,4}[- ]?\d{3,5}", _UNBREAKABLE),
@@ -118,6 +118,7 @@ _OTHER_RULES = [
     ('["\u201d\u00bb]', "''"),
     (rf"(['\u2019]){_A}\S|[\u2018\u2039]", "`"),
     ("['\u2019\u203a]", "'"),
+    ("[\u2010\u2011]", "-"),
     (r"\(", "-lrb-"),
     (r"\)", "-rrb-"),
     (r"\[", "-lsb-"),
@@ -142,7 +143,8 @@ _UNUSUAL = re.compile("[^\n -~]")
 _SYMBOLS = {
     **{"\u00bd": " 1/2 ", "\u00bc": " 1/4 ", "\u00be": " 3/4 ", "\u2153": " 1/3 "},
     **{"\u2154": " 2/3 ", "\u00a2": " cents ", "\u00a3": " # ", "\u20ac": " $ "},
-    "\u00ad": "",
+    **{"\u00b9": " \u00b9 ", "\u00b2": " \u00b2 ", "\u00b3": " \u00b3 "},
+    **{"\u00ad": "", "\u2012": " "},
 }
 
 
@@ -191,6 +193,8 @@ def _longest_match(text: str, position: int) -> tuple[str, int]:
         return token, end - 1
     if isinstance(emit, str):
         return emit, end
+    if emit is _STRAIGHT:
+        return token.replace("\u2019", "'"), end
     if emit is _UNBREAKABLE:
         token = token.replace(" ", "\u00a0")
     return token.replace("(", "-lrb-").replace(")", "-rrb-"), end
@@ -233,6 +237,14 @@ def tokenize_captions(captions: Sequence[str]) -> list[str]:
 
 
 def tokenize(captions: Mapping[Hashable, Sequence[str]]) -> dict[Hashable, list[str]]:
-    """`tokenize_captions` over the captions of many images, in order; keeps keys and order."""
-    flat = iter(tokenize_captions([text for texts in captions.values() for text in texts]))
+    """`tokenize_captions` over the captions of many images; keeps keys and order."""
+    return regroup(captions, tokenize_captions)
+
+
+def regroup(
+    captions: Mapping[Hashable, Sequence[str]],
+    tokenizer: Callable[[Sequence[str]], Sequence[str]],
+) -> dict[Hashable, list[str]]:
+    """Apply a tokenizer of lists to the captions of all images at once."""
+    flat = iter(tokenizer([text for texts in captions.values() for text in texts]))
     return {key: [next(flat) for _ in texts] for key, texts in captions.items()}

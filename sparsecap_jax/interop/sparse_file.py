@@ -59,7 +59,7 @@ def load_weights(path: str | pathlib.Path) -> dict[str, Any]:
         CheckpointError: the file is missing, corrupt, or of another format.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             entries = {key: file[key] for key in file.files}
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file; expected weights (.npz)") from error

@@ -128,7 +128,7 @@ def _read_zip(stream: io.BufferedIOBase, size: int, source: str) -> tuple[Any, d
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
     """Read one member; torch.save never compresses, so a compressed one may be a zip bomb."""
     info = archive.getinfo(name)
-    if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+    if info.compress_type != zipfile.ZIP_STORED:
         raise zipfile.BadZipFile(f"{name} is compressed; torch.save stores without compression")
     return archive.read(info)
 

@@ -24,10 +24,12 @@ from flax import linen as nn
 from jaxtyping import Array
 
 from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.models.soft_attention import SoftAttention
 from sparsecap_jax.models.up_down import UpDown
 from sparsecap_jax.types import Regions
 
 MODELS: dict[str, type[nn.Module]] = {
+    "soft_attention": SoftAttention,
     "up_down": UpDown,
 }
 

@@ -134,6 +134,7 @@ class UpDown(nn.Module):
         carry = self.init_carry(context, tokens.shape[1])
         scan = nn.scan(
             UpDown._recur,
+            variable_axes={"intermediates": 2},
             variable_broadcast="params",
             split_rngs={"params": False},
             in_axes=(2, nn.broadcast, nn.broadcast),

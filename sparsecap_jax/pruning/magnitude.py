@@ -137,7 +137,6 @@ class GradualMagnitude(Pruner):
     def __post_init__(self):
         super().__post_init__()
         check_range("pruner.initial_sparsity", self.initial_sparsity, 0.0, self.sparsity)
-        _ = self.schedule  # fails here rather than in the first step
 
     @property
     def schedule(self) -> Polynomial:
@@ -151,6 +150,11 @@ class GradualMagnitude(Pruner):
             frequency=self.frequency,
             events=self.events,
         )
+
+    def init(self, rng: Array, params: PyTree) -> PruneState:
+        """As in `Pruner`; a schedule that does not fit into training fails here."""
+        _ = self.schedule
+        return super().init(rng, params)
 
     def update(
         self,

@@ -64,7 +64,7 @@ def make_tokenizer(
 
     Args:
         name_or_config: a name, or `config.tokenizer`: `name`, and `radix_base` for radix tokens
-            (`vocab_size` is a matter of training and is not looked at).
+            (`vocab_size` is a matter of training and is not looked at; None is as good as absent).
         directory: the tokenizer's folder, or the run directory that holds it as `tokenizer/`.
         **options: what `load` of the class takes besides.
 
@@ -114,7 +114,9 @@ def train_from_file(
 def _split(name_or_config: Any, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if isinstance(name_or_config, str):
         return name_or_config, dict(options)
-    fields = {**name_or_config, **options}
+    fields = {
+        key: value for key, value in {**name_or_config, **options}.items() if value is not None
+    }
     if "name" not in fields:
         raise ConfigError(f"tokenizer.name is missing; expected one of {', '.join(TOKENIZERS)}")
     return fields.pop("name"), fields

@@ -93,9 +93,8 @@ class RadixTokenizer(Tokenizer):
         if given is None and stored is None and path.parent.is_dir():
             raise ConfigError(f"tokenizer.radix_base is missing, and {path} too; expected one")
         if None not in (given, stored) and given != stored:
-            raise ConfigError(
-                f"tokenizer.radix_base: found {given}, expected {stored} as in {path}"
-            )
+            found = f"tokenizer.radix_base: found {given}"
+            raise ConfigError(f"{found}, expected {stored} as in {path}")
         return super().load(directory, radix_base=given or stored or 768)
 
     def _files(self) -> dict[str, bytes]:

@@ -1,6 +1,6 @@
 """The state of training: everything a step reads and writes, as one pytree."""
 
-from typing import Any
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from sparsecap_jax.models import smallest_inputs
 from sparsecap_jax.types import PyTree
 
 
+@no_type_check  # JAX rebuilds pytrees with leaves that are not arrays
 @struct.dataclass
 class TrainState:
     """What one training step turns into the next.

@@ -85,7 +85,7 @@ def make_train_step(
         step = state.step + jnp.ones((), jnp.int32)
         prune = state.prune.replace(masks=trained.get("masks", state.prune.masks))
         prune = pruner.update(prune, trained["params"], grads["params"], step, update_rng)
-        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads["params"]), **metrics}
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads["params"]), **metrics}
         return TrainState(step, trained["params"], prune, opt_state, state.rng), metrics
 
     def many(state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:

@@ -14,7 +14,7 @@ from sparsecap_jax.training.state import TrainState
 from sparsecap_jax.training.steps import make_validation_loss
 
 # METEOR starts a Java process and takes seconds: the final evaluation has it, validation not.
-METRICS = ("Bleu", "ROUGE_L", "CIDEr")
+METRICS = ("Bleu_1", "Bleu_4", "ROUGE_L", "CIDEr")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,12 +1,32 @@
 """A tiny exact captioner, and slow, obvious searches over it."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from sparsecap_jax.decoding import decode
 from sparsecap_jax.types import Regions
 
 EOS = 3
+
+# Inputs this small gain nothing from optimised code, and its compilation takes most of the time.
+UNOPTIMIZED = {"xla_backend_optimization_level": 0}
+
+
+def fast_decode(model, params, regions, options, rng=None, **given):
+    """`decode`, compiled in half the time."""
+    return _compiled(model, options)(params, regions, rng, given)
+
+
+@functools.cache
+def _compiled(model, options):
+    def run(params, regions, rng, given):
+        return decode(model, params, regions, options, rng, **given)
+
+    return jax.jit(run, compiler_options=UNOPTIMIZED)
 
 
 class HashModel(nn.Module):

@@ -20,6 +20,8 @@ def make_folder(path, weights=("model_best.pth",)):
     (path / "config.json").write_text(json.dumps({"caption_model": "up_down_lstm"}))
     (path / "tokenizer" / "word.model").write_bytes(b"\x00model")
     (path / "tokenizer" / "word.vocab").write_text("a\n")
+    (path / "tokenizer_old").mkdir()
+    (path / "tokenizer_old" / "old.model").write_bytes(b"old")
     for index, name in enumerate(weights):
         write_torch_file(path / name, {"w": np.float32([index])})
     return path
@@ -65,7 +67,9 @@ def test_weights_are_taken_in_order_of_preference(prefix, tmp_path):
     for start in range(len(PREFERENCE)):
         folder = make_folder(tmp_path / str(start), PREFERENCE[start:][::-1])
         for path in (folder, zip_folder(folder, prefix)):
-            assert open_checkpoint_dir(path).weights == PREFERENCE[start]
+            checkpoint = open_checkpoint_dir(path)
+            assert checkpoint.weights == PREFERENCE[start]
+            assert checkpoint.tokenizer == {"word.model": b"\x00model", "word.vocab": b"a\n"}
     last = open_checkpoint_dir(tmp_path / "0", "model_last.pth")
     assert (last.weights, last.state_dict["w"][0]) == ("model_last.pth", 0)
 

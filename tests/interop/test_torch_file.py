@@ -310,6 +310,12 @@ def test_claims_are_checked(claim):
         read_torch_file(zipped(dump_dict([("w", value)]), [SIX, LONG6]))
 
 
+def test_claims_of_the_legacy_format_are_checked():
+    tree = dump_dict([("w", tensor((1,), (1,), numel=10**12))])
+    with pytest.raises(CheckpointError, match=r"claims 4000000000000 bytes .* has only"):
+        read_torch_file(legacy(tree))
+
+
 def test_the_crafted_tensors_read_when_their_claims_hold():
     """The cases above fail for the reason they name, not because they are built wrongly."""
     items = [("w", tensor((2, 3), (3, 1))), ("s", coo(1, (3,))), ("one", tensor((1,), (2**62,)))]

@@ -26,12 +26,12 @@ def test_geometry_of_two_boxes_by_hand():
             [least, least, 0, 0],
         ],
     ]
-    np.testing.assert_allclose(box_geometry(boxes)[0], expected, atol=1e-6)
+    np.testing.assert_allclose(box_geometry(jnp.asarray(boxes))[0], expected, atol=1e-6)
 
 
 def test_trigonometric_embedding_by_hand():
     geometry = np.float32([0.01, -0.5, 0.02, 0.3]).reshape(1, 1, 1, 4)
-    embedded = trigonometric(geometry)[0, 0, 0]
+    embedded = trigonometric(jnp.asarray(geometry))[0, 0, 0]
     assert embedded.shape == (64,)
     for number, value in enumerate([0.01, -0.5, 0.02, 0.3]):
         for wave in range(8):
@@ -44,7 +44,7 @@ def test_trigonometric_embedding_by_hand():
 @pytest.mark.parametrize("name", tc.RELATION_TRANSFORMERS)
 def test_geometry_matches_the_reference(name, golden):
     case = golden(f"arch/{name}.npz")
-    geometry = box_geometry(case["in/boxes"])
+    geometry = box_geometry(jnp.asarray(case["in/boxes"]))
     if name.endswith("no_trig"):
         np.testing.assert_allclose(geometry, case["out/box_embedding"], atol=1e-6)
     else:
@@ -58,7 +58,8 @@ def test_geometry_bias_is_the_log_of_clamped_weights():
         "head_0": {"kernel": np.float32([[1], [2]]), "bias": np.float32([0.5])},
         "head_1": {"kernel": np.float32([[1], [-1]]), "bias": np.float32([0.0])},
     }
-    bias = GeometryBias(2, lambda fan_in: None, "float32").apply({"params": heads}, geometry)
+    layer = GeometryBias(2, lambda fan_in: None, "float32")
+    bias = layer.apply({"params": heads}, jnp.asarray(geometry))
     # Weights 5.5 and 0.5 of head 0; -1 and -1.5 of head 1, below the clamp.
     expected = np.log([[5.5, 0.5], [1e-6, 1e-6]])
     np.testing.assert_allclose(bias[0, :, 0], expected, rtol=1e-6)
@@ -112,6 +113,6 @@ def test_paper_size_has_the_papers_number_of_parameters():
 
 def test_unknown_box_embedding_is_named():
     with pytest.raises(
-        ConfigError, match="model.box_embedding: 'sine'; expected 'trig' or 'plain'"
+        ConfigError, match=r"model.box_embedding: 'sine'; expected 'trig' or 'plain'"
     ):
         make_model({"name": "relation_transformer", "vocab_size": 10, "box_embedding": "sine"})

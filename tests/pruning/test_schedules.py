@@ -47,4 +47,4 @@ def test_a_schedule_that_does_not_fit_is_an_error():
     with pytest.raises(ConfigError, match="do not fit into 100 steps"):
         gradual_schedule(0.9, 100, start=90, frequency=10, events=2)
     with pytest.raises(ConfigError, match="do not fit into 1 steps"):
-        make_pruner({"name": "mag_grad_blind"}, total_steps=1)
+        make_pruner({"name": "mag_grad_blind"}, total_steps=1).init(jax.random.key(0), {})

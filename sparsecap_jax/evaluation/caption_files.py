@@ -1,0 +1,130 @@
+"""Files of captions and of references, in the formats that are in use."""
+
+import os
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
+
+from sparsecap_jax.data.karpathy import image_id_from_filename, load_karpathy, normalize_id
+from sparsecap_jax.errors import DataError
+from sparsecap_jax.files import read_json
+
+
+def load_captions(path: str | os.PathLike) -> dict[Hashable, str]:
+    """Read captions in COCO's results format, `[{"image_id": id, "caption": text}, ...]`.
+
+    Further fields are ignored; ids become integers where they are all digits.
+
+    Raises:
+        DataError: the file is missing or broken, an entry lacks a field or holds something else in
+            it, or an image has two captions. The message names the entry.
+    """
+    entries = read_json(path)
+    if not isinstance(entries, list) or not entries:
+        expected = 'a list of {"image_id", "caption"}'
+        raise DataError(f"{path}: found {_short(entries)}, expected {expected}")
+    captions: dict[Hashable, str] = {}
+    for image_id, caption, where in _annotations(str(path), entries):
+        if image_id in captions:
+            raise DataError(f"{where}.image_id: image {image_id!r} has a caption already")
+        captions[image_id] = caption
+    return captions
+
+
+def load_references(path: str | os.PathLike) -> dict[Hashable, list[str]]:
+    """Read reference captions.
+
+    Known are COCO annotation files (`{"images", "annotations": [{"image_id", "caption"}]}`, or the
+    list of annotations alone), Karpathy splits (`{"images": [{"sentences": [{"raw"}], ...}]}`, all
+    splits together), photo folders (`{"images": [{"filename", "captions"}]}`) and plain
+    `{id: [captions]}`.
+
+    Returns:
+        All captions of each image. Ids become integers where they are all digits; a photo goes by
+        the id that its file name stands for (see `image_id_from_filename`).
+
+    Raises:
+        DataError: the file is missing or broken, or nothing of the above; the message names the
+            entry.
+    """
+    content = read_json(path)
+    if isinstance(content, dict) and isinstance(content.get("annotations"), list):
+        content = content["annotations"]
+    if isinstance(content, list):
+        references: dict[Hashable, list[str]] = {}
+        for image_id, caption, _ in _annotations(str(path), content):
+            references.setdefault(image_id, []).append(caption)
+    elif isinstance(content, dict) and isinstance(content.get("images"), list):
+        references = _of_images(path, content["images"])
+    elif isinstance(content, dict):
+        references = _of_pairs((f"{path}: {key!r}", key, texts) for key, texts in content.items())
+    else:
+        expected = "COCO annotations, a Karpathy split or {id: [captions]}"
+        raise DataError(f"{path}: found {_short(content)}, expected {expected}")
+    if not references:
+        raise DataError(f"{path}: no captions; expected references")
+    return references
+
+
+def _annotations(path: str, entries: Sequence[Any]) -> Iterable[tuple[Hashable, str, str]]:
+    """(image id, caption, place) of each annotation."""
+    for number, entry in enumerate(entries):
+        where = f"{path}: entry {number}"
+        image_id = _id(_field(entry, "image_id", where), f"{where}.image_id")
+        yield image_id, _text(_field(entry, "caption", where), f"{where}.caption"), where
+
+
+def _of_images(path: str | os.PathLike, images: list[Any]) -> dict[Hashable, list[str]]:
+    first = images[0] if images and isinstance(images[0], dict) else {}
+    if "sentences" in first:
+        raw = all("raw" in sentence for sentence in first["sentences"])
+        splits = load_karpathy(path, text="raw" if raw else "tokens")
+        return {r.image_id: list(r.raw) for records in splits.values() for r in records}
+
+    def rows() -> Iterable[tuple[str, Any, Any]]:
+        for number, image in enumerate(images):
+            where = f"{path}: images[{number}]"
+            name = _text(_field(image, "filename", where), f"{where}.filename")
+            yield where, image_id_from_filename(name), _field(image, "captions", where)
+
+    return _of_pairs(rows())
+
+
+def _of_pairs(rows: Iterable[tuple[str, Any, Any]]) -> dict[Hashable, list[str]]:
+    """References out of (place, id, captions)."""
+    references: dict[Hashable, list[str]] = {}
+    for where, key, texts in rows:
+        image_id = _id(key, where)
+        if image_id in references:
+            raise DataError(f"{where}: image {image_id!r} is there twice, expected once")
+        if not isinstance(texts, list) or not texts:
+            raise DataError(f"{where}: found {_short(texts)}, expected a list of captions")
+        references[image_id] = [_text(text, f"{where}[{n}]") for n, text in enumerate(texts)]
+    return references
+
+
+def _field(entry: Any, name: str, where: str) -> Any:
+    if not isinstance(entry, dict):
+        raise DataError(f"{where}: found {_short(entry)}, expected an object")
+    if name not in entry:
+        raise DataError(f"{where}: {name!r} is missing, found {_short(sorted(entry))}")
+    return entry[name]
+
+
+def _id(value: Any, where: str) -> Hashable:
+    if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
+        raise DataError(f"{where}: found {_short(value)}, expected an integer or a name")
+    return normalize_id(value)
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"{where}: found {_short(value)}, expected text")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: not valid Unicode text: {error.reason}") from error
+    return value
+
+
+def _short(value: Any) -> str:
+    return f"{value!r:.80}"

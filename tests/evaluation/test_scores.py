@@ -1,0 +1,192 @@
+"""Scoring files of captions: the published figures, the formats, and broken files."""
+
+import json
+
+import pytest
+
+from sparsecap_jax.errors import DataError
+from sparsecap_jax.evaluation import ptb_java
+from sparsecap_jax.evaluation.caption_files import load_captions, load_references
+from sparsecap_jax.evaluation.metrics import FAST_METRICS
+from sparsecap_jax.evaluation.scores import evaluate_caption_files
+
+
+def write(path, value):
+    path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def published(shared):
+    """Captions and references of the 5,000 Karpathy test images."""
+
+    def paths(name):
+        captions = shared / f"data/published_test_captions/{name}_captions.json"
+        return captions, shared / "data/coco_karpathy_test/references.json"
+
+    return paths
+
+
+@pytest.mark.skipif(not ptb_java.java_available(), reason="no java on the path")
+def test_published_scores_to_the_last_digit(shared, published, tmp_path):
+    folder = shared / "data/published_test_captions"
+    expected = json.loads((folder / "up_down_tiny_97.5_scores.json").read_text("utf-8"))
+    del expected["SPICE"]
+    output = tmp_path / "new/scores.json"
+    scores = evaluate_caption_files(*published("up_down_tiny_97.5"), output)
+    assert json.loads(output.read_text("utf-8")) == scores
+    assert scores.pop("images") == 5000
+    assert scores == pytest.approx(expected, rel=1e-14)
+
+
+@pytest.mark.parametrize("name", ["gru_80", "lstm_97.5"])
+def test_published_scores_of_soft_attention(name, shared, published):
+    scores = evaluate_caption_files(*published(name), metrics=FAST_METRICS, tokenizer="python")
+    text = (shared / f"data/published_test_captions/{name}_scores.txt").read_text("utf-8")
+    expected = dict(line.split(": ") for line in text.splitlines() if ": 0." in line)
+    assert len(expected) == 8
+    for metric in FAST_METRICS:
+        assert f"{scores[metric]:.3f}" == expected[metric]
+
+
+REFERENCES = {
+    "plain": {"1": ["a cat", "one cat"], "002": ["two dogs"], "p_3": ["a pig"]},
+    "coco": {
+        "images": [{"id": 1}, {"id": 2}, {"id": "p_3"}],
+        "annotations": [
+            {"image_id": 1, "caption": "a cat"},
+            {"image_id": 2, "caption": "two dogs"},
+            {"image_id": "p_3", "caption": "a pig"},
+            {"image_id": 1, "caption": "one cat"},
+        ],
+    },
+    "karpathy": {
+        "images": [
+            {
+                "cocoid": 1,
+                "filename": "COCO_val2014_000000000001.jpg",
+                "split": "test",
+                "sentences": [
+                    {"tokens": ["x"], "raw": "a cat"},
+                    {"tokens": ["x"], "raw": "one cat"},
+                ],
+            },
+            {
+                "filename": "COCO_val2014_000000000002.jpg",
+                "split": "restval",
+                "sentences": [{"tokens": ["x"], "raw": "two dogs"}],
+            },
+            {
+                "filename": "p_3.jpg",
+                "split": "val",
+                "sentences": [{"tokens": ["x"], "raw": "a pig"}],
+            },
+        ]
+    },
+    "folder": {
+        "dataset": "d",
+        "images": [
+            {"filename": "1.jpg", "split": "train", "captions": ["a cat", "one cat"]},
+            {"filename": "COCO_val2014_000000000002.jpg", "captions": ["two dogs"]},
+            {"filename": "p_3.png", "captions": ["a pig"]},
+        ],
+    },
+}
+REFERENCES["annotations"] = REFERENCES["coco"]["annotations"]
+REFERENCES["karpathy, tokens alone"] = {
+    "images": [
+        {**image, "sentences": [{"tokens": s["raw"].split()} for s in image["sentences"]]}
+        for image in REFERENCES["karpathy"]["images"]
+    ]
+}
+
+
+@pytest.mark.parametrize("form", REFERENCES)
+def test_forms_of_references(form, tmp_path, caplog):
+    path = write(tmp_path / "references.json", REFERENCES[form])
+    assert load_references(path) == {1: ["a cat", "one cat"], 2: ["two dogs"], "p_3": ["a pig"]}
+    captions = [
+        {"image_id": "2", "caption": "two dogs", "log_prob": -1.5},
+        {"image_id": 1, "caption": "one cat"},
+    ]
+    captions = write(tmp_path / "captions.json", captions)
+    scores = evaluate_caption_files(captions, path, metrics=["ROUGE_L"], tokenizer="python")
+    assert scores == {"ROUGE_L": 1.0, "images": 2}
+    assert "no caption for 1 images of the references" in caplog.text
+
+
+def test_real_files(shared):
+    coco = load_references(shared / "data/coco_val2017/captions_val2017.json")
+    assert (len(coco), sum(map(len, coco.values()))) == (5000, 25014)
+    photos = load_references(shared / "data/flickr8k_1k/captions.json")
+    assert len(photos) == 1000 and {len(texts) for texts in photos.values()} == {5}
+    assert photos["1000268201_693b08cb0e"][1] == "A girl going into a wooden building ."
+    five = load_references(shared / "data/coco_five/dataset_coco_testing.json")
+    assert set(five) == {391895, 522418, 184613, 57870, 384029}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[{", r"c\.json: broken JSON at line 1"),
+        ([], r"c\.json: found \[\], expected a list of"),
+        ({"1": "a"}, "expected a list of"),
+        ([5], "entry 0: found 5, expected an object"),
+        ([{"image_id": 1}], r"entry 0: 'caption' is missing, found \['image_id'\]"),
+        ([{"caption": "a"}], r"entry 0: 'image_id' is missing"),
+        ([{"image_id": 1.5, "caption": "a"}], r"entry 0\.image_id: found 1\.5, expected an integ"),
+        ([{"image_id": True, "caption": "a"}], r"entry 0\.image_id: found True"),
+        ([{"image_id": 1, "caption": None}], r"entry 0\.caption: found None, expected text"),
+        ([{"image_id": 1, "caption": "\ud800"}], r"entry 0\.caption: not valid Unicode text"),
+        (
+            [{"image_id": 1, "caption": "a"}, {"image_id": "01", "caption": "b"}],
+            r"entry 1\.image_id: image 1 has a caption already",
+        ),
+    ],
+)
+def test_broken_captions(content, message, tmp_path):
+    path = write(tmp_path / "c.json", content)
+    with pytest.raises(DataError, match=message):
+        load_captions(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", r"r\.json: broken JSON"),
+        ("7", r"r\.json: found 7, expected COCO annotations"),
+        ({}, r"r\.json: no captions"),
+        ({"annotations": []}, r"r\.json: no captions"),
+        ({"images": [{"filename": "a.jpg"}]}, r"images\[0\]: 'captions' is missing"),
+        ({"images": [{"captions": ["a"]}]}, r"images\[0\]: 'filename' is missing"),
+        ({"images": [{"filename": 3, "captions": ["a"]}]}, r"images\[0\]\.filename: found 3"),
+        ({"images": [{"sentences": []}]}, r"images\[0\]: key 'split' is missing"),
+        ({"1": "a"}, r"'1': found 'a', expected a list of captions"),
+        ({"1": []}, r"'1': found \[\], expected a list of captions"),
+        ({"1": ["a", 5]}, r"'1'\[1\]: found 5, expected text"),
+        ({"1": ["a"], "01": ["b"]}, r"'01': image 1 is there twice"),
+        ({"annotations": [{"image_id": [], "caption": "a"}]}, r"entry 0\.image_id: found \[\]"),
+    ],
+)
+def test_broken_references(content, message, tmp_path):
+    path = write(tmp_path / "r.json", content)
+    with pytest.raises(DataError, match=message):
+        load_references(path)
+
+
+def test_missing_and_foreign_files(tmp_path):
+    with pytest.raises(DataError, match=r"c\.json: no such file"):
+        load_captions(tmp_path / "c.json")
+    (tmp_path / "c.json").write_bytes('[{"image_id": 1, "caption": "caf\xe9"}]'.encode("latin-1"))
+    with pytest.raises(DataError, match=r"c\.json: byte 32 is not UTF-8"):
+        load_captions(tmp_path / "c.json")
+
+
+def test_captions_without_references(tmp_path):
+    rows = [{"image_id": i, "caption": "a"} for i in range(8)]
+    captions = write(tmp_path / "c.json", rows)
+    references = write(tmp_path / "r.json", {"0": ["a"]})
+    output = tmp_path / "scores.json"
+    with pytest.raises(DataError, match=r"c\.json: 7 of 8 images have no references in .*r\.json"):
+        evaluate_caption_files(captions, references, output)
+    assert not output.exists()

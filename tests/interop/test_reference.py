@@ -1,0 +1,75 @@
+"""State dicts and configs of the reference: round trips, versions, and what is refused."""
+
+import numpy as np
+import pytest
+import reference_cases as cases
+
+from sparsecap_jax.errors import CheckpointError, ConfigError
+from sparsecap_jax.interop.reference import (
+    export_state_dict,
+    load_state_dict,
+    model_config,
+    upgrade_config,
+)
+
+FILES = ("", "_logit2", "_prune_supermask", "_prune_mag_blind")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_export_undoes_load(golden, name):
+    case = golden(f"arch/up_down_lstm{name}.npz")
+    state, config = cases.tensors(case, "param/"), cases.config_of(case)
+    _, variables = load_state_dict(state, config)
+    again = export_state_dict(variables, config)
+    assert again.keys() == state.keys()
+    for key, value in state.items():
+        np.testing.assert_array_equal(again[key], value)
+    assert bool(variables["masks"]) == ("prune" in name)
+
+
+def test_old_versions_are_brought_up(golden):
+    config = cases.config_of(golden("arch/up_down_lstm.npz"))
+    fields = model_config(config)
+    assert fields["vocab_size"] == 50
+    old = {k: v for k, v in config.items() if not k.startswith("share_")}
+    assert model_config({**old, "version": "0.4.0"}) == fields
+    assert model_config({**old, "version": "0.2.0", "vocab_size": 49}) == fields
+    assert model_config({**old, "vocab_size": 49}) == fields  # without a version: 0.1.0
+    transformer = {
+        "caption_model": "relation_transformer",
+        "version": "0.2.0",
+        "vocab_size": 9,
+        "input_encoding_size": 16,
+        "rnn_size": 32,
+        "drop_prob_lm": 0.3,
+        "box_trigonometric_embedding": True,
+    }
+    upgraded = upgrade_config(transformer)
+    assert (upgraded["d_model"], upgraded["dim_feedforward"]) == (16, 32)
+    assert (upgraded["drop_prob_src"], upgraded["num_heads"]) == (0.3, 8)
+    assert upgraded["no_box_trigonometric_embedding"] is False
+    assert upgraded["share_layer_encoder"] is None
+
+
+def test_faults_name_the_tensor(golden):
+    case = golden("arch/up_down_lstm.npz")
+    state, config = cases.tensors(case, "param/"), cases.config_of(case)
+    name = "core.att_lstm.weight_ih"
+    faults = [
+        ({k: v for k, v in state.items() if k != name}, f"'{name}' is missing"),
+        (
+            {**state, name: state[name][:, :-1]},
+            r"shape \(128, 87\); the config expects \(128, 88\)",
+        ),
+        ({**state, name: state[name] * np.nan}, f"'{name}' has values that are not finite"),
+        ({**state, "extra.weight": state[name]}, r"1 tensors no layer of ours has: extra\.weight"),
+    ]
+    for broken, message in faults:
+        with pytest.raises(CheckpointError, match=message):
+            load_state_dict(broken, config)
+    with pytest.raises(ConfigError, match="caption_model is missing"):
+        load_state_dict(state, {})
+    with pytest.raises(ConfigError, match="'nothing' is none of"):
+        load_state_dict(state, {**config, "caption_model": "nothing"})
+    with pytest.raises(ConfigError, match="version 'x'"):
+        load_state_dict(state, {**config, "version": "x"})

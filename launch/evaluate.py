@@ -37,7 +37,8 @@ def main(argv: list[str]) -> None:
 
     scores = evaluate_caption_files(CAPTIONS.value, REFERENCES.value, OUTPUT.value)
     for name, value in scores.items():
-        print(f"{name:8s} {'not computed' if value is None else f'{value:.4f}'}")
+        shown = f"{value:.4f}" if isinstance(value, float) else value
+        print(f"{name:8s} {'not computed' if value is None else shown}")
 
 
 if __name__ == "__main__":

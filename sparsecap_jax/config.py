@@ -17,7 +17,7 @@ from sparsecap_jax.errors import ConfigError
 
 FORMAT_VERSION = 1
 _NAMED = ("model", "pruner", "tokenizer")
-FROM_ELSEWHERE = ("feature_size", "max_seq_length")  # model fields that other sections give
+FROM_ELSEWHERE = ("feature_size", "max_seq_length", "pad_id")  # model fields not in its section
 
 
 def default_config(

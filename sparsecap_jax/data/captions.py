@@ -85,7 +85,9 @@ def encode_captions(
     """Encode every caption of `records` once, cut to `max_seq_length` (BOS and EOS counted)."""
     counts = [len(record.captions) for record in records]
     first = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
-    tokens = np.full((int(first[-1]), max_seq_length), tokenizer.pad_id, np.int32)
+    # Radix tokens may exceed the limit by a part of a word, as in the reference.
+    width = getattr(tokenizer, "max_tokens", lambda limit: limit)(max_seq_length)
+    tokens = np.full((int(first[-1]), width), tokenizer.pad_id, np.int32)
     lengths = np.zeros(int(first[-1]), np.int32)
     captions = (caption for record in records for caption in record.captions)
     for row, caption in enumerate(captions):

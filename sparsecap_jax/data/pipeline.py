@@ -106,7 +106,8 @@ class TrainData(BatchMaker):
             if not record.captions:
                 raise DataError(f"image {record.image_id!r} has no captions to train on")
         self._captions = encode_captions(records, tokenizer, max_seq_length)
-        self._lengths = sorted({t for t in token_buckets if t < max_seq_length} | {max_seq_length})
+        longest = self._captions.tokens.shape[1]
+        self._lengths = sorted({t for t in token_buckets if t < longest} | {longest})
         self._seq_per_img = seq_per_img
         self._group_batches = group_batches
         self._seed = seed

@@ -13,19 +13,15 @@ NOUNS = {
     "cube": {"cube": 8, "block": 3, "box": 1},
     "ball": {"ball": 8, "sphere": 3},
     "cone": {"cone": 1},
-    "can": {"can": 8, "tin": 2},
-    "pyramid": {"pyramid": 1},
     "star": {"star": 1},
     "heart": {"heart": 1},
     "ring": {"ring": 8, "hoop": 3},
-    "cross": {"cross": 8, "plus": 2},
-    "gem": {"gem": 3, "diamond": 8, "jewel": 1},
     "moon": {"moon": 3, "crescent": 8},
     "flower": {"flower": 8, "blossom": 2},
     "mug": {"mug": 8, "cup": 4},
     "fish": {"fish": 1},
 }
-PLURALS = {"box": "boxes", "cross": "crosses", "plus": "pluses", "fish": "fish"}
+PLURALS = {"box": "boxes", "fish": "fish"}
 COLOURS = {
     "red": {"red": 9, "crimson": 1},
     "orange": {"orange": 1},
@@ -38,7 +34,6 @@ COLOURS = {
     "black": {"black": 1},
     "white": {"white": 1},
     "gray": {"gray": 8, "silver": 2},
-    "turquoise": {"turquoise": 8, "teal": 2},
 }
 PATTERNS = {
     "striped": {"striped": 9, "stripy": 1},

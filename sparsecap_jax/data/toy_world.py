@@ -16,13 +16,10 @@ WIDTH, HEIGHT = 192, 144  # pixels
 MARGIN = 3  # pixels kept free along the border and between groups
 MIN_OBJECTS, MAX_OBJECTS = 3, 8
 
-SHAPES = (
-    *("cube", "ball", "cone", "can", "pyramid", "star", "heart"),
-    *("ring", "cross", "gem", "moon", "flower", "mug", "fish"),
-)
+SHAPES = ("cube", "ball", "cone", "star", "heart", "ring", "moon", "flower", "mug", "fish")
 COLOURS = (
     *("red", "orange", "yellow", "green", "blue", "purple"),
-    *("pink", "brown", "black", "white", "gray", "turquoise"),
+    *("pink", "brown", "black", "white", "gray"),
 )
 PATTERNS = ("plain", "striped", "spotted", "checkered", "shiny")
 PATTERN_WEIGHTS = (9, 4, 4, 3, 4)
@@ -36,15 +33,15 @@ BACKGROUNDS = {
     "table": ("brown", "orange"),
     "sand": ("yellow",),
     "snow": ("white",),
-    "water": ("blue", "turquoise"),
-    "sky": ("white", "turquoise"),
+    "water": ("blue",),
+    "sky": ("white",),
     "night": ("black",),
     "wall": ("red", "brown"),
     "carpet": ("purple",),
     "road": ("gray", "black"),
     "tiles": ("white",),
 }
-SLIM = {"can": (3, 4), "fish": (4, 3)}  # width : height of shapes that do not fill a square
+SLIM = {"cone": (4, 5), "fish": (4, 3)}  # width : height of shapes that do not fill a square
 
 Box = tuple[int, int, int, int]
 

@@ -9,7 +9,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sparsecap_jax.errors import CheckpointError, ConfigError
-from sparsecap_jax.interop import up_down_names
+from sparsecap_jax.interop import transformer_names, up_down_names
 from sparsecap_jax.interop.rules import Rule
 from sparsecap_jax.models import abstract_params, make_model
 
@@ -17,6 +17,8 @@ MASK_SUFFIX = "_pruning_mask"
 
 # caption_model of the reference (without "_prune") -> (our model, its module of names)
 FAMILIES = {
+    "relation_transformer": ("relation_transformer", transformer_names),
+    "transformer": ("transformer", transformer_names),
     "up_down_lstm": ("up_down", up_down_names),
 }
 

@@ -24,12 +24,16 @@ from flax import linen as nn
 from jaxtyping import Array
 
 from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.models.relation_transformer import RelationTransformer
 from sparsecap_jax.models.soft_attention import SoftAttention
+from sparsecap_jax.models.transformer import Transformer
 from sparsecap_jax.models.up_down import UpDown
 from sparsecap_jax.types import Regions
 
 MODELS: dict[str, type[nn.Module]] = {
+    "relation_transformer": RelationTransformer,
     "soft_attention": SoftAttention,
+    "transformer": Transformer,
     "up_down": UpDown,
 }
 

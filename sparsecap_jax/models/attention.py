@@ -17,6 +17,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from sparsecap_jax.models.layers import torch_uniform
+from sparsecap_jax.types import ArrayLike
 
 # Score of a masked key: finite, so that a row without any valid key stays a number.
 MASKED_SCORE = -1e9
@@ -48,11 +49,12 @@ def _same(inputs: Array) -> Array:
     return inputs
 
 
-def matmul(inputs: Float[Array, "..."], kernel: Float[Array, "..."], dtype: str) -> Array:
+def matmul(
+    inputs: Float[Array, "..."], kernel: Float[ArrayLike, "..."], dtype: str
+) -> Float[Array, "..."]:
     """Matrix product of operands in `dtype`, summed and returned in float32."""
-    return jnp.matmul(
-        inputs.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32
-    )
+    operands = inputs.astype(dtype), jnp.asarray(kernel, dtype)
+    return jnp.matmul(*operands, preferred_element_type=jnp.float32)
 
 
 class Dense(nn.Module):

@@ -6,6 +6,8 @@ Herdade et al., "Image Captioning: Transforming Objects into Words", NeurIPS 201
 "ACORT: A Compact Object Relation Transformer for Parameter Efficient Image Captioning", 2022).
 """
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -16,7 +18,7 @@ from sparsecap_jax.models import attention as att
 from sparsecap_jax.models.layers import torch_uniform
 from sparsecap_jax.models.transformer import Transformer
 from sparsecap_jax.models.transformer_layers import EncoderLayer
-from sparsecap_jax.types import Regions
+from sparsecap_jax.types import ArrayLike, Regions
 
 WAVE_LENGTH = 1000.0  # ratio of the longest to the shortest wave of the trigonometric embedding
 MIN_OFFSET = 1e-3  # least relative offset of two centres, so that its log is finite
@@ -63,7 +65,7 @@ class HeadWeights(nn.Module):
     bias_init: att.BiasInit
 
     @nn.compact
-    def __call__(self, size: int) -> tuple[Array, Array]:
+    def __call__(self, size: int) -> tuple[ArrayLike, ArrayLike]:
         """Return kernel and bias for geometry of width `size`."""
         kernel = self.param("kernel", nn.initializers.xavier_uniform(), (size, 1))
         return kernel, self.param("bias", self.bias_init(size), (1,))
@@ -119,6 +121,7 @@ class RelationTransformer(Transformer):
     box_embedding: str = "trig"
 
     encoder_layer = RelationEncoderLayer
+    needs_boxes: ClassVar[bool] = True
 
     def __post_init__(self):
         if self.box_embedding not in ("trig", "plain"):

@@ -8,6 +8,7 @@ Parameter Efficient Image Captioning", Neurocomputing 2022.
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +72,7 @@ class Transformer(nn.Module):
     remat: bool = False
 
     encoder_layer = EncoderLayer
+    needs_boxes: ClassVar[bool] = False
 
     def __post_init__(self):
         check_fields(self)
@@ -144,13 +146,13 @@ class Transformer(nn.Module):
         return {"position": jnp.zeros((batch, rows), jnp.int32), "cache": cache}
 
     def step(
-        self, carry: Carry, tokens: Int[Array, "B K"], context: Context, *, train: bool = False
+        self, carry: Carry, tokens: Int[ArrayLike, "B K"], context: Context, *, train: bool = False
     ) -> tuple[Carry, Float[Array, "B K V"]]:
         """Advance by one token and return the log-probs of the next.
 
         Every token given so far is looked at, PAD included.
         """
-        position = carry["position"]
+        tokens, position = jnp.asarray(tokens), carry["position"]
         places = jnp.arange(self.max_seq_length, dtype=jnp.int32)
         here = places == position[..., None]
         mask = places <= position[..., None]

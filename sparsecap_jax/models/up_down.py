@@ -46,7 +46,9 @@ class Attention(nn.Module):
         """
         hidden = jnp.tanh(keys[:, None] + self.h2att(query)[:, :, None])
         weights = jax.nn.softmax(self.alpha(hidden)[..., 0], axis=-1) * mask[:, None]
-        return weights / jnp.sum(weights, axis=-1, keepdims=True)
+        weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
+        self.sow("intermediates", "attention", weights)
+        return weights
 
 
 class UpDown(nn.Module):
@@ -170,7 +172,6 @@ class UpDown(nn.Module):
         gates += carry["h_lang"] @ kernels["att_lang"] + carry["h_att"] @ kernels["att_hh"]
         h_att, c_att = lstm_state(gates, carry["c_att"])
         weights = self.attention(h_att, context["keys"], context["mask"])
-        self.sow("intermediates", "attention", weights)
         attended = jnp.einsum("bkr,brh->bkh", weights, context["regions"])
         gates = attended @ kernels["lang_attended"] + h_att @ kernels["lang_att"]
         gates += carry["h_lang"] @ kernels["lang_hh"] + kernels["lang_bias"]

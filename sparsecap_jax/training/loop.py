@@ -23,15 +23,13 @@ from sparsecap_jax.models import count_params
 from sparsecap_jax.pruning.masks import finalize
 from sparsecap_jax.training.checkpoints import Checkpoints
 from sparsecap_jax.training.logs import Logs, Progress
+from sparsecap_jax.training.prepare import abstract_state, first_state
 from sparsecap_jax.training.run import Run, prepare_run
-from sparsecap_jax.training.run_dir import WEIGHTS, weight_counts
+from sparsecap_jax.training.run_dir import INITIAL_WEIGHTS, WEIGHTS, weight_counts
 from sparsecap_jax.training.state import TrainState
 from sparsecap_jax.training.steps import make_train_step
 from sparsecap_jax.training.validation import Validator
-from sparsecap_jax.training.warm_start import warm_start
 from sparsecap_jax.types import Batch
-
-INITIAL_WEIGHTS = "initial_weights.npz"
 
 Report = Callable[[str], None]
 
@@ -84,24 +82,20 @@ def _start(run: Run, checkpoints: Checkpoints, report: Report):
     """The state to go on from, and the data iterator set to its position."""
     iterator = run.train_iterator()
     if checkpoints.last_step() is not None:
-        like = jax.eval_shape(run.initial_state)
-        state, meta = checkpoints.restore(_placed_like(like, run))
+        state, meta = checkpoints.restore(_placed(abstract_state(run), run))
         iterator.set_state(meta["data"])
         report(f"continuing from step {int(state.step)} of {run.workdir}")
         return state, iterator
-    params = None
-    if run.config.train.init_from:
-        params = warm_start(run, report)
-    state = run.initial_state(params)
-    save_weights(run.workdir / INITIAL_WEIGHTS, jax.device_get(state.params))
     report(
         f"{run.config.model.name}: {count_params(run.model):,} parameters, "
         f"{len(run.dataset.splits['train']):,} training images, {run.total_steps:,} steps"
     )
+    state = first_state(run, report)
+    save_weights(run.workdir / INITIAL_WEIGHTS, jax.device_get(state.params))
     return jax.device_put(state, NamedSharding(run.mesh, PartitionSpec())), iterator
 
 
-def _placed_like(like: TrainState, run: Run) -> TrainState:
+def _placed(like: TrainState, run: Run) -> TrainState:
     """Shapes with the sharding that restored arrays shall have."""
     sharding = NamedSharding(run.mesh, PartitionSpec())
     return jax.tree.map(

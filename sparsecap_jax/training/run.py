@@ -20,9 +20,7 @@ from sparsecap_jax.models import MODELS, make_model
 from sparsecap_jax.pruning import Pruner, make_pruner
 from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer, train_tokenizer
 from sparsecap_jax.training.optimizers import make_optimizer
-from sparsecap_jax.training.state import TrainState, create_state, init_params
 from sparsecap_jax.training.steps import make_mesh
-from sparsecap_jax.types import PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +58,6 @@ class Run:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-
-    def initial_state(self, params: PyTree | None = None) -> TrainState:
-        """The state before the first step, from `params` or from fresh ones."""
-        init_rng, rng = jax.random.split(jax.random.key(self.config.seed))
-        params = init_params(self.model, init_rng) if params is None else params
-        return create_state(params, self.pruner, self.tx, rng)
 
 
 def prepare_run(config: ConfigDict, workdir: str | pathlib.Path) -> Run:

@@ -28,6 +28,7 @@ from sparsecap_jax.types import PyTree
 CONFIG = "config.json"
 TOKENIZER = "tokenizer"
 WEIGHTS = "weights.npz"
+INITIAL_WEIGHTS = "initial_weights.npz"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,10 +44,12 @@ def init_params(model: nn.Module, rng: Key[Array, ""]) -> PyTree:
 
 
 def create_state(
-    params: PyTree, pruner: Any, tx: optax.GradientTransformation, rng: Key[Array, ""]
+    params: PyTree,
+    prune: Any,
+    pruner: Any,
+    tx: optax.GradientTransformation,
+    rng: Key[Array, ""],
 ) -> TrainState:
-    """Start training from `params`: masks by the pruner, fresh optimizer state, step 0."""
-    mask_rng, rng = jax.random.split(rng)
-    prune = pruner.init(mask_rng, params)
+    """Start training from weights and pruner state: fresh optimizer state, step 0."""
     opt_state = tx.init(trainable(params, prune.masks, pruner.trains_masks))
     return TrainState(jnp.zeros((), jnp.int32), params, prune, opt_state, rng)

@@ -74,11 +74,6 @@ class Validator:
         reached = True
         if jax.tree.leaves(masks):
             metrics["sparsity"] = float(overall_sparsity(self._run.pruner.binarize(masks)))
-            reached = self._near_target(metrics["sparsity"])
+            tolerance = self._run.config.eval.sparsity_tolerance
+            reached = self._run.pruner.on_target(metrics["sparsity"], tolerance)
         return Validation(metrics, metrics["CIDEr"] if reached else None)
-
-    def _near_target(self, sparsity: float) -> bool:
-        """Whether the share of nonzeros is near its target (reference: within 5%)."""
-        target = 1.0 - self._run.pruner.sparsity
-        tolerance = self._run.config.eval.sparsity_tolerance
-        return abs(target - (1.0 - sparsity)) <= tolerance * target

@@ -4,20 +4,17 @@ import pathlib
 import re
 from collections.abc import Callable, Sequence
 
-import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sparsecap_jax.errors import CheckpointError
-from sparsecap_jax.models import abstract_params
 from sparsecap_jax.training.run import Run
 from sparsecap_jax.training.run_dir import load_variables
-from sparsecap_jax.training.state import init_params
 from sparsecap_jax.types import PyTree
 
 
-def warm_start(run: Run, report: Callable[[str], None]) -> PyTree:
-    """Initial params from the run directory `config.train.init_from`.
+def warm_start(run: Run, fresh: PyTree, report: Callable[[str], None]) -> PyTree:
+    """Initial params from the run directory `config.train.init_from`; ignored leaves from `fresh`.
 
     Raises:
         CheckpointError: leaves are missing there, extra or of another shape, and no regex of
@@ -26,8 +23,7 @@ def warm_start(run: Run, report: Callable[[str], None]) -> PyTree:
     source = pathlib.Path(run.config.train.init_from)
     params, taken = merge_params(
         load_variables(source)["params"],
-        abstract_params(run.model),
-        lambda: init_params(run.model, jax.random.key(run.config.seed)),
+        fresh,
         run.config.train.init_ignore,
         str(source),
     )
@@ -36,18 +32,13 @@ def warm_start(run: Run, report: Callable[[str], None]) -> PyTree:
 
 
 def merge_params(
-    found: PyTree,
-    expected: PyTree,
-    fresh: Callable[[], PyTree],
-    ignore: Sequence[str],
-    source: str,
+    found: PyTree, fresh: PyTree, ignore: Sequence[str], source: str
 ) -> tuple[PyTree, int]:
-    """Put `found` into the structure of `expected`.
+    """Put `found` into the structure of `fresh`.
 
     Args:
         found: params of another run.
-        expected: shapes of the params that are wanted.
-        fresh: makes initial params, for ignored leaves that are missing.
+        fresh: initial params; ignored leaves that do not fit keep theirs.
         ignore: regexes over `a/b/c` paths (full match) of leaves that need not fit.
         source: what error messages call the other run.
 
@@ -58,7 +49,8 @@ def merge_params(
         CheckpointError: a leaf that is not ignored is missing, extra or of another shape.
     """
     found = {"/".join(path): leaf for path, leaf in flatten_dict(found).items()}
-    wanted = {"/".join(path): leaf.shape for path, leaf in flatten_dict(expected).items()}
+    made = {"/".join(path): leaf for path, leaf in flatten_dict(fresh).items()}
+    wanted = {name: leaf.shape for name, leaf in made.items()}
     fits = {name for name in wanted if name in found and found[name].shape == wanted[name]}
     faults = [
         _fault(name, wanted, found)
@@ -70,9 +62,6 @@ def merge_params(
             f"{source}: does not fit the model: {'; '.join(faults)} (config.train.init_ignore "
             "lists what may differ)"
         )
-    made = {}
-    if len(fits) < len(wanted):
-        made = {"/".join(path): leaf for path, leaf in flatten_dict(fresh()).items()}
     merged = {n: jnp.asarray(found[n], jnp.float32) if n in fits else made[n] for n in wanted}
     return unflatten_dict({tuple(n.split("/")): leaf for n, leaf in merged.items()}), len(fits)
 

@@ -1,16 +1,26 @@
 """Ensembles and attention."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from decoding_fakes import HashModel, SlowModel, captions_of, fast_decode, images, random_table
+from decoding_fakes import (
+    UNOPTIMIZED,
+    HashModel,
+    SlowModel,
+    captions_of,
+    fast_decode,
+    images,
+    random_table,
+)
 from flax import linen as nn
 
 from sparsecap_jax.decoding import DecodeOptions, attention_weights, decode, make_ensemble
 from sparsecap_jax.decoding.stepper import reorder
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.models import make_model, smallest_inputs
+from sparsecap_jax.models import abstract_params, make_model
 
 VOCAB = 9
 STARTS = np.arange(6) * 13
@@ -53,8 +63,9 @@ def up_down(seed, rnn):
         {"name": "up_down", "vocab_size": VOCAB, "feature_size": 6, "embed_size": 5}
         | {"rnn_size": rnn, "attention_size": 4}
     )
-    params = model.init(jax.random.key(seed), *smallest_inputs(model))["params"]
-    return model, jax.tree.map(lambda leaf: 4 * leaf, params)
+    rng = np.random.default_rng(seed)
+    shapes = abstract_params(model)
+    return model, jax.tree.map(lambda leaf: np.float32(rng.normal(size=leaf.shape)), shapes)
 
 
 def real_regions(images_, regions):
@@ -67,6 +78,24 @@ def real_regions(images_, regions):
     return template.replace(features=features, mask=mask, boxes=boxes, fc=features[:, 0])
 
 
+@functools.partial(jax.jit, static_argnums=0, compiler_options=UNOPTIMIZED)
+def teacher_forced(model, params, regions, tokens):
+    return model.apply({"params": params}, regions, tokens)
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=UNOPTIMIZED)
+def sown_attention(model, params, regions, tokens):
+    """What the last step over `tokens [B, K, T]` sows, by a loop of steps."""
+    variables = {"params": params}
+    context = model.apply(variables, regions, method="encode")
+    carry = model.apply(variables, context, tokens.shape[1], method="init_carry")
+    for place in range(tokens.shape[2]):
+        (carry, _), sown = model.apply(
+            variables, carry, tokens[:, :, place], context, method="step", mutable=["intermediates"]
+        )
+    return sown["intermediates"]["attention"]["attention"][0]
+
+
 def test_different_architectures_join():
     members = [up_down(0, 7), up_down(1, 5), hash_members(1)[0][0]]
     model, params = make_ensemble(members)
@@ -77,7 +106,7 @@ def test_different_architectures_join():
         assert len(set(caption[0].tolist())) > 1
     # Scores are those of the members' teacher forcing.
     tokens = np.concatenate([np.full((4, 3, 1), 2, np.int32), decoded.tokens[:, :, :-1]], axis=2)
-    probs = [np.exp(m.apply({"params": p}, regions, tokens)) for m, p in members[:2]]
+    probs = [np.exp(teacher_forced(m, p, regions, tokens)) for m, p in members[:2]]
     table = np.asarray(members[2][1]["table"])
     start = np.asarray(regions.fc)[:, 0].astype(np.int32)
     hashed = np.zeros_like(probs[0])
@@ -101,23 +130,16 @@ def test_different_vocabularies_do_not_join():
 def test_attention_is_the_models_own():
     model, params = up_down(0, 7)
     regions = real_regions(3, 5)
-    decoded = decode(model, params, regions, DecodeOptions(beam_size=2, max_length=4))
+    options = DecodeOptions(beam_size=2, max_length=4)
+    decoded = fast_decode(model, params, regions, options)
     weights = np.asarray(attention_weights(model, params, regions, decoded.tokens))
     assert weights.shape == (3, 2, 4, 5)
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
     assert not weights[~np.broadcast_to(regions.mask[:, None, None], weights.shape)].any()
-    # The first word's weights, step by step, from what the model sows.
-    variables = {"params": params}
-    context = model.apply(variables, regions, method="encode")
-    carry = model.apply(variables, context, 2, method="init_carry")
-    fed = np.full((3, 2), 2, np.int32)
-    for place in range(4):
-        (carry, _), sown = model.apply(
-            variables, carry, jnp.asarray(fed), context, method="step", mutable=["intermediates"]
-        )
-        expected = sown["intermediates"]["attention"][0]
+    fed = np.concatenate([np.full((3, 2, 1), 2, np.int32), decoded.tokens[:, :, :-1]], axis=2)
+    for place in (0, 3):
+        expected = sown_attention(model, params, regions, fed[:, :, : place + 1])
         np.testing.assert_allclose(weights[:, :, place], expected, atol=1e-6)
-        fed = np.asarray(decoded.tokens)[:, :, place]
     assert np.ptp(weights[regions.mask.all(1)], axis=2).max() > 1e-3
 
 

@@ -85,8 +85,8 @@ def test_sharing_equals_copies_of_the_weights():
     def run(model, params):
         return (model.apply({"params": params}, regions, tokens)[..., 2]).sum()
 
-    ours, gradient = jax.jit(jax.value_and_grad(lambda p: run(model, p)))(params)
-    theirs, parts = jax.jit(jax.value_and_grad(lambda p: run(plain, p)))(copied)
+    ours, gradient = jax.value_and_grad(lambda p: run(model, p))(params)
+    theirs, parts = jax.value_and_grad(lambda p: run(plain, p))(copied)
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
     for side in ("encoder", "decoder"):
         summed = jax.tree.map(np.add, parts[f"{side}_layers_0"], parts[f"{side}_layers_2"])

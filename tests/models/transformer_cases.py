@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import reference_cases as cases
 
-from sparsecap_jax.models import make_model
+from sparsecap_jax.models import abstract_params, make_model
 from sparsecap_jax.types import Regions
 
 TRANSFORMERS = (
@@ -113,5 +113,9 @@ def small_model(name="transformer", **fields):
         np.zeros((2, 6), np.float32),
     )
     tokens = rng.integers(1, 11, (2, 3, 7)).astype(np.int32)
-    params = jax.jit(model.init)(jax.random.key(0), regions, tokens)["params"]
+    # Drawn here, as compiling `init` takes seconds.
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(0.0, 0.4, leaf.shape).astype(np.float32)),
+        abstract_params(model),
+    )
     return model, params, regions, tokens

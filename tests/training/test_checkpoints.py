@@ -18,7 +18,8 @@ def state_at(step, pruner="supermask", width=3):
     }
     pruner = make_pruner({"name": pruner}, total_steps=10)
     transform = optax.adam(1e-2)
-    state = create_state(params, pruner, transform, jax.random.key(7 + step))
+    prune = pruner.init(jax.random.key(step), params)
+    state = create_state(params, prune, pruner, transform, jax.random.key(7 + step))
     return state.replace(step=jnp.asarray(step, jnp.int32))
 
 

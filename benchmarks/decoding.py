@@ -1,0 +1,250 @@
+"""Images per second of greedy and beam search, against the PyTorch reference where it is given.
+
+python benchmarks/decoding.py --reference=DIR --reference_python=VENV/bin/python \
+    --checkpoint=ZIP --features=DIR
+
+Models of the papers' sizes get random weights, changed so that captions end after about
+`--caption_length` tokens as those of trained models do; `--checkpoint` adds a published model on
+real features. The reference runs in a process of its own, on the same weights and inputs, with each
+of `--reference_threads`; the best counts. Nothing else should run on the machine.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import tempfile
+import time
+
+import numpy as np
+from absl import app, flags
+
+MODELS = flags.DEFINE_list("models", ["up_down", "ort"], "Models of the papers' sizes.")
+SCALE = flags.DEFINE_integer("scale", 1, "Divides all sizes, for a quick try.", lower_bound=1)
+BATCHES = flags.DEFINE_list("batches", ["1", "10", "50"], "Batch sizes.")
+BEAMS = flags.DEFINE_list("beams", ["1", "2", "5"], "Beam sizes; 1 is greedy search.")
+LENGTH = flags.DEFINE_integer("caption_length", 10, "Mean tokens of a caption; 0: none ends.")
+REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each; the fastest counts.")
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint of the reference, folder or zip.")
+FEATURES = flags.DEFINE_string("features", None, "Folder with cocobu_att/ etc. for --checkpoint.")
+REFERENCE = flags.DEFINE_string("reference", None, "Checkout of the PyTorch reference.")
+PYTHON = flags.DEFINE_string("reference_python", "python", "Python that has torch.")
+THREADS = flags.DEFINE_list("reference_threads", ["1", "2"], "Thread counts for the reference.")
+OUTPUT = flags.DEFINE_string("output", None, "JSON file for the figures.")
+
+MAX_LENGTH = 18
+IDS = {"pad_token_id": 0, "unk_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
+
+
+def paper_config(name, scale):
+    """The reference's config of a model of the paper, all sizes divided by `scale`."""
+    common = {"vocab_size": 10_000 // scale, "max_seq_length": MAX_LENGTH, **IDS}
+    common |= {"att_feat_size": 2048 // scale, "fc_feat_size": 2048 // scale, "version": "0.6.0"}
+    sharing = dict.fromkeys(
+        f"share_{what}_{side}" for what in ("att", "layer") for side in ("encoder", "decoder")
+    )
+    if name == "up_down":
+        sizes = {"input_encoding_size": 1000, "rnn_size": 1000, "att_hid_size": 512}
+        own = {"caption_model": "up_down_lstm", "drop_prob_lm": 0.5, "logit_layers": 1}
+    else:
+        sizes = {"d_model": 512, "dim_feedforward": 2048}
+        own = {"caption_model": "relation_transformer", "num_layers": 6, "num_heads": 8}
+        own |= {"drop_prob_src": 0.5, "no_box_trigonometric_embedding": False}
+    return common | sharing | own | {key: size // scale for key, size in sizes.items()}
+
+
+def random_model(name, scale, caption_length):
+    """A model of the paper with random weights: (model, params, the reference's config)."""
+    import jax
+
+    from sparsecap_jax.interop.reference import model_config
+    from sparsecap_jax.models import make_model, smallest_inputs
+
+    config = paper_config(name, scale)
+    model = make_model(model_config(config))
+    params = jax.jit(model.init)(jax.random.key(0), *smallest_inputs(model))["params"]
+    params = jax.tree.map(lambda leaf: np.array(leaf), params)
+    if caption_length:
+        add_clock(name, params)
+        set_mean_length(model, params, config, caption_length)
+    return model, params, config
+
+
+def add_clock(name, params):
+    """Make something in the model grow with the position, and let the logit of EOS follow it."""
+    rng = np.random.default_rng(1)
+    logits = params["logit_0" if name == "up_down" else "logits"]
+    eos = logits["kernel"][:, IDS["eos_token_id"]]
+    if name == "up_down":
+        # Unit 0 of the language LSTM adds up 0.1 at each step.
+        lstm = params["lang_lstm"]
+        hidden = len(eos)
+        for gate, bias in enumerate((10.0, 10.0, 0.1, 10.0)):
+            for leaf in lstm.values():
+                leaf[..., gate * hidden] = 0
+            lstm["bias_ih"][gate * hidden] = bias
+        eos[:] = rng.normal(size=hidden) * 4
+        eos[0] = 200
+    else:
+        # Slow sinusoids of the position, which no token's embedding disturbs.
+        width = len(eos)
+        slow = np.arange(width // 4, width // 3) // 2 * 2
+        params["tgt_embed"]["embedding"][:, slow] = 0
+        eos[:] = 0
+        eos[slow] = 40 / np.sqrt(len(slow))
+
+
+def set_mean_length(model, params, config, target):
+    """Find the bias of EOS with which greedy captions have `target` tokens on average."""
+    from sparsecap_jax.decoding import DecodeOptions, decode
+
+    logits = params["logit_0" if "logit_0" in params else "logits"]
+    options = DecodeOptions(method="greedy", max_length=MAX_LENGTH)
+    low, high = -500.0, 500.0
+    for _ in range(12):
+        middle = (low + high) / 2
+        logits["bias"][IDS["eos_token_id"]] = middle
+        decoded = decode(model, params, random_regions(10, config), options)
+        low, high = (low, middle) if np.mean(decoded.lengths) < target else (middle, high)
+
+
+def random_regions(batch, config):
+    """Regions like those of COCO: 36 of them, features positive and sparse."""
+    from sparsecap_jax.types import Regions
+
+    rng = np.random.default_rng(batch)
+    size = config["att_feat_size"]
+    features = np.maximum(rng.normal(size=(batch, 36, size)) - 0.5, 0).astype(np.float32)
+    corners = np.sort(rng.random((batch, 36, 2, 2)), axis=2).reshape(batch, 36, 4)
+    mask = np.ones((batch, 36), bool)
+    return Regions(features, mask, corners.astype(np.float32), features.mean(axis=1))
+
+
+def published_model(path):
+    """The model of a checkpoint of the reference: (model, params, the reference's config)."""
+    from sparsecap_jax.interop.checkpoint_dir import open_checkpoint_dir
+    from sparsecap_jax.interop.convert import to_dense
+    from sparsecap_jax.interop.reference import load_state_dict, upgrade_config
+
+    checkpoint = open_checkpoint_dir(path)
+    state = {name: to_dense(tensor) for name, tensor in checkpoint.state_dict.items()}
+    model, variables = load_state_dict(state, checkpoint.config)
+    config = upgrade_config(checkpoint.config) | {"max_seq_length": MAX_LENGTH}
+    return model, variables["params"], config
+
+
+def real_regions(batch, folder):
+    """The images of a feature folder, over and over until there are `batch` of them."""
+    from sparsecap_jax.types import Regions
+
+    ids = sorted(path.stem for path in (pathlib.Path(folder) / "cocobu_att").glob("*.npy"))
+    ids = [ids[i % len(ids)] for i in range(batch)]
+
+    def read(kind):
+        return [np.load(pathlib.Path(folder) / f"cocobu_{kind}" / f"{i}.npy") for i in ids]
+
+    att, boxes = read("att"), read("box_relative")
+    most = max(map(len, att))
+
+    def padded(arrays):
+        arrays = [np.pad(one, ((0, most - len(one)), (0, 0))) for one in arrays]
+        return np.stack(arrays).astype(np.float32)
+
+    mask = np.arange(most) < np.array([[len(one)] for one in att])
+    return Regions(padded(att), mask, padded(boxes), np.stack(read("fc")).astype(np.float32))
+
+
+def time_ours(model, params, regions, beam, repeats):
+    """Seconds of the first call (compilation) and of the fastest later one; mean tokens."""
+    import jax
+
+    from sparsecap_jax.decoding import DecodeOptions, decode
+
+    method = "greedy" if beam == 1 else "beam"
+    options = DecodeOptions(method=method, beam_size=beam, max_length=MAX_LENGTH)
+    seconds = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        decoded = jax.block_until_ready(decode(model, params, regions, options))
+        seconds.append(time.perf_counter() - start)
+    return seconds[0] - min(seconds[1:]), min(seconds[1:]), float(decoded.lengths[:, 0].mean())
+
+
+def time_reference(params, config, batches, beams, folder):
+    """Run the reference in a process for each thread count; the least seconds of each setting."""
+    from sparsecap_jax.interop.reference import export_state_dict
+
+    np.savez(folder / "weights.npz", **export_state_dict({"params": params}, config))
+    for batch, regions in batches.items():
+        arrays = {name: getattr(regions, name) for name in ("features", "mask", "boxes", "fc")}
+        np.savez(folder / f"regions_{batch}.npz", **arrays)
+    job = {"config": config, "batches": list(batches), "beams": beams, "repeats": REPEATS.value}
+    (folder / "job.json").write_text(json.dumps(job))
+    best = {}
+    for threads in THREADS.value:
+        script = pathlib.Path(__file__).with_name("reference_decoding.py")
+        command = [PYTHON.value, str(script), REFERENCE.value, str(folder), threads]
+        env = os.environ | {"OMP_NUM_THREADS": threads}
+        lines = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
+        for line in lines.splitlines():
+            batch, beam, seconds = json.loads(line)
+            best[batch, beam] = min(seconds, best.get((batch, beam), seconds))
+    return best
+
+
+def report(name, rows):
+    print(f"\n{name}\n")
+    titles = ("batch", "beam", "tokens", "compile s", "images/s", "reference", "ratio")
+    print("| " + " | ".join(titles) + " |")
+    print("|" + " --: |" * len(titles))
+    for row in rows:
+        ours = row["batch"] / row["seconds"]
+        cells = [row["batch"], row["beam"], f"{row['tokens']:.1f}", f"{row['compile']:.1f}"]
+        cells.append(f"{ours:.1f}")
+        if row["reference"] is None:
+            cells += ["", ""]
+        else:
+            cells += [f"{row['batch'] / row['reference']:.1f}"]
+            cells += [f"{row['reference'] / row['seconds']:.2f}"]
+        print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+
+
+def measure(name, model, params, config, batches):
+    import jax
+
+    beams = [int(beam) for beam in BEAMS.value]
+    found = {}
+    if REFERENCE.value:
+        with tempfile.TemporaryDirectory() as folder:
+            found = time_reference(params, config, batches, beams, pathlib.Path(folder))
+    params = jax.device_put(params)
+    rows = []
+    for batch, regions in batches.items():
+        for beam in beams:
+            compiling, seconds, tokens = time_ours(model, params, regions, beam, REPEATS.value)
+            row = {"model": name, "batch": batch, "beam": beam, "tokens": tokens}
+            row |= {"compile": compiling, "seconds": seconds}
+            rows.append(row | {"reference": found.get((batch, beam))})
+    report(name, rows)
+    return rows
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    sizes = [int(batch) for batch in BATCHES.value]
+    rows = []
+    for name in MODELS.value:
+        model, params, config = random_model(name, SCALE.value, LENGTH.value)
+        batches = {batch: random_regions(batch, config) for batch in sizes}
+        rows += measure(name, model, params, config, batches)
+    if CHECKPOINT.value:
+        model, params, config = published_model(CHECKPOINT.value)
+        batches = {batch: real_regions(batch, FEATURES.value) for batch in sizes}
+        rows += measure(pathlib.Path(CHECKPOINT.value).stem, model, params, config, batches)
+    if OUTPUT.value:
+        pathlib.Path(OUTPUT.value).write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    app.run(main)

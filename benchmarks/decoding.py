@@ -130,6 +130,8 @@ def published_model(path):
     state = {name: to_dense(tensor) for name, tensor in checkpoint.state_dict.items()}
     model, variables = load_state_dict(state, checkpoint.config)
     config = upgrade_config(checkpoint.config) | {"max_seq_length": MAX_LENGTH}
+    # Published without masks, which are multiplied in already: for the dense class.
+    config["caption_model"] = config["caption_model"].removesuffix("_prune")
     return model, variables["params"], config
 
 
@@ -185,8 +187,8 @@ def time_reference(params, config, batches, beams, folder):
         script = pathlib.Path(__file__).with_name("reference_decoding.py")
         command = [PYTHON.value, str(script), REFERENCE.value, str(folder), threads]
         env = os.environ | {"OMP_NUM_THREADS": threads}
-        lines = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
-        for line in lines.splitlines():
+        done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
+        for line in done.stdout.splitlines():
             batch, beam, seconds = json.loads(line)
             best[batch, beam] = min(seconds, best.get((batch, beam), seconds))
     return best

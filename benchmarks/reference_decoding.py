@@ -25,17 +25,19 @@ class Placeholders(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Stands in for what is not installed and not needed."""
 
     def find_spec(self, name, path=None, target=None):
+        """Find one of the unused packages or a module of it."""
         if name.split(".")[0] in UNUSED:
             return importlib.machinery.ModuleSpec(name, self, is_package=True)
         return None
 
     def create_module(self, spec):
+        """Make a module that has every name."""
         module = MagicMock()
         module.__path__, module.__spec__, module.__name__ = [], spec, spec.name
         return module
 
     def exec_module(self, module):
-        pass
+        """Nothing is left to do."""
 
 
 class Config(dict):

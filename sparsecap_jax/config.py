@@ -141,22 +141,27 @@ def optimizer_section(**fields: Any) -> ConfigDict:
     return section
 
 
-def config_from_arg(arg: str) -> tuple[str, dict[str, Any]]:
-    """Split the argument of a config file, `name,key=value,...`, into name and values.
+def parse_arg(arg: str) -> tuple[list[str], dict[str, Any]]:
+    """Split the argument of a config file into its words and its `key=value` pairs.
 
-    Values are read as JSON where they are JSON, else as text: `supermask,sparsity=0.975`.
+    Values are read as JSON where they are JSON, else as text: `supermask,sparsity=0.975` is
+    `(["supermask"], {"sparsity": 0.975})`.
 
     Raises:
-        ConfigError: a part after the first without `=`.
+        ConfigError: an empty part.
     """
-    name, *parts = arg.split(",") if arg else [""]
-    values = {}
-    for part in parts:
+    words, values = [], {}
+    for part in arg.split(",") if arg else []:
         key, equals, text = part.partition("=")
-        if not equals:
-            raise ConfigError(f"config argument {arg!r}: expected key=value, found {part!r}")
-        values[key] = _literal(text)
-    return name, values
+        if not key:
+            raise ConfigError(
+                f"config argument {arg!r}: expected words and key=value, found {part!r}"
+            )
+        if equals:
+            values[key] = _literal(text)
+        else:
+            words.append(key)
+    return words, values
 
 
 def to_json(config: Mapping[str, Any] | ConfigDict) -> str:

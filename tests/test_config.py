@@ -1,5 +1,6 @@
 """Configs: typos, types, ranges and the way through JSON."""
 
+import importlib.util
 import json
 import pathlib
 import subprocess
@@ -7,8 +8,17 @@ import sys
 
 import pytest
 
-from sparsecap_jax.config import config_from_arg, default_config, from_dict, to_json, validate
+from sparsecap_jax.config import (
+    default_config,
+    from_dict,
+    model_config,
+    parse_arg,
+    to_json,
+    validate,
+)
 from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.models import count_params, make_model
+from sparsecap_jax.pruning import PRUNERS
 
 REPO = pathlib.Path(__file__).parent.parent
 
@@ -53,14 +63,58 @@ def test_json_of_something_else_is_refused(values):
         from_dict(values, "config.json")
 
 
-def test_arguments_are_a_name_and_values():
-    assert config_from_arg("") == ("", {})
-    assert config_from_arg("supermask,sparsity=0.975,name=x") == (
-        "supermask",
+def test_arguments_are_words_and_values():
+    assert parse_arg("") == ([], {})
+    assert parse_arg("tiny,supermask,sparsity=0.975,name=x") == (
+        ["tiny", "supermask"],
         {"sparsity": 0.975, "name": "x"},
     )
-    with pytest.raises(ConfigError, match="expected key=value, found 'sparsity'"):
-        config_from_arg("supermask,sparsity")
+    with pytest.raises(ConfigError, match="found ''"):
+        parse_arg("supermask,")
+
+
+def config_file(name):
+    path = REPO / "configs" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config
+
+
+# Model parameters with the papers' vocabularies: 10,000 words and UNK, or radix base 768.
+SIZES = {
+    ("up_down", ""): 53_151_538,
+    ("ort", ""): 55_443_777,
+    ("acort", ""): 14_979_347,
+    ("acort", "base_al"): 8_410_379,
+    ("acort", "small"): 4_213_779,
+    ("acort", "small_al"): 2_567_435,
+    ("ort", "xsmall"): 4_143_897,
+    ("transformer", ""): 55_440_657,
+    ("soft_attention", ""): 13_722_641,
+}
+
+
+@pytest.mark.parametrize(("name", "arg"), SIZES)
+def test_configs_have_the_papers_sizes(name, arg):
+    config = config_file(name)(arg)
+    validate(config)
+    radix = config.tokenizer.name == "radix"
+    vocab_size = config.tokenizer.radix_base + 3 if radix else 10_001
+    assert count_params(make_model(model_config(config, vocab_size))) == SIZES[name, arg]
+
+
+@pytest.mark.parametrize(
+    "name", ["up_down", "ort", "acort", "transformer", "soft_attention", "toy"]
+)
+def test_every_config_takes_every_pruner(name):
+    tiny = "" if name == "toy" else "tiny,"
+    for pruner in PRUNERS:
+        validate(config_file(name)(f"{tiny}{pruner}"))
+    with pytest.raises(ConfigError, match="'sniip' is none of"):
+        config_file(name)("sniip")
+    with pytest.raises(ConfigError, match="sparsity without a pruner"):
+        config_file(name)("sparsity=0.5")
 
 
 @pytest.mark.parametrize("flag", ["--config.train.epoch=3", "--config=configs/toy.py:supermsk"])

@@ -35,7 +35,7 @@ GRID = 512  # features are multiples of 1/GRID, below 2048/GRID: exact in float1
 OFFSET = 96  # leaves about 60% of the features at 0
 PROJECTION_KEY = (2048, 0, 3)  # one projection for all scenes of all seeds
 
-POSITION_KNOTS = tuple(range(0, 193, 32))
+X_KNOTS, Y_KNOTS = (0, WIDTH // 2, WIDTH), (0, HEIGHT // 2, HEIGHT)
 EXTENT_KNOTS = (0, 16, 32, 64, 96, 144, 192)
 _BLOCKS = {
     "shape": SHAPES,
@@ -45,8 +45,8 @@ _BLOCKS = {
     "count": tuple(range(1, max(MAX_COUNT.values()) + 1)),
     "arrangement": ARRANGEMENTS,
     "background": tuple(BACKGROUNDS),
-    "x": POSITION_KNOTS,
-    "y": POSITION_KNOTS,
+    "x": X_KNOTS,
+    "y": Y_KNOTS,
     "width": EXTENT_KNOTS,
     "height": EXTENT_KNOTS,
     "clutter": tuple(range(16)),  # light, texture, ... : means nothing
@@ -55,7 +55,7 @@ _NAMES = [(block, value) for block, values in _BLOCKS.items() for value in value
 CHANNELS = {name: channel for channel, name in enumerate(_NAMES)}  # (block, value) -> index
 
 # How clearly each block shows, in percent; more than others where captions need it most.
-GAIN = {"shape": 150, "count": 120, "x": 150, "y": 150, "width": 60, "height": 60}
+GAIN = {"shape": 150, "count": 120, "x": 200, "y": 200, "width": 60, "height": 60}
 # How strongly a region shows what, in percent: (least, most).
 OBJECT_STRENGTH = (85, 115)
 CROP_STRENGTH = (30, 80)
@@ -83,8 +83,8 @@ class _Attributes:
     def geometry(self, box: Box) -> None:
         """Show where a box lies and how large it is: by grid knots."""
         x1, y1, x2, y2 = box
-        self.ramp("x", POSITION_KNOTS, (x1 + x2) // 2)
-        self.ramp("y", POSITION_KNOTS, (y1 + y2) // 2)
+        self.ramp("x", X_KNOTS, (x1 + x2) // 2)
+        self.ramp("y", Y_KNOTS, (y1 + y2) // 2)
         self.ramp("width", EXTENT_KNOTS, x2 - x1)
         self.ramp("height", EXTENT_KNOTS, y2 - y1)
 

@@ -256,11 +256,11 @@ def _acceptable(groups: Sequence[Group], depth: bool) -> bool:
     """Whether a sorted list of groups makes a scene that one can describe without doubt.
 
     The first two stand in a clear relation, one of depth if so asked; the others keep clear of
-    everything. Salience falls by a fifth or more from the first to the second and from the second
+    everything. Salience falls by a third or more from the first to the second and from the second
     to the third; no two groups share both shape and colour.
     """
     salience = [group.salience for group in groups[:3]]
-    if any(5 * low > 4 * high for high, low in itertools.pairwise(salience)):
+    if any(3 * low > 2 * high for high, low in itertools.pairwise(salience)):
         return False
     if len({(group.shape, group.colour) for group in groups}) < len(groups):
         return False

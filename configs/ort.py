@@ -1,0 +1,28 @@
+r"""The Object Relation Transformer (Herdade et al. 2019), dense or pruned.
+
+    python launch/train.py --config=configs/ort.py --config.data.dir=DIR --workdir=runs/ort
+    python launch/train.py --config=configs/ort.py:supermask,sparsity=0.95 --config.data.dir=DIR \
+        --workdir=runs/ort_95
+    python launch/train.py --config=configs/ort.py:tiny,supermask --workdir=runs/tiny
+
+Boxes are needed (docs/data.md). Words: `xsmall` (104/416, the small dense model that ACORT is
+compared with), `tiny` (toy scenes) and the names of pruners; `key=value` sets fields of the pruner.
+"""
+
+from ml_collections import ConfigDict
+
+from sparsecap_jax.recipes import NOAM, TINY_TRANSFORMER, make_config
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Build the config; `arg` holds the words and values above."""
+    return make_config(
+        arg,
+        "relation_transformer",
+        fields={"d_model": 512, "ff_size": 2048, "num_layers": 6, "num_heads": 8},
+        pruned={"source_dropout": 0.1, "dropout": 0.1 / 3},
+        tiny=TINY_TRANSFORMER,
+        optimizer=NOAM,
+        weight_scale=1.5,
+        variants={"xsmall": {"d_model": 104, "ff_size": 416}},
+    )

@@ -1,0 +1,27 @@
+r"""Soft-Attention (Xu et al. 2015) as pruned in "End-to-End Supermask Pruning".
+
+    python launch/train.py --config=configs/soft_attention.py:supermask,sparsity=0.975 \
+        --config.data.dir=DIR --workdir=runs/soft_attention_975
+    python launch/train.py --config=configs/soft_attention.py:gru,tiny --workdir=runs/tiny
+
+Words: `gru` (instead of LSTM), `tiny` (toy scenes) and the names of pruners; `key=value` sets
+fields of the pruner.
+"""
+
+from ml_collections import ConfigDict
+
+from sparsecap_jax.recipes import RECURRENT, make_config
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Build the config; `arg` holds the words and values above."""
+    return make_config(
+        arg,
+        "soft_attention",
+        fields={"embed_size": 256, "rnn_size": 512, "attention_size": 512},
+        pruned={"dropout": 0.11, "attention_dropout": 0.03},
+        tiny={"embed_size": 128, "rnn_size": 128, "attention_size": 64, "dropout": 0.1},
+        optimizer=RECURRENT,
+        weight_scale=0.5,
+        variants={"gru": {"cell": "gru"}},
+    )

@@ -1,0 +1,106 @@
+"""The papers' recipes, which `configs/*.py` are made of.
+
+A config's argument is a list of words and values: `tiny` shrinks the model to the toy scenes, a
+pruner's name chooses it, and `key=value` sets a field of that pruner:
+`configs/ort.py:tiny,supermask,sparsity=0.975`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sparsecap_jax.config import (
+    default_config,
+    model_section,
+    optimizer_section,
+    parse_arg,
+    pruner_section,
+    tokenizer_section,
+)
+from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.pruning import PRUNERS
+
+# Cosine from 0.01 with a large epsilon: Up-Down and Soft-Attention.
+RECURRENT = {"learning_rate": 1e-2, "learning_rate_min": 1e-5, "epsilon": 1e-2}
+# Noam with Adam 0.9 / 0.98 / 1e-9: transformers.
+NOAM = {"schedule": "noam", "noam_factor": 1.0, "noam_warmup": 10000, "beta": 0.98, "epsilon": 1e-9}
+TINY_UP_DOWN = {"embed_size": 128, "rnn_size": 128, "attention_size": 64, "dropout": 0.1}
+TINY_TRANSFORMER = {
+    **{"d_model": 128, "ff_size": 256, "num_layers": 2, "num_heads": 4},
+    **{"source_dropout": 0.1, "dropout": 0.1},
+}
+# Toy scenes take a few thousand small steps.
+TINY = {"learning_rate": 3e-3, "learning_rate_min": 1e-4, "clip": "norm", "clip_at": 1.0}
+
+
+def make_config(
+    arg: str,
+    model: str,
+    *,
+    fields: Mapping[str, Any],
+    pruned: Mapping[str, Any],
+    tiny: Mapping[str, Any],
+    optimizer: Mapping[str, Any],
+    weight_scale: float,
+    tokenizer: Mapping[str, Any] | None = None,
+    variants: Mapping[str, Mapping[str, Any]] | None = None,
+) -> ConfigDict:
+    """A paper's recipe for one model, dense or with any pruner.
+
+    Args:
+        arg: the config's argument, see above.
+        model: name of the model.
+        fields: the model's fields in the paper.
+        pruned: fields that change where a pruner is chosen.
+        tiny: fields that change under `tiny`.
+        optimizer: fields of the optimizer in the paper.
+        weight_scale: of the supermask's sparsity loss, 0.5 for recurrent models, else 1.5.
+        tokenizer: fields of the tokenizer, where it is not a word tokenizer.
+        variants: further words, and the model's fields that they change.
+
+    Raises:
+        ConfigError: an unknown word, two pruners, or a value for no pruner.
+    """
+    words, values = parse_arg(arg)
+    small = "tiny" in words
+    variants = {"tiny": tiny, **(variants or {})}
+    pruner = _pruner(arg, [word for word in words if word not in variants], values, variants)
+    chosen = {**fields, **(pruned if pruner != "none" else {})}
+    for word in words:
+        chosen |= variants.get(word, {})
+    if pruner == "supermask":
+        values = {"weight_scale": weight_scale, **values}
+    if pruner not in ("none", "mask_freeze", "lottery_mask_freeze"):
+        values = {"sparsity": 0.95, **values}
+    tokens = dict(tokenizer or {"name": "word"})
+    config = default_config(model, pruner, tokens["name"])
+    with config.unlocked():
+        config.model = model_section(model, **chosen)
+        config.pruner = pruner_section(pruner, **values)
+        config.optimizer = optimizer_section(**(TINY if small else optimizer))
+        config.tokenizer = tokenizer_section(**tokens)
+    if "d_model" in config.model:
+        config.optimizer.noam_size = config.model.d_model
+    if small:
+        use_toy_scenes(config)
+    return config
+
+
+def use_toy_scenes(config: ConfigDict) -> None:
+    """Train on the embedded scenes, with the few thousand small steps that they take."""
+    config.data.update(name="toy", region_buckets=(20,), batch_size=16)
+    config.train.update(steps=2500, steps_per_call=10, eval_every=500, log_every=50)
+    config.tokenizer.vocab_size = 1000  # more than there are words: all are kept
+
+
+def _pruner(arg: str, names: list[str], values: Mapping, variants: Mapping) -> str:
+    if len(names) > 1:
+        raise ConfigError(f"config argument {arg!r}: more than one pruner: {', '.join(names)}")
+    if not names and values:
+        raise ConfigError(f"config argument {arg!r}: {', '.join(values)} without a pruner")
+    for name in names:
+        if name not in PRUNERS:
+            known = ", ".join((*variants, *sorted(PRUNERS)))
+            raise ConfigError(f"config argument {arg!r}: {name!r} is none of {known}")
+    return names[0] if names else "none"

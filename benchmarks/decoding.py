@@ -33,6 +33,7 @@ THREADS = flags.DEFINE_list("reference_threads", ["1", "2"], "Thread counts for 
 OUTPUT = flags.DEFINE_string("output", None, "JSON file for the figures.")
 
 MAX_LENGTH = 18
+NOISE = {"up_down": 80.0, "ort": 0.5}
 IDS = {"pad_token_id": 0, "unk_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
 
 
@@ -71,27 +72,30 @@ def random_model(name, scale, caption_length):
 
 
 def add_clock(name, params):
-    """Make something in the model grow with the position, and let the logit of EOS follow it."""
-    rng = np.random.default_rng(1)
+    """Make something in the model grow with the position, and let the logit of EOS follow it.
+
+    The rest of the column of EOS is noise, larger than those of other tokens, so that lengths vary.
+    """
     logits = params["logit_0" if name == "up_down" else "logits"]
     eos = logits["kernel"][:, IDS["eos_token_id"]]
+    eos *= NOISE[name]
     if name == "up_down":
         # Unit 0 of the language LSTM adds up 0.1 at each step.
-        lstm = params["lang_lstm"]
-        hidden = len(eos)
         for gate, bias in enumerate((10.0, 10.0, 0.1, 10.0)):
-            for leaf in lstm.values():
-                leaf[..., gate * hidden] = 0
-            lstm["bias_ih"][gate * hidden] = bias
-        eos[:] = rng.normal(size=hidden) * 4
-        eos[0] = 200
-    else:
-        # Slow sinusoids of the position, which no token's embedding disturbs.
-        width = len(eos)
-        slow = np.arange(width // 4, width // 3) // 2 * 2
-        params["tgt_embed"]["embedding"][:, slow] = 0
-        eos[:] = 0
-        eos[slow] = 40 / np.sqrt(len(slow))
+            for leaf in params["lang_lstm"].values():
+                leaf[..., gate * len(eos)] = 0
+            params["lang_lstm"]["bias_ih"][gate * len(eos)] = bias
+        eos[0] = 20
+        return
+    # Slow sinusoids of the position, which nothing else is added to.
+    slow = np.arange(len(eos) // 4, len(eos) // 3) // 2 * 2
+    params["tgt_embed"]["embedding"][:, slow] = 0
+    for layer in (value for key, value in params.items() if key.startswith("decoder_layers")):
+        for part in ("self_attn", "cross_attn"):
+            layer[part]["out"]["kernel"][:, slow] = layer[part]["out"]["bias"][slow] = 0
+        layer["feed_forward"]["w_2"]["kernel"][:, slow] = 0
+        layer["feed_forward"]["w_2"]["bias"][slow] = 0
+    eos[slow] = 2 / np.sqrt(len(slow))
 
 
 def set_mean_length(model, params, config, target):

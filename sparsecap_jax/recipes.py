@@ -30,8 +30,14 @@ TINY_TRANSFORMER = {
     **{"d_model": 128, "ff_size": 256, "num_layers": 2, "num_heads": 4},
     **{"source_dropout": 0.1, "dropout": 0.1},
 }
-# Toy scenes take a few thousand small steps.
-TINY = {"learning_rate": 3e-3, "learning_rate_min": 1e-4, "clip": "norm", "clip_at": 1.0}
+# Toy scenes take one or two thousand small steps, a hundredth of a run on COCO. Mask logits move by
+# (gradient / epsilon) per step, so epsilon shrinks along, and the heavier sparsity loss has them
+# arrive before the last half of training: the rest is for the weights to recover.
+TINY = {
+    **{"learning_rate": 3e-3, "learning_rate_min": 1e-4, "epsilon": 1e-8, "beta": 0.999},
+    **{"clip": "norm", "clip_at": 1.0, "mask_epsilon": 3e-4},
+}
+TINY_SUPERMASK = {"sparsity_weight": 25.0}
 
 
 def make_config(
@@ -70,7 +76,8 @@ def make_config(
     for word in words:
         chosen |= variants.get(word, {})
     if pruner == "supermask":
-        values = {"weight_scale": weight_scale, **values}
+        own = {"weight_scale": weight_scale, **(TINY_SUPERMASK if small else {})}
+        values = {**own, **values}
     if pruner not in ("none", "mask_freeze", "lottery_mask_freeze"):
         values = {"sparsity": 0.95, **values}
     tokens = dict(tokenizer or {"name": "word"})
@@ -90,7 +97,8 @@ def make_config(
 def use_toy_scenes(config: ConfigDict) -> None:
     """Train on the embedded scenes, with the few thousand small steps that they take."""
     config.data.update(name="toy", region_buckets=(20,), batch_size=16)
-    config.train.update(steps=2500, steps_per_call=10, eval_every=500, log_every=50)
+    config.train.update(steps=1800, steps_per_call=10, eval_every=600, log_every=50)
+    config.eval.images = 100  # of 200
     config.tokenizer.vocab_size = 1000  # more than there are words: all are kept
 
 

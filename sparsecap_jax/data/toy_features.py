@@ -19,6 +19,7 @@ from sparsecap_jax.data.toy_world import (
     HEIGHT,
     MAX_COUNT,
     PATTERNS,
+    RELATIONS,
     SHAPES,
     SIZES,
     WIDTH,
@@ -26,6 +27,7 @@ from sparsecap_jax.data.toy_world import (
     Draws,
     Group,
     Scene,
+    relation,
 )
 
 FEATURE_SIZE = 2048
@@ -35,8 +37,11 @@ GRID = 512  # features are multiples of 1/GRID, below 2048/GRID: exact in float1
 OFFSET = 96  # leaves about 60% of the features at 0
 PROJECTION_KEY = (2048, 0, 3)  # one projection for all scenes of all seeds
 
-X_KNOTS, Y_KNOTS = (0, WIDTH // 2, WIDTH), (0, HEIGHT // 2, HEIGHT)
+BORDER = 24  # places nearer to the border than this look alike
+X_KNOTS, Y_KNOTS = (BORDER, WIDTH - BORDER), (BORDER, HEIGHT - BORDER)
+PLACE_ERROR = 12  # pixels by which a place is misjudged at most; boxes are exact
 EXTENT_KNOTS = (0, 16, 32, 64, 96, 144, 192)
+SHARE_KNOTS = (0, 20, 40, 60, 100)
 _BLOCKS = {
     "shape": SHAPES,
     "colour": COLOURS,
@@ -49,16 +54,28 @@ _BLOCKS = {
     "y": Y_KNOTS,
     "width": EXTENT_KNOTS,
     "height": EXTENT_KNOTS,
+    "relation": RELATIONS,
+    "share": SHARE_KNOTS,  # of the salience of all groups, in percent
     "clutter": tuple(range(16)),  # light, texture, ... : means nothing
 }
 _NAMES = [(block, value) for block, values in _BLOCKS.items() for value in values]
 CHANNELS = {name: channel for channel, name in enumerate(_NAMES)}  # (block, value) -> index
 
 # How clearly each block shows, in percent; more than others where captions need it most.
-GAIN = {"shape": 150, "count": 120, "x": 200, "y": 200, "width": 60, "height": 60}
+GAIN = {
+    "shape": 150,
+    "count": 120,
+    "x": 200,
+    "y": 200,
+    "width": 60,
+    "height": 60,
+    "share": 150,
+    "relation": 150,
+}
 # How strongly a region shows what, in percent: (least, most).
 OBJECT_STRENGTH = (85, 115)
 CROP_STRENGTH = (30, 80)
+MISJUDGED = 10  # percent of the relations in a box around two groups that are drawn at random
 CONFUSION = 1  # percent of the shapes, colours and patterns that are seen as another
 
 
@@ -73,18 +90,19 @@ class _Attributes:
         self.values[CHANNELS[block, value]] += UNIT * percent * GAIN.get(block, 100) // 10_000
 
     def ramp(self, block: str, knots: tuple[int, ...], position: int) -> None:
-        """Show a length in pixels as weights of the two knots that it lies between."""
+        """Show a length or share as weights of the two knots that it lies between."""
+        position = min(max(position, knots[0]), knots[-1])
         upper = next(k for k in range(1, len(knots)) if position <= knots[k])
         span = knots[upper] - knots[upper - 1]
         share = 100 * (position - knots[upper - 1]) // span
         self.add(block, knots[upper], share)
         self.add(block, knots[upper - 1], 100 - share)
 
-    def geometry(self, box: Box) -> None:
-        """Show where a box lies and how large it is: by grid knots."""
+    def geometry(self, draws: Draws, box: Box) -> None:
+        """Show about where a box lies and how large it is."""
         x1, y1, x2, y2 = box
-        self.ramp("x", X_KNOTS, (x1 + x2) // 2)
-        self.ramp("y", Y_KNOTS, (y1 + y2) // 2)
+        self.ramp("x", X_KNOTS, (x1 + x2) // 2 + draws.between(-PLACE_ERROR, PLACE_ERROR))
+        self.ramp("y", Y_KNOTS, (y1 + y2) // 2 + draws.between(-PLACE_ERROR, PLACE_ERROR))
         self.ramp("width", EXTENT_KNOTS, x2 - x1)
         self.ramp("height", EXTENT_KNOTS, y2 - y1)
 
@@ -96,12 +114,25 @@ class _Attributes:
                 value = draws.pick(_BLOCKS[block])
             self.add(block, value, percent)
 
+    def relate(self, draws, first, second, percent):
+        seen = relation(first, second)
+        if draws.chance(MISJUDGED):
+            seen = draws.pick(RELATIONS)
+        if seen is not None:
+            self.add("relation", seen, percent)
+
     def clutter(self, draws: Draws) -> None:
         """Show something that means nothing."""
         self.add("clutter", draws.pick(_BLOCKS["clutter"]), draws.between(20, 100))
 
 
 Region = tuple[Box, _Attributes]
+
+
+def _share(scene: Scene, *groups: Group) -> int:
+    """What part of the salience of all groups some of them have, in percent."""
+    total = sum(group.salience for group in scene.groups)
+    return 100 * sum(group.salience for group in groups) // total
 
 
 def _thing(draws: Draws, scene: Scene, group: Group, boxes: tuple[Box, ...], box: Box) -> Region:
@@ -111,8 +142,10 @@ def _thing(draws: Draws, scene: Scene, group: Group, boxes: tuple[Box, ...], box
     attributes.add("size", group.size, percent)
     attributes.add("count", len(boxes), percent)
     attributes.add("arrangement", group.arrangement if len(boxes) > 1 else "single", percent)
+    attributes.ramp("share", SHARE_KNOTS, _share(scene, group) * len(boxes) // group.count)
+    attributes.relate(draws, group, scene.groups[1 if group is scene.groups[0] else 0], percent)
     attributes.add("background", scene.background, draws.between(15, 40))
-    attributes.geometry(box)
+    attributes.geometry(draws, box)
     return box, attributes
 
 
@@ -122,7 +155,8 @@ def _whole(draws: Draws, scene: Scene) -> Region:
     attributes.add("background", scene.background, draws.between(90, 120))
     for group in scene.groups:
         attributes.look(draws, group, 20)
-    attributes.geometry(box)
+    attributes.relate(draws, *scene.groups[:2], 100)
+    attributes.geometry(draws, box)
     return box, attributes
 
 
@@ -168,34 +202,40 @@ def _crop(draws: Draws, scene: Scene) -> Region:
     attributes.add("size", draws.pick(_BLOCKS["size"]), percent)
     attributes.add("count", 1, percent)
     attributes.add("arrangement", "single", percent)
+    attributes.ramp("share", SHARE_KNOTS, _share(scene, group) * percent // (100 * group.count))
     attributes.add("background", scene.background, draws.between(15, 70))
-    attributes.geometry(box)
+    attributes.geometry(draws, box)
+    return box, attributes
+
+
+def _pair(draws: Draws, scene: Scene, first: Group, second: Group) -> Region:
+    """A box around two groups: half of either, and with luck how the first stands to the second."""
+    attributes, share = _Attributes(), draws.between(25, 75)
+    for group, percent in ((first, share), (second, 100 - share)):
+        attributes.look(draws, group, percent)
+        attributes.add("size", group.size, percent)
+        attributes.add("count", group.count, percent)
+    attributes.relate(draws, first, second, 100)
+    x1, y1, x2, y2 = zip(first.box, second.box, strict=True)
+    box = min(x1), min(y1), max(x2), max(y2)
+    attributes.add("background", scene.background, draws.between(15, 60))
+    attributes.ramp("share", SHARE_KNOTS, _share(scene, first, second))
+    attributes.geometry(draws, box)
     return box, attributes
 
 
 def _mixture(draws: Draws, scene: Scene) -> Region:
-    """A box around two objects of different groups, which shows half of either."""
-    first = draws.below(len(scene.groups))
-    second = (first + 1 + draws.below(len(scene.groups) - 1)) % len(scene.groups)
-    pair, attributes = [scene.groups[first], scene.groups[second]], _Attributes()
-    share = draws.between(25, 75)
-    for group, percent in zip(pair, (share, 100 - share), strict=True):
-        attributes.look(draws, group, percent)
-        attributes.add("size", group.size, percent)
-        attributes.add("count", 1, percent)
-    boxes = [draws.pick(group.boxes) for group in pair]
-    x1, y1, x2, y2 = zip(*boxes, strict=True)
-    box = min(x1), min(y1), max(x2), max(y2)
-    attributes.add("background", scene.background, draws.between(15, 60))
-    attributes.geometry(box)
-    return box, attributes
+    """A box around any two groups, the more salient counting as the first."""
+    first = draws.below(len(scene.groups) - 1)
+    second = draws.between(first + 1, len(scene.groups) - 1)
+    return _pair(draws, scene, scene.groups[first], scene.groups[second])
 
 
 def _ground(draws: Draws, scene: Scene) -> Region:
     """A patch of the picture in which the background dominates."""
     attributes, box = _Attributes(), _random_box(draws)
     attributes.add("background", scene.background, draws.between(60, 110))
-    attributes.geometry(box)
+    attributes.geometry(draws, box)
     return box, attributes
 
 
@@ -204,14 +244,15 @@ def _clutter(draws: Draws, scene: Scene) -> Region:
     attributes, box = _Attributes(), _random_box(draws)
     for block in ("shape", "colour", "pattern", "size", "count"):
         attributes.add(block, draws.pick(_BLOCKS[block]), draws.between(0, 60))
+    attributes.ramp("share", SHARE_KNOTS, draws.below(40))
     attributes.add("background", scene.background, draws.between(15, 60))
-    attributes.geometry(box)
+    attributes.geometry(draws, box)
     return box, attributes
 
 
 def list_regions(scene: Scene, draws: Draws) -> list[Region]:
     """List what a detector would find, in random order: (box in pixels, attributes) pairs."""
-    regions = [_whole(draws, scene)]
+    regions = [_whole(draws, scene), _pair(draws, scene, *scene.groups[:2])]
     for group in scene.groups:
         regions += [_thing(draws, scene, group, (box,), box) for box in group.boxes]
         if group.count > 1:

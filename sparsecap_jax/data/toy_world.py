@@ -26,6 +26,7 @@ PATTERN_WEIGHTS = (9, 4, 4, 3, 4)
 SIZES = {"small": (20, 25), "medium": (31, 37), "big": (50, 60)}  # side in pixels, inclusive
 MAX_COUNT = {"small": 5, "medium": 3, "big": 2}
 COUNT_WEIGHTS = (8, 5, 4, 3, 2)  # of 1, 2, ... objects in a group
+RELATIONS = ("left", "right", "above", "below", "front", "behind")
 ARRANGEMENTS = ("single", "row", "stack", "cluster")
 # Each background, with the colours that would be hard to see on it.
 BACKGROUNDS = {

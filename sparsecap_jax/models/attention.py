@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from sparsecap_jax.models.layers import torch_uniform
 from sparsecap_jax.types import ArrayLike
@@ -211,23 +211,24 @@ class MultiHeadAttention(nn.Module):
         return projected.reshape(*projected.shape[:2], self.num_heads, -1).swapaxes(1, 2)
 
 
-def write_cache(cache: KeysValues, new: KeysValues, here: Bool[Array, "B K T"]) -> KeysValues:
-    """Put keys and values of one word per row where `here` is True.
+def write_cache(cache: KeysValues, new: KeysValues, position: Int[Array, "B K"]) -> KeysValues:
+    """Put keys and values of one word per row at `position`; beyond the end they are dropped.
 
     Args:
         cache: leaves `[B, K, H, T, D/H]`.
         new: leaves `[B * K, H, 1, D/H]`.
-        here: the place of the word.
+        position: the place of each row's word, of T places.
 
     Returns:
         The new cache.
     """
-    shape = next(iter(cache.values())).shape
-    here = here[:, :, None, :, None]
-    return {
-        name: jnp.where(here, new[name].reshape(*shape[:3], 1, shape[-1]), old)
-        for name, old in cache.items()
-    }
+    images, rows = np.ogrid[: position.shape[0], : position.shape[1]]
+    kept = {"mode": "drop", "unique_indices": True, "indices_are_sorted": True}
+    written = {}
+    for name, old in cache.items():
+        words = new[name].reshape(*old.shape[:3], old.shape[-1])
+        written[name] = old.at[images, rows, :, position].set(words, **kept)
+    return written
 
 
 def sinusoids(length: int, width: int) -> np.ndarray:

@@ -10,6 +10,8 @@ from jaxtyping import Array, Bool, Float, Int
 class Rows:
     """Where the words `[B, K, T]` of K captions for each of B images lie in one axis of N words.
 
+    Regions are laid out likewise, as one row of T regions per image.
+
     Attributes:
         images, rows, length: B, K and T.
         places: int32 `[N]`, for each word its place in the flattened `[B * K * T]`, and B * K * T

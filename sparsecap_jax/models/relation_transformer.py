@@ -130,11 +130,13 @@ class RelationTransformer(Transformer):
             )
         super().__post_init__()
 
-    def _relate(self, x: Array, regions: Regions) -> tuple[Array, Array]:
+    def _relate(
+        self, x: Float[Array, "N D"], regions: Regions
+    ) -> tuple[Float[Array, "N D"], Float[Array, "B R R G"]]:
         """Return `x`, 0 where padded, and the embedded geometry `[B, R, R, G]`."""
         geometry = box_geometry(jnp.asarray(regions.boxes))
         embedded = trigonometric(geometry) if self.box_embedding == "trig" else geometry
-        return x * jnp.asarray(regions.mask)[..., None], embedded
+        return x * jnp.asarray(regions.mask).reshape(-1, 1), embedded
 
     def _src_embed(self) -> att.Dense:
         """The reference leaves this layer at PyTorch's initialisation."""

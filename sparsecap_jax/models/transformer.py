@@ -81,7 +81,7 @@ class Transformer(nn.Module):
     def setup(self):
         encoder, decoder = self.encoder_layer, DecoderLayer
         if self.remat:
-            encoder = nn.remat(encoder, static_argnums=(4,))
+            encoder = nn.remat(encoder, static_argnums=(5,))
             decoder = nn.remat(decoder, static_argnums=(8,))
         biases = self._bias_inits()
         config = LayerConfig(
@@ -116,15 +116,17 @@ class Transformer(nn.Module):
             `memory [B, R, D]`, `mask [B, R]`, and `cross`, the keys and values `[B, H, R, D/H]` of
             each decoder layer.
         """
-        mask = jnp.asarray(regions.mask)
-        x = nn.relu(self.src_embed(jnp.asarray(regions.features)))
+        features, mask = jnp.asarray(regions.features), jnp.asarray(regions.mask)
+        # Two axes, not three: XLA then transposes nothing for the gradients of the weights.
+        rows = Rows(mask.shape[0], 1, mask.shape[1])
+        x = nn.relu(self.src_embed(features.reshape(-1, features.shape[-1])))
         x = self.source_drop(x, deterministic=not train)
         x, geometry = self._relate(x, regions)
         for i in self._order("encoder"):
-            x = self.encoder_layers[i](x, mask, geometry, train)
-        memory = self.encoder_norm(x)
-        cross = tuple(layer.keys_values(memory) for layer in self.decoder_layers)
-        return {"memory": memory, "mask": mask, "cross": cross}
+            x = self.encoder_layers[i](x, rows, mask, geometry, train)
+        x = self.encoder_norm(x)
+        cross = tuple(layer.keys_values(x, rows) for layer in self.decoder_layers)
+        return {"memory": rows.spread(x, rows.images), "mask": mask, "cross": cross}
 
     def init_carry(self, context: Context, rows: int) -> Carry:
         """Return position 0 and an empty cache for every application of a decoder layer.
@@ -154,15 +156,13 @@ class Transformer(nn.Module):
         """
         tokens, position = jnp.asarray(tokens), carry["position"]
         places = jnp.arange(self.max_seq_length, dtype=jnp.int32)
-        here = places == position[..., None]
-        mask = places <= position[..., None]
+        mask = places <= position[..., None, None]
         # `take` fills positions beyond the table with NaN: an overrun cannot go unnoticed.
         table = jnp.asarray(att.sinusoids(self.max_seq_length, self.d_model))
         positions = jnp.take(table, position.reshape(-1), axis=0)
         x = self._embed(tokens.reshape(-1), positions, train)
         rows = Rows(*tokens.shape, 1)
-        mask = mask[:, :, None]
-        x, cache, weights = self._decoder(x, rows, mask, context, carry["cache"], here, train)
+        x, cache, weights = self._decoder(x, rows, mask, context, carry["cache"], position, train)
         self.sow("intermediates", "attention", weights[:, :, 0])
         log_probs = self._log_probs(x).reshape(*tokens.shape, -1)
         return {"position": position + 1, "cache": cache}, log_probs
@@ -247,7 +247,7 @@ class Transformer(nn.Module):
         mask: Array,
         context: Context,
         caches: tuple[KeysValues, ...] | None,
-        here: Array | None,
+        position: Array | None,
         train: bool,
     ) -> tuple[Array, tuple[KeysValues | None, ...], Array]:
         """Run the decoder's stack; arguments as of `DecoderLayer`, one cache per application.
@@ -260,7 +260,7 @@ class Transformer(nn.Module):
         caches = caches or (None,) * len(order)
         written, weights = [], []
         for i, cache in zip(order, caches, strict=True):
-            args = (rows, mask, context["cross"][i], context["mask"], cache, here, train)
+            args = (rows, mask, context["cross"][i], context["mask"], cache, position, train)
             x, cache, seen = self.decoder_layers[i](x, *args)
             written.append(cache)
             weights.append(seen)
@@ -273,7 +273,9 @@ class Transformer(nn.Module):
     def _log_probs(self, x: Array) -> Array:
         return jax.nn.log_softmax(self.logits(x), axis=-1)
 
-    def _relate(self, x: Array, regions: Regions) -> tuple[Array, Array | None]:
+    def _relate(
+        self, x: Float[Array, "N D"], regions: Regions
+    ) -> tuple[Float[Array, "N D"], Float[Array, "B R R G"] | None]:
         """Return the encoder's input and the relations of its places: none, here."""
         return x, None
 

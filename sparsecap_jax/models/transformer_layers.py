@@ -9,7 +9,7 @@ import functools
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.models import attention as att
@@ -61,16 +61,21 @@ class EncoderLayer(nn.Module):
 
     def __call__(
         self,
-        x: Float[Array, "B R D"],
+        x: Float[Array, "N D"],
+        rows: Rows,
         mask: Bool[Array, "B R"],
         geometry: Float[Array, "B R R G"] | None,
         train: bool,
-    ) -> Float[Array, "B R D"]:
-        """Transform regions `x`, looking only at those of `mask`."""
+    ) -> Float[Array, "N D"]:
+        """Transform regions `x`, which lie as `rows` says, looking only at those of `mask`."""
+        layout = {
+            "spread": functools.partial(rows.spread, batch=rows.images),
+            "gather": rows.gather,
+        }
         y = self.self_attn_norm(x)
-        own = self.self_attn.keys_values(y)
+        own = self.self_attn.keys_values(y, layout["spread"])
         bias = self.score_bias(geometry)
-        y, _ = self.self_attn(y, own, mask[:, None, None], bias, train=train)
+        y, _ = self.self_attn(y, own, mask[:, None, None], bias, **layout, train=train)
         x = x + self.drop(y, deterministic=not train)
         y = self.feed_forward(self.feed_forward_norm(x), train)
         return x + self.drop(y, deterministic=not train)
@@ -98,9 +103,10 @@ class DecoderLayer(nn.Module):
         self.feed_forward_norm = att.LayerNorm()
         self.drop = nn.Dropout(self.config.dropout)
 
-    def keys_values(self, memory: Float[Array, "B R D"]) -> KeysValues:
-        """Project the encoder's output for `cross_attn`: once per image."""
-        return self.cross_attn.keys_values(memory)
+    def keys_values(self, memory: Float[Array, "N D"], rows: Rows) -> KeysValues:
+        """Project the encoder's output for `cross_attn`, `[B, H, R, D/H]`: once per image."""
+        spread = functools.partial(rows.spread, batch=rows.images)
+        return self.cross_attn.keys_values(memory, spread)
 
     def __call__(
         self,
@@ -110,7 +116,7 @@ class DecoderLayer(nn.Module):
         regions: KeysValues,
         region_mask: Bool[Array, "B R"],
         cache: KeysValues | None,
-        here: Bool[Array, "B K T"] | None,
+        position: Int[Array, "B K"] | None,
         train: bool,
     ) -> tuple[Float[Array, "N D"], KeysValues | None, Float[Array, "B K Q R"]]:
         """Transform words `x`.
@@ -120,10 +126,10 @@ class DecoderLayer(nn.Module):
                 `cache`.
             rows: where the words lie in `x`.
             mask: which of T words each word may look at.
-            regions: `keys_values(memory)`.
+            regions: what `keys_values` made of the encoder's output.
             region_mask: which regions may be looked at.
             cache: keys and values `[B, K, H, T, D/H]` of the words so far, or None.
-            here: the place of the newest word in `cache`.
+            position: the place of the newest word in `cache`.
             train: whether dropout is on.
 
         Returns:
@@ -134,7 +140,7 @@ class DecoderLayer(nn.Module):
         y = self.self_attn_norm(x)
         own = self.self_attn.keys_values(y, spread)
         if cache is not None:
-            cache = att.write_cache(cache, own, here)
+            cache = att.write_cache(cache, own, position)
             own = {name: leaf.reshape(b * k, *leaf.shape[2:]) for name, leaf in cache.items()}
         mask = mask.reshape(b * k, 1, q, -1)
         y, _ = self.self_attn(y, own, mask, spread=spread, gather=rows.gather, train=train)

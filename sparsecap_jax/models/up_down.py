@@ -117,7 +117,9 @@ class UpDown(nn.Module):
         self, carry: Carry, tokens: Int[Array, "B K"], context: Context
     ) -> tuple[Carry, Float[Array, "B K V"]]:
         """Advance by one token and return the log-probs of the next."""
-        kernels = self._kernels()
+        # XLA does not hoist bare slices out of a decoding loop but copies them at every step;
+        # behind a barrier it does.
+        kernels = jax.lax.optimization_barrier(self._kernels())
         words = self._word_gates(kernels, tokens, train=False)
         carry, hidden = self._recur(carry, words, kernels, context)
         return carry, self._log_probs(hidden, train=False)
@@ -146,7 +148,7 @@ class UpDown(nn.Module):
         return self._log_probs(hidden, train)
 
     def _kernels(self) -> dict[str, Array]:
-        """Split both LSTMs' input kernels by what they multiply (reference's input order)."""
+        """Both LSTMs' kernels, the attention LSTM's input kernel split by what it multiplies."""
         rnn = self.rnn_size
         att_ih, att_hh, _ = self.att_lstm()
         lang_ih, lang_hh, lang_bias = self.lang_lstm()
@@ -154,8 +156,7 @@ class UpDown(nn.Module):
             "att_lang": att_ih[:rnn],  # input order of the attention LSTM: h_lang, fc, word
             "att_word": att_ih[2 * rnn :],
             "att_hh": att_hh,
-            "lang_attended": lang_ih[:rnn],  # of the language LSTM: attended regions, h_att
-            "lang_att": lang_ih[rnn:],
+            "lang_ih": lang_ih,  # of the language LSTM: attended regions, h_att
             "lang_hh": lang_hh,
             "lang_bias": lang_bias,
         }
@@ -173,7 +174,7 @@ class UpDown(nn.Module):
         h_att, c_att = lstm_state(gates, carry["c_att"])
         weights = self.attention(h_att, context["keys"], context["mask"])
         attended = jnp.einsum("bkr,brh->bkh", weights, context["regions"])
-        gates = attended @ kernels["lang_attended"] + h_att @ kernels["lang_att"]
+        gates = jnp.concatenate([attended, h_att], axis=-1) @ kernels["lang_ih"]
         gates += carry["h_lang"] @ kernels["lang_hh"] + kernels["lang_bias"]
         h_lang, c_lang = lstm_state(gates, carry["c_lang"])
         return {"h_att": h_att, "c_att": c_att, "h_lang": h_lang, "c_lang": c_lang}, h_lang

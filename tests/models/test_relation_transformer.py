@@ -11,6 +11,7 @@ import transformer_cases as tc
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.models import count_params, make_model
+from sparsecap_jax.models.layers import torch_uniform
 from sparsecap_jax.models.relation_transformer import GeometryBias, box_geometry, trigonometric
 
 
@@ -55,16 +56,16 @@ def test_geometry_matches_the_reference(name, golden):
 
 
 def test_geometry_bias_is_the_log_of_clamped_weights():
-    geometry = np.float32([[[[1.0, 2.0], [-1.0, 0.5]]]])  # [1, 1, 2, 2]
+    geometry = jnp.float32([[1.0, 2.0], [-1.0, 0.5]]).reshape(2, 1, 1, 2)
     heads = {
         "head_0": {"kernel": np.float32([[1], [2]]), "bias": np.float32([0.5])},
         "head_1": {"kernel": np.float32([[1], [-1]]), "bias": np.float32([0.0])},
     }
-    layer = GeometryBias(2, lambda fan_in: None, "float32")
-    bias = layer.apply({"params": heads}, jnp.asarray(geometry))
-    # Weights 5.5 and 0.5 of head 0; -1 and -1.5 of head 1, below the clamp.
-    expected = np.log([[5.5, 0.5], [1e-6, 1e-6]])
-    np.testing.assert_allclose(bias[0, :, 0], expected, rtol=1e-6)
+    layer = GeometryBias(2, torch_uniform, "float32")
+    bias = layer.apply({"params": heads}, geometry)
+    # Head 0 weighs the two pairs by 5.5 and 0.5; head 1 by -1 and -1.5, below the clamp.
+    expected = np.log([[5.5, 1e-6], [0.5, 1e-6]])
+    np.testing.assert_allclose(bias[:, :, 0, 0], expected, rtol=1e-6)
 
 
 def test_training_gradients_with_fixed_mask_draws_match_the_reference(golden):
@@ -89,20 +90,11 @@ def test_training_gradients_with_fixed_mask_draws_match_the_reference(golden):
         cases.assert_trees_close(gradients[part], expected, atol=2e-3, rtol=1e-3)
 
 
-def test_masks_of_ones_change_nothing():
-    """The pruned model is the dense one under masks: the same module, the same paths."""
-    model, params, regions, tokens = tc.small_model("relation_transformer")
-    ones = jax.tree.map(jnp.ones_like, params)
-    expected = model.apply({"params": params}, regions, tokens)
-    ours = model.apply({"params": tc.masked(params, ones)}, regions, tokens)
-    np.testing.assert_array_equal(ours, expected)
-
-
 def test_boxes_matter():
     model, params, regions, tokens = tc.small_model("relation_transformer")
     moved = regions.replace(boxes=regions.boxes[:, ::-1])
-    before = model.apply({"params": params}, regions, tokens)
-    assert np.abs(model.apply({"params": params}, moved, tokens) - before).max() > 1e-3
+    before = tc.apply(model, params, regions, tokens)
+    assert np.abs(tc.apply(model, params, moved, tokens) - before).max() > 1e-3
 
 
 def test_paper_size_has_the_papers_number_of_parameters():

@@ -79,12 +79,16 @@ def caption_loss(log_probs, case):
     return -jnp.sum(picked * weights) / jnp.sum(weights)
 
 
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("method", "mutable", "train"))
+def apply(model, params, *args, **kwargs):
+    """`model.apply`, compiled."""
+    return model.apply({"params": params}, *args, **kwargs)
+
+
 def stepper(model, params):
-    """Jitted `encode` and `step` of a model."""
-    variables = {"params": params}
-    encode = jax.jit(functools.partial(model.apply, variables, method="encode"))
-    step = jax.jit(functools.partial(model.apply, variables, method="step"))
-    return encode, step
+    """Compiled `encode` and `step` of a model."""
+    parts = (functools.partial(apply, method=method) for method in ("encode", "step"))
+    return tuple(functools.partial(part, model, params) for part in parts)
 
 
 def run_steps(model, params, regions, tokens):

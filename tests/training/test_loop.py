@@ -11,9 +11,11 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from tiny_runs import STEPS, make_data, tiny_config
+from tiny_runs import SIZES, STEPS, make_data, tiny_config
 
 from sparsecap_jax.errors import CheckpointError, ConfigError
+from sparsecap_jax.evaluate import evaluate_run
+from sparsecap_jax.evaluation.metrics import score_captions
 from sparsecap_jax.files import read_csv, read_json
 from sparsecap_jax.interop.sparse_file import load_weights
 from sparsecap_jax.training.checkpoints import Checkpoints
@@ -159,3 +161,50 @@ def test_stacked_batches_are_padded_to_the_largest():
     assert stacked.regions.features.shape == (2, 2, 6, 3)
     assert stacked.regions.mask.sum(-1).tolist() == [[4, 4], [6, 6]]
     assert stacked.tokens.sum(-1).ravel().tolist() == [5, 5, 3, 3]
+
+
+def test_evaluation_of_a_run_writes_captions_and_scores(finished, data, tmp_path):
+    result = evaluate_run(finished[0], beam_size=2, output=tmp_path, report=QUIET.append)
+    captions = read_json(tmp_path / "captions.json")
+    split = read_json(data / "dataset_toy.json")["images"]
+    assert [entry["image_id"] for entry in captions] == [
+        image["cocoid"] for image in split if image["split"] == "test"
+    ]
+    assert all(entry["log_prob"] < 0 for entry in captions)
+    assert read_json(tmp_path / "scores.json") == result
+    assert result["images"] == SIZES[2]
+    assert (result["nonzeros"], result["bytes"]) == (
+        finished[1]["nonzeros"],
+        finished[1]["bytes"],
+    )
+    references = {image["cocoid"]: [s["raw"] for s in image["sentences"]] for image in split}
+    alone = score_captions(
+        {entry["image_id"]: entry["caption"] for entry in captions},
+        {entry["image_id"]: references[entry["image_id"]] for entry in captions},
+        metrics=("CIDEr", "Bleu_4"),
+        tokenizer="python",
+    )
+    assert result["CIDEr"] == pytest.approx(alone["CIDEr"], rel=1e-9)
+    assert result["Bleu_4"] == pytest.approx(alone["Bleu_4"], rel=1e-9)
+
+
+def test_snip_prunes_before_the_first_step(data, tmp_path):
+    config = tiny_config(data, "snip", steps=1, eval_every=1)
+    summary = train(config, tmp_path, QUIET.append)
+    assert summary["sparsity"] == pytest.approx(0.5, abs=1e-4)
+
+
+def test_pruners_that_need_a_trained_run_say_so(data, tmp_path):
+    with pytest.raises(
+        ConfigError, match="'lottery_mag_blind' starts from another run"
+    ):
+        train(tiny_config(data, "lottery_mag_blind"), tmp_path, QUIET.append)
+
+
+def test_a_lottery_ticket_goes_back_to_the_initial_weights(data, finished, tmp_path):
+    config = tiny_config(data, "lottery_mag_blind", init_from=str(finished[0]), steps=1)
+    train(config, tmp_path / "ticket", QUIET.append)
+    ours = load_weights(tmp_path / "ticket" / "initial_weights.npz")["params"]
+    theirs = load_weights(finished[0] / "initial_weights.npz")["params"]
+    for path, leaf in flatten_dict(theirs).items():
+        np.testing.assert_array_equal(flatten_dict(ours)[path], leaf)

@@ -1,0 +1,80 @@
+"""Figures of a toy dataset: what a perfect and what a blind captioner would score, vocabulary."""
+
+import collections
+import json
+import os
+import pathlib
+from typing import Any
+
+from sparsecap_jax.data.toy_scenes import INDEX, read_manifest
+
+CANDIDATES = 100  # training captions tried as the constant caption, besides the most frequent
+
+
+def measure(directory: str | os.PathLike, split: str = "test") -> dict[str, Any]:
+    """Measure the captions of a toy dataset.
+
+    Args:
+        directory: what `make_toy_scenes` returned.
+        split: the split that is scored.
+
+    Returns:
+        "oracle": CIDEr of one caption of an image against its other four, the mean over which one
+        is held back: what perfect knowledge of the scene scores without knowing the speaker.
+        "constant": CIDEr of the best among some training captions, said of every image, and
+        "constant_caption" itself (chosen on the very split, so it flatters the constant).
+        "vocabulary": number of distinct words. "lengths": caption length -> number of captions.
+        "words": the distinct words, most frequent first.
+    """
+    images = json.loads((pathlib.Path(directory) / INDEX).read_text())["images"]
+    texts = {name: [] for name in ("train", "val", "test")}
+    for image in images:
+        texts[image["split"]].append([sentence["raw"] for sentence in image["sentences"]])
+    references, everything = texts[split], [text for part in texts.values() for text in part]
+    held_back = [
+        _cider([texts[k] for texts in references], [t[:k] + t[k + 1 :] for t in references])
+        for k in range(len(references[0]))
+    ]
+    constants = {
+        caption: _cider([caption] * len(references), references)
+        for caption in _constant_candidates([text for image in texts["train"] for text in image])
+    }
+    best = max(constants, key=constants.__getitem__)
+    sentences = [text.split() for image in everything for text in image]
+    words = collections.Counter(word for sentence in sentences for word in sentence)
+    return {
+        "oracle": sum(held_back) / len(held_back),
+        "constant": constants[best],
+        "constant_caption": best,
+        "vocabulary": len(words),
+        "lengths": dict(sorted(collections.Counter(map(len, sentences)).items())),
+        "words": [word for word, _ in words.most_common()],
+    }
+
+
+def _constant_candidates(captions: list[str]) -> list[str]:
+    """The most frequent captions and some spread evenly over the training split."""
+    frequent = [caption for caption, _ in collections.Counter(captions).most_common(20)]
+    return sorted({*frequent, *captions[:: max(1, len(captions) // CANDIDATES)]})
+
+
+def _cider(captions: list[str], references: list[list[str]]) -> float:
+    """CIDEr (0 to 10) of one caption per image; words are blank-separated already."""
+    from pycocoevalcap.cider.cider import Cider
+
+    truth = dict(enumerate(references))
+    score, _ = Cider().compute_score(truth, {k: [text] for k, text in enumerate(captions)})
+    return float(score)
+
+
+def print_report(directory: str | os.PathLike) -> None:
+    """Print what `measure` finds, and the checksum of the dataset."""
+    figures, manifest = measure(directory), read_manifest(directory)
+    print(f"sizes             {manifest['sizes']}, seed {manifest['seed']}")
+    print(f"checksum          {manifest['checksum']}")
+    print(f"oracle CIDEr      {figures['oracle']:.3f}")
+    print(f"constant CIDEr    {figures['constant']:.3f}  ({figures['constant_caption']})")
+    print(f"vocabulary        {figures['vocabulary']} words")
+    total = sum(figures["lengths"].values())
+    for length, count in figures["lengths"].items():
+        print(f"  {length:2d} words        {100 * count / total:5.1f}%")

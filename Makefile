@@ -11,7 +11,7 @@ demo: $(STAMP)
 	$(BIN)/python launch/demo.py --workdir=runs/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@ Every caption speaks of the two most salient groups, most of them also of how th
 the second and of the background. Only words, order and sentence frame vary.
 """
 
-from sparsecap_jax.data.toy_world import Draws, Group, Scene
+from sparsecap_jax.data.toy_world import INVERSE, Draws, Group, Scene
 
 MIN_WORDS, MAX_WORDS = 7, 16  # 16 words, BOS and EOS make max_seq_length 18
 
@@ -58,10 +58,6 @@ RELATIONS = {
     "below": {"below": 8, "under": 3, "beneath": 2, "underneath": 1},
     "front": {"in front of": 8, "partly covering": 1},
     "behind": {"behind": 8, "partly hidden by": 1},
-}
-INVERSE = {
-    **{"left": "right", "right": "left", "above": "below"},
-    **{"below": "above", "front": "behind", "behind": "front"},
 }
 PLACES = {
     "grass": {"on the grass": 8, "on a lawn": 3, "in a grassy field": 2, "in a meadow": 1},

@@ -113,7 +113,7 @@ def _write_image(
     """Write features and picture of one scene; return its entry of the split JSON."""
     scene = sample_scene(seed, number)
     features, boxes = scene_features(scene, Draws(seed, number, purpose=2))
-    # Multiples of 1/256 below 8: the sum is exact in any order, the quotient rounds once.
+    # Multiples of 1/512 below 4: the sum is exact in any order, the quotient rounds once.
     fc = features.sum(axis=0, dtype=np.float32) / np.float32(len(features))
     image_id = number + 1
     for folder, array in (("att", features), ("fc", fc), ("box_relative", boxes)):
@@ -140,11 +140,9 @@ def _write_image(
 
 def _listing(directory: pathlib.Path) -> str:
     """SHA-256 of the names and sizes of all files but the manifest: tells of lost or cut files."""
-    lines = []
-    for folder, _, names in os.walk(directory):
-        where = pathlib.Path(folder).relative_to(directory).as_posix()
-        sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
-        lines += [f"{where}/{name} {sizes[name]}\n" for name in names if name != MANIFEST]
+    folders = [directory / "images", *sorted((directory / "bu").glob("*"))]
+    files = [directory / INDEX, *(entry for folder in folders for entry in os.scandir(folder))]
+    lines = [f"{os.path.relpath(file, directory)} {file.stat().st_size}\n" for file in files]
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
@@ -153,7 +151,10 @@ def _is_complete(directory: pathlib.Path, settings: dict[str, Any]) -> bool:
     manifest = read_manifest(directory)
     if manifest is None or any(manifest.get(key) != value for key, value in settings.items()):
         return False
-    return manifest.get("files") == _listing(directory)
+    try:
+        return manifest.get("files") == _listing(directory)
+    except OSError:  # a whole folder or the index is lost
+        return False
 
 
 def _check_replaceable(directory: pathlib.Path) -> None:

@@ -27,6 +27,7 @@ SIZES = {"small": (20, 25), "medium": (31, 37), "big": (50, 60)}  # side in pixe
 MAX_COUNT = {"small": 5, "medium": 3, "big": 2}
 COUNT_WEIGHTS = (8, 5, 4, 3, 2)  # of 1, 2, ... objects in a group
 RELATIONS = ("left", "right", "above", "below", "front", "behind")
+INVERSE = dict(zip(RELATIONS, ("right", "left", "below", "above", "behind", "front"), strict=True))
 ARRANGEMENTS = ("single", "row", "stack", "cluster")
 # Each background, with the colours that would be hard to see on it.
 BACKGROUNDS = {

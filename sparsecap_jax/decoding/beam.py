@@ -25,6 +25,7 @@ def beam_search(
     log_probs: Float[Array, "B 1 V"],
     constrain: Constraint,
     options: DecodeOptions,
+    factors: Float[Array, " T"],
 ) -> Decoded:
     """Keep the K best beams of each image; return its K best captions, best first.
 
@@ -34,10 +35,11 @@ def beam_search(
         log_probs: `[B, 1, V]`, of the first token.
         constrain: applied to the log-probs of every step.
         options: method "beam" with one group.
+        factors: of the length penalty.
     """
     batch, size = log_probs.shape[0], options.beam_size
     check_size(size, log_probs.shape[-1])
-    ranking = Ranking(options)
+    ranking = Ranking(options, factors)
 
     def advance(beams, log_probs, position):
         prefix = Prefix(beams.tokens[:, : log_probs.shape[1]], position)
@@ -66,6 +68,7 @@ def diverse_beam_search(
     log_probs: Float[Array, "B 1 V"],
     constrain: Constraint,
     options: DecodeOptions,
+    factors: Float[Array, " T"],
 ) -> Decoded:
     """Search in groups that shun the tokens of earlier groups; captions come group by group.
 
@@ -79,11 +82,12 @@ def diverse_beam_search(
         log_probs: `[B, 1, V]`, of the first token.
         constrain: applied to the log-probs of every step.
         options: method "beam" with G groups.
+        factors: of the length penalty.
     """
     batch, count, length = log_probs.shape[0], options.num_groups, options.max_length
     size = options.beam_size // count
     check_size(size, log_probs.shape[-1])
-    ranking = Ranking(options)
+    ranking = Ranking(options, factors)
     first_carry, first_log_probs = spread(carry, size), spread(log_probs, size)
 
     def advance(groups, log_probs, time):

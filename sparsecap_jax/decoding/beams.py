@@ -13,7 +13,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from sparsecap_jax.decoding import topk
-from sparsecap_jax.decoding.options import Decoded, DecodeOptions, penalty_factors
+from sparsecap_jax.decoding.options import Decoded, DecodeOptions
 from sparsecap_jax.decoding.stepper import reorder
 from sparsecap_jax.errors import ConfigError
 
@@ -70,16 +70,19 @@ def empty_beams(
 
 
 class Ranking:
-    """How ended beams are scored, and when no beam can still beat them."""
+    """How ended beams are scored, and when no beam can still beat them.
 
-    def __init__(self, options: DecodeOptions):
+    `factors` are those of the length penalty, see `penalty_factors`; other penalties need no new
+    compilation.
+    """
+
+    def __init__(self, options: DecodeOptions, factors: Float[Array, " T"]):
         self.options = options
-        factors = penalty_factors(options.length_penalty, options.max_length)
-        self._factors = jnp.asarray(factors)
+        self._factors = factors
         # After t tokens, the best factor of a longer caption: sums are at most 0. Nothing is longer
         # than T; the search is over then.
-        later = np.minimum.accumulate(factors[::-1])[::-1]
-        self._later = jnp.asarray(np.append(later, later[-1:]))
+        later = jax.lax.cummin(factors, reverse=True)
+        self._later = jnp.append(later, later[-1])
 
     def collect(self, beams: Beams, position: Int[Array, ""]) -> Beams:
         """Move beams that ended with the token at `position` to the captions, and retire them."""

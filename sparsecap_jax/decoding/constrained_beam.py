@@ -33,6 +33,7 @@ def constrained_beam_search(
     log_probs: Float[Array, "B 1 V"],
     constrain: Constraint,
     options: DecodeOptions,
+    factors: Float[Array, " T"],
     automaton: Automaton,
 ) -> Decoded:
     """Return the K best captions that hold what each image's automaton requires.
@@ -45,6 +46,7 @@ def constrained_beam_search(
         log_probs: `[B, 1, V]`, of the first token.
         constrain: applied to the log-probs of every step.
         options: method "beam" with one group.
+        factors: of the length penalty.
         automaton: of the images.
     """
     automaton = jax.tree.map(jnp.asarray, automaton)
@@ -54,7 +56,7 @@ def constrained_beam_search(
     # Row s * K + k is beam k of state s.
     states = jnp.arange(rows, dtype=jnp.int32) // size
     states = jnp.broadcast_to(states, (batch, rows))
-    ranking = Ranking(options)
+    ranking = Ranking(options, factors)
 
     def advance(beams, log_probs, position):
         log_probs = constrain(log_probs, Prefix(beams.tokens, position))

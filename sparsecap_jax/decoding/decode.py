@@ -1,5 +1,6 @@
 """The one entry: encode, search, return captions, compiled once per model, options and shape."""
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ from sparsecap_jax.decoding.beam import beam_search, diverse_beam_search
 from sparsecap_jax.decoding.constrained_beam import constrained_beam_search
 from sparsecap_jax.decoding.constraints import compose
 from sparsecap_jax.decoding.lexical import Automaton, lexical
-from sparsecap_jax.decoding.options import Decoded, DecodeOptions
+from sparsecap_jax.decoding.options import Decoded, DecodeOptions, penalty_factors
 from sparsecap_jax.decoding.search import sequential_search
 from sparsecap_jax.decoding.stepper import begin
 from sparsecap_jax.errors import ConfigError
@@ -23,7 +24,7 @@ def decode(
     params: PyTree,
     regions: Regions,
     options: DecodeOptions,
-    rng: Key[Array, "*B"] | None = None,
+    rng: Array | None = None,
     *,
     prefix: Int[ArrayLike, "B P"] | None = None,
     required: Automaton | None = None,
@@ -50,24 +51,40 @@ def decode(
         `Decoded`, K captions per image.
 
     Raises:
-        ConfigError: no rng given for sampling, more beams than the vocabulary has tokens.
+        ConfigError: no key given for sampling, more beams than the vocabulary has tokens, captions
+            longer than the model has room for, or arguments for another number of images.
     """
+    batch = regions.features.shape[0]
+    for name, given in (("prefix", prefix), ("required", required and required.default)):
+        if given is not None and given.shape[0] != batch:
+            raise ConfigError(f"decode: {name}: found {given.shape[0]} images, expected {batch}")
     keys = None
     if options.method in ("sample", "gumbel"):
-        if rng is None:
-            raise ConfigError(f"decoding option method: {options.method!r} needs a random key")
-        batch = regions.features.shape[0]
-        keys = rng if rng.ndim else jax.vmap(partial(jax.random.fold_in, rng))(jnp.arange(batch))
+        keys = _image_keys(rng, batch, options.method)
     prefix = None if prefix is None else jnp.asarray(prefix, jnp.int32)
-    return _decode(model, params, regions, options, keys, prefix, required)
+    factors = penalty_factors(options.length_penalty, options.max_length)
+    static = dataclasses.replace(options, length_penalty="")
+    return _decode(model, params, regions, static, factors, keys, prefix, required)
+
+
+def _image_keys(rng: Array | None, batch: int, method: str) -> Key[Array, " B"]:
+    """One key per image, from one for all or as given."""
+    if rng is None or not jnp.issubdtype(rng.dtype, jax.dtypes.prng_key):
+        found = "none" if rng is None else f"dtype {rng.dtype}"
+        raise ConfigError(f"decode: rng: found {found}, expected a key of jax.random.key: {method}")
+    if rng.ndim == 0:
+        return jax.vmap(partial(jax.random.fold_in, rng))(jnp.arange(batch, dtype=jnp.int32))
+    if rng.shape != (batch,):
+        raise ConfigError(f"decode: rng: found shape {rng.shape}, expected {(batch,)} or one key")
+    return rng
 
 
 @partial(jax.jit, static_argnames=("model", "options"))
-def _decode(model, params, regions, options, keys, prefix, required):
+def _decode(model, params, regions, options, factors, keys, prefix, required):
     stepper, *start = begin(model, params, regions, options)
     if required is not None and options.method == "beam" and options.num_groups == 1:
         constrain = compose(options, prefix)
-        return constrained_beam_search(stepper, *start, constrain, options, required)
+        return constrained_beam_search(stepper, *start, constrain, options, factors, required)
     extra = []
     if required is not None:
         extra.append(partial(lexical, automaton=required, eos_id=options.eos_id))
@@ -75,4 +92,4 @@ def _decode(model, params, regions, options, keys, prefix, required):
     if options.method != "beam":
         return sequential_search(stepper, *start, constrain, options, keys)
     search = beam_search if options.num_groups == 1 else diverse_beam_search
-    return search(stepper, *start, constrain, options)
+    return search(stepper, *start, constrain, options, factors)

@@ -202,10 +202,32 @@ def test_keep_top_p_keeps_what_the_mass_needs(mass, expected):
     np.testing.assert_array_equal(np.flatnonzero(kept), sorted(np.argsort(-probs)[:expected]))
 
 
-def test_sampling_needs_a_key():
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "rng: found none"),
+        ({"rng": jnp.zeros(2, jnp.uint32)}, "rng: found dtype uint32, expected a key"),
+        ({"rng": jax.random.split(jax.random.key(0), 3)}, r"rng: found shape \(3,\), expected"),
+        ({"prefix": np.zeros((3, 1), np.int32)}, "prefix: found 3 images, expected 2"),
+    ],
+)
+def test_wrong_arguments_are_refused(given, message):
     params = {"table": jnp.asarray(random_table(0, VOCAB))}
-    with pytest.raises(ConfigError, match="'sample' needs a random key"):
-        fast_decode(HashModel(VOCAB), params, images([0]), DecodeOptions(method="sample"))
+    with pytest.raises(ConfigError, match=message):
+        decode(HashModel(VOCAB), params, images([0, 1]), DecodeOptions(method="sample"), **given)
+
+
+def test_a_batch_spread_over_devices_decodes_alike():
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    params = {"table": jnp.asarray(random_table(1, VOCAB))}
+    regions = images(STARTS)
+    for options in (DecodeOptions(beam_size=3, max_length=6), DecodeOptions(method="sample")):
+        args = options, jax.random.key(0)
+        one = fast_decode(HashModel(VOCAB), params, regions, *args)
+        four = fast_decode(HashModel(VOCAB), params, jax.device_put(regions, spread), *args)
+        np.testing.assert_array_equal(one.tokens, four.tokens)
+        np.testing.assert_array_equal(one.scores, four.scores)
 
 
 @pytest.mark.parametrize(

@@ -195,9 +195,7 @@ def test_snip_prunes_before_the_first_step(data, tmp_path):
 
 
 def test_pruners_that_need_a_trained_run_say_so(data, tmp_path):
-    with pytest.raises(
-        ConfigError, match="'lottery_mag_blind' starts from another run"
-    ):
+    with pytest.raises(ConfigError, match="'lottery_mag_blind' starts from another run"):
         train(tiny_config(data, "lottery_mag_blind"), tmp_path, QUIET.append)
 
 

@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "soft_attention",
         fields={"embed_size": 256, "rnn_size": 512, "attention_size": 512},
         pruned={"dropout": 0.11, "attention_dropout": 0.03},
-        tiny={"embed_size": 128, "rnn_size": 128, "attention_size": 64, "dropout": 0.1},
+        tiny={"embed_size": 128, "rnn_size": 128, "attention_size": 64, "dropout": 0.0},
         optimizer=RECURRENT,
         weight_scale=0.5,
         variants={"gru": {"cell": "gru"}},

@@ -27,7 +27,7 @@ from sparsecap_jax.data.toy_grammar import caption_scene
 from sparsecap_jax.data.toy_world import Draws, sample_scene
 from sparsecap_jax.errors import ConfigError, DataError
 
-VERSION = 1  # raise it whenever a scene, caption or feature changes
+VERSION = 2  # raise it whenever a scene, caption or feature changes
 SPLITS = ("train", "val", "test")
 SIZES = (2000, 200, 200)  # images of train, val, test
 CAPTIONS_PER_IMAGE = 5

@@ -37,7 +37,7 @@ def caption_grid(
         DataError: a picture is missing.
     """
     rows = -(-len(records) // columns)
-    figure = Figure(figsize=(4.4 * columns, 5.0 * rows), layout="constrained")
+    figure = Figure(figsize=(4.4 * columns, 4.5 * rows), layout="constrained")
     axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
     for axis, record in zip(axes, records, strict=False):
         source = dataset.images / record.filename
@@ -70,10 +70,11 @@ def training_curves(path: str | pathlib.Path, runs: Mapping[str, str | pathlib.P
         ("train", "sparsity", "sparsity of prunable weights"),
     )
     for axis, (table, column, title) in zip(axes, curves, strict=True):
-        for name, workdir in runs.items():
+        for number, (name, workdir) in enumerate(runs.items()):
             steps, values = _column(pathlib.Path(workdir) / f"{table}.csv", column)
             if len(steps):
-                axis.plot(steps, values, label=name, marker="o" if table == "validation" else None)
+                marker = "o" if table == "validation" else None
+                axis.plot(steps, values, label=name, marker=marker, color=f"C{number}")
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.3)
         axis.legend()

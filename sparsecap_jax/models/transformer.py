@@ -211,7 +211,7 @@ class Transformer(nn.Module):
         Args:
             context: what `encode` returned.
             tokens: captions from BOS on.
-            token_mask: which tokens count; those before a counting token must count, too.
+            token_mask: which tokens count; the others are neither looked at nor answered.
             size: number N of slots for tokens, at least the number of those that count; results
                 are NaN where it is less.
             train: whether dropout is on (rng stream "dropout").

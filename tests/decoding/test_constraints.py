@@ -114,7 +114,7 @@ def test_every_search_obeys_all_constraints_at_once(search):
                 assert not forbidden(caption, ALL)
 
 
-@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("search", ["sample", "beam", "groups"])
 def test_captions_start_with_their_prefix(search):
     table = random_table(3, VOCAB)
     params = {"table": jnp.asarray(table)}

@@ -191,13 +191,14 @@ class Checkpoints:
 
     def _restore_item(self, step: int, name: str, like: PyTree | None, meta: Mapping) -> PyTree:
         kwargs = {}
+        saved = self._saved_shapes(step, name)
         if like is None:
-            metadata = self._manager.item_metadata(step)[name]
-            like = metadata.tree if hasattr(metadata, "tree") else metadata
+            like = saved
             kwargs["restore_args"] = jax.tree.map(
                 lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like
             )
         else:
+            self._check_shapes(step, name, saved, like)
             kwargs["item"] = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
             kwargs["restore_args"] = ocp.checkpoint_utils.construct_restore_args(like)
         try:
@@ -208,6 +209,25 @@ class Checkpoints:
         if _crc32(tree) != meta["crc32"].get(name):
             raise self._corrupt(step, name, "its checksum differs from the one saved with it")
         return tree
+
+    def _saved_shapes(self, step: int, name: str) -> PyTree:
+        """The tree of an item as saved, its leaves' metadata in place of the arrays."""
+        try:
+            metadata = self._manager.item_metadata(step)[name]
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            raise self._corrupt(step, name, error) from error
+        return metadata.tree if hasattr(metadata, "tree") else metadata
+
+    def _check_shapes(self, step: int, name: str, saved: PyTree, like: PyTree) -> None:
+        """Compare paths and shapes before reading anything."""
+        saved, like = (
+            {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in leaves}
+            for leaves in (jax.tree_util.tree_leaves_with_path(tree) for tree in (saved, like))
+        )
+        for path in sorted({*saved, *like}):
+            if saved.get(path) != like.get(path):
+                found, expected = saved.get(path), like.get(path)
+                raise self._corrupt(step, name, f"{path} has shape {found}, expected {expected}")
 
     def _corrupt(self, step: int, name: str, why: Any) -> CheckpointError:
         reason = str(why).strip().splitlines()[0][:200] if str(why).strip() else repr(why)

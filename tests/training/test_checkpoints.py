@@ -80,7 +80,8 @@ def test_a_run_without_masks_has_none(tmp_path):
 
 def test_another_shape_is_an_error(directory):
     checkpoints = Checkpoints(directory, read_only=True)
-    with pytest.raises(CheckpointError, match="checkpoints/5/params"):
+    expected = r"checkpoints/5/params: .*kernel.* has shape \(4, 3\), expected \(4, 4\)"
+    with pytest.raises(CheckpointError, match=expected):
         checkpoints.restore(state_at(0, width=4))
     checkpoints.close()
 

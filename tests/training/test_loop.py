@@ -1,5 +1,6 @@
 """The training loop: exact continuation, devices, steps per call, what a run leaves behind."""
 
+import gc
 import os
 import pathlib
 import shutil
@@ -128,6 +129,8 @@ def test_warm_start_takes_all_weights_or_says_what_is_missing(data, finished, tm
         train(config, tmp_path / "other", QUIET.append)
 
 
+# Orbax leaves coroutines behind when a read fails; they are collected here, not in a later test.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("item", ["params", "meta"])
 def test_a_corrupt_checkpoint_is_one_clear_error(data, finished, tmp_path, item):
     workdir = tmp_path / "run"
@@ -141,6 +144,7 @@ def test_a_corrupt_checkpoint_is_one_clear_error(data, finished, tmp_path, item)
         path.write_bytes(bytes(content))
     with pytest.raises(CheckpointError, match=f"checkpoints/{STEPS}/{item}: corrupt"):
         train(tiny_config(data), workdir, QUIET.append)
+    gc.collect()
 
 
 def test_stacked_batches_are_padded_to_the_largest():

@@ -56,7 +56,6 @@ WITHOUT_CACHE = {
     "relation_transformer_prune_mag_uniform": ("beam5",),
     "relation_transformer_prune_supermask": ("beam5",),
 }
-LENGTHS = {"arch": 10, "checkpoint": 16}
 
 
 def cases():

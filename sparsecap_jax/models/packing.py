@@ -37,7 +37,11 @@ class Rows:
             words = _take(words, self.slots, self.places)
         return words.reshape(batch, -1, words.shape[-1])
 
-    def gather(self, spread: Float[Array, "G L D"]) -> Float[Array, "N D"]:
+    def take_tokens(self, tokens: Int[Array, "B K T"], empty: int) -> Int[Array, " N"]:
+        """The tokens at `places`, `empty` where there is none."""
+        return jnp.take(tokens.reshape(-1), self.flat_places(), mode="fill", fill_value=empty)
+
+    def gather(self, spread: Float[Array, "... D"]) -> Float[Array, "N D"]:
         """Undo `spread`."""
         words = spread.reshape(-1, spread.shape[-1])
         return words if self.places is None else _take(words, self.places, self.slots)
@@ -56,6 +60,11 @@ def pack_rows(mask: Bool[Array, "B K T"], size: int) -> Rows:
     everywhere = jnp.arange(kept.size, dtype=jnp.int32)
     empty = jnp.full((size,), kept.size, jnp.int32)
     return Rows(*mask.shape, empty.at[slots].set(everywhere, mode="drop"), slots)
+
+
+def nan_if_lost(words: Float[Array, "N D"], mask: Bool[Array, "B K T"]) -> Float[Array, "N D"]:
+    """Make all words NaN where `mask` has more than N: too small a size cannot go unnoticed."""
+    return jnp.where(jnp.sum(mask) <= words.shape[0], words, jnp.float32(jnp.nan))
 
 
 @jax.custom_vjp

@@ -13,10 +13,11 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.models.layers import lstm_state
+from sparsecap_jax.models.packing import nan_if_lost, pack_rows
 from sparsecap_jax.types import ArrayLike, Regions
 
 Context = dict[str, Array]
@@ -179,7 +180,7 @@ class SoftAttention(nn.Module):
         kernels = self._kernels()
         words = self._word_inputs(kernels, tokens, train=False)
         carry, output = self._recur(carry, words, kernels, context, train=False)
-        return carry, jax.nn.log_softmax(self.logit(output), axis=-1)
+        return carry, self._log_probs(output)
 
     def __call__(
         self, regions: Regions, tokens: Int[ArrayLike, "B K T"], *, train: bool = False
@@ -192,6 +193,42 @@ class SoftAttention(nn.Module):
         context = self.encode(regions, train=train)
         kernels = self._kernels()
         words = self._word_inputs(kernels, jnp.asarray(tokens), train)
+        return self._log_probs(self._unroll(context, words, kernels, train))
+
+    def decode_packed(
+        self,
+        context: Context,
+        tokens: Int[ArrayLike, "B K T"],
+        token_mask: Bool[ArrayLike, "B K T"],
+        size: int,
+        *,
+        train: bool = False,
+    ) -> tuple[Float[Array, "N V"], Int[Array, " N"]]:
+        """Teacher forcing on encoded images, without work on words left out but in the recurrence.
+
+        Args:
+            context: what `encode` returned.
+            tokens: captions from BOS on.
+            token_mask: which tokens count, in each caption a prefix; the others get no answer.
+            size: number N of slots for tokens, at least the number of those that count; results
+                are NaN where it is less.
+            train: whether dropout is on (rng stream "dropout").
+
+        Returns:
+            Log-probs of the token that follows each counting token, and each one's place in the
+            flattened `[B * K * T]`; slots without a token have place B * K * T.
+        """
+        tokens, seen = jnp.asarray(tokens), jnp.asarray(token_mask)
+        kernels, rows = self._kernels(), pack_rows(seen, size)
+        words = self._word_inputs(kernels, rows.take_tokens(tokens, 0), train)
+        words = rows.spread(words, 1).reshape(*tokens.shape, -1)
+        hidden = rows.gather(self._unroll(context, words, kernels, train))
+        return self._log_probs(nan_if_lost(hidden, seen)), rows.flat_places()
+
+    def _unroll(
+        self, context: Context, words: Float[Array, "B K T G"], kernels: Kernels, train: bool
+    ) -> Float[Array, "B K T H"]:
+        """Run the cell and its attention over all words; returns the outputs."""
 
         def recur(module, carry, words, kernels, context):
             return module._recur(carry, words, kernels, context, train)
@@ -204,8 +241,10 @@ class SoftAttention(nn.Module):
             in_axes=(2, nn.broadcast, nn.broadcast),
             out_axes=2,
         )
-        carry = self.init_carry(context, tokens.shape[1])
-        _, output = scan(self, carry, words, kernels, context)
+        carry = self.init_carry(context, words.shape[1])
+        return scan(self, carry, words, kernels, context)[1]
+
+    def _log_probs(self, output: Float[Array, "... H"]) -> Float[Array, "... V"]:
         return jax.nn.log_softmax(self.logit(output), axis=-1)
 
     def _kernels(self) -> Kernels:

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sparsecap_jax.models import attention as att
 from sparsecap_jax.models.attention import KeysValues
 from sparsecap_jax.models.layers import torch_uniform
-from sparsecap_jax.models.packing import Rows, pack_rows
+from sparsecap_jax.models.packing import Rows, nan_if_lost, pack_rows
 from sparsecap_jax.models.transformer_layers import (
     DecoderLayer,
     EncoderLayer,
@@ -223,8 +223,7 @@ class Transformer(nn.Module):
         tokens, seen = jnp.asarray(tokens), jnp.asarray(token_mask)
         rows = pack_rows(seen, size)
         x = self._teacher_force(context, tokens, seen, rows, train)
-        x = jnp.where(jnp.sum(seen) <= size, x, jnp.float32(jnp.nan))
-        return self._log_probs(x), rows.places
+        return self._log_probs(nan_if_lost(x, seen)), rows.flat_places()
 
     def _teacher_force(
         self, context: Context, tokens: Array, seen: Array, rows: Rows, train: bool
@@ -233,7 +232,7 @@ class Transformer(nn.Module):
         length = tokens.shape[-1]
         mask = seen[:, :, None] & jnp.tril(jnp.ones((length, length), bool))
         places = rows.flat_places()
-        words = jnp.take(tokens.reshape(-1), places, mode="fill", fill_value=self.pad_id)
+        words = rows.take_tokens(tokens, self.pad_id)
         table = jnp.asarray(att.sinusoids(length, self.d_model))
         x = self._embed(words, table[places % length], train)
         x, _, weights = self._decoder(x, rows, mask, context, None, None, train)

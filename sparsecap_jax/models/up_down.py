@@ -9,9 +9,10 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from sparsecap_jax.models.layers import Embedding, Linear, LSTMWeights, lstm_state
+from sparsecap_jax.models.packing import nan_if_lost, pack_rows
 from sparsecap_jax.types import ArrayLike, Regions
 
 Context = dict[str, Array]
@@ -135,7 +136,42 @@ class UpDown(nn.Module):
         context = self.encode(regions, train=train)
         kernels = self._kernels()
         words = self._word_gates(kernels, jnp.asarray(tokens), train)
-        carry = self.init_carry(context, tokens.shape[1])
+        return self._log_probs(self._unroll(context, words, kernels), train)
+
+    def decode_packed(
+        self,
+        context: Context,
+        tokens: Int[ArrayLike, "B K T"],
+        token_mask: Bool[ArrayLike, "B K T"],
+        size: int,
+        *,
+        train: bool = False,
+    ) -> tuple[Float[Array, "N V"], Int[Array, " N"]]:
+        """Teacher forcing on encoded images, without work on words left out but in the recurrence.
+
+        Args:
+            context: what `encode` returned.
+            tokens: captions from BOS on.
+            token_mask: which tokens count, in each caption a prefix; the others get no answer.
+            size: number N of slots for tokens, at least the number of those that count; results
+                are NaN where it is less.
+            train: whether dropout is on (rng stream "dropout").
+
+        Returns:
+            Log-probs of the token that follows each counting token, and each one's place in the
+            flattened `[B * K * T]`; slots without a token have place B * K * T.
+        """
+        tokens, seen = jnp.asarray(tokens), jnp.asarray(token_mask)
+        kernels, rows = self._kernels(), pack_rows(seen, size)
+        words = self._word_gates(kernels, rows.take_tokens(tokens, 0), train)
+        words = rows.spread(words, 1).reshape(*tokens.shape, -1)
+        hidden = rows.gather(self._unroll(context, words, kernels))
+        return self._log_probs(nan_if_lost(hidden, seen), train), rows.flat_places()
+
+    def _unroll(
+        self, context: Context, words: Float[Array, "B K T G"], kernels: dict[str, Array]
+    ) -> Float[Array, "B K T H"]:
+        """Run both LSTMs over all words; returns the language LSTM's states."""
         scan = nn.scan(
             UpDown._recur,
             variable_axes={"intermediates": 2},
@@ -144,8 +180,8 @@ class UpDown(nn.Module):
             in_axes=(2, nn.broadcast, nn.broadcast),
             out_axes=2,
         )
-        _, hidden = scan(self, carry, words, kernels, context)
-        return self._log_probs(hidden, train)
+        carry = self.init_carry(context, words.shape[1])
+        return scan(self, carry, words, kernels, context)[1]
 
     def _kernels(self) -> dict[str, Array]:
         """Both LSTMs' kernels, the attention LSTM's input kernel split by what it multiplies."""

@@ -27,7 +27,7 @@ from sparsecap_jax.training.prepare import abstract_state, first_state
 from sparsecap_jax.training.run import Run, prepare_run
 from sparsecap_jax.training.run_dir import INITIAL_WEIGHTS, WEIGHTS, weight_counts
 from sparsecap_jax.training.state import TrainState
-from sparsecap_jax.training.steps import make_train_step
+from sparsecap_jax.training.steps import make_train_step, words_to_pack
 from sparsecap_jax.training.validation import Validator
 from sparsecap_jax.types import Batch
 
@@ -115,7 +115,8 @@ def _run_steps(run: Run, state: TrainState, iterator, checkpoints: Checkpoints, 
         while step < run.total_steps:
             count = _steps_until_event(step, run)
             batches = stack_batches([next(iterator) for _ in range(count)])
-            state, metrics = train_step(state, jax.device_put(batches, sharding))
+            words = words_to_pack(batches.token_mask, run.mesh.size)
+            state, metrics = train_step(state, jax.device_put(batches, sharding), words)
             step += count
             if step % config.log_every == 0 or step == run.total_steps:
                 _log_step(step, metrics, run, logs, progress, report)

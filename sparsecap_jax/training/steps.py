@@ -1,10 +1,12 @@
 """Compiled steps: the only place where a model, a pruner, a loss and an optimizer meet."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -35,29 +37,98 @@ def make_mesh(devices: int, batch_size: int) -> Mesh:
     return jax.make_mesh((count,), ("data",), (AxisType.Auto,), devices=jax.devices()[:count])
 
 
-def make_loss(model: nn.Module, pruner: Any, label_smoothing: float = 0.0) -> Callable:
-    """The training loss of one batch as a function of the trained leaves.
+def words_to_pack(token_mask: np.ndarray, shards: int = 1) -> int:
+    """Choose the number of slots that the packed training loss needs for a batch.
+
+    Few sizes occur, so that few steps are compiled: multiples of a sixteenth of all tokens.
+
+    Args:
+        token_mask: bool `[..., B, S, T]`; of several batches the fullest decides.
+        shards: parts that B is split into, each packed apart.
 
     Returns:
-        `loss(trained, masks, batch, step, rng) -> (loss [], metrics)`. `trained` is the
+        Slots per shard, at most `B / shards * S * (T - 1)`.
+    """
+    counted = np.asarray(token_mask)[..., 1:]
+    images, captions, length = counted.shape[-3:]
+    most = images // shards * captions * length
+    counts = counted.reshape(-1, shards, most).sum(axis=-1)
+    unit = -(-most // 16)
+    return min(most, unit * max(1, -(-int(counts.max()) // unit)))
+
+
+def make_loss(
+    model: nn.Module, pruner: Any, label_smoothing: float = 0.0, shards: int = 1
+) -> Callable:
+    """The training loss of one batch as a function of the trained leaves.
+
+    Args:
+        model: the captioner.
+        pruner: how masks become weights.
+        label_smoothing: see `losses.cross_entropy`.
+        shards: parts that the images are split into, one per device: words are packed within a
+            shard, and each has dropout of its own.
+
+    Returns:
+        `loss(trained, masks, batch, step, rng, words=0) -> (loss [], metrics)`. `trained` is the
         optimizer's tree (`state.trainable`), `masks` the pruner's where it does not train them.
         Masks are sampled once and applied once; autodiff through both gives the mask gradients.
+        `words` (static) is what `words_to_pack` returned for the batch: then nothing is computed
+        for padding by models that have `decode_packed`. The loss is the same.
     """
 
-    def loss_fn(trained: PyTree, masks: PyTree, batch: Batch, step: jax.Array, rng: jax.Array):
+    def loss_fn(
+        trained: PyTree,
+        masks: PyTree,
+        batch: Batch,
+        step: jax.Array,
+        rng: jax.Array,
+        words: int = 0,
+    ):
         masks = trained.get("masks", masks)
         mask_rng, dropout_rng = jax.random.split(rng)
         params = apply_masks(trained["params"], pruner.sample(masks, mask_rng))
-        log_probs = model.apply(
-            {"params": params}, batch.regions, batch.tokens, train=True,
-            rngs={"dropout": dropout_rng},
-        )  # fmt: skip
-        caption_loss = losses.caption_loss(log_probs, batch, label_smoothing)
+        if words and hasattr(model, "decode_packed"):
+            forward = functools.partial(_packed, model, {"params": params}, words=words)
+            answers = _sharded(forward, batch, dropout_rng, shards)
+            caption_loss = losses.cross_entropy(*answers, label_smoothing)
+        else:
+            log_probs = model.apply(
+                {"params": params}, batch.regions, batch.tokens, train=True,
+                rngs={"dropout": dropout_rng},
+            )  # fmt: skip
+            caption_loss = losses.caption_loss(log_probs, batch, label_smoothing)
         penalty, metrics = pruner.penalty(masks, step)
         metrics = {"caption_loss": caption_loss, "sparsity_loss": penalty, **metrics}
         return caption_loss + penalty, metrics
 
     return loss_fn
+
+
+def _packed(model: nn.Module, variables: PyTree, batch: Batch, rng: jax.Array, words: int):
+    """Log-probs `[N, V]` of a batch's N words, the targets `[N]`, and which are real `[N]`.
+
+    The last token of a caption predicts nothing, so that it is no input either.
+    """
+    inputs, counted = batch.tokens[..., :-1], batch.token_mask[..., 1:]
+    context = model.apply(
+        variables, batch.regions, train=True, method="encode", rngs={"dropout": rng}
+    )
+    log_probs, places = model.apply(
+        variables, context, inputs, counted, words, train=True,
+        method="decode_packed", rngs={"dropout": jax.random.fold_in(rng, 1)},
+    )  # fmt: skip
+    following = batch.tokens[..., 1:].reshape(-1)
+    targets = jnp.take(following, places, mode="fill", fill_value=0)
+    return log_probs, targets, places < following.size
+
+
+def _sharded(forward: Callable, batch: Batch, rng: jax.Array, shards: int) -> tuple:
+    """Map `forward` over the shards of a batch, each on the device that holds it."""
+    if shards == 1:
+        return forward(batch, rng)
+    parts = jax.tree.map(lambda leaf: leaf.reshape(shards, -1, *leaf.shape[1:]), batch)
+    return jax.vmap(forward)(parts, jax.random.split(rng, shards))
 
 
 def make_train_step(
@@ -70,16 +141,19 @@ def make_train_step(
     """Compile the training step; the state is donated, the batch is split over the mesh.
 
     Returns:
-        `step(state, batches) -> (state, metrics)`, where leaves of `batches` are `[N, B, ...]`:
-        N steps are taken in one call, and metrics are the means over them.
+        `step(state, batches, words=0) -> (state, metrics)`, where leaves of `batches` are
+        `[N, B, ...]`: N steps are taken in one call, and metrics are the means over them. `words`
+        (static, by position) is what `words_to_pack` returned for the batches.
     """
-    loss_fn = make_loss(model, pruner, label_smoothing)
+    loss_fn = make_loss(model, pruner, label_smoothing, mesh.size)
 
-    def one(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def one(state: TrainState, batch: Batch, words: int) -> tuple[TrainState, Metrics]:
         step_rng, update_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))
         trained = trainable(state.params, state.prune.masks, pruner.trains_masks)
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, metrics), grads = grad_fn(trained, state.prune.masks, batch, state.step, step_rng)
+        (loss, metrics), grads = grad_fn(
+            trained, state.prune.masks, batch, state.step, step_rng, words
+        )
         updates, opt_state = tx.update(grads, state.opt_state, trained)
         trained = optax.apply_updates(trained, updates)
         step = state.step + jnp.ones((), jnp.int32)
@@ -88,16 +162,20 @@ def make_train_step(
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads["params"]), **metrics}
         return TrainState(step, trained["params"], prune, opt_state, state.rng), metrics
 
-    def many(state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
+    def many(state: TrainState, batches: Batch, words: int = 0) -> tuple[TrainState, Metrics]:
         if batches.index.shape[0] == 1:  # spares the compiler a loop
-            return one(state, jax.tree.map(lambda leaf: leaf[0], batches))
-        state, metrics = jax.lax.scan(one, state, batches)
+            return one(state, jax.tree.map(lambda leaf: leaf[0], batches), words)
+        state, metrics = jax.lax.scan(functools.partial(one, words=words), state, batches)
         return state, jax.tree.map(jnp.mean, metrics)
 
     replicated = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(None, "data"))
     return jax.jit(
-        many, in_shardings=(replicated, split), out_shardings=replicated, donate_argnums=0
+        many,
+        static_argnums=2,
+        in_shardings=(replicated, split),
+        out_shardings=replicated,
+        donate_argnums=0,
     )
 
 

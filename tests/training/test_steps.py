@@ -1,0 +1,113 @@
+"""The training step: packed words give the padded loss and gradients, on one device and on more."""
+
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from sparsecap_jax.models import MODELS, make_model
+from sparsecap_jax.pruning import make_pruner
+from sparsecap_jax.training.optimizers import make_optimizer
+from sparsecap_jax.training.state import TrainState, trainable
+from sparsecap_jax.training.steps import make_loss, make_mesh, make_train_step, words_to_pack
+from sparsecap_jax.types import Batch, Regions
+
+LSTM = {"embed_size": 8, "rnn_size": 12, "attention_size": 6}
+TRANSFORMER = {"d_model": 16, "ff_size": 24, "num_layers": 1, "num_heads": 2}
+NO_DROPOUT = {
+    "up_down": {**LSTM, "dropout": 0.0},
+    "soft_attention": {**LSTM, "dropout": 0.0, "attention_dropout": 0.0},
+    "transformer": {**TRANSFORMER, "dropout": 0.0, "source_dropout": 0.0},
+    "relation_transformer": {**TRANSFORMER, "dropout": 0.0, "source_dropout": 0.0},
+}
+# Real tokens of 2 captions for each of 4 images, BOS included; 0 fills the batch up.
+LENGTHS = [[9, 4], [5, 0], [7, 6], [2, 9]]
+
+
+def make_batch():
+    rng = np.random.default_rng(0)
+    mask = np.arange(9) < np.array(LENGTHS)[..., None]
+    tokens = np.where(mask, rng.integers(4, 20, mask.shape), 0).astype(np.int32)
+    tokens[..., 0] = np.where(mask[..., 0], 2, 0)
+    valid = np.arange(5) < np.array([5, 3, 4, 1])[:, None]
+    features = (rng.normal(size=(4, 5, 10)) * valid[..., None]).astype(np.float32)
+    boxes = np.sort(rng.random((4, 5, 2, 2)), axis=2).reshape(4, 5, 4).astype(np.float32)
+    regions = Regions(features, valid, boxes, features.mean(axis=1))
+    return Batch(regions, tokens, mask, np.arange(4, dtype=np.int32))
+
+
+def make_parts(name):
+    model = make_model({"name": name, "vocab_size": 20, "feature_size": 10, **NO_DROPOUT[name]})
+    pruner = make_pruner({"name": "none"}, total_steps=10)
+    batch = make_batch()
+    params = jax.jit(model.init)(jax.random.key(1), batch.regions, batch.tokens)["params"]
+    state = TrainState(
+        jax.numpy.int32(0), params, pruner.init(jax.random.key(2), params), None, jax.random.key(3)
+    )
+    return model, pruner, batch, state
+
+
+def test_no_dropout_is_listed_for_every_model():
+    assert set(NO_DROPOUT) == set(MODELS)
+
+
+# Words counted by hand from LENGTHS: 8+3 + 4+0 + 6+5 + 1+8 = 35 of 64; by halves: 15 and 20.
+@pytest.mark.parametrize(
+    ("name", "label_smoothing", "shards", "words"),
+    [
+        ("soft_attention", 0.0, 1, 36),
+        ("transformer", 0.1, 1, 36),
+        ("relation_transformer", 0.0, 2, 20),
+        ("up_down", 0.1, 2, 20),
+    ],
+)
+def test_packed_words_give_the_padded_loss_and_gradients(name, label_smoothing, shards, words):
+    model, pruner, batch, state = make_parts(name)
+    assert words_to_pack(batch.token_mask, shards) == words
+    loss = make_loss(model, pruner, label_smoothing, shards)
+    args = ({"params": state.params}, {}, batch, state.step, state.rng)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def grad(words):
+        return jax.value_and_grad(loss, has_aux=True)(*args, words)
+
+    (expected, _), expected_grads = grad(0)
+    (found, _), grads = grad(words)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), grads, expected_grads)
+    assert np.isnan(jax.jit(lambda: loss(*args, words - 4)[0])())
+
+
+def test_words_to_pack_are_few_sizes_that_suffice():
+    mask = np.arange(17) < np.full((15, 5), 11)[..., None]
+    # 15 * 5 * 10 words of 15 * 5 * 16 = 1200; the next multiple of 1200 / 16 = 75 is 750 itself.
+    assert words_to_pack(mask) == 750
+    mask[0, 0, :12] = True
+    assert words_to_pack(mask) == 825
+    assert words_to_pack(np.stack([mask, np.ones_like(mask)])) == 1200
+    assert words_to_pack(np.zeros_like(mask)) == 75
+    assert words_to_pack(mask, 3) == 275
+
+
+@pytest.mark.parametrize("name", ["up_down", "relation_transformer"])
+def test_packed_step_is_the_same_on_four_devices(name):
+    model, pruner, batch, state = make_parts(name)
+    tx = make_optimizer({"learning_rate": 1e-2, "epsilon": 1e-2}, 10)
+    results = []
+    for devices in (1, 4):
+        mesh = make_mesh(devices, 4)
+        step = make_train_step(model, pruner, tx, mesh)
+        opt_state = tx.init(trainable(state.params, {}, False))
+        placed = jax.device_put(
+            jax.tree.map(np.array, state.replace(opt_state=opt_state, rng=None)),
+            NamedSharding(mesh, PartitionSpec()),
+        ).replace(rng=jax.random.key(3))
+        batches = jax.tree.map(lambda leaf: leaf[None], batch)
+        new, metrics = step(placed, batches, words_to_pack(batch.token_mask, devices))
+        results.append((new.params, metrics["loss"], optax.tree.norm(new.params)))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *map(list, results)
+    )

@@ -18,6 +18,7 @@ import time
 
 import numpy as np
 from absl import app, flags
+from paper_models import IDS, MAX_LENGTH, paper_config, random_regions
 
 MODELS = flags.DEFINE_list("models", ["up_down", "ort"], "Models of the papers' sizes.")
 SCALE = flags.DEFINE_integer("scale", 1, "Divides all sizes, for a quick try.", lower_bound=1)
@@ -32,26 +33,7 @@ PYTHON = flags.DEFINE_string("reference_python", "python", "Python that has torc
 THREADS = flags.DEFINE_list("reference_threads", ["1", "2"], "Thread counts for the reference.")
 OUTPUT = flags.DEFINE_string("output", None, "JSON file for the figures.")
 
-MAX_LENGTH = 18
 NOISE = {"up_down": 80.0, "ort": 0.5}
-IDS = {"pad_token_id": 0, "unk_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
-
-
-def paper_config(name, scale):
-    """The reference's config of a model of the paper, all sizes divided by `scale`."""
-    common = {"vocab_size": 10_000 // scale, "max_seq_length": MAX_LENGTH, **IDS}
-    common |= {"att_feat_size": 2048 // scale, "fc_feat_size": 2048 // scale, "version": "0.6.0"}
-    sharing = dict.fromkeys(
-        f"share_{what}_{side}" for what in ("att", "layer") for side in ("encoder", "decoder")
-    )
-    if name == "up_down":
-        sizes = {"input_encoding_size": 1000, "rnn_size": 1000, "att_hid_size": 512}
-        own = {"caption_model": "up_down_lstm", "drop_prob_lm": 0.5, "logit_layers": 1}
-    else:
-        sizes = {"d_model": 512, "dim_feedforward": 2048}
-        own = {"caption_model": "relation_transformer", "num_layers": 6, "num_heads": 8}
-        own |= {"drop_prob_src": 0.5, "no_box_trigonometric_embedding": False}
-    return common | sharing | own | {key: size // scale for key, size in sizes.items()}
 
 
 def random_model(name, scale, caption_length):
@@ -101,27 +83,17 @@ def add_clock(name, params):
 def set_mean_length(model, params, config, target):
     """Find the bias of EOS with which greedy captions have `target` tokens on average."""
     from sparsecap_jax.decoding import DecodeOptions, decode
+    from sparsecap_jax.types import Regions
 
     logits = params["logit_0" if "logit_0" in params else "logits"]
     options = DecodeOptions(method="greedy", max_length=MAX_LENGTH)
+    regions = Regions(*random_regions(10, config))
     low, high = -500.0, 500.0
     for _ in range(12):
         middle = (low + high) / 2
         logits["bias"][IDS["eos_token_id"]] = middle
-        decoded = decode(model, params, random_regions(10, config), options)
+        decoded = decode(model, params, regions, options)
         low, high = (low, middle) if np.mean(decoded.lengths) < target else (middle, high)
-
-
-def random_regions(batch, config):
-    """Regions like those of COCO: 36 of them, features positive and sparse."""
-    from sparsecap_jax.types import Regions
-
-    rng = np.random.default_rng(batch)
-    size = config["att_feat_size"]
-    features = np.maximum(rng.normal(size=(batch, 36, size)) - 0.5, 0).astype(np.float32)
-    corners = np.sort(rng.random((batch, 36, 2, 2)), axis=2).reshape(batch, 36, 4)
-    mask = np.ones((batch, 36), bool)
-    return Regions(features, mask, corners.astype(np.float32), features.mean(axis=1))
 
 
 def published_model(path):
@@ -238,11 +210,13 @@ def measure(name, model, params, config, batches):
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    from sparsecap_jax.types import Regions
+
     sizes = [int(batch) for batch in BATCHES.value]
     rows = []
     for name in MODELS.value:
         model, params, config = random_model(name, SCALE.value, LENGTH.value)
-        batches = {batch: random_regions(batch, config) for batch in sizes}
+        batches = {batch: Regions(*random_regions(batch, config)) for batch in sizes}
         rows += measure(name, model, params, config, batches)
     if CHECKPOINT.value:
         model, params, config = published_model(CHECKPOINT.value)

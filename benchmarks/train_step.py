@@ -1,0 +1,161 @@
+"""Seconds and peak memory of a training step, against the PyTorch reference where it is given.
+
+python benchmarks/train_step.py --models=up_down,ort --pruners=supermask,none \
+    --reference=DIR --reference_python=VENV/bin/python
+
+Teacher forcing on 15 images x 5 captions of 9 to 18 tokens, 36 regions, 10,000 words, the papers'
+sizes, dropout and optimizers. Each setting runs in a process of its own, so that its memory is its
+own; the reference once with each of `--reference_threads`, the best counts. The fastest of
+`--repeats` steps counts. Nothing else should run on the machine.
+"""
+
+import json
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import time
+
+from absl import app, flags
+from paper_models import paper_config, random_captions, random_regions
+
+MODELS = flags.DEFINE_list("models", ["up_down", "ort"], "Models, keys of paper_models.FIELDS.")
+PRUNERS = flags.DEFINE_list("pruners", ["supermask", "none"], "Pruners; the reference has these.")
+SCALE = flags.DEFINE_integer("scale", 1, "Divides all sizes, for a quick try.", lower_bound=1)
+BATCH = flags.DEFINE_integer("batch", 15, "Images; each has five captions.")
+REPEATS = flags.DEFINE_integer("repeats", 3, "Timed steps of each; the fastest counts.")
+REFERENCE = flags.DEFINE_string("reference", None, "Checkout of the PyTorch reference.")
+PYTHON = flags.DEFINE_string("reference_python", "python", "Python that has torch.")
+THREADS = flags.DEFINE_list("reference_threads", ["1", "2"], "Thread counts for the reference.")
+OUTPUT = flags.DEFINE_string("output", None, "JSON file for the figures.")
+ONE = flags.DEFINE_string("one", None, "Used by the script itself: time MODEL:PRUNER here.")
+
+CAPTIONS = 5
+TOTAL_STEPS = 100_000
+LSTM_RECIPE = {"learning_rate": 1e-2, "epsilon": 1e-2}
+NOAM = {"schedule": "noam"}
+
+
+def make_parts(config, pruner_name):
+    """Model, pruner, optimizer and the first state."""
+    import jax
+
+    from sparsecap_jax.interop.reference import model_config
+    from sparsecap_jax.models import make_model, smallest_inputs
+    from sparsecap_jax.pruning import make_pruner
+    from sparsecap_jax.training.optimizers import make_optimizer
+    from sparsecap_jax.training.state import TrainState, trainable
+
+    dropout = {}
+    if pruner_name != "none":
+        recurrent = config["caption_model"].startswith("up_down")
+        dropout = {"dropout": 0.1} if recurrent else {"dropout": 0.1 / 3, "source_dropout": 0.1}
+    model = make_model(model_config(config) | dropout)
+    fields = {} if pruner_name == "none" else {"sparsity": 0.95}
+    pruner = make_pruner({"name": pruner_name, **fields}, total_steps=TOTAL_STEPS)
+    recipe = LSTM_RECIPE if config["caption_model"].startswith("up_down") else NOAM
+    tx = make_optimizer(recipe, TOTAL_STEPS, trains_masks=pruner.trains_masks)
+
+    @jax.jit
+    def first():
+        keys = jax.random.split(jax.random.key(0), 3)
+        params = model.init(keys[0], *smallest_inputs(model))["params"]
+        prune = pruner.init(keys[1], params)
+        opt_state = tx.init(trainable(params, prune.masks, pruner.trains_masks))
+        return TrainState(jax.numpy.int32(0), params, prune, opt_state, keys[2])
+
+    return model, pruner, tx, first()
+
+
+def time_here(name, pruner_name):
+    """Print the seconds of the first and of the fastest later step, and the peak memory."""
+    import jax
+    import numpy as np
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from sparsecap_jax.training.steps import make_mesh, make_train_step, words_to_pack
+    from sparsecap_jax.types import Batch, Regions
+
+    config = paper_config(name, SCALE.value)
+    tokens, mask = random_captions(BATCH.value, CAPTIONS, config)
+    index = np.arange(BATCH.value, dtype=np.int32)
+    batch = Batch(Regions(*random_regions(BATCH.value, config)), tokens, mask, index)
+    model, pruner, tx, state = make_parts(config, pruner_name)
+    mesh = make_mesh(1, BATCH.value)
+    step = make_train_step(model, pruner, tx, mesh)
+    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+    batches = jax.device_put(jax.tree.map(lambda leaf: leaf[None], batch))
+    words = words_to_pack(mask)
+    seconds = []
+    for _ in range(REPEATS.value + 1):
+        start = time.perf_counter()
+        state, metrics = step(state, batches, words)
+        loss = float(metrics["loss"])
+        seconds.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    found = {"seconds": min(seconds[1:]), "first": seconds[0], "gigabytes": peak, "loss": loss}
+    print(json.dumps(found))
+
+
+def run(command, env=None):
+    """Run a script that prints JSON in its last line."""
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def time_ours(name, pruner):
+    flags_ = [f"--scale={SCALE.value}", f"--batch={BATCH.value}", f"--repeats={REPEATS.value}"]
+    return run([sys.executable, __file__, f"--one={name}:{pruner}", *flags_])
+
+
+def time_reference(name, pruner):
+    """The best of all thread counts; None where the reference has no such model."""
+    if not REFERENCE.value or (name in ("transformer", "acort") and pruner != "none"):
+        return None
+    config = paper_config(name, SCALE.value, pruned=pruner != "none")
+    job = {"config": config, "scale": SCALE.value, "batch": BATCH.value, "name": name}
+    job |= {"captions": CAPTIONS, "repeats": REPEATS.value, "total_steps": TOTAL_STEPS}
+    script = str(pathlib.Path(__file__).with_name("reference_train.py"))
+    found = []
+    for threads in THREADS.value:
+        env = os.environ | {"OMP_NUM_THREADS": threads}
+        found.append(run([PYTHON.value, script, REFERENCE.value, json.dumps(job), threads], env))
+    return min(found, key=lambda one: one["seconds"])
+
+
+def report(rows):
+    titles = ("model", "pruner", "s/step", "GB", "reference s", "GB", "speed", "memory")
+    print("\n| " + " | ".join(titles) + " |")
+    print("|" + " --: |" * len(titles))
+    for row in rows:
+        ours, other = row["ours"], row["reference"]
+        cells = [row["model"], row["pruner"], f"{ours['seconds']:.2f}", f"{ours['gigabytes']:.2f}"]
+        if other:
+            cells += [f"{other['seconds']:.2f}", f"{other['gigabytes']:.2f}"]
+            cells += [f"{other['seconds'] / ours['seconds']:.2f}x"]
+            cells += [f"{ours['gigabytes'] / other['gigabytes']:.2f}"]
+        else:
+            cells += [""] * 4
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    if ONE.value:
+        time_here(*ONE.value.split(":"))
+        return
+    rows = []
+    for name in MODELS.value:
+        for pruner in PRUNERS.value:
+            row = {"model": name, "pruner": pruner, "ours": time_ours(name, pruner)}
+            rows.append(row | {"reference": time_reference(name, pruner)})
+            print(json.dumps(rows[-1]), flush=True)
+    report(rows)
+    if OUTPUT.value:
+        pathlib.Path(OUTPUT.value).write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    app.run(main)

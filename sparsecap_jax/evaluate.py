@@ -1,16 +1,16 @@
 """Evaluating a trained run on a split of its dataset (`launch/evaluate.py`)."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
 from sparsecap_jax.captioner import Captioner
-from sparsecap_jax.data.datasets import load_dataset
+from sparsecap_jax.data.datasets import Dataset, load_dataset
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.evaluation.captioning import to_coco
-from sparsecap_jax.evaluation.metrics import score_captions
+from sparsecap_jax.evaluation.metrics import METRICS, score_captions
 from sparsecap_jax.files import write_json
 from sparsecap_jax.training.run_dir import WEIGHTS, load_run, weight_counts
 
@@ -21,6 +21,9 @@ def evaluate_run(
     split: str = "test",
     beam_size: int | None = None,
     output: str | pathlib.Path | None = None,
+    dataset: Dataset | None = None,
+    metrics: Sequence[str] = METRICS,
+    tokenizer: str = "auto",
     report: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Caption a split with the best weights of a run and score the captions.
@@ -31,6 +34,9 @@ def evaluate_run(
         beam_size: None for the config's (`eval.beam_size_val` or `_test`).
         output: folder for `captions.json` and `scores.json`; by default
             `WORKDIR/SPLIT_beam_SIZE`.
+        dataset: the run's dataset, where it is open already.
+        metrics: see `score_captions`.
+        tokenizer: see `score_captions`.
         report: takes one line of progress at a time.
 
     Returns:
@@ -46,7 +52,8 @@ def evaluate_run(
     run = load_run(workdir)
     captioner = Captioner(run)
     size = beam_size or run.config.eval[f"beam_size_{split}"]
-    dataset = load_dataset(run.config.data, need_boxes=captioner.needs_boxes)
+    if dataset is None:
+        dataset = load_dataset(run.config.data, need_boxes=captioner.needs_boxes)
     records = {record.image_id: record for record in dataset.splits[split]}
     captions = dict(
         captioner.caption_store(
@@ -60,6 +67,8 @@ def evaluate_run(
     scores = score_captions(
         {image_id: caption.text for image_id, caption in captions.items()},
         {image_id: record.raw for image_id, record in records.items()},
+        metrics=metrics,
+        tokenizer=tokenizer,
     )
     weights = workdir / WEIGHTS
     result = {

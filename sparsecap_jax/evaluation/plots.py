@@ -81,6 +81,51 @@ def training_curves(path: str | pathlib.Path, runs: Mapping[str, str | pathlib.P
     _save(figure, path)
 
 
+def error_bar_curves(
+    path: str | pathlib.Path,
+    rows: Sequence[Mapping],
+    *,
+    x: str,
+    y: str,
+    series: str,
+    panel: str,
+    baseline: str = "",
+) -> None:
+    """Draw means over seeds with error bars of one standard deviation, a panel beside another.
+
+    Args:
+        path: PNG to write.
+        rows: results, such as those of a sweep; rows that agree in the columns below are seeds.
+        x: column of the horizontal axis; its values stand at even distances.
+        y: column of the vertical axis.
+        series: column that tells the curves apart.
+        panel: column that tells the panels apart.
+        baseline: the series that is drawn as a horizontal line, whatever its x.
+    """
+    panels = list(dict.fromkeys(row[panel] for row in rows))
+    names = list(dict.fromkeys(row[series] for row in rows if row[series] != baseline))
+    places = sorted({row[x] for row in rows if row[series] != baseline})
+    figure = Figure(figsize=(6.5 * len(panels), 4.8), layout="constrained")
+    for axis, title in zip(np.ravel(figure.subplots(1, len(panels))), panels, strict=True):
+        shown = [row for row in rows if row[panel] == title]
+        flat = [row[y] for row in shown if row[series] == baseline]
+        if flat:
+            axis.axhline(np.mean(flat), color="0.4", ls="--", lw=1, label=baseline)
+        for number, name in enumerate(names):
+            found = [[r[y] for r in shown if (r[series], r[x]) == (name, at)] for at in places]
+            kept = [place for place, values in enumerate(found) if values]
+            # Curves are set apart a little, so that their bars can be told apart.
+            at = np.array(kept) + 0.03 * (number - (len(names) - 1) / 2)
+            means, spreads = ([f(found[k]) for k in kept] for f in (np.mean, np.std))
+            line = {"marker": "osv^Dx"[number % 6], "ls": "-" if number < 10 else ":"}
+            axis.errorbar(at, means, spreads, capsize=2, ms=4, lw=1.2, label=name, **line)
+        axis.set(title=title, xlabel=x, ylabel=y)
+        axis.set_xticks(range(len(places)), [str(place) for place in places])
+        axis.grid(alpha=0.3)
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _save(figure, path)
+
+
 def _column(path: pathlib.Path, column: str) -> tuple[list[int], list[float]]:
     rows = [row for row in read_csv(path) if row.get(column)]
     return [int(row["step"]) for row in rows], [float(row[column]) for row in rows]

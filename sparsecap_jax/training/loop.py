@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from sparsecap_jax.data.datasets import Dataset
 from sparsecap_jax.errors import SparsecapError
 from sparsecap_jax.files import write_json
 from sparsecap_jax.interop.sparse_file import save_weights
@@ -38,7 +39,12 @@ class NonFiniteLossError(SparsecapError):
     """The loss became NaN or infinite; nothing after the last checkpoint is kept."""
 
 
-def train(config: ConfigDict, workdir: str | pathlib.Path, report: Report = print) -> dict:
+def train(
+    config: ConfigDict,
+    workdir: str | pathlib.Path,
+    report: Report = print,
+    dataset: Dataset | None = None,
+) -> dict:
     """Train as `config` says, continuing where an earlier call with the same config stopped.
 
     `workdir` then holds `config.json`, `tokenizer/`, `checkpoints/` (best and last), `train.csv`,
@@ -49,6 +55,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, report: Report = prin
         config: see `sparsecap_jax.config`.
         workdir: the run directory.
         report: takes one line of progress at a time.
+        dataset: the dataset of `config.data`, where it is open already.
 
     Returns:
         `{"step", "best_step", "validation" (of the best step), "sparsity", "nonzeros", "bytes"}`.
@@ -56,7 +63,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, report: Report = prin
     Raises:
         SparsecapError: a fault in config, data or checkpoints, or a loss that is not finite.
     """
-    run = prepare_run(config, workdir)
+    run = prepare_run(config, workdir, dataset)
     checkpoints = Checkpoints(run.workdir)
     try:
         state, iterator = _start(run, checkpoints, report)

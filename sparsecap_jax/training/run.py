@@ -60,10 +60,13 @@ class Run:
         )
 
 
-def prepare_run(config: ConfigDict, workdir: str | pathlib.Path) -> Run:
+def prepare_run(
+    config: ConfigDict, workdir: str | pathlib.Path, dataset: Dataset | None = None
+) -> Run:
     """Check the config, claim the run directory and build all parts.
 
-    A new directory gets `config.json` and `tokenizer/`; one that has them is continued.
+    A new directory gets `config.json` and `tokenizer/`; one that has them is continued. `dataset`
+    is the one of `config.data`, where it is open already.
 
     Raises:
         ConfigError: the config is faulty, or differs from the one the directory was begun with.
@@ -73,7 +76,8 @@ def prepare_run(config: ConfigDict, workdir: str | pathlib.Path) -> Run:
     workdir = pathlib.Path(workdir)
     claim_workdir(config, workdir)
     model_class = MODELS[config.model.name]
-    dataset = load_dataset(config.data, need_boxes=model_class.needs_boxes)
+    if dataset is None:
+        dataset = load_dataset(config.data, need_boxes=model_class.needs_boxes)
     tokenizer = prepare_tokenizer(config, workdir, dataset)
     model = make_model(model_config(config, tokenizer.vocab_size))
     epoch = steps_per_epoch(len(dataset.splits["train"]), config.data.batch_size)

@@ -1,0 +1,37 @@
+"""Train and score the many runs of an experiment; run the same command again to continue.
+
+python launch/sweep.py --sweep=toy_pruners --workdir=runs/toy_pruners
+python launch/sweep.py --sweep=toy_pruners --workdir=runs/toy_pruners --minutes=0    # only draw
+
+WORKDIR then holds a run directory for each run, `results.csv` and the sweep's pictures.
+"""
+
+from absl import app, flags
+
+from sparsecap_jax.cli import run_main
+
+SWEEP = flags.DEFINE_string("sweep", None, "Name of the experiment.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder to write to; a new one, or to continue.")
+SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds for each setting.", lower_bound=1)
+ONLY = flags.DEFINE_string("only", "", "Pattern found in the names of the runs to take.")
+MINUTES = flags.DEFINE_float("minutes", None, "Start no further run after so long.")
+
+
+def main(argv: list[str]) -> None:
+    """Parse flags and run the sweep."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    from sparsecap_jax.sweeps import load_sweep, run_sweep
+
+    run_sweep(
+        load_sweep(SWEEP.value),
+        WORKDIR.value,
+        seeds=SEEDS.value,
+        only=ONLY.value,
+        minutes=MINUTES.value,
+    )
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["sweep", "workdir"])
+    run_main(main)

@@ -1,0 +1,1 @@
+"""Experiments that `launch/sweep.py` runs; each module defines `SWEEP`."""

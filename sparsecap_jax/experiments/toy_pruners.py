@@ -1,0 +1,70 @@
+"""Methods x sparsities on the toy scenes, for a small Up-Down and a small ORT (docs/pruning.md).
+
+    python launch/sweep.py --sweep=toy_pruners --workdir=runs/toy_pruners
+
+Methods that prune a trained model start from the dense run of their seed.
+"""
+
+import pathlib
+
+from ml_collections import ConfigDict
+
+from sparsecap_jax.evaluation.plots import error_bar_curves
+from sparsecap_jax.pruning import make_pruner
+from sparsecap_jax.recipes import TINY_TRANSFORMER, TINY_UP_DOWN, make_config
+from sparsecap_jax.sweeps import Row, Sweep, SweepRun
+
+SPARSITIES = (0.8, 0.9, 0.95, 0.975, 0.99)
+METHODS = (
+    "supermask",
+    "mag_grad_uniform",
+    "mag_grad_blind",
+    "mag_uniform",
+    "mag_blind",
+    "snip",
+)
+MODELS = {
+    "up_down": {"model": "up_down", "tiny": TINY_UP_DOWN, "weight_scale": 0.5},
+    "ort": {"model": "relation_transformer", "tiny": TINY_TRANSFORMER, "weight_scale": 1.5},
+}
+STEPS = 700
+
+
+def toy_runs(seeds: int) -> list[SweepRun]:
+    """Seed by seed, the dense run of each model and then all methods at all sparsities."""
+    runs = []
+    for seed in range(seeds):
+        for model in MODELS:
+            dense = f"{model}/dense/seed_{seed}"
+            labels = {"model": model, "method": "dense", "target": 0.0, "seed": seed}
+            runs.append(SweepRun(dense, labels, _config(model, "", seed)))
+            for sparsity in SPARSITIES:
+                for method in METHODS:
+                    config = _config(model, f"{method},sparsity={sparsity}", seed)
+                    trained = make_pruner(config.pruner, total_steps=STEPS).expects_trained
+                    runs.append(
+                        SweepRun(
+                            f"{model}/{method}/{sparsity}/seed_{seed}",
+                            {**labels, "method": method, "target": sparsity},
+                            config,
+                            init_from=dense if trained else "",
+                        )
+                    )
+    return runs
+
+
+def draw(workdir: pathlib.Path, rows: list[Row]) -> None:
+    """Draw CIDEr over the target sparsity."""
+    columns = {"x": "target", "y": "CIDEr", "series": "method", "panel": "model"}
+    error_bar_curves(workdir / "cider.png", rows, **columns, baseline="dense")
+
+
+def _config(model: str, words: str, seed: int) -> ConfigDict:
+    arg = f"tiny,{words}" if words else "tiny"
+    config = make_config(arg, fields={}, pruned={}, optimizer={}, **MODELS[model])
+    config.seed = seed
+    config.train.update(steps=STEPS, eval_every=STEPS)
+    return config
+
+
+SWEEP = Sweep(toy_runs, draw)

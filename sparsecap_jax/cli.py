@@ -11,12 +11,17 @@ from typing import Any
 from sparsecap_jax.errors import ConfigError, SparsecapError
 
 
-def run_main(main: Callable[[list[str]], None]) -> None:
-    """Run `main` as an absl app; a `SparsecapError` is printed as one line, exit status 1."""
+def run_main(main: Callable[[Any], None], parse: Callable[[list[str]], Any] | None = None) -> None:
+    """Run `main` as an absl app; a `SparsecapError` is printed as one line, exit status 1.
+
+    Args:
+        main: takes what `parse` returns.
+        parse: takes the command line, program name included; by default absl's flags.
+    """
     from absl import app
     from absl import logging as absl_logging
 
-    def guarded(argv: list[str]) -> None:
+    def guarded(argv: Any) -> None:
         # Orbax logs every file it touches; warnings of our own still show.
         absl_logging.set_verbosity(absl_logging.ERROR)
         absl_logging.use_absl_handler()
@@ -28,7 +33,7 @@ def run_main(main: Callable[[list[str]], None]) -> None:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
 
-    app.run(guarded, flags_parser=_parse_flags)
+    app.run(guarded, flags_parser=parse or _parse_flags)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

@@ -1,0 +1,49 @@
+"""Preparing data: the subcommands of `launch/prepare_data.py`, one module each.
+
+To add one: a module `NAME.py` with `define(parser)`, which adds its arguments, and `run(args)`,
+which does the work and raises a `SparsecapError` where it cannot; its docstring is what --help
+prints. Then a line in `COMMANDS`. Only the module that was asked for is imported.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from absl.flags import argparse_flags
+
+COMMANDS = {
+    "inspect": "print what feature files hold, and what is missing for a split",
+}
+
+
+class _Parser(argparse_flags.ArgumentParser):
+    """Full names only, and one line for an error."""
+
+    def __init__(self, **options):
+        super().__init__(
+            **options, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message} (see --help)", file=sys.stderr)
+        sys.exit(1)
+
+
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line, program name included; `args.run(args)` then runs the subcommand.
+
+    A faulty command line ends the process with one line on standard error and status 1.
+    """
+    parser = _Parser(prog="prepare_data.py", description="Prepare captions and features.")
+    commands = parser.add_subparsers(metavar="SUBCOMMAND", required=True)
+    wanted = next((word for word in argv[1:] if not word.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, inherited_absl_flags=None)
+        if name == wanted:
+            module = importlib.import_module(f"{__name__}.{name}")
+            command.description = module.__doc__
+            module.define(command)
+            command.set_defaults(run=module.run)
+    return parser.parse_args(argv[1:])

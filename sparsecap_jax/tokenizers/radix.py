@@ -54,6 +54,7 @@ class RadixTokenizer(Tokenizer):
     Attributes:
         radix_base: the base, 2 or more.
         tokens_per_word: digits of every word.
+        num_words: words that digits can spell; the last one stands for unknown words.
     """
 
     name = "radix"
@@ -68,6 +69,7 @@ class RadixTokenizer(Tokenizer):
         width = len(decimal_to_base(slots, radix_base))
         self.radix_base = radix_base
         self.tokens_per_word = width
+        self.num_words = slots
         words = [decimal_to_base(slot, radix_base) for slot in range(slots)]
         self._digits = [(1,) * (width - len(word)) + tuple(word) for word in words]
         self.pad_id, self.bos_id, self.eos_id = 0, radix_base + 1, radix_base + 2

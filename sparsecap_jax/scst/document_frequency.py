@@ -1,0 +1,281 @@
+"""In how many images each n-gram occurs: built from captions, stored as plain arrays, looked up.
+
+The n-grams form a trie: one of order n is known by the number of its first n - 1 words in the table
+of order n - 1, and by its last word. Tables are sorted, so that a lookup is a binary search.
+"""
+
+import dataclasses
+import json
+import pathlib
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from sparsecap_jax.errors import DataError
+from sparsecap_jax.files import write_atomically
+from sparsecap_jax.scst.vocabulary import Vocabulary
+
+MAX_N = 4
+FORMAT, FORMAT_VERSION = "sparsecap_jax document frequencies", 1
+_HEADER = {"num_images": int, "eos": str, "unk": str, "dataset": str, "tokens": str}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DocumentFrequency:
+    """Document frequencies of all n-grams of one to four words.
+
+    Attributes:
+        words: the vocabulary; word i is the unigram number i.
+        counts: float64 `[M_n]` for n = 1 to 4, images that have each n-gram.
+        parents: int32 `[M_n]` for n = 2 to 4, number of the first n - 1 words in their table;
+            sorted, by `lasts` where equal.
+        lasts: int32 `[M_n]` for n = 2 to 4, the last word.
+        num_images: images counted.
+        eos: the word that was put at the end of every caption, "" for none.
+        unk: the word that stands for rare words, "" where they were kept.
+        dataset: what was counted, for people.
+        tokens: "words", or "ids" where the words are numbers of some vocabulary.
+    """
+
+    words: tuple[str, ...]
+    counts: tuple[Float[np.ndarray, " _"], ...]
+    parents: tuple[Int[np.ndarray, " _"], ...]
+    lasts: tuple[Int[np.ndarray, " _"], ...]
+    num_images: int
+    eos: str = ""
+    unk: str = ""
+    dataset: str = ""
+    tokens: str = "words"
+
+    def idf(self, ids: Int[np.ndarray, "*N T"]) -> Float[np.ndarray, "*N T 4"]:
+        """Inverse document frequency `log(images) - log(max(1, df))` of the n-grams at each place.
+
+        Args:
+            ids: words of captions, numbers as in `words`; others are unknown words, and negative
+                ones follow the end of a caption.
+
+        Returns:
+            float64; entry `[..., t, n - 1]` is of the n words from t on, whatever lies there.
+        """
+        flat = ids.reshape(-1, ids.shape[-1]).astype(np.int64)
+        known = (flat >= 0) & (flat < len(self.words))
+        nodes = np.where(known, flat, -1)
+        rest, frequencies = nodes, [_take(self.counts[0], nodes)]
+        for counts, keys in zip(self.counts[1:], self._keys, strict=True):
+            rest = np.concatenate([rest[:, 1:], np.full((len(rest), 1), -1)], axis=1)
+            nodes = _find(keys, nodes, rest, len(self.words))
+            frequencies.append(_take(counts, nodes))
+        stacked = np.stack(frequencies, axis=-1).reshape(*ids.shape, MAX_N)
+        return np.log(float(self.num_images)) - np.log(np.maximum(1.0, stacked))
+
+    def document_count(self, ngram: Sequence[str]) -> float:
+        """Number of images that have `ngram`, one to four words; 0 where none has."""
+        if not 1 <= len(ngram) <= MAX_N or any(word not in self._index for word in ngram):
+            return 0.0
+        ids = [self._index[word] for word in ngram]
+        node = np.array([ids[0]])
+        for keys, word in zip(self._keys, ids[1:], strict=False):
+            node = _find(keys, node, np.array([word]), len(self.words))
+        return float(_take(self.counts[len(ids) - 1], node)[0])
+
+    def __len__(self) -> int:
+        return sum(len(counts) for counts in self.counts)
+
+    def save(self, path: str | pathlib.Path) -> None:
+        """Write one `.npz` of plain arrays, all or nothing; nothing in it is executed on reading."""
+        header = {"format": FORMAT, "version": FORMAT_VERSION}
+        header |= {name: getattr(self, name) for name in _HEADER}
+        arrays = {"header": _bytes(json.dumps(header)), "words": _bytes("\n".join(self.words))}
+        for n in range(MAX_N):
+            arrays[f"counts_{n + 1}"] = self.counts[n]
+        for n in range(1, MAX_N):
+            arrays[f"parents_{n + 1}"] = self.parents[n - 1]
+            arrays[f"lasts_{n + 1}"] = self.lasts[n - 1]
+        with write_atomically(path, "wb") as file:
+            np.savez_compressed(file, **arrays)
+
+    @classmethod
+    def load(cls, path: str | pathlib.Path) -> "DocumentFrequency":
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: missing, not such a file, of another version, or inconsistent.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        except FileNotFoundError:
+            raise DataError(f"{path}: no such file; expected document frequencies") from None
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile, TypeError) as error:
+            raise DataError(
+                f"{path}: not document frequencies made by launch/prepare_data.py df (which also "
+                f"converts pickles of other codes): {error}"
+            ) from error
+        try:
+            return cls._from_arrays(arrays)
+        except (KeyError, ValueError, TypeError, IndexError) as error:
+            raise DataError(f"{path}: document frequencies: {error}") from error
+
+    @classmethod
+    def _from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "DocumentFrequency":
+        header = json.loads(_text(arrays["header"]))
+        found = header.get("format"), header.get("version")
+        if found != (FORMAT, FORMAT_VERSION):
+            raise ValueError(f"format and version are {found}; expected {FORMAT, FORMAT_VERSION}")
+        fields = {name: header[name] for name in _HEADER}
+        for name, kind in _HEADER.items():
+            if type(fields[name]) is not kind:
+                raise ValueError(f"{name} is {fields[name]!r}; expected {kind.__name__}")
+        table = cls(
+            tuple(_text(arrays["words"]).split("\n")),
+            tuple(arrays[f"counts_{n + 1}"].astype(np.float64) for n in range(MAX_N)),
+            tuple(arrays[f"parents_{n + 1}"].astype(np.int32) for n in range(1, MAX_N)),
+            tuple(arrays[f"lasts_{n + 1}"].astype(np.int32) for n in range(1, MAX_N)),
+            **fields,
+        )
+        table._check()
+        return table
+
+    def _check(self) -> None:
+        if self.num_images < 1 or len(self.counts[0]) != len(self.words):
+            raise ValueError("counts_1 does not fit num_images or words")
+        for n, (parents, lasts, keys) in enumerate(
+            zip(self.parents, self.lasts, self._keys, strict=True), start=2
+        ):
+            sizes = {len(parents), len(lasts), len(self.counts[n - 1])}
+            if len(sizes) != 1 or np.any(np.diff(keys) <= 0):
+                raise ValueError(f"the table of {n}-grams is not sorted or has gaps")
+            for values, limit in ((parents, len(self.counts[n - 2])), (lasts, len(self.words))):
+                if len(values) and not (values.min() >= 0 and values.max() < limit):
+                    raise ValueError(f"the table of {n}-grams refers to what is not there")
+
+    def __post_init__(self):
+        keys = [
+            parents.astype(np.int64) * len(self.words) + lasts
+            for parents, lasts in zip(self.parents, self.lasts, strict=True)
+        ]
+        object.__setattr__(self, "_keys", keys)
+        object.__setattr__(self, "_index", {word: i for i, word in enumerate(self.words)})
+
+
+def count_documents(
+    references: Iterable[Sequence[str]],
+    *,
+    eos: str = "",
+    unk: str = "",
+    known: Iterable[str] | None = None,
+    dataset: str = "",
+) -> DocumentFrequency:
+    """Count in how many images each n-gram occurs.
+
+    Args:
+        references: captions of each image, words separated by blanks.
+        eos: a word to put at the end of every caption: the reference's files have `<eos>`.
+        unk: a word to put in the place of words that are not in `known`.
+        known: words to keep; None: all of them.
+        dataset: see `DocumentFrequency`.
+
+    Raises:
+        DataError: there are no images.
+    """
+    vocabulary = Vocabulary()
+    keep = None if known is None else {*known, *([eos] if eos else [])}
+    index: dict[str, int] = vocabulary.index
+    ids: list[int] = []
+    lengths: list[int] = []
+    images: list[int] = []
+    count = 0
+    for captions in references:
+        for caption in captions:
+            words = [*caption.split(), eos] if eos else caption.split()
+            if keep is not None:
+                words = [word if word in keep else unk for word in words]
+            ids += [index.setdefault(word, len(index)) for word in words]
+            lengths.append(len(words))
+            images.append(count)
+        count += 1
+    if not count:
+        raise DataError("document frequencies: there are no images to count")
+    flat = np.array(ids, np.int64)
+    return _count(tuple(index), flat, lengths, images, count, eos=eos, unk=unk, dataset=dataset)
+
+
+def _count(words, flat, lengths, images, num_images, **fields) -> DocumentFrequency:
+    """Count n-grams of captions that lie one behind another in `flat`."""
+    image = np.repeat(np.array(images, np.int64), lengths)
+    left = np.concatenate([np.arange(n, 0, -1) for n in lengths]) if len(flat) else flat
+    nodes, starts, counts, parents, lasts = flat, np.arange(len(flat)), [], [], []
+    for n in range(1, MAX_N + 1):
+        size = len(words)
+        if n > 1:
+            fits = left[starts] >= n
+            starts, nodes = starts[fits], nodes[fits]
+            keys, nodes = np.unique(nodes * len(words) + flat[starts + n - 1], return_inverse=True)
+            parents.append((keys // len(words)).astype(np.int32))
+            lasts.append((keys % len(words)).astype(np.int32))
+            size = len(keys)
+        seen = np.unique(nodes * num_images + image[starts]) // num_images
+        counts.append(np.bincount(seen, minlength=size).astype(np.float64))
+    return DocumentFrequency(
+        words, tuple(counts), tuple(parents), tuple(lasts), num_images, **fields
+    )
+
+
+def from_ngrams(
+    frequencies: Mapping[tuple[str, ...], float], num_images: int, **fields: Any
+) -> DocumentFrequency:
+    """Make tables of a dict of n-grams, as other codes keep them.
+
+    Args:
+        frequencies: images of each n-gram, one to four words; n-grams whose beginnings are missing
+            are fine.
+        num_images: images counted.
+        **fields: the other fields of `DocumentFrequency`.
+    """
+    index: dict[str, int] = {}
+    rows = np.full((len(frequencies), MAX_N), -1, np.int64)
+    for row, ngram in zip(rows, frequencies, strict=True):
+        row[: len(ngram)] = [index.setdefault(word, len(index)) for word in ngram]
+    values = np.fromiter(frequencies.values(), np.float64, len(frequencies))
+    sizes = np.sum(rows >= 0, axis=1)
+    words = len(index)
+    counts, parents, lasts = [np.zeros(words)], [], []
+    nodes = rows[:, 0]
+    counts[0][nodes[sizes == 1]] = values[sizes == 1]
+    for n in range(2, MAX_N + 1):
+        longer = sizes >= n
+        rows, values, sizes, nodes = rows[longer], values[longer], sizes[longer], nodes[longer]
+        keys, nodes = np.unique(nodes * words + rows[:, n - 1], return_inverse=True)
+        parents.append((keys // words).astype(np.int32))
+        lasts.append((keys % words).astype(np.int32))
+        counts.append(np.zeros(len(keys)))
+        counts[-1][nodes[sizes == n]] = values[sizes == n]
+    return DocumentFrequency(
+        tuple(index), tuple(counts), tuple(parents), tuple(lasts), num_images, **fields
+    )
+
+
+def _find(keys: np.ndarray, nodes: np.ndarray, lasts: np.ndarray, words: int) -> np.ndarray:
+    """Numbers of the n-grams that continue `nodes` by the words `lasts`; -1 for unknown ones."""
+    if not len(keys):
+        return np.full(nodes.shape, -1)
+    wanted = nodes * words + lasts
+    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where((nodes >= 0) & (lasts >= 0) & (keys[at] == wanted), at, -1)
+
+
+def _take(counts: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+    if not len(counts):
+        return np.zeros(nodes.shape)
+    return np.where(nodes >= 0, counts[nodes], 0.0)
+
+
+def _bytes(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-8"), np.uint8)
+
+
+def _text(array: np.ndarray) -> str:
+    return array.astype(np.uint8).tobytes().decode("utf-8")

@@ -1,0 +1,106 @@
+"""CIDEr-D and BLEU on the host, in float64: of strings, or of numbers of words."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from sparsecap_jax.errors import DataError
+from sparsecap_jax.scst.bleu import bleu
+from sparsecap_jax.scst.cider_d import cider_d, norms
+from sparsecap_jax.scst.document_frequency import DocumentFrequency
+from sparsecap_jax.scst.ngrams import occurrences, own_counts
+from sparsecap_jax.scst.references import References
+from sparsecap_jax.scst.vocabulary import Vocabulary
+
+_CHUNK = 64  # captions scored at once: what they need then stays in the processor's cache
+
+
+class HostScorer:
+    """Scores captions against references that are prepared once.
+
+    Args:
+        document_frequency: of the n-grams.
+        references: captions of each image, words separated by blanks.
+        vocabulary: numbers of words that go on from those of `document_frequency`; None: its own.
+
+    Raises:
+        DataError: an image without references.
+    """
+
+    def __init__(
+        self,
+        document_frequency: DocumentFrequency,
+        references: References | Sequence[Sequence[str]],
+        vocabulary: Vocabulary | None = None,
+    ):
+        self.vocabulary = vocabulary or Vocabulary(document_frequency.words)
+        if not isinstance(references, References):
+            references = References(references, self.vocabulary)
+        self.references = references
+        self._frequency = document_frequency
+        self._norms = np.full((int(references.first[-1]), 4), np.nan)
+
+    def score_texts(
+        self, captions: Sequence[Sequence[str]], images: Int[np.ndarray, " B"] | None = None
+    ) -> tuple[Float[np.ndarray, "B K"], Float[np.ndarray, "B K 4"]]:
+        """Score K captions of each of B images.
+
+        Args:
+            captions: for each image its captions, as many for all; they may be empty.
+            images: numbers of the images; None: all, in order.
+
+        Returns:
+            CIDEr-D, and BLEU-1 to 4.
+
+        Raises:
+            DataError: numbers of captions that differ, or do not fit the images.
+        """
+        counts = {len(texts) for texts in captions}
+        if len(counts) != 1:
+            raise DataError(f"captions per image: found {sorted(counts)}; expected the same number")
+        images = np.arange(len(self.references)) if images is None else np.asarray(images)
+        if len(images) != len(captions):
+            raise DataError(f"found captions of {len(captions)} images, expected {len(images)}")
+        ids, lengths = self.vocabulary.encode([text for texts in captions for text in texts])
+        shape = len(captions), counts.pop()
+        return self.score_ids(ids.reshape(*shape, -1), lengths.reshape(shape), images)
+
+    def score_ids(
+        self,
+        ids: Int[np.ndarray, "B K T"],
+        lengths: Int[np.ndarray, "B K"],
+        images: Int[np.ndarray, " B"],
+    ) -> tuple[Float[np.ndarray, "B K"], Float[np.ndarray, "B K 4"]]:
+        """Score captions given as numbers of words; see `score_texts`."""
+        flat = ids.reshape(-1, ids.shape[-1]), lengths.reshape(-1)
+        image = np.repeat(images, ids.shape[1])
+        parts = [
+            self._score(flat[0][i : i + _CHUNK], flat[1][i : i + _CHUNK], image[i : i + _CHUNK])
+            for i in range(0, len(image), _CHUNK)
+        ]
+        ciders, bleus = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return ciders.reshape(lengths.shape), bleus.reshape(*lengths.shape, 4)
+
+    def _score(self, ids, lengths, images):
+        """Scores of C captions, one image for each."""
+        distinct, of = np.unique(images, return_inverse=True)
+        rows = self.references.rows(distinct)
+        words, reference_lengths = self.references.take(rows)
+        words = words[..., : max(1, reference_lengths.max())]
+        known = self._reference_norms(rows, words, reference_lengths)
+        words, reference_lengths, known = words[of], reference_lengths[of], known[of]
+        counts = occurrences(
+            np, ids[:, None], lengths[:, None], words, reference_lengths, np.float64
+        )
+        idf = self._frequency.idf(ids)
+        ciders = cider_d(np, ids, lengths, idf, counts, known, reference_lengths)
+        return ciders, bleu(np, ids, lengths, counts, reference_lengths)
+
+    def _reference_norms(self, rows, words, lengths) -> Float[np.ndarray, "B R 4"]:
+        """Norms of the references, computed when they are first met."""
+        new = (rows >= 0) & np.isnan(self._norms[rows, 0])
+        if np.any(new):
+            own = own_counts(np, words[new], lengths[new], np.float64)
+            self._norms[rows[new]] = norms(np, own, self._frequency.idf(words[new]))
+        return np.where(rows[..., None] >= 0, self._norms[rows], 0.0)

@@ -1,0 +1,94 @@
+"""Words of sampled tokens, on the device: the numbers that the scorers compare.
+
+Word tokens are looked up; radix tokens are combined to words first. Subwords have no such table:
+their captions are decoded and scored on the host.
+"""
+
+from typing import no_type_check
+
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Int
+
+from sparsecap_jax.scst.vocabulary import END, Vocabulary
+from sparsecap_jax.tokenizers import RadixTokenizer, Tokenizer
+from sparsecap_jax.tokenizers.radix import decimal_to_base
+
+
+@no_type_check
+@struct.dataclass
+class WordTable:
+    """What word each token, or group of radix tokens, stands for.
+
+    Attributes:
+        words: int32 `[M]`, numbers of the scorer's vocabulary; -1 for tokens without a trace in the
+            text. What lies beyond stands for the unknown word, as the last entry does.
+        digits: tokens of a word.
+        base: of radix tokens, 0 for others.
+        eos_id: ends a caption of radix tokens.
+    """
+
+    words: Int[Array, " M"]
+    digits: int = struct.field(pytree_node=False)
+    base: int = struct.field(pytree_node=False)
+    eos_id: int = struct.field(pytree_node=False)
+
+    def __call__(
+        self, tokens: Int[Array, "*N T"], lengths: Int[Array, "*N"]
+    ) -> tuple[Int[Array, "*N W"], Int[Array, "*N"]]:
+        """Words of captions, as the tokenizer's `decode` would give them.
+
+        Args:
+            tokens: captions without BOS.
+            lengths: numbers of tokens, EOS included.
+
+        Returns:
+            Words, `END` after the last, and their number.
+        """
+        inside = jnp.arange(tokens.shape[-1], dtype=jnp.int32) < lengths[..., None]
+        if self.base:
+            tokens, inside = self._slots(tokens, inside)
+        words = jnp.take(self.words, tokens, mode="clip")
+        kept = inside & (words >= 0)
+        order = jnp.argsort(~kept, axis=-1, stable=True)
+        words = jnp.take_along_axis(jnp.where(kept, words, END), order, axis=-1)
+        return words, jnp.sum(kept, axis=-1, dtype=jnp.int32)
+
+    def _slots(self, tokens, inside):
+        """Numbers of words out of their digits; a last word that lacks some is filled with 0."""
+        inside = inside & (tokens != self.eos_id)
+        short = -tokens.shape[-1] % self.digits
+        pad = [(0, 0)] * (tokens.ndim - 1) + [(0, short)]
+        digits = jnp.where(inside, jnp.maximum(tokens - 1, 0), 0)
+        digits = jnp.pad(digits, pad).reshape(*tokens.shape[:-1], -1, self.digits)
+        places = jnp.asarray([self.base**i for i in reversed(range(self.digits))], jnp.int32)
+        begun = jnp.pad(inside, pad)[..., :: self.digits]
+        return jnp.sum(digits * places, axis=-1), begun
+
+
+def word_table(tokenizer: Tokenizer, vocabulary: Vocabulary) -> WordTable | None:
+    """The table of a tokenizer; its words join `vocabulary`. None for subword tokenizers."""
+    if isinstance(tokenizer, RadixTokenizer):
+        texts = [tokenizer.decode(_digits(tokenizer, slot)) for slot in range(tokenizer.num_words)]
+        digits, base = tokenizer.tokens_per_word, tokenizer.radix_base
+    else:
+        # A subword glues to the word before it: decoded behind a word it does not add one.
+        first = next(i for i in range(tokenizer.vocab_size) if tokenizer.decode([i]).strip())
+        before = tokenizer.decode([first])
+        texts = []
+        for i in range(tokenizer.vocab_size):
+            text = tokenizer.decode([first, i])
+            if text != before and not text.startswith(f"{before} "):
+                return None
+            texts.append(text.removeprefix(before))
+        digits, base = 1, 0
+    if any(len(text.split()) > 1 for text in texts):
+        return None
+    words = [vocabulary.add(text.strip()) if text.strip() else END for text in texts]
+    return WordTable(np.array(words, np.int32), digits, base, tokenizer.eos_id)
+
+
+def _digits(tokenizer: RadixTokenizer, slot: int) -> list[int]:
+    digits = decimal_to_base(slot, tokenizer.radix_base)
+    return [1] * (tokenizer.tokens_per_word - len(digits)) + digits

@@ -170,7 +170,7 @@ def load_inert(stream: io.BufferedIOBase, source: str) -> tuple[Any, dict[str, S
     """
     start = stream.tell()
     try:
-        _check_opcodes(stream)
+        check_opcodes(stream, _OPCODES)
         end = stream.tell()
         stream.seek(start)
         unpickler = _Unpickler(stream.read(end - start), source)
@@ -181,11 +181,15 @@ def load_inert(stream: io.BufferedIOBase, source: str) -> tuple[Any, dict[str, S
         raise CheckpointError(f"{source}: not a readable state dict: {error}") from error
 
 
-def _check_opcodes(stream: io.BufferedIOBase):
-    """Walk over one pickle; refuse foreign instructions and memo slots beyond its length."""
+def check_opcodes(stream: io.BufferedIOBase, allowed: frozenset[str]) -> None:
+    """Walk over one pickle without running it, and leave the stream behind it.
+
+    Raises:
+        ValueError: an instruction that is not `allowed`, or a memo slot beyond the pickle's length.
+    """
     for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-        if opcode.name not in _OPCODES:
-            raise ValueError(f"pickle instruction {opcode.name}, which no state dict needs")
+        if opcode.name not in allowed:
+            raise ValueError(f"pickle instruction {opcode.name}, which no such file needs")
         if opcode.name == "LONG_BINPUT" and argument > count:
             raise ValueError("a memo slot out of range")
 

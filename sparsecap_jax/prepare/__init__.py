@@ -14,6 +14,7 @@ from typing import NoReturn
 from absl.flags import argparse_flags
 
 COMMANDS = {
+    "df": "count the document frequencies of CIDEr-D rewards, or convert those of other codes",
     "inspect": "print what feature files hold, and what is missing for a split",
 }
 

@@ -85,7 +85,7 @@ class DocumentFrequency:
         return sum(len(counts) for counts in self.counts)
 
     def save(self, path: str | pathlib.Path) -> None:
-        """Write one `.npz` of plain arrays, all or nothing; nothing in it is executed on reading."""
+        """Write one `.npz` of plain arrays, all or nothing; reading executes none of it."""
         header = {"format": FORMAT, "version": FORMAT_VERSION}
         header |= {name: getattr(self, name) for name in _HEADER}
         arrays = {"header": _bytes(json.dumps(header)), "words": _bytes("\n".join(self.words))}

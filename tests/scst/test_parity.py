@@ -39,7 +39,7 @@ def test_rewards_and_baselines(figures, scorer, number):
     rewards = weights.combine(np, *scorer.score_texts(figures["sample"]))
     np.testing.assert_allclose(rewards.ravel(), run["sc_sample"], rtol=1e-11, atol=1e-12)
     if run["baseline"] == "greedy":
-        captions = [texts for texts in figures["baseline"]]
+        captions = figures["baseline"]
         baseline = weights.combine(np, *scorer.score_texts(captions))
         baseline = np.broadcast_to(baseline, rewards.shape)
     else:

@@ -1,0 +1,83 @@
+"""Document-frequency pickles of self-critical training codes, read without executing them.
+
+Their form is `{"ref_len": images, "document_frequency": defaultdict(float, {n-gram: count})}` with
+tuples of words, or of word numbers as text; rare words are `UNK`, captions end in `<eos>` or `0`.
+Source: `scripts/dataset/prepro_ngrams.py` of the reference.
+"""
+
+import io
+import pathlib
+import pickle
+from typing import Any
+
+from sparsecap_jax.errors import CheckpointError, DataError
+from sparsecap_jax.interop.torch_pickle import check_opcodes
+from sparsecap_jax.scst.document_frequency import MAX_N, DocumentFrequency, from_ngrams
+
+_OPCODES = frozenset(
+    """
+    PROTO FRAME STOP MARK GLOBAL STACK_GLOBAL REDUCE MEMOIZE BINPUT LONG_BINPUT BINGET LONG_BINGET
+    BININT BININT1 BININT2 LONG1 BINFLOAT SHORT_BINSTRING BINSTRING BINUNICODE SHORT_BINUNICODE
+    EMPTY_DICT SETITEM SETITEMS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
+    """.split()  # noqa: SIM905 - as in torch_pickle
+)
+_EOS, _UNK = {"words": "<eos>", "ids": "0"}, "UNK"
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows `defaultdict(float)` alone, and makes a plain dict of it."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "defaultdict"):
+            return _empty_dict
+        if (module, name) in (("builtins", "float"), ("__builtin__", "float")):
+            return "float"
+        raise ValueError(f"it asks for the global '{module}.{name}'; nothing was executed")
+
+
+def _empty_dict(*arguments: Any) -> dict:
+    if arguments != ("float",):
+        raise ValueError(f"a defaultdict of {arguments!r:.80}; expected one of float")
+    return {}
+
+
+def load_df_pickle(path: str | pathlib.Path) -> DocumentFrequency:
+    """Read `*-words.p` or `*-idxs.p`; the result says which, and which conventions it follows.
+
+    Raises:
+        DataError: missing, corrupt, of another form, or a pickle that asks for more than it needs.
+    """
+    try:
+        data = pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; expected a document-frequency pickle") from None
+    try:
+        check_opcodes(io.BytesIO(data), _OPCODES)
+        found = _Unpickler(io.BytesIO(data), encoding="latin1").load()
+        return _convert(found, pathlib.Path(path).name)
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever foreign bytes provoke
+        raise DataError(f"{path}: not a document-frequency pickle: {error}") from error
+
+
+def _convert(found: Any, name: str) -> DocumentFrequency:
+    if type(found) is not dict or set(found) != {"ref_len", "document_frequency"}:
+        raise ValueError("expected a dict of ref_len and document_frequency")
+    images, counts = found["ref_len"], found["document_frequency"]
+    if type(images) not in (int, float) or images < 1 or images != int(images):
+        raise ValueError(f"ref_len is {images!r}; expected the number of images")
+    if type(counts) is not dict or not counts:
+        raise ValueError("document_frequency is not a dict of n-grams")
+    for ngram, count in counts.items():
+        words = type(ngram) is tuple and 1 <= len(ngram) <= MAX_N
+        if not words or any(type(word) is not str or "\n" in word for word in ngram):
+            raise ValueError(f"n-gram {ngram!r:.80}; expected a tuple of one to {MAX_N} words")
+        if type(count) not in (int, float) or not 0 <= count < float("inf"):
+            raise ValueError(f"n-gram {ngram!r:.80} has the count {count!r:.80}")
+    words = {ngram[0] for ngram in counts if len(ngram) == 1}
+    tokens = "ids" if all(word.isdigit() for word in words) else "words"
+    eos, unk = _EOS[tokens], _UNK if _UNK in words else ""
+    return from_ngrams(
+        counts, int(images), eos=eos if eos in words else "", unk=unk, dataset=name, tokens=tokens
+    )

@@ -1,0 +1,101 @@
+r"""Count in how many images each n-gram occurs: the document frequencies of CIDEr-D rewards.
+
+python launch/prepare_data.py df --split_json=data/coco/dataset_coco.json --output=coco.npz
+python launch/prepare_data.py df --coco=train,val --output=coco.npz
+python launch/prepare_data.py df --pickle=coco-train-words.p --output=coco.npz
+
+Captions come from a Karpathy split, from the COCO 2014 captions inside pycocoevalcap (tokenised as
+for the metrics), or from a pickle of another self-critical code, which is read without executing
+it. Words stay as they are unless --min_count says otherwise; no word for the end of a caption is
+added unless --eos names one (rewards never look it up).
+"""
+
+import argparse
+import collections
+import json
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+
+from sparsecap_jax.data.karpathy import SPLITS, load_karpathy
+from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.evaluation.ptb_java import toolkit_dir
+from sparsecap_jax.evaluation.ptb_tokenizer import tokenize
+from sparsecap_jax.interop.df_pickle import load_df_pickle
+from sparsecap_jax.scst.document_frequency import DocumentFrequency, count_documents
+
+_JAR, _MEMBER = "spice/spice-1.0.jar", "coco/annotations/captions_{}2014.json"
+
+
+def define(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--split_json", help="Karpathy split JSON.")
+    source.add_argument("--coco", help="train, val or train,val: COCO 2014 of pycocoevalcap.")
+    source.add_argument("--pickle", help="Document frequencies of another code, to convert.")
+    parser.add_argument("--splits", default="train", help="Splits to count, with --split_json.")
+    parser.add_argument("--output", required=True, help="File to write, .npz.")
+    parser.add_argument("--eos", default="", help="Word to put at the end of every caption.")
+    parser.add_argument("--unk", default="UNK", help="Word for rare words, with --min_count.")
+    parser.add_argument("--min_count", type=int, default=0, help="Rarer words become --unk.")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Count, write and summarise.
+
+    Raises:
+        ConfigError: an unknown split.
+        DataError: something cannot be read.
+    """
+    frequency = load_df_pickle(args.pickle) if args.pickle else _count(args)
+    frequency.save(args.output)
+    print(f"wrote {args.output}: {describe(frequency)}")
+
+
+def describe(frequency: DocumentFrequency) -> str:
+    """One line: size, and which conventions the frequencies follow."""
+    eos = f"captions end in {frequency.eos!r}" if frequency.eos else "no word ends the captions"
+    unk = f"rare words are {frequency.unk!r}" if frequency.unk else "rare words are kept"
+    return (
+        f"{len(frequency):,} n-grams of {frequency.tokens} in {frequency.num_images:,} images; "
+        f"{eos}; {unk}"
+    )
+
+
+def _count(args: argparse.Namespace) -> DocumentFrequency:
+    if args.split_json:
+        names = _chosen("--splits", args.splits, SPLITS)
+        splits = load_karpathy(args.split_json)
+        references = [record.captions for name in names for record in splits[name]]
+        dataset = f"{args.split_json} ({','.join(names)})"
+    else:
+        names = _chosen("--coco", args.coco, ("train", "val"))
+        references = list(tokenize(coco_captions(names)).values())
+        dataset = f"COCO 2014 ({','.join(names)})"
+    known, unk = None, ""
+    if args.min_count > 1:
+        counts = collections.Counter(_words(references))
+        known = [word for word, count in counts.items() if count >= args.min_count]
+        unk = args.unk
+    return count_documents(references, eos=args.eos, unk=unk, known=known, dataset=dataset)
+
+
+def _words(references: Sequence[Sequence[str]]) -> Iterator[str]:
+    return (word for texts in references for text in texts for word in text.split())
+
+
+def coco_captions(names: Sequence[str]) -> Mapping[int, list[str]]:
+    """Captions of COCO 2014 by image id, out of pycocoevalcap itself; `names`: train, val."""
+    captions: dict[int, list[str]] = {}
+    with zipfile.ZipFile(toolkit_dir() / _JAR) as archive:
+        for name in names:
+            for found in json.loads(archive.read(_MEMBER.format(name)))["annotations"]:
+                captions.setdefault(found["image_id"], []).append(found["caption"])
+    return captions
+
+
+def _chosen(flag: str, text: str, valid: Sequence[str]) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in valid:
+            raise ConfigError(f"{flag}: found {name!r}; expected names out of {', '.join(valid)}")
+    return names

@@ -70,7 +70,7 @@ def test_finished_runs_are_not_taken_again(swept, monkeypatch):
         run_sweep(sweep, folder, seeds=1, report=lambda line: None)
     assert taken == ["fails"]
     before = len(drawn)
-    for limits in ({"minutes": 0}, {"only": "dense|mag"}):
+    for limits in ({"minutes": 0.0}, {"only": "dense|mag"}):
         assert run_sweep(sweep, folder, seeds=1, report=lambda line: None, **limits) == drawn[0]
     assert len(drawn) == before + 2
 

@@ -17,6 +17,12 @@ import pytest
 REPO = pathlib.Path(__file__).parent.parent
 
 
+def pytest_addoption(parser):
+    """A checkout of the PyTorch reference and a Python that has torch, for tests that run it."""
+    parser.addoption("--reference", help="checkout of the PyTorch reference")
+    parser.addoption("--reference_python", help="interpreter with torch and sentencepiece")
+
+
 def shared_dir() -> pathlib.Path:
     """The folder of reference figures and real data: $SPARSECAP_SHARED, or ../shared."""
     return pathlib.Path(os.environ.get("SPARSECAP_SHARED", REPO.parent / "shared"))

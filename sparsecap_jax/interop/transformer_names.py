@@ -29,24 +29,29 @@ ATTENTIONS = {
 BUFFER_LENGTH = 5000
 
 
+# Our fields -> the reference's keys, newest form; dropout inside of the layers has no key.
+KEYS = {
+    "vocab_size": "vocab_size",
+    "feature_size": "att_feat_size",
+    "d_model": "d_model",
+    "ff_size": "dim_feedforward",
+    "num_layers": "num_layers",
+    "num_heads": "num_heads",
+    "source_dropout": "drop_prob_src",
+    "max_seq_length": "max_seq_length",
+}
+SIDES = ("encoder", "decoder")
+
+
 def model_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of our `Transformer` or `RelationTransformer` from a config of the newest form.
 
     The reference has no option for the dropout inside of the layers: 0.1, and a third of it in the
     pruned model.
     """
-    fields = {
-        "vocab_size": config["vocab_size"],
-        "feature_size": config["att_feat_size"],
-        "d_model": config["d_model"],
-        "ff_size": config["dim_feedforward"],
-        "num_layers": config["num_layers"],
-        "num_heads": config["num_heads"],
-        "dropout": 0.1 / 3 if _pruned(config) else 0.1,
-        "source_dropout": config["drop_prob_src"],
-        "max_seq_length": config["max_seq_length"],
-    }
-    for side in ("encoder", "decoder"):
+    fields = {ours: config[theirs] for ours, theirs in KEYS.items()}
+    fields["dropout"] = 0.1 / 3 if _pruned(config) else 0.1
+    for side in SIDES:
         fields[f"share_attention_{side}"] = _shared_attention(config, side)
         fields[f"share_layer_{side}"] = _shared_layers(config, side)
     if _relation(config):
@@ -55,12 +60,29 @@ def model_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
+def config_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The reference's config keys for fields of our model; undoes `model_fields`."""
+    keys = {theirs: fields[ours] for ours, theirs in KEYS.items()}
+    for side in SIDES:
+        keys[f"share_att_{side}"] = fields[f"share_attention_{side}"] or None
+        keys[f"share_layer_{side}"] = list(fields[f"share_layer_{side}"]) or None
+    if "box_embedding" in fields:
+        keys["no_box_trigonometric_embedding"] = fields["box_embedding"] == "plain"
+    return keys
+
+
+def has_pruned_class(fields: Mapping[str, Any]) -> bool:
+    """Whether the reference has a class with masks for such a model: ORT without sharing."""
+    shared = (fields[f"share_{part}_{side}"] for part in ("attention", "layer") for side in SIDES)
+    return "box_embedding" in fields and not any(shared)
+
+
 def rules(config: Mapping[str, Any]) -> list[Rule]:
     """Every tensor of the model; shared layers occur once for each application."""
     root = _root(config)
     embed = "att_embed.0" if _relation(config) else f"{root}.src_embed.0"
     found = _linear(embed, ("src_embed",))
-    for side in ("encoder", "decoder"):
+    for side in SIDES:
         order = _shared_layers(config, side) or range(config["num_layers"])
         for position, layer in enumerate(order):
             name, path = f"{root}.{side}.layers.{position}", f"{side}_layers_{layer}"

@@ -3,20 +3,37 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from sparsecap_jax.interop.rules import Rule
+
+# Our fields -> the reference's keys, newest form.
+KEYS = {
+    "vocab_size": "vocab_size",
+    "feature_size": "att_feat_size",
+    "embed_size": "input_encoding_size",
+    "rnn_size": "rnn_size",
+    "attention_size": "att_hid_size",
+    "logit_layers": "logit_layers",
+    "dropout": "drop_prob_lm",
+}
 
 
 def model_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of our `UpDown` from a reference config of the newest form."""
-    return {
-        "vocab_size": config["vocab_size"],
-        "feature_size": config["att_feat_size"],
-        "embed_size": config["input_encoding_size"],
-        "rnn_size": config["rnn_size"],
-        "attention_size": config["att_hid_size"],
-        "logit_layers": config.get("logit_layers", 1),
-        "dropout": config["drop_prob_lm"],
-    }
+    config = {"logit_layers": 1, **config}
+    return {ours: config[theirs] for ours, theirs in KEYS.items()}
+
+
+def config_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The reference's config keys for fields of our `UpDown`; undoes `model_fields`."""
+    keys = {theirs: fields[ours] for ours, theirs in KEYS.items()}
+    return {**keys, "fc_feat_size": fields["feature_size"]}
+
+
+def has_pruned_class(fields: Mapping[str, Any]) -> bool:
+    """Whether the reference has a class with masks for such a model."""
+    return True
 
 
 def rules(config: Mapping[str, Any]) -> list[Rule]:
@@ -41,3 +58,8 @@ def rules(config: Mapping[str, Any]) -> list[Rule]:
             found.append(Rule(f"core.{cell}.weight_{part}", (cell, f"kernel_{part}"), "linear"))
             found.append(Rule(f"core.{cell}.bias_{part}", (cell, f"bias_{part}"), "same"))
     return found
+
+
+def buffers(config: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What the reference's state dict holds beside its parameters: nothing."""
+    return {}

@@ -84,15 +84,25 @@ def load_variables(
         return load_weights(directory / WEIGHTS)
     if config is None:
         config = from_dict(read_json(directory / CONFIG), str(directory / CONFIG))
-    checkpoints = Checkpoints(directory, read_only=True)
-    try:
-        best = checkpoints.best_step()
-        variables = checkpoints.restore_variables(checkpoints.last_step() if best is None else best)
-    finally:
-        checkpoints.close()
+    variables = load_raw_variables(directory)
     pruner = make_pruner(config.pruner, total_steps=1, steps_per_epoch=1)
     masks = jax.device_get(pruner.binarize(variables["masks"]))
     return {"params": jax.device_get(finalize(variables["params"], masks)), "masks": masks}
+
+
+def load_raw_variables(directory: str | pathlib.Path) -> dict[str, Any]:
+    """Load `{"params": ..., "masks": ...}` as they were trained: weights not pruned, masks logits
+    where they are trained, from the best checkpoint, else the last one.
+
+    Raises:
+        CheckpointError: there are none, or they are corrupt.
+    """
+    checkpoints = Checkpoints(directory, read_only=True)
+    try:
+        best = checkpoints.best_step()
+        return checkpoints.restore_variables(checkpoints.last_step() if best is None else best)
+    finally:
+        checkpoints.close()
 
 
 def save_run(directory: str | pathlib.Path, run: LoadedRun) -> int:

@@ -3,8 +3,8 @@ Python that has torch.
 
 python reference_load.py CHECKOUT FOLDER...
 
-Each FOLDER is an exported checkpoint with `inputs.npz` beside its weights. Prints a JSON line for
-each and writes log-probs and captions to its `theirs.npz`.
+Each FOLDER is an exported checkpoint with `inputs.npz` beside its weights; `torch_prune.pth`, where
+it is there, replaces them. Prints a JSON line for each and writes log-probs to its `theirs.npz`.
 """
 
 import json
@@ -21,17 +21,23 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "benchmarks"))
 sys.modules.setdefault("pkg_resources", types.SimpleNamespace(packaging=packaging))
 
 from reference_common import build  # noqa: E402
+from torch.nn.utils import prune  # noqa: E402
 
 
 def load(checkout, folder):
     """Config, tokenizer and model as `scripts/eval_model.py` of the reference makes them."""
-    (weights,) = folder.glob("model_best*.pth")
+    pruned = folder / "torch_prune.pth"
+    (weights,) = [pruned] if pruned.exists() else folder.glob("model_best*.pth")
     state = torch.load(weights, weights_only=True)
     state = {name: v.to_dense() if v.is_sparse else v for name, v in state.items()}
     values = json.loads((folder / "config.json").read_text())
     if not any(name.endswith("_pruning_mask") for name in state):
         values["caption_model"] = values["caption_model"].removesuffix("_prune")
     model = build(checkout, values)
+    for name in state:
+        if name.endswith("_orig"):
+            module, _, parameter = name.removesuffix("_orig").rpartition(".")
+            prune.identity(model.get_submodule(module), parameter)
     model.load_state_dict(state, strict=True)
 
     from sparse_caption.tokenizer import get_tokenizer

@@ -5,7 +5,7 @@
 
 from sparsecap_jax.decoding.attention import attention_weights
 from sparsecap_jax.decoding.constraints import Constraint, Prefix
-from sparsecap_jax.decoding.decode import decode
+from sparsecap_jax.decoding.decode import decode, decode_encoded
 from sparsecap_jax.decoding.ensemble import Ensemble, make_ensemble
 from sparsecap_jax.decoding.lexical import Automaton, must_contain
 from sparsecap_jax.decoding.options import Decoded, DecodeOptions, penalty_factors
@@ -19,6 +19,7 @@ __all__ = [
     "Prefix",
     "attention_weights",
     "decode",
+    "decode_encoded",
     "make_ensemble",
     "must_contain",
     "penalty_factors",

@@ -53,7 +53,7 @@ def beam_search(
     def body(state):
         position, carry, beams = state
         last = beams.tokens[:, :, position - 1]
-        carry, log_probs = stepper(reorder(carry, beams.parents), last)
+        carry, log_probs = stepper(reorder(carry, beams.parents), last, position)
         beams = advance(beams, tempered(log_probs, options.temperature), position)
         return position + 1, carry, beams
 
@@ -118,7 +118,8 @@ def diverse_beam_search(
                 for g, beams in enumerate(groups)
             ]
         )
-        stepped, log_probs = jax.vmap(stepper)(jax.vmap(reorder)(carry, parents), last)
+        carry = jax.vmap(reorder)(carry, parents)
+        stepped, log_probs = jax.vmap(stepper, (0, 0, None))(carry, last, time)
         log_probs = tempered(log_probs, options.temperature)
         # Groups that are yet to choose their first token stand at the state after BOS.
         carry = jax.vmap(_where)(positions > 0, stepped, carry)

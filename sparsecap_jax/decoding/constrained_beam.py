@@ -72,7 +72,7 @@ def constrained_beam_search(
     def body(state):
         position, carry, beams = state
         last = beams.tokens[:, :, position - 1]
-        carry, log_probs = stepper(reorder(carry, beams.parents), last)
+        carry, log_probs = stepper(reorder(carry, beams.parents), last, position)
         beams = advance(beams, tempered(log_probs, options.temperature), position)
         return position + 1, carry, beams
 

@@ -1,4 +1,4 @@
-"""The one entry: encode, search, return captions, compiled once per model, options and shape."""
+"""The entries: encode, search, return captions, compiled once per model, options and shape."""
 
 import dataclasses
 from functools import partial
@@ -14,7 +14,7 @@ from sparsecap_jax.decoding.constraints import compose
 from sparsecap_jax.decoding.lexical import Automaton, lexical
 from sparsecap_jax.decoding.options import Decoded, DecodeOptions, penalty_factors
 from sparsecap_jax.decoding.search import sequential_search
-from sparsecap_jax.decoding.stepper import begin
+from sparsecap_jax.decoding.stepper import Stepper, batch_size, begin
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.types import ArrayLike, PyTree, Regions
 
@@ -32,8 +32,8 @@ def decode(
     """Caption the images of a batch.
 
     Everything runs in one compiled call, which is cached: batches of the same shapes never compile
-    again. It may be called inside another `jax.jit` too. Row b of the result depends on image b
-    alone, whatever the rest of the batch or its padding.
+    again. Row b of the result depends on image b alone, whatever the rest of the batch or its
+    padding.
 
     Args:
         model: an unbound Flax module with `encode`, `init_carry` and `step`.
@@ -54,7 +54,50 @@ def decode(
         ConfigError: no key given for sampling, more beams than the vocabulary has tokens, captions
             longer than the model has room for, or arguments for another number of images.
     """
-    batch = regions.features.shape[0]
+    return _decode(
+        model,
+        params,
+        regions,
+        *_arguments(regions.features.shape[0], options, rng, prefix, required),
+    )
+
+
+def decode_encoded(
+    model: Any,
+    params: PyTree,
+    context: PyTree,
+    options: DecodeOptions,
+    rng: Array | None = None,
+    *,
+    prefix: Int[ArrayLike, "B P"] | None = None,
+    required: Automaton | None = None,
+    dropout_rng: Key[Array, ""] | None = None,
+) -> Decoded:
+    """Caption images that are encoded already: several searches, or a training step, share them.
+
+    Meant for use inside a jitted function; no gradient flows through the search.
+
+    Args:
+        model: as in `decode`.
+        params: as in `decode`; masks applied.
+        context: what `model.encode` returned, in train mode or not, leaves `[B, ...]`.
+        options: as in `decode`.
+        rng: as in `decode`.
+        prefix: as in `decode`.
+        required: as in `decode`.
+        dropout_rng: given, the model steps in train mode; the step that is fed token t (BOS is
+            token 0, fed in one row per image) drops out with `fold_in(dropout_rng, t)`.
+
+    Raises:
+        ConfigError: as in `decode`.
+    """
+    arguments = _arguments(batch_size(context), options, rng, prefix, required)
+    params, context = jax.lax.stop_gradient((params, context))
+    return _search(Stepper(model, params, context, dropout_rng), *arguments)
+
+
+def _arguments(batch, options, rng, prefix, required):
+    """Check what both entries take; return what is static and what is traced."""
     for name, given in (("prefix", prefix), ("required", required and required.default)):
         if given is not None and given.shape[0] != batch:
             raise ConfigError(f"decode: {name}: found {given.shape[0]} images, expected {batch}")
@@ -63,8 +106,9 @@ def decode(
         keys = _image_keys(rng, batch, options.method)
     prefix = None if prefix is None else jnp.asarray(prefix, jnp.int32)
     factors = penalty_factors(options.length_penalty, options.max_length)
+    # Other length penalties need no new compilation.
     static = dataclasses.replace(options, length_penalty="")
-    return _decode(model, params, regions, static, factors, keys, prefix, required)
+    return static, jnp.asarray(factors), keys, prefix, required
 
 
 def _image_keys(rng: Array | None, batch: int, method: str) -> Key[Array, " B"]:
@@ -81,7 +125,12 @@ def _image_keys(rng: Array | None, batch: int, method: str) -> Key[Array, " B"]:
 
 @partial(jax.jit, static_argnames=("model", "options"))
 def _decode(model, params, regions, options, factors, keys, prefix, required):
-    stepper, *start = begin(model, params, regions, options)
+    context = model.apply({"params": params}, regions, train=False, method="encode")
+    return _search(Stepper(model, params, context), options, factors, keys, prefix, required)
+
+
+def _search(stepper, options, factors, keys, prefix, required):
+    start = begin(stepper, options)
     if required is not None and options.method == "beam" and options.num_groups == 1:
         constrain = compose(options, prefix)
         return constrained_beam_search(stepper, *start, constrain, options, factors, required)

@@ -63,7 +63,7 @@ def sequential_search(
 
     def body(state: _Rows) -> _Rows:
         last = state.tokens[:, :, state.position - 1]
-        carry, log_probs = stepper(state.carry, last)
+        carry, log_probs = stepper(state.carry, last, state.position)
         return choose(state.replace(carry=carry), log_probs)
 
     state = _Rows(

@@ -5,11 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from sparsecap_jax.decoding.options import DecodeOptions
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.types import PyTree, Regions
+from sparsecap_jax.types import PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,44 +20,50 @@ class Stepper:
         model: an unbound Flax module with `encode`, `init_carry` and `step`.
         params: its parameters, masks applied.
         context: what `encode` returned, leaves `[B, ...]`.
+        dropout_rng: with it the model steps in train mode, step t with `fold_in(dropout_rng, t)`.
     """
 
     model: Any
     params: PyTree
     context: PyTree
+    dropout_rng: Key[Array, ""] | None = None
 
     def __call__(
-        self, carry: PyTree, tokens: Int[Array, "B K"]
+        self, carry: PyTree, tokens: Int[Array, "B K"], position: Int[Array, ""]
     ) -> tuple[PyTree, Float[Array, "B K V"]]:
-        """Feed `tokens` and return the new carry and the log-probs of the next tokens."""
+        """Feed `tokens`, `position` after BOS; return the new carry and the next log-probs."""
+        mode = {}
+        if self.dropout_rng is not None:
+            mode["train"] = True
+            mode["rngs"] = {"dropout": jax.random.fold_in(self.dropout_rng, position)}
         variables = {"params": self.params}
-        return self.model.apply(variables, carry, tokens, self.context, method="step")
+        return self.model.apply(variables, carry, tokens, self.context, method="step", **mode)
 
 
-def begin(
-    model: Any, params: PyTree, regions: Regions, options: DecodeOptions
-) -> tuple[Stepper, PyTree, Float[Array, "B 1 V"]]:
-    """Encode the images and feed BOS, in one row per image: all rows start alike.
+def begin(stepper: Stepper, options: DecodeOptions) -> tuple[PyTree, Float[Array, "B 1 V"]]:
+    """Feed BOS, in one row per image: all rows start alike.
 
     Returns:
-        The stepper, the carry (leaves `[B, 1, ...]`) and the log-probs of the first token.
+        The carry (leaves `[B, 1, ...]`) and the log-probs of the first token.
 
     Raises:
         ConfigError: captions may get longer than the model's cache.
     """
-    room = getattr(model, "max_seq_length", options.max_length)
+    room = getattr(stepper.model, "max_seq_length", options.max_length)
     if options.max_length > room:
         raise ConfigError(
             f"decoding option max_length: found {options.max_length}, expected at most the model's "
             f"max_seq_length {room}"
         )
-    variables = {"params": params}
-    context = model.apply(variables, regions, train=False, method="encode")
-    carry = model.apply(variables, context, 1, method="init_carry")
-    stepper = Stepper(model, params, context)
-    bos = jnp.full((regions.features.shape[0], 1), options.bos_id, jnp.int32)
-    carry, log_probs = stepper(carry, bos)
-    return stepper, carry, log_probs
+    variables = {"params": stepper.params}
+    carry = stepper.model.apply(variables, stepper.context, 1, method="init_carry")
+    bos = jnp.full((batch_size(stepper.context), 1), options.bos_id, jnp.int32)
+    return stepper(carry, bos, jnp.int32(0))
+
+
+def batch_size(context: PyTree) -> int:
+    """Number of images B of what `encode` returned."""
+    return jax.tree.leaves(context)[0].shape[0]
 
 
 def spread(carry: PyTree, rows: int) -> PyTree:

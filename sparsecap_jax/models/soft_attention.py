@@ -174,12 +174,12 @@ class SoftAttention(nn.Module):
         return carry
 
     def step(
-        self, carry: Carry, tokens: Int[Array, "B K"], context: Context
+        self, carry: Carry, tokens: Int[Array, "B K"], context: Context, *, train: bool = False
     ) -> tuple[Carry, Float[Array, "B K V"]]:
         """Advance by one token and return the log-probs of the next."""
         kernels = self._kernels()
-        words = self._word_inputs(kernels, tokens, train=False)
-        carry, output = self._recur(carry, words, kernels, context, train=False)
+        words = self._word_inputs(kernels, tokens, train)
+        carry, output = self._recur(carry, words, kernels, context, train)
         return carry, self._log_probs(output)
 
     def __call__(

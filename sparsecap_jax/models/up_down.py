@@ -115,15 +115,15 @@ class UpDown(nn.Module):
         return {name: jnp.zeros(shape, jnp.float32) for name in names}
 
     def step(
-        self, carry: Carry, tokens: Int[Array, "B K"], context: Context
+        self, carry: Carry, tokens: Int[Array, "B K"], context: Context, *, train: bool = False
     ) -> tuple[Carry, Float[Array, "B K V"]]:
         """Advance by one token and return the log-probs of the next."""
         # XLA does not hoist bare slices out of a decoding loop but copies them at every step;
         # behind a barrier it does.
         kernels = jax.lax.optimization_barrier(self._kernels())
-        words = self._word_gates(kernels, tokens, train=False)
+        words = self._word_gates(kernels, tokens, train)
         carry, hidden = self._recur(carry, words, kernels, context)
-        return carry, self._log_probs(hidden, train=False)
+        return carry, self._log_probs(hidden, train)
 
     def __call__(
         self, regions: Regions, tokens: Int[ArrayLike, "B K T"], *, train: bool = False

@@ -48,6 +48,7 @@ def default_config(
                 "region_buckets": (16, 36, 64, 100),  # padded numbers of regions
                 "cache_gb": 8.0,  # memory for features read before
                 "raw_captions": False,  # tokenise raw captions instead of the split's tokens
+                "skip_bad": False,  # leave out bad entries, counted in the log, instead of stopping
             },
             "optimizer": optimizer_section(),
             "train": {

@@ -43,22 +43,30 @@ def write_json(path: str | pathlib.Path, value: Any) -> None:
         file.write("\n")
 
 
-def read_json(path: str | pathlib.Path) -> Any:
-    """Read a JSON file.
+def read_json(path: str | pathlib.Path, expected: str = "JSON") -> Any:
+    """Read a JSON file, UTF-8 with or without a byte-order mark.
+
+    Args:
+        path: the file.
+        expected: what errors say that it should be.
 
     Raises:
         DataError: it is missing, not UTF-8, or not JSON; the message says where.
     """
     path = pathlib.Path(path)
     try:
-        return json.loads(path.read_bytes().decode("utf-8"))
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise DataError(f"{path}: no such file; expected JSON") from error
+        return json.loads(path.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; expected {expected}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} is not UTF-8; expected JSON") from error
+        raise DataError(f"{path}: byte {error.start} is not UTF-8; expected {expected}") from error
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise DataError(f"{path}: broken JSON at {where}: {error.msg}") from error
+    except (RecursionError, ValueError) as error:  # nested too deep; an integer of 5,000 digits
+        raise DataError(f"{path}: JSON that cannot be read: {error}") from error
 
 
 def read_csv(path: str | pathlib.Path) -> list[dict[str, str]]:

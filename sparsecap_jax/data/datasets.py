@@ -1,6 +1,6 @@
 """Datasets by name: records of every split, the features' store, and where the pictures lie.
 
-To add one: a function from `config.data` to a `Dataset`, and a line in `DATASETS`.
+To add one: a function from a `Source` to the records of its splits, and a line in `DATASETS`.
 """
 
 import dataclasses
@@ -12,11 +12,23 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sparsecap_jax.data.cache import CachedStore
+from sparsecap_jax.data.coco_json import (
+    check_disjoint,
+    load_coco_json,
+    load_image_info,
+    read_id_list,
+)
 from sparsecap_jax.data.features import FeatureStore, NpyFolderStore
-from sparsecap_jax.data.karpathy import Record, load_karpathy
+from sparsecap_jax.data.fields import Faults
+from sparsecap_jax.data.flickr import load_flickr_tokens
+from sparsecap_jax.data.instapic import load_instapic
+from sparsecap_jax.data.karpathy import load_karpathy
+from sparsecap_jax.data.photo_folder import load_photo_folder
+from sparsecap_jax.data.records import SPLITS, Record, image_id_from_filename
 from sparsecap_jax.errors import ConfigError, DataError
 
 Section = ConfigDict | Mapping[str, Any]
+Splits = dict[str, list[Record]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +46,52 @@ class Dataset:
     images: pathlib.Path
 
 
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where the records of a dataset are read from.
+
+    Attributes:
+        directory: the dataset's folder.
+        split_json: name of its main file, where there is a choice; "" for the usual one.
+        text: what `Record.captions` hold: "tokens" or "raw".
+        faults: what happens to bad entries.
+    """
+
+    directory: pathlib.Path
+    split_json: str = ""
+    text: str = "tokens"
+    faults: Faults = dataclasses.field(default_factory=Faults)
+
+
+def load_splits(
+    name: str,
+    directory: str | os.PathLike,
+    *,
+    split_json: str = "",
+    text: str = "tokens",
+    skip_bad: bool = False,
+) -> Splits:
+    """Read the records of dataset `name`, without features.
+
+    Args:
+        name: a key of `DATASETS`.
+        directory: its folder.
+        split_json: its main file in `directory`, or a path; "" for the usual one.
+        text: what to train on: "tokens" (the split's own, or the words of the captions where it has
+            none) or "raw" (the captions as written).
+        skip_bad: leave out bad entries, log and count them, instead of stopping at the first one.
+
+    Raises:
+        ConfigError: there is no dataset of that name.
+        DataError: its files are missing or malformed.
+    """
+    if name not in DATASETS:
+        known = ", ".join(sorted(DATASETS))
+        raise ConfigError(f"config.data.name is {name!r}; expected one of {known}")
+    source = Source(pathlib.Path(directory), split_json, text, Faults(skip_bad, "images"))
+    return DATASETS[name](source)
+
+
 def load_dataset(config: Section, *, need_boxes: bool = False) -> Dataset:
     """Open the dataset that `config` (`config.data`) names.
 
@@ -45,10 +103,23 @@ def load_dataset(config: Section, *, need_boxes: bool = False) -> Dataset:
         ConfigError: there is no dataset of that name, or its folder is not given.
         DataError: its files are missing or malformed.
     """
-    if config["name"] not in DATASETS:
-        known = ", ".join(sorted(DATASETS))
-        raise ConfigError(f"config.data.name is {config['name']!r}; expected one of {known}")
-    return DATASETS[config["name"]](config, need_boxes)
+    name, directory = config["name"], config["dir"]
+    if name == "toy":
+        from sparsecap_jax.data.toy_scenes import make_toy_scenes
+
+        directory = make_toy_scenes(directory or toy_scenes_dir())
+    elif name in DATASETS and not directory:
+        raise ConfigError("config.data.dir is empty; expected the folder of the split JSON and bu/")
+    splits = load_splits(
+        name,
+        directory,
+        split_json=config["split_json"],
+        text="raw" if config["raw_captions"] else "tokens",
+        skip_bad=config["skip_bad"],
+    )
+    store = NpyFolderStore(directory, config["feature_size"], need_boxes)
+    cached = CachedStore(store, max_bytes=int(config["cache_gb"] * 2**30))
+    return Dataset(splits, cached, pathlib.Path(directory) / "images")
 
 
 def toy_scenes_dir() -> pathlib.Path:
@@ -57,29 +128,77 @@ def toy_scenes_dir() -> pathlib.Path:
     return pathlib.Path(cache) / "sparsecap_jax" / "toy_scenes"
 
 
-def _karpathy(config: Section, need_boxes: bool) -> Dataset:
-    """A Karpathy split JSON beside folders of `.npy` features."""
-    if not config["dir"]:
-        raise ConfigError("config.data.dir is empty; expected the folder of the split JSON and bu/")
-    directory = pathlib.Path(config["dir"])
-    text = "raw" if config["raw_captions"] else "tokens"
-    splits = load_karpathy(_split_json(directory, config["split_json"]), text=text)
-    store = NpyFolderStore(directory, config["feature_size"], need_boxes)
-    cached = CachedStore(store, max_bytes=int(config["cache_gb"] * 2**30))
-    return Dataset(splits, cached, directory / "images")
+def _karpathy(source: Source) -> Splits:
+    """A Karpathy split JSON: COCO, Flickr8k, Flickr30k, toy scenes."""
+    return load_karpathy(_split_json(source), text=source.text, faults=source.faults)
 
 
-def _toy(config: Section, need_boxes: bool) -> Dataset:
-    """The embedded scenes, made on first use."""
-    from sparsecap_jax.data.toy_scenes import make_toy_scenes
+def _coco_online(source: Source) -> Splits:
+    """COCO's online server: val joins train, test is for validation, test2014 is captioned.
 
-    directory = make_toy_scenes(config["dir"] or toy_scenes_dir())
-    return _karpathy({**config, "dir": directory}, need_boxes)
+    As the reference's `mscoco_online_test`. The images of test2014 are those of
+    `image_info_test2014.json`, of a list `test2014_ids.txt`, or of the folder `test2014`.
+    """
+    splits = _karpathy(source)
+    moved = [dataclasses.replace(record, split="train") for record in splits["val"]]
+    val = [dataclasses.replace(record, split="val") for record in splits["test"]]
+    return {"train": splits["train"] + moved, "val": val, "test": _test2014(source)}
 
 
-def _split_json(directory: pathlib.Path, name: str) -> pathlib.Path:
-    if name:
-        return directory / name
+def _test2014(source: Source) -> list[Record]:
+    top = source.directory
+    for path in (top / "image_info_test2014.json", top / "annotations/image_info_test2014.json"):
+        if path.exists():
+            return load_image_info(path, source.faults)
+    if (top / "test2014_ids.txt").exists():
+        return [Record(i, folder="test2014") for i in read_id_list(top / "test2014_ids.txt")]
+    for folder in (top / "images/test2014", top / "test2014"):
+        if folder.is_dir():
+            names = sorted(path.name for path in folder.glob("*.jpg"))
+            return [Record(image_id_from_filename(n), "test", n, folder="test2014") for n in names]
+    raise DataError(
+        f"{top}: no images of test2014; expected image_info_test2014.json, test2014_ids.txt or a "
+        "folder test2014/"
+    )
+
+
+def _coco_json(source: Source) -> Splits:
+    """COCO annotation files by the split in their names, cut anew by id lists if there are any."""
+    top = source.directory
+    if source.split_json:
+        paths = {"test": [top / source.split_json]}
+    else:
+        folder = top / "annotations" if (top / "annotations").is_dir() else top
+        paths = {split: sorted(folder.glob(f"captions_{split}*.json")) for split in SPLITS}
+        if not any(paths.values()):
+            raise DataError(f"{folder}: no captions_train*.json, captions_val*.json")
+    lists = {split: top / f"{split}_ids.txt" for split in SPLITS}
+    ids = {split: read_id_list(path) for split, path in lists.items() if path.exists()}
+    check_disjoint(ids)
+    return load_coco_json(paths, text=source.text, ids=ids, faults=source.faults)
+
+
+def _flickr8k(source: Source) -> Splits:
+    """Flickr8k's token file and lists of pictures."""
+    return load_flickr_tokens(source.directory, text=source.text, faults=source.faults)
+
+
+def _instapic(source: Source) -> Splits:
+    """InstaPIC-1.1M's caption lists; `split_json` names the test file."""
+    test = {"test": source.split_json} if source.split_json else {}
+    return load_instapic(source.directory, text=source.text, faults=source.faults, **test)
+
+
+def _photos(source: Source) -> Splits:
+    """`captions.json` beside `images/`."""
+    path = source.directory / (source.split_json or "captions.json")
+    return load_photo_folder(path, text=source.text, faults=source.faults)
+
+
+def _split_json(source: Source) -> pathlib.Path:
+    directory = source.directory
+    if source.split_json:
+        return directory / source.split_json
     found = sorted(directory.glob("dataset_*.json"))
     if len(found) != 1:
         raise DataError(
@@ -89,7 +208,12 @@ def _split_json(directory: pathlib.Path, name: str) -> pathlib.Path:
     return found[0]
 
 
-DATASETS: dict[str, Callable[[Section, bool], Dataset]] = {
+DATASETS: dict[str, Callable[[Source], Splits]] = {
+    "coco_json": _coco_json,
+    "coco_online": _coco_online,
+    "flickr8k": _flickr8k,
+    "instapic": _instapic,
     "karpathy": _karpathy,
-    "toy": _toy,
+    "photos": _photos,
+    "toy": _karpathy,
 }

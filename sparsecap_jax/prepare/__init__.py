@@ -14,6 +14,8 @@ from typing import NoReturn
 from absl.flags import argparse_flags
 
 COMMANDS = {
+    "coco_captions": "lay out COCO's captions: splits, references, text to train tokenizers on",
+    "coco_server": "write the two result files that COCO's evaluation server wants",
     "df": "count the document frequencies of CIDEr-D rewards, or convert those of other codes",
     "inspect": "print what feature files hold, and what is missing for a split",
 }

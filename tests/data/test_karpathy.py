@@ -146,7 +146,7 @@ def test_wrong_entries_are_named(write, changes, message):
     [
         (b"", "line 1, column 1"),
         (b'{"images": [\n {"a": 1,}]}', "line 2, column"),
-        (b'{"images": "\xff"}', "not UTF-8 at byte 12"),
+        (b'{"images": "\xff"}', "byte 12 is not UTF-8"),
         (b"[" * 100_000, "cannot be read"),
         (b'{"images": ' + b"1" * 5000 + b"}", "cannot be read"),
         (b"[]", r"top level: expected an object, found \[\]"),

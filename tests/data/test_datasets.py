@@ -1,0 +1,412 @@
+import json
+import logging
+
+import pytest
+
+from sparsecap_jax.data.coco_json import (
+    check_disjoint,
+    load_coco_json,
+    official_captions,
+    read_id_list,
+    to_karpathy,
+)
+from sparsecap_jax.data.datasets import DATASETS, load_splits
+from sparsecap_jax.data.karpathy import Record, load_karpathy, split_ids
+from sparsecap_jax.data.records import words
+from sparsecap_jax.errors import ConfigError, DataError
+
+
+def dump(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def ids_of(splits):
+    return {name: [record.image_id for record in records] for name, records in splits.items()}
+
+
+def sizes(splits):
+    return {name: len(records) for name, records in splits.items()}
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("A man's T-shirt, size XL.", "a mans t shirt size xl"),
+        ("There's a  dog\nand\ta cat!", "theres a dog and a cat"),
+        ("Don’t_stop: café №5", "dont stop café 5"),
+        ("...", ""),
+    ],
+)
+def test_words(caption, expected):
+    assert " ".join(words(caption)) == expected
+
+
+def test_words_are_the_tokens_of_karpathys_split(shared):
+    data = json.loads((shared / "reference/coco5/dataset_coco_testing.json").read_text())
+    sentences = [s for image in data["images"] for s in image["sentences"]]
+    assert len(sentences) == 25
+    assert [words(s["raw"]) for s in sentences] == [s["tokens"] for s in sentences]
+
+
+# --- COCO
+
+
+def coco(ids, captions=None):
+    """COCO annotations; image i has the captions "A cat i." and "Dogs i."."""
+    captions = captions or {i: [f"A cat {i}.", f"Dogs {i}."] for i in ids}
+    rows = [(i, text) for i, texts in captions.items() for text in texts]
+    return {
+        "images": [{"id": i, "file_name": f"COCO_val2014_{i:012d}.jpg"} for i in ids],
+        "annotations": [{"image_id": i, "id": n, "caption": t} for n, (i, t) in enumerate(rows)],
+    }
+
+
+def test_coco_files_by_the_split_in_their_names(tmp_path):
+    dump(tmp_path / "annotations/captions_train2014.json", coco([1, 2]))
+    dump(tmp_path / "annotations/captions_val2014.json", coco([3]))
+    splits = load_splits("coco_json", tmp_path)
+    assert ids_of(splits) == {"train": [1, 2], "val": [3], "test": []}
+    assert splits["val"] == [
+        Record(
+            3,
+            "val",
+            "COCO_val2014_000000000003.jpg",
+            ("a cat 3", "dogs 3"),
+            ("A cat 3.", "Dogs 3."),
+            "val2014",
+        )
+    ]
+    (record,) = load_splits("coco_json", tmp_path, text="raw")["val"]
+    assert record.captions == record.raw
+
+
+def test_id_lists_cut_coco_anew(tmp_path):
+    dump(tmp_path / "captions_train2014.json", coco([1, 2]))
+    dump(tmp_path / "captions_val2014.json", coco([3, 4, 5]))
+    (tmp_path / "val_ids.txt").write_text("val2014/COCO_val2014_000000000005.jpg 5\n")
+    (tmp_path / "test_ids.txt").write_text("\n3\r\n1\n")
+    expected = {"train": [2, 4], "val": [5], "test": [1, 3]}
+    splits = load_splits("coco_json", tmp_path)
+    assert ids_of(splits) == expected
+    assert {r.split for r in splits["test"]} == {"test"}
+    (tmp_path / "train_ids.txt").write_text("4")
+    assert ids_of(load_splits("coco_json", tmp_path)) == expected | {"train": [4]}
+    (tmp_path / "val_ids.txt").write_text("5\n77\n")
+    with pytest.raises(DataError, match="1 ids of the split lists are not there: 77"):
+        load_splits("coco_json", tmp_path)
+    (tmp_path / "val_ids.txt").write_text("5\n3\n")
+    with pytest.raises(DataError, match="image 3 is listed for val and for test"):
+        load_splits("coco_json", tmp_path)
+
+
+def first_images(content, count):
+    """COCO annotations of the first `count` images."""
+    images = content["images"][:count]
+    ids = {image["id"] for image in images}
+    rows = [row for row in content["annotations"] if row["image_id"] in ids]
+    return {"images": images, "annotations": rows}
+
+
+def test_one_coco_file_is_a_test_split(shared, tmp_path):
+    content = json.loads((shared / "data/coco_val2017/captions_val2017.json").read_text())
+    dump(tmp_path / "captions_val2017.json", first_images(content, 100))
+    splits = load_splits("coco_json", tmp_path, split_json="captions_val2017.json")
+    assert sizes(splits) == {"train": 0, "val": 0, "test": 100}
+    assert sum(len(r.raw) for r in splits["test"]) == 500
+
+
+def test_the_official_captions_are_those_of_the_karpathy_split(shared, tmp_path):
+    content = json.loads(official_captions("captions_val2014.json"))
+    assert (len(content["images"]), len(content["annotations"])) == (40504, 202654)
+    path = dump(tmp_path / "captions_val2014.json", first_images(content, 300))
+    here = {image["id"] for image in content["images"][:300]}
+    folder = shared / "data/coco_karpathy_test"
+    lists = {name: read_id_list(folder / f"karpathy_{name}_images.txt") for name in ("val", "test")}
+    check_disjoint(lists)
+    assert [len(ids) for ids in lists.values()] == [5000, 5000]
+    assert {i for ids in lists.values() for i in ids} <= {i["id"] for i in content["images"]}
+    splits = load_coco_json({"val": [path]}, ids={k: here & {*ids} for k, ids in lists.items()})
+    assert sum(sizes(splits).values()) == 300
+    references = json.loads((folder / "references.json").read_text())
+    assert len(splits["test"]) > 20
+    for record in splits["test"]:
+        expected = sorted(text.strip() for text in references[str(record.image_id)])
+        assert sorted(text.strip() for text in record.raw) == expected
+    with pytest.raises(DataError, match=r"spice-1\.0\.jar: does not hold captions_test2014\.json"):
+        official_captions("captions_test2014.json")
+
+
+def test_karpathy_json_of_coco_files_reads_back(tmp_path):
+    path = dump(tmp_path / "captions_val2014.json", coco([3, 4, 5]))
+    splits = load_coco_json({"val": [path]}, ids={"test": [4], "val": [5]})
+    written = dump(tmp_path / "dataset_coco.json", to_karpathy(splits, "coco"))
+    assert load_karpathy(written) == splits
+    assert split_ids(written) == {"train": [3], "val": [5], "test": [4]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": None}, "top level: key 'images' is missing"),
+        ({"annotations": {}}, "annotations: expected a list"),
+        ({"annotations": []}, r"images\[0\]: no captions"),
+        ({"annotations": [{"image_id": 1}]}, r"annotations\[0\]: key 'caption' is missing"),
+        ({"annotations": [{"image_id": 1, "caption": 5}]}, r"caption: expected a string, found 5"),
+        ({"images": [{"id": 1.5}]}, r"images\[0\]\.id: expected an integer or a name"),
+        ({"images": [{"id": True}]}, r"images\[0\]\.id: expected an integer or a name"),
+        ({"images": [{"id": 1, "file_name": "../1.jpg"}]}, "below the image folder"),
+        ({"images": [{"id": 1, "file_name": 3}]}, "file_name: expected a string, found 3"),
+        ({"images": [{"id": 1}, {"id": 1}]}, r"images\[1\]: image id 1 is that of images\[0\]"),
+    ],
+)
+def test_bad_coco_files(tmp_path, change, message):
+    content = {k: v for k, v in (coco([1]) | change).items() if v is not None}
+    path = dump(tmp_path / "captions_val2014.json", content)
+    with pytest.raises(DataError, match=message) as caught:
+        load_splits("coco_json", tmp_path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"1\n\xff\n", "line 2 is not UTF-8"),
+        (b"1\n2\n1", "1 is listed"),
+    ],
+)
+def test_bad_id_lists(tmp_path, content, message):
+    path = tmp_path / "ids.txt"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_id_list(path)
+    with pytest.raises(DataError, match="no such file; expected one image id"):
+        read_id_list(tmp_path / "absent.txt")
+
+
+def karpathy_image(image_id, split, **changes):
+    name = f"COCO_val2014_{image_id:012d}.jpg"
+    sentences = [{"tokens": ["a", "cat", str(image_id)], "raw": f"A cat {image_id}."}]
+    return {"filename": name, "split": split, "sentences": sentences, **changes}
+
+
+@pytest.fixture
+def coco_folder(tmp_path):
+    names = ["train", "restval", "val", "test", "test"]
+    images = [karpathy_image(i + 1, name) for i, name in enumerate(names)]
+    dump(tmp_path / "dataset_coco.json", {"images": images})
+    return tmp_path
+
+
+def test_online_server_variant(coco_folder):
+    with pytest.raises(DataError, match=r"no images of test2014; expected image_info_test2014"):
+        load_splits("coco_online", coco_folder)
+    (coco_folder / "test2014").mkdir()
+    for number in (9, 8):
+        (coco_folder / f"test2014/COCO_test2014_{number:012d}.jpg").touch()
+    splits = load_splits("coco_online", coco_folder)
+    assert ids_of(splits) == {"train": [1, 2, 3], "val": [4, 5], "test": [8, 9]}
+    assert [r.split for name in splits for r in splits[name]] == [
+        *["train"] * 3,
+        *["val"] * 2,
+        *["test"] * 2,
+    ]
+    assert splits["test"][0] == Record(
+        8, "test", "COCO_test2014_000000000008.jpg", folder="test2014"
+    )
+    (coco_folder / "test2014_ids.txt").write_text("7\n")
+    assert ids_of(load_splits("coco_online", coco_folder))["test"] == [7]
+    info = {"images": [{"id": 6, "file_name": "COCO_test2014_000000000006.jpg"}]}
+    dump(coco_folder / "annotations/image_info_test2014.json", info)
+    (record,) = load_splits("coco_online", coco_folder)["test"]
+    assert record == Record(6, "test", "COCO_test2014_000000000006.jpg", folder="test2014")
+
+
+# --- Flickr8k
+
+
+def test_flickr8k_token_file(shared):
+    splits = load_splits("flickr8k", shared / "data/flickr8k_text")
+    assert sizes(splits) == {"train": 6000, "val": 1000, "test": 1000}
+    record = splits["train"][0]
+    assert record.image_id == "2513260012_03d33305cf"
+    assert record.filename == "2513260012_03d33305cf.jpg"
+    assert record.raw[0] == "A black dog is running after a white dog in the snow ."
+    assert record.captions[0] == "a black dog is running after a white dog in the snow"
+    assert {len(r.raw) for records in splits.values() for r in records} == {5}
+
+
+@pytest.fixture
+def flickr(tmp_path):
+    lines = [f"{name}.jpg#{n}\tA {name} {n} ." for name in "abcd" for n in range(2)]
+    (tmp_path / "Flickr8k.token.txt").write_bytes("\r\n".join(lines).encode())
+    (tmp_path / "Flickr8k.lemma.token.txt").write_text("not looked at")
+    for split, name in (("train", "c"), ("dev", "a"), ("test", "b")):
+        (tmp_path / f"Flickr_8k.{split}Images.txt").write_bytes(f"{name}.jpg\r\n".encode())
+    return tmp_path
+
+
+def test_flickr_with_crlf_and_unlisted_pictures(flickr):
+    splits = load_splits("flickr8k", flickr, text="raw")
+    assert ids_of(splits) == {"train": ["c"], "val": ["a"], "test": ["b"]}
+    assert splits["val"][0].captions == ("A a 0 .", "A a 1 .")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("Flickr8k.token.txt", "a.jpg#0 no tab", r"line 1: expected NAME\.jpg#NUMBER<tab>caption"),
+        ("Flickr8k.token.txt", "a.jpg\tcaption", r"line 1: expected NAME\.jpg#NUMBER<tab>caption"),
+        ("Flickr8k.token.txt", "../a.jpg#0\tx", "line 1: expected a path below the image folder"),
+        ("Flickr8k.token.txt", "a.jpg#0\t x\nb.jpg#0\t\nc.jpg#0\ty", "b: no captions"),
+        ("Flickr_8k.testImages.txt", "z.jpg", "z: no captions"),
+        ("Flickr_8k.testImages.txt", "a.jpg", "image 'a' is listed for val and for test"),
+    ],
+)
+def test_bad_flickr_files(flickr, name, content, message):
+    (flickr / name).write_text(content)
+    with pytest.raises(DataError, match=message):
+        load_splits("flickr8k", flickr)
+
+
+def test_missing_flickr_files(flickr):
+    (flickr / "Flickr_8k.devImages.txt").unlink()
+    with pytest.raises(DataError, match=r"no list of val pictures; expected \*devImages\*"):
+        load_splits("flickr8k", flickr)
+    (flickr / "Flickr8k.token.txt").unlink()
+    with pytest.raises(DataError, match=r"0 files \*\.token\.txt; expected one"):
+        load_splits("flickr8k", flickr)
+
+
+# --- InstaPIC
+
+
+@pytest.fixture
+def instapic(tmp_path):
+    users = {f"u{u}": {f"p{p}": {"caption": f"Sun #{u} x{p}!", "tags": []} for p in range(5)}
+             for u in range(4)}  # fmt: skip
+    dump(tmp_path / "json/insta-caption-train.json", users)
+    dump(tmp_path / "json/insta-caption-test1.json", {"new": {"p": {"caption": "Moon"}}})
+    dump(tmp_path / "json/insta-caption-test2.json", {"u1": {"q": {"caption": "Stars"}}})
+    return tmp_path
+
+
+def test_instapic(instapic):
+    splits = load_splits("instapic", instapic)
+    assert sizes(splits) == {"train": 18, "val": 2, "test": 1}
+    assert splits["test"] == [Record("new_@_p", "test", "new_@_p", ("moon",), ("Moon",))]
+    record = next(r for name in ("train", "val") for r in splits[name] if r.image_id == "u3_@_p4")
+    assert (record.captions, record.raw) == (("sun 3 x4",), ("Sun #3 x4!",))
+    # SHA-256 of the ids decides, not the order of the file
+    path = instapic / "json/insta-caption-train.json"
+    dump(path, dict(reversed(json.loads(path.read_text()).items())))
+    again = load_splits("instapic", instapic)
+    assert {r.image_id for r in again["val"]} == {r.image_id for r in splits["val"]}
+    assert {r.split for r in again["val"]} == {"val"}
+    other = load_splits("instapic", instapic, split_json="insta-caption-test2.json")
+    assert ids_of(other)["test"] == ["u1_@_q"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], r"expected \{user: \{post: \.\.\.\}\}, found \[\]"),
+        ({"u": []}, r"u: expected \{post: \.\.\.\}, found \[\]"),
+        ({"u": {"p": "x"}}, r"u\.p: expected an object"),
+        ({"u": {"p": {"caption": None}}}, r"u\.p\.caption: expected a string"),
+        ({"u": {"p": {"caption": "!!"}}}, r"u\.p: no captions"),
+        ({"../u": {"p": {"caption": "x"}}}, r"below the image folder"),
+    ],
+)
+def test_bad_instapic(instapic, content, message):
+    dump(instapic / "json/insta-caption-test1.json", content)
+    with pytest.raises(DataError, match=message):
+        load_splits("instapic", instapic)
+
+
+def test_missing_instapic(tmp_path):
+    with pytest.raises(DataError, match=r"neither insta-caption-train\.json nor json/insta"):
+        load_splits("instapic", tmp_path)
+
+
+# --- photos
+
+
+def test_photo_folders(shared, caplog):
+    with caplog.at_level(logging.INFO):
+        splits = load_splits("photos", shared / "data/flickr8k_1k")
+    assert sizes(splits) == {"train": 753, "val": 113, "test": 125}
+    assert "9 images are in no split" in caplog.text
+    assert splits["train"][0].captions[1] == "a girl going into a wooden building"
+    assert sizes(load_splits("photos", shared / "data/coco_photos"))["train"] == 473
+
+
+def photo(**changes):
+    return {"filename": "a.jpg", "split": "train", "captions": ["A dog."]} | changes
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([photo(split="holdout")], r"images\[0\]\.split: expected one of train, val, dev, test"),
+        ([photo(filename="../../etc/passwd")], "expected a path below the image folder"),
+        ([photo(filename="/etc/passwd")], "expected a path below the image folder"),
+        ([photo(filename="..\\x.jpg")], "expected a path below the image folder"),
+        ([photo(filename="C:x.jpg")], "expected a path below the image folder"),
+        ([photo(filename="a\0.jpg")], "expected a path below the image folder"),
+        ([photo(filename="")], "expected a file name"),
+        ([photo(captions="A dog.")], r"captions: expected a list"),
+        ([photo(captions=["x", 1])], r"captions\[1\]: expected a string, found 1"),
+        ([photo(captions=[" "])], r"images\[0\]: no captions"),
+        ([photo(), photo(filename="a.png")], r"images\[1\]: image id 'a' is that of images\[0\]"),
+        ([5], r"images\[0\]: expected an object"),
+    ],
+)
+def test_bad_photo_folders(tmp_path, images, message):
+    dump(tmp_path / "captions.json", {"images": images})
+    with pytest.raises(DataError, match=message):
+        load_splits("photos", tmp_path)
+
+
+def test_test_photos_may_go_without_captions(tmp_path):
+    dump(tmp_path / "captions.json", {"images": [photo(split="test", captions=[])]})
+    assert load_splits("photos", tmp_path)["test"] == [Record("a", "test", "a.jpg")]
+
+
+# --- all
+
+
+def test_bad_entries_are_skipped_and_counted_on_request(tmp_path, caplog):
+    images = [karpathy_image(i, "train") for i in range(8)]
+    for number in range(6):
+        images[number]["sentences"] = []
+    images.append(karpathy_image(7, "val"))  # twice
+    images.append(karpathy_image(8, "val"))
+    dump(tmp_path / "dataset_coco.json", {"images": images})
+    with caplog.at_level(logging.WARNING):
+        splits = load_splits("karpathy", tmp_path, skip_bad=True)
+    assert ids_of(splits) == {"train": [6, 7], "val": [8], "test": []}
+    assert "skipped 7 bad images" in caplog.text
+    assert caplog.text.count("skipped: ") == 5  # the first ones in full
+    with pytest.raises(DataError, match=r"images\[0\]: no captions"):
+        load_splits("karpathy", tmp_path)
+
+
+def test_captions_of_400_words_and_other_scripts_are_kept(tmp_path):
+    long = " ".join(["word"] * 400)
+    dump(tmp_path / "captions.json", {"images": [photo(captions=[long, "Ein Bär 熊 🐻"])]})
+    (record,) = load_splits("photos", tmp_path)["train"]
+    assert record.captions == (long, "ein bär 熊")
+    assert record.raw[1] == "Ein Bär 熊 🐻"
+
+
+def test_unknown_dataset(tmp_path):
+    with pytest.raises(ConfigError, match="'flicker'; expected one of coco_json, coco_online, fl"):
+        load_splits("flicker", tmp_path)
+    for name in sorted(DATASETS):
+        with pytest.raises(DataError):
+            load_splits(name, tmp_path / "absent")
+        with pytest.raises(DataError):
+            load_splits(name, tmp_path)

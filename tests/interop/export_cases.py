@@ -23,6 +23,7 @@ ACORT = {
     **{f"share_layer_{side}": ORDER for side in ("encoder", "decoder")},
     **{f"share_attention_{side}": "kv" for side in ("encoder", "decoder")},
 }
+ACORT_QK = {**ACORT, "share_attention_encoder": "qk", "share_attention_decoder": "qk"}
 UP_DOWN = {"embed_size": 12, "rnn_size": 16, "attention_size": 10}
 # name -> model, its fields, pruner, tokenizer
 FAMILIES = {
@@ -33,7 +34,7 @@ FAMILIES = {
     "ort_supermask": ("relation_transformer", TRANSFORMER, "supermask", "word"),
     "ort_gradual": ("relation_transformer", TRANSFORMER, "mag_grad_dist", "word"),
     "acort": ("relation_transformer", ACORT, "none", "radix"),
-    "acort_supermask": ("relation_transformer", ACORT, "supermask", "radix"),
+    "acort_supermask": ("relation_transformer", ACORT_QK, "supermask", "radix"),
 }
 FEATURES = 6
 

@@ -47,6 +47,7 @@ def default_config(
                 "eval_batch_size": 50,
                 "region_buckets": (16, 36, 64, 100),  # padded numbers of regions
                 "cache_gb": 8.0,  # memory for features read before
+                "mixture": "",  # imagined: times an epoch sees each source, "source=times,..."
                 "raw_captions": False,  # tokenise raw captions instead of the split's tokens
                 "skip_bad": False,  # leave out bad entries, counted in the log, instead of stopping
             },

@@ -104,6 +104,8 @@ def load_dataset(config: Section, *, need_boxes: bool = False) -> Dataset:
         DataError: its files are missing or malformed.
     """
     name, directory = config["name"], config["dir"]
+    if name == "imagined":
+        return _imagined(config, need_boxes)
     if name == "toy":
         from sparsecap_jax.data.toy_scenes import make_toy_scenes
 
@@ -120,6 +122,17 @@ def load_dataset(config: Section, *, need_boxes: bool = False) -> Dataset:
     store = NpyFolderStore(directory, config["feature_size"], need_boxes)
     cached = CachedStore(store, max_bytes=int(config["cache_gb"] * 2**30))
     return Dataset(splits, cached, pathlib.Path(directory) / "images")
+
+
+def _imagined(config: Section, need_boxes: bool) -> Dataset:
+    """Photos, and captions with imagined features: what `prepare_data.py imagine` wrote."""
+    from sparsecap_jax.data.imagined_dataset import load_imagined
+
+    directory = pathlib.Path(config["dir"])
+    splits, store = load_imagined(
+        directory, config["feature_size"], need_boxes, config["mixture"]
+    )
+    return Dataset(splits, store, directory / "images")
 
 
 def toy_scenes_dir() -> pathlib.Path:

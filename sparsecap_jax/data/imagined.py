@@ -1,0 +1,209 @@
+"""Imagined features: what an image might look like to the extractor, given only its captions.
+
+Photos with captions are few, captions without photos many. A ridge regression from words to region
+features, fitted on the photos there are, gives the mean of the features of any set of captions; the
+leave-one-out residual of a random photo added to it gives back what captions do not tell. A
+captioner pretrained on such pairs learns language and the link from features to words together.
+"""
+
+import dataclasses
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from sparsecap_jax.data.features import RegionFeatures
+from sparsecap_jax.data.karpathy import ImageId
+from sparsecap_jax.errors import DataError
+from sparsecap_jax.files import write_atomically
+
+_FORMAT = 1
+_WORD = re.compile(r"[a-z]+")
+
+
+@dataclasses.dataclass(frozen=True)
+class Imagination:
+    """A fitted regression from captions to region features.
+
+    Attributes:
+        words: the words it knows, each with its weight in a bag of words.
+        slopes: `[V, R, D]`, what each word adds.
+        mean: `[R, D]`.
+        residuals: `[N, R, D]`, leave-one-out residuals of the photos.
+        boxes: `[R, 4]`.
+    """
+
+    words: Mapping[str, float]
+    slopes: Float[np.ndarray, "V R D"]
+    mean: Float[np.ndarray, "R D"]
+    residuals: Float[np.ndarray, "N R D"]
+    boxes: Float[np.ndarray, "R 4"]
+
+    def __post_init__(self):
+        object.__setattr__(self, "_rows", {word: row for row, word in enumerate(self.words)})
+
+    def imagine(self, captions: Sequence[str], residual: int) -> RegionFeatures:
+        """Features of an image with these captions.
+
+        Args:
+            captions: at least one.
+            residual: which photo's residual is added, modulo their number.
+        """
+        features = self.mean + self.residuals[residual % len(self.residuals)].astype(np.float32)
+        for word, weight in _bag(captions, self.words).items():
+            features += weight * self.slopes[self._rows[word]]
+        # The extractor's features are averages of a ReLU.
+        features = np.maximum(features, 0)
+        return RegionFeatures(features, self.boxes, features.mean(axis=0))
+
+
+def fit(
+    features: Float[np.ndarray, "N R D"],
+    boxes: Float[np.ndarray, "R 4"],
+    captions: Sequence[Sequence[str]],
+    groups: Sequence[int],
+    *,
+    min_photos: int = 4,
+    penalties: Sequence[float] = (30.0, 100.0, 300.0, 1000.0, 3000.0),
+) -> tuple[Imagination, dict[str, float]]:
+    """Fit the regression; the penalty is the one of least leave-one-out error.
+
+    Args:
+        features: of photos that all have the same windows.
+        boxes: the windows.
+        captions: of each photo.
+        groups: which collection each photo is from, from 0 on; each is centred by itself, and
+            imagined images have the mean of group 0.
+        min_photos: photos whose captions must hold a word that counts.
+        penalties: ridge penalties to try.
+
+    Returns:
+        The regression, and figures to report: photos, words, penalty, the share of the variance
+        that it explains (`explained`, leave-one-out).
+    """
+    words = _weights(captions, min_photos)
+    bags = np.zeros((len(captions), len(words)))
+    rows = {word: row for row, word in enumerate(words)}
+    for number, texts in enumerate(captions):
+        for word, weight in _bag(texts, words).items():
+            bags[number, rows[word]] = weight
+    targets = features.reshape(len(features), -1).astype(np.float64)
+    means = [targets[np.equal(groups, group)].mean(axis=0) for group in range(max(groups) + 1)]
+    targets = targets - np.stack(means)[np.asarray(groups)]
+    bags -= np.stack([bags[np.equal(groups, g)].mean(axis=0) for g in range(len(means))])[
+        np.asarray(groups)
+    ]
+    gram = bags @ bags.T
+    trials = {penalty: _leave_one_out(gram, targets, penalty) for penalty in penalties}
+    penalty = min(trials, key=lambda p: np.square(trials[p]).sum())
+    weights = np.linalg.solve(gram + penalty * np.eye(len(gram)), targets)
+    shape = features.shape[1:]
+    fitted = Imagination(
+        words,
+        (bags.T @ weights).reshape(-1, *shape).astype(np.float32),
+        means[0].reshape(shape).astype(np.float32),
+        trials[penalty].reshape(-1, *shape).astype(np.float16),
+        np.asarray(boxes, np.float32),
+    )
+    explained = 1 - np.square(trials[penalty]).sum() / np.square(targets).sum()
+    figures = {"photos": len(features), "words": len(words), "penalty": penalty}
+    return fitted, {**figures, "explained": float(explained)}
+
+
+def _leave_one_out(gram: np.ndarray, targets: np.ndarray, penalty: float) -> np.ndarray:
+    """Residual of each row under the regression fitted on all other rows."""
+    inverse = np.linalg.inv(gram + penalty * np.eye(len(gram)))
+    return (inverse @ targets) / np.diag(inverse)[:, None]
+
+
+def _weights(captions: Sequence[Sequence[str]], min_photos: int) -> dict[str, float]:
+    """Words that occur in enough photos' captions, with the root of their inverse frequency."""
+    counts = Counter(word for texts in captions for word in {w for t in texts for w in _split(t)})
+    kept = sorted(word for word, count in counts.items() if count >= min_photos)
+    if not kept:
+        raise DataError("imagined features: no word occurs in enough photos' captions")
+    return {word: float(np.log(len(captions) / counts[word]) + 0.1) for word in kept}
+
+
+def _bag(captions: Sequence[str], words: Mapping[str, float]) -> dict[str, float]:
+    """Weight of each known word: the root of the share of captions that hold it, by rarity."""
+    counts = Counter(word for text in captions for word in {*_split(text)} if word in words)
+    return {w: words[w] * float(np.sqrt(n / len(captions))) for w, n in counts.items()}
+
+
+def _split(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+class ImaginedStore:
+    """Real features where there are some, imagined ones elsewhere; see `FeatureStore`.
+
+    Args:
+        photos: store of the real ones.
+        imagination: makes the others.
+        captions: captions by image id; ids `(id, copy)` differ in the residual only.
+    """
+
+    def __init__(self, photos, imagination: Imagination, captions: Mapping[ImageId, Sequence[str]]):
+        self.feature_size = photos.feature_size
+        self._photos, self._imagination = photos, imagination
+        self._captions = captions
+        self._numbers = {image_id: number for number, image_id in enumerate(captions)}
+
+    def __getitem__(self, image_id: ImageId) -> RegionFeatures:
+        """Features of a photo, or imagined ones, always the same for an id."""
+        if image_id not in self._captions:
+            return self._photos[image_id]
+        # A multiplicative hash spreads neighbours over all residuals.
+        residual = self._numbers[image_id] * 2654435761 % 2**32
+        return self._imagination.imagine(self._captions[image_id], residual)
+
+    def num_regions(self, image_id: ImageId) -> int:
+        """Number of regions."""
+        if image_id not in self._captions:
+            return self._photos.num_regions(image_id)
+        return len(self._imagination.boxes)
+
+    def check(self, image_ids: Iterable[ImageId]) -> None:
+        """Raise one DataError that tells of every photo without features."""
+        self._photos.check([i for i in image_ids if i not in self._captions])
+
+
+def save(path: str | os.PathLike, imagination: Imagination) -> None:
+    """Write to one `.npz`, slopes and residuals as float16."""
+    with write_atomically(path, "wb") as file:
+        np.savez(
+            file,
+            format_version=np.int32(_FORMAT),
+            words=np.array(list(imagination.words)),
+            weights=np.array(list(imagination.words.values())),
+            slopes=imagination.slopes.astype(np.float16),
+            mean=imagination.mean,
+            residuals=imagination.residuals,
+            boxes=imagination.boxes,
+        )
+
+
+def load(path: str | os.PathLike) -> Imagination:
+    """Read what `save` wrote.
+
+    Raises:
+        DataError: it is missing, broken, or of another format.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+        if int(arrays["format_version"]) != _FORMAT:
+            raise DataError(f"{path}: format {arrays['format_version']}, expected {_FORMAT}")
+        words = dict(zip(arrays["words"].tolist(), arrays["weights"].tolist(), strict=True))
+        slopes = arrays["slopes"].astype(np.float32)
+        return Imagination(words, slopes, arrays["mean"], arrays["residuals"], arrays["boxes"])
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; expected imagined features (.npz)") from error
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{path}: not a file of imagined features: {error}") from error

@@ -1,0 +1,167 @@
+"""A folder of photos becomes a folder of features, in the layout that training reads.
+
+`OUTPUT/cocobu_att/ID.npy`, `cocobu_box_relative/ID.npy` and `cocobu_fc/ID.npy` for each photo, and
+`extractor.json`, the settings that made them.
+"""
+
+import collections
+import dataclasses
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+from PIL import Image
+
+from sparsecap_jax.data.features import RegionFeatures, validated
+from sparsecap_jax.data.karpathy import ImageId, image_id_from_filename
+from sparsecap_jax.errors import ConfigError, DataError
+from sparsecap_jax.files import read_json, write_atomically, write_json
+from sparsecap_jax.photos.extractors import Extractor
+from sparsecap_jax.photos.images import SUFFIXES, open_photo
+
+SETTINGS = "extractor.json"
+FOLDERS = ("cocobu_box_relative", "cocobu_fc", "cocobu_att")
+"""In the order of writing: a photo with a file in the last one is finished."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Extracted:
+    """What `extract_folder` did: numbers of photos, and the faulty ones with their reasons."""
+
+    done: int
+    skipped: int
+    faults: dict[str, str]
+
+
+def find_photos(folder: str | os.PathLike) -> dict[ImageId, pathlib.Path]:
+    """Photos in a folder and below it, by image id (`image_id_from_filename`), sorted by path.
+
+    Raises:
+        DataError: no such folder, no photos, or two of one id.
+    """
+    root = pathlib.Path(folder)
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; expected photos (JPEG or PNG)")
+    photos: dict[ImageId, pathlib.Path] = {}
+    for path in sorted(root.rglob("*")):
+        if path.suffix.lower() in SUFFIXES and path.is_file():
+            other = photos.setdefault(image_id_from_filename(path.name), path)
+            if other != path:
+                raise DataError(f"{root}: {other.name} and {path.name} are one image id")
+    if not photos:
+        raise DataError(f"{root}: no photos ({', '.join(SUFFIXES)})")
+    return photos
+
+
+def extract_folder(
+    images: str | os.PathLike,
+    output: str | os.PathLike,
+    extractor: Extractor,
+    *,
+    batch_size: int = 16,
+    half: bool = False,
+    skip_bad: bool = False,
+    report: Callable[[str], None] = print,
+) -> Extracted:
+    """Extract the features of every photo in a folder; run again, it continues.
+
+    Args:
+        images: folder of photos, searched to its depths.
+        output: folder to write to.
+        extractor: see `extractors`.
+        batch_size: photos given to it at a time.
+        half: store features as float16.
+        skip_bad: go on after a photo that cannot be read, and say so at the end.
+        report: takes one line at a time.
+
+    Raises:
+        DataError: a photo cannot be read (without `skip_bad`), or there are none.
+        ConfigError: `output` was begun with other settings.
+    """
+    photos, output = find_photos(images), pathlib.Path(output)
+    _claim(output, {**extractor.settings, "half": half})
+    todo = {i: path for i, path in photos.items() if not _target(output, "cocobu_att", i).exists()}
+    skipped, done, faults, start = len(photos) - len(todo), 0, {}, time.monotonic()
+    if skipped:
+        report(f"{skipped} of {len(photos)} photos are there already")
+    for ids, batch in _batches(todo, batch_size, faults, skip_bad):
+        for image_id, regions in zip(ids, extractor(batch), strict=True):
+            _write(output, image_id, regions, extractor.feature_size, half)
+        done += len(ids)
+        rate = done / (time.monotonic() - start)
+        left = (len(todo) - done - len(faults)) / rate
+        report(f"{skipped + done}/{len(photos)} photos | {rate:.1f} photos/s | {left:.0f} s left")
+    for fault in faults.values():
+        report(f"left out: {fault}")
+    report(f"wrote {output}: {skipped + done} photos, {len(faults)} left out")
+    return Extracted(done, skipped, faults)
+
+
+def read_settings(folder: str | os.PathLike) -> Mapping:
+    """The settings that made the features of a folder; `{}` where nothing says so."""
+    path = pathlib.Path(folder) / SETTINGS
+    return read_json(path) if path.exists() else {}
+
+
+def _batches(
+    photos: Mapping[ImageId, pathlib.Path], size: int, faults: dict[str, str], skip_bad: bool
+) -> Iterator[tuple[Sequence[ImageId], Sequence[Image.Image]]]:
+    """Batches of opened photos, the next ones being read meanwhile."""
+    ids, batch = [], []
+    for image_id, future in _read_ahead(photos, 2 * size):
+        try:
+            batch.append(future.result())
+            ids.append(image_id)
+        except DataError as error:
+            if not skip_bad:
+                raise
+            faults[str(photos[image_id])] = str(error)
+        if len(batch) == size:
+            yield ids, batch
+            ids, batch = [], []
+    if batch:
+        yield ids, batch
+
+
+def _read_ahead(
+    photos: Mapping[ImageId, pathlib.Path], ahead: int
+) -> Iterator[tuple[ImageId, Future]]:
+    with ThreadPoolExecutor(2, thread_name_prefix="photos") as executor:
+        waiting: collections.deque = collections.deque()
+        for image_id, path in photos.items():
+            waiting.append((image_id, executor.submit(open_photo, path)))
+            if len(waiting) > ahead:
+                yield waiting.popleft()
+        yield from waiting
+
+
+def _claim(output: pathlib.Path, settings: Mapping) -> None:
+    """Write the settings into a new folder, or check that they are the same."""
+    begun = read_settings(output)
+    if begun and begun != settings:
+        raise ConfigError(
+            f"{output / SETTINGS}: begun with {begun}; expected the same settings instead of "
+            f"{dict(settings)}, or a new folder"
+        )
+    write_json(output / SETTINGS, settings)
+
+
+def _target(output: pathlib.Path, folder: str, image_id: ImageId) -> pathlib.Path:
+    return output / folder / f"{image_id}.npy"
+
+
+def _write(
+    output: pathlib.Path, image_id: ImageId, regions: RegionFeatures, width: int, half: bool
+) -> None:
+    """Write one photo, its features last."""
+    names = tuple(f"extractor, image {image_id}: {what}" for what in ("features", "boxes", "fc"))
+    regions = validated(regions.features, regions.boxes, regions.fc, width, names)
+    dtype = np.float16 if half else np.float32
+    arrays = (regions.boxes, regions.fc.astype(dtype), regions.features.astype(dtype))
+    for folder, array in zip(FOLDERS, arrays, strict=True):
+        if array is not None:
+            with write_atomically(_target(output, folder, image_id), "wb") as file:
+                np.save(file, array)

@@ -8,7 +8,7 @@ add a line to `EXTRACTORS`.
 import dataclasses
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from sparsecap_jax.photos.lite0 import FEATURES, STRIDE, EfficientNetLite0, load
 from sparsecap_jax.photos.windows import pooling_weights, window_boxes
 
 
+@runtime_checkable
 class Extractor(Protocol):
     """Turns photos into region features.
 

@@ -103,6 +103,7 @@ class EfficientNetLite0(nn.Module):
     """The network up to its last map; `classify` is its linear layer."""
 
     def setup(self):
+        """Name the layers."""
         self.stem = nn.Conv(32, (3, 3), 2)
         self.blocks = [
             Block(stage.kernel, stage.stride if first else 1, stage.expand, stage.features)

@@ -1,0 +1,123 @@
+"""Folders of photos become folders of features."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sparsecap_jax.data.features import NpyFolderStore, RegionFeatures
+from sparsecap_jax.errors import ConfigError, DataError
+from sparsecap_jax.photos.extract import extract_folder, find_photos
+from sparsecap_jax.photos.windows import grid_boxes
+
+
+class MeanColours:
+    """The mean colour of each half."""
+
+    feature_size = 3
+
+    def __init__(self, name="colours"):
+        self.settings = {"extractor": name}
+        self.seen = 0
+
+    def __call__(self, photos):
+        found = []
+        for photo in photos:
+            pixels = np.asarray(photo, np.float32)
+            middle = pixels.shape[1] // 2
+            halves = [pixels[:, :middle].mean((0, 1)), pixels[:, middle:].mean((0, 1))]
+            found.append(RegionFeatures(np.stack(halves), grid_boxes(1, 2), pixels.mean((0, 1))))
+            self.seen += 1
+        return found
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "deeper").mkdir(parents=True)
+    for number in range(5):
+        image = Image.new("RGB", (8, 4), (number * 10, 0, 0))
+        image.paste((0, 200, 0), (4, 0, 8, 4))
+        image.save(folder / ("deeper" if number == 4 else "") / f"{number}.png")
+    return folder
+
+
+def extract(photos, output, extractor, **options):
+    lines = []
+    return extract_folder(
+        photos, output, extractor, batch_size=2, report=lines.append, **options
+    ), lines
+
+
+def test_features_are_read_back(photos, tmp_path):
+    result, lines = extract(photos, tmp_path / "out", MeanColours())
+    assert (result.done, result.skipped, result.faults) == (5, 0, {})
+    assert "5/5 photos" in lines[-2]
+    store = NpyFolderStore(tmp_path / "out", 3, need_boxes=True)
+    assert store.image_ids() == [0, 1, 2, 3, 4]
+    np.testing.assert_array_equal(store[3].features, [[30, 0, 0], [0, 200, 0]])
+    np.testing.assert_array_equal(store[3].fc, [15, 100, 0])
+    np.testing.assert_array_equal(store[3].boxes, [[0, 0, 0.5, 1], [0.5, 0, 1, 1]])
+
+
+def test_continues_where_it_stopped(photos, tmp_path):
+    extract(photos, tmp_path / "out", MeanColours())
+    # Killed while writing image 2: its features, written last, are not there.
+    (tmp_path / "out" / "cocobu_att" / "2.npy").unlink()
+    again = MeanColours()
+    result, _ = extract(photos, tmp_path / "out", again)
+    assert (result.done, result.skipped, again.seen) == (1, 4, 1)
+    assert len(NpyFolderStore(tmp_path / "out", 3).image_ids()) == 5
+
+
+def test_other_settings_do_not_mix(photos, tmp_path):
+    extract(photos, tmp_path / "out", MeanColours())
+    with pytest.raises(ConfigError, match=r"extractor\.json: begun with"):
+        extract(photos, tmp_path / "out", MeanColours("others"))
+    with pytest.raises(ConfigError, match="half"):
+        extract(photos, tmp_path / "out", MeanColours(), half=True)
+
+
+def test_half_precision(photos, tmp_path):
+    extract(photos, tmp_path / "out", MeanColours(), half=True)
+    assert np.load(tmp_path / "out" / "cocobu_att" / "1.npy").dtype == np.float16
+    assert np.load(tmp_path / "out" / "cocobu_box_relative" / "1.npy").dtype == np.float32
+
+
+def test_bad_photos_stop_or_are_counted(photos, tmp_path):
+    (photos / "1.png").write_bytes(b"no photo")
+    (photos / "deeper" / "4.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"1\.png: not an image"):
+        extract(photos, tmp_path / "out", MeanColours())
+    result, lines = extract(photos, tmp_path / "out", MeanColours(), skip_bad=True)
+    assert result.done == 3 and [name[-5:] for name in result.faults] == ["1.png", "4.png"]
+    assert sum(line.startswith("left out: ") for line in lines) == 2
+    assert lines[-1].endswith("3 photos, 2 left out")
+
+
+def test_two_photos_of_one_id(photos):
+    Image.new("RGB", (2, 2)).save(photos / "3.jpg")
+    with pytest.raises(DataError, match=r"3\.jpg and 3\.png are one image id"):
+        find_photos(photos)
+
+
+def test_nothing_to_extract(tmp_path):
+    with pytest.raises(DataError, match="no such folder"):
+        find_photos(tmp_path / "nowhere")
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(DataError, match="no photos"):
+        find_photos(tmp_path)
+
+
+def test_an_extractor_must_keep_its_promises(photos, tmp_path):
+    extractor = MeanColours()
+    extractor.feature_size = 4
+    with pytest.raises(DataError, match=r"features: expected shape \[R, 4\]"):
+        extract(photos, tmp_path / "out", extractor)
+
+
+def test_settings_are_written(photos, tmp_path):
+    extract(photos, tmp_path / "out", MeanColours())
+    settings = json.loads((tmp_path / "out" / "extractor.json").read_text())
+    assert settings == {"extractor": "colours", "half": False}

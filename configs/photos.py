@@ -41,7 +41,7 @@ def get_config(arg: str = "") -> ConfigDict:
     with config.unlocked():
         config.data.update(name="imagined", dir="data/flickr8k_mini", feature_size=1280)
         config.data.update(region_buckets=(14,), batch_size=32, seq_per_img=2)
-        config.data.mixture = "flickr8k_1k=20,coco_photos=20,flickr8k_text=10,coco_text=1"
+        config.data.mixture = "flickr8k_1k=20,coco_photos=20,flickr8k_text=10,coco=1"
         config.tokenizer.vocab_size = 2000
         config.train.update(steps=6000, eval_every=500, steps_per_call=10, log_every=100)
         config.eval.update(beam_size_val=3, beam_size_test=3, length_penalty="avg_0")

@@ -129,9 +129,7 @@ def _imagined(config: Section, need_boxes: bool) -> Dataset:
     from sparsecap_jax.data.imagined_dataset import load_imagined
 
     directory = pathlib.Path(config["dir"])
-    splits, store = load_imagined(
-        directory, config["feature_size"], need_boxes, config["mixture"]
-    )
+    splits, store = load_imagined(directory, config["feature_size"], need_boxes, config["mixture"])
     return Dataset(splits, store, directory / "images")
 
 

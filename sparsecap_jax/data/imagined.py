@@ -11,6 +11,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -21,6 +22,7 @@ from sparsecap_jax.errors import DataError
 from sparsecap_jax.files import write_atomically
 
 _FORMAT = 1
+PENALTIES = (30.0, 100.0, 300.0, 1000.0, 3000.0)
 _WORD = re.compile(r"[a-z]+")
 
 
@@ -67,8 +69,8 @@ def fit(
     groups: Sequence[int],
     *,
     min_photos: int = 4,
-    penalties: Sequence[float] = (30.0, 100.0, 300.0, 1000.0, 3000.0),
-) -> tuple[Imagination, dict[str, float]]:
+    penalties: Sequence[float] = PENALTIES,
+) -> tuple[Imagination, dict[str, Any]]:
     """Fit the regression; the penalty is the one of least leave-one-out error.
 
     Args:
@@ -110,7 +112,7 @@ def fit(
     )
     explained = 1 - np.square(trials[penalty]).sum() / np.square(targets).sum()
     figures = {"photos": len(features), "words": len(words), "penalty": penalty}
-    return fitted, {**figures, "explained": float(explained)}
+    return fitted, {**figures, "explained": explained}
 
 
 def _leave_one_out(gram: np.ndarray, targets: np.ndarray, penalty: float) -> np.ndarray:

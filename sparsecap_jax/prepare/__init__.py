@@ -14,14 +14,11 @@ from typing import NoReturn
 from absl.flags import argparse_flags
 
 COMMANDS = {
-<<<<<<< HEAD
     "coco_captions": "lay out COCO's captions: splits, references, text to train tokenizers on",
     "coco_server": "write the two result files that COCO's evaluation server wants",
     "df": "count the document frequencies of CIDEr-D rewards, or convert those of other codes",
-=======
     "extract": "region features of photos",
     "imagine": "a dataset of photos, and of captions with imagined features",
->>>>>>> 527df5c (Photo extractor, imagined features, recipe of the photo captioner)
     "inspect": "print what feature files hold, and what is missing for a split",
 }
 

@@ -1,13 +1,12 @@
 r"""A dataset of photos, and of captions without photos whose features are imagined.
 
-python launch/prepare_data.py imagine --photos=data/flickr8k_1k --features=features/flickr8k_1k \
-    --more_photos=data/coco_photos --more_features=features/coco_photos \
-    --flickr8k_text=data/flickr8k_text --coco_without=val_images.txt,test_images.txt \
-    --output=data/flickr8k_mini
+python launch/prepare_data.py imagine --photos=data/flickr8k_1k,data/coco_photos \
+    --features=features/flickr8k_1k,features/coco_photos \
+    --text=flickr8k:data/flickr8k_text,karpathy:data/coco --output=data/flickr8k_mini
 
-Photo folders hold captions.json and images/. Validation and test photos are those of --photos;
-their captions are never used for anything but scores. Flickr8k's own text is cut to its training
-list; COCO's captions (of all 123,287 images but those of the id lists) come with pycocoevalcap.
+Photo folders hold captions.json and images/; the first one's splits are used. Text is any dataset
+(`DATASETS` in sparsecap_jax/data/datasets.py): the captions of its training split, without images
+that the photos hold out.
 """
 
 import argparse
@@ -16,13 +15,10 @@ import pathlib
 
 def define(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("--photos", required=True, help="Folder with captions.json.")
-    parser.add_argument("--features", required=True, help="Their features (extract).")
-    parser.add_argument("--more_photos", help="Another such folder, for training alone.")
-    parser.add_argument("--more_features", help="Its features.")
-    parser.add_argument("--flickr8k_text", help="Folder of Flickr8k.token.txt and the lists.")
-    parser.add_argument("--coco_without", help="Lists of COCO images to leave out, with commas.")
-    parser.add_argument("--feature_size", type=int, help="Width; by default Lite0's, 1280.")
+    parser.add_argument("--photos", required=True, help="Photo folders, with commas.")
+    parser.add_argument("--features", required=True, help="Their features, in the same order.")
+    parser.add_argument("--text", default="", help="NAME:FOLDER of captions, with commas.")
+    parser.add_argument("--feature_size", type=int, default=1280, help="Width of the features.")
     parser.add_argument("--output", required=True, help="Folder to write to.")
 
 
@@ -30,13 +26,20 @@ def run(args: argparse.Namespace) -> None:
     """Fit and write.
 
     Raises:
+        ConfigError: the lists do not match.
         DataError: something is missing or broken.
     """
-    from sparsecap_jax.data.imagined_dataset import Sources, prepare
-    from sparsecap_jax.photos.lite0 import FEATURES
+    from sparsecap_jax.data.imagined_dataset import prepare
+    from sparsecap_jax.errors import ConfigError
 
-    pairs = [(args.photos, args.features), (args.more_photos, args.more_features)]
-    photos = [(pathlib.Path(a), pathlib.Path(b)) for a, b in pairs if a and b]
-    text = pathlib.Path(args.flickr8k_text) if args.flickr8k_text else None
-    without = args.coco_without and [pathlib.Path(p) for p in args.coco_without.split(",")]
-    prepare(Sources(photos, text, without), args.output, args.feature_size or FEATURES)
+    photos, features = (
+        [pathlib.Path(path) for path in value.split(",")] for value in (args.photos, args.features)
+    )
+    if len(photos) != len(features):
+        raise ConfigError(f"{len(photos)} --photos, {len(features)} --features; expected as many")
+    text = [part.partition(":") for part in args.text.split(",") if part]
+    for name, colon, _ in text:
+        if not colon:
+            raise ConfigError(f"--text: found {name!r}; expected NAME:FOLDER")
+    sources = [(name, pathlib.Path(folder)) for name, _, folder in text]
+    prepare(list(zip(photos, features, strict=True)), sources, args.output, args.feature_size)

@@ -117,8 +117,15 @@ def claim_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
 
 
 def prepare_tokenizer(config: ConfigDict, workdir: pathlib.Path, dataset: Dataset) -> Tokenizer:
-    """Load the run's tokenizer; train it on the training captions where there is none yet."""
+    """Load the run's tokenizer, or make it where there is none yet.
+
+    A warm start takes the tokenizer of the run it starts from, whose embeddings it goes on with;
+    otherwise one is trained on the training captions.
+    """
     directory = workdir / "tokenizer"
+    source = pathlib.Path(config.train.init_from) / "tokenizer"
+    if not directory.exists() and config.train.init_from and source.is_dir():
+        make_tokenizer(config.tokenizer, source).save(directory)
     if not directory.exists():
         captions = (text for record in dataset.splits["train"] for text in record.captions)
         return train_tokenizer(config.tokenizer, captions, directory)

@@ -1,10 +1,6 @@
 """Layers of the transformers: multi-head attention, feed-forward, LayerNorm, positions.
 
 They follow the reference (`models/transformer.py`), which follows "The Annotated Transformer".
-
-Precision policy, stated here once: parameters, residual streams, softmaxes, norms and log-probs are
-float32; a model's `dtype` ("float32" or "bfloat16") is the type of the operands of its matrix
-products, whose sums are float32 either way.
 """
 
 import math
@@ -17,7 +13,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from sparsecap_jax.models.layers import torch_uniform
-from sparsecap_jax.types import ArrayLike
+from sparsecap_jax.models.precision import matmul
 
 # Score of a masked key: finite, so that a row without any valid key stays a number.
 MASKED_SCORE = -1e9
@@ -49,21 +45,13 @@ def _same(inputs: Array) -> Array:
     return inputs
 
 
-def matmul(
-    inputs: Float[Array, "..."], kernel: Float[ArrayLike, "..."], dtype: str
-) -> Float[Array, "..."]:
-    """Matrix product of operands in `dtype`, summed and returned in float32."""
-    operands = inputs.astype(dtype), jnp.asarray(kernel, dtype)
-    return jnp.matmul(*operands, preferred_element_type=jnp.float32)
-
-
 class Dense(nn.Module):
     """Affine map `[..., in] -> [..., features]`, Xavier-uniform kernel and PyTorch's bias.
 
     Attributes:
         features: output width.
         bias_init: see `tied_bias`.
-        dtype: type of the operands of the product.
+        dtype: type of the operands of the product, see `precision`.
         kernel_init: initializer of the kernel `[in, features]`.
     """
 

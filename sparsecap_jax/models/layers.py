@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from sparsecap_jax.models.precision import matmul
+
 
 def torch_uniform(fan_in: int):
     """Initializer U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default of Linear and LSTM."""
@@ -27,9 +29,11 @@ class Linear(nn.Module):
 
     Attributes:
         features: output width.
+        dtype: type of the operands of the product, see `precision`.
     """
 
     features: int
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "... I"]) -> Float[Array, "... O"]:
@@ -37,7 +41,7 @@ class Linear(nn.Module):
         fan_in = inputs.shape[-1]
         kernel = self.param("kernel", torch_uniform(fan_in), (fan_in, self.features))
         bias = self.param("bias", torch_uniform(fan_in), (self.features,))
-        return inputs @ kernel + bias
+        return matmul(inputs, kernel, self.dtype) + bias
 
 
 class Embedding(nn.Module):

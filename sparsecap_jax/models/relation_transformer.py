@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.models import attention as att
 from sparsecap_jax.models.layers import torch_uniform
+from sparsecap_jax.models.precision import matmul
 from sparsecap_jax.models.transformer import Transformer
 from sparsecap_jax.models.transformer_layers import EncoderLayer
 from sparsecap_jax.types import ArrayLike, Regions
@@ -90,7 +91,7 @@ class GeometryBias(nn.Module):
     def __call__(self, geometry: Float[Array, "B R R G"]) -> Float[Array, "B H R R"]:
         """Return what is added to the scores; one product serves all heads."""
         kernels, biases = zip(*(head(geometry.shape[-1]) for head in self.head), strict=True)
-        weights = att.matmul(geometry, jnp.concatenate(kernels, axis=-1), self.dtype)
+        weights = matmul(geometry, jnp.concatenate(kernels, axis=-1), self.dtype)
         weights = weights + jnp.concatenate(biases)
         # The clamp contains the ReLU.
         return jnp.moveaxis(jnp.log(jnp.maximum(weights, jnp.float32(MIN_WEIGHT))), -1, 1)
@@ -141,7 +142,7 @@ class RelationTransformer(Transformer):
     def _src_embed(self) -> att.Dense:
         """The reference leaves this layer at PyTorch's initialisation."""
         init = torch_uniform(self.feature_size)
-        return att.Dense(self.d_model, dtype=self.dtype, kernel_init=init)
+        return att.Dense(self.d_model, dtype=self.compute_dtype, kernel_init=init)
 
     def _bias_inits(self) -> dict[str, att.BiasInit]:
         """Both attentions of the decoder start from one copy here."""

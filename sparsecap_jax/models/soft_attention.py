@@ -7,7 +7,7 @@ the next step (zero at the first); the output layer sees the cell's output alone
 layer norm, and no bias but the cell's and the output layer's.
 """
 
-import math
+import functools
 from typing import ClassVar
 
 import jax
@@ -16,8 +16,11 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.models.cells import CellWeights, gru_state
 from sparsecap_jax.models.layers import lstm_state
 from sparsecap_jax.models.packing import nan_if_lost, pack_rows
+from sparsecap_jax.models.precision import check_compute_dtype, dot_general, matmul
+from sparsecap_jax.models.scheduled_sampling import sampled_teacher_forcing
 from sparsecap_jax.types import ArrayLike, Regions
 
 Context = dict[str, Array]
@@ -26,65 +29,6 @@ Kernels = dict[str, Array]
 
 CELLS = ("lstm", "gru")
 _MASKED = -1e9  # finite, so that an image without any region still gives numbers
-
-
-class CellWeights(nn.Module):
-    """One matrix of a recurrent cell, split into its input and its state part, and its bias.
-
-    The initialisation is Glorot's uniform over the joint matrix `[I + H, features]`.
-
-    Attributes:
-        inputs: width I of the input.
-        hidden: width H of the state.
-        features: output width, such as 4H.
-        bias: initial values of the bias, one per H outputs.
-    """
-
-    inputs: int
-    hidden: int
-    features: int
-    bias: tuple[float, ...]
-
-    @nn.compact
-    def __call__(self) -> tuple[Array, Array, Array]:
-        """Return `kernel_ih [I, features]`, `kernel_hh [H, features]` and `bias [features]`."""
-        bound = math.sqrt(6.0 / (self.inputs + self.hidden + self.features))
-
-        def uniform(key, shape):
-            return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
-
-        def constant(_key, shape):
-            return jnp.repeat(jnp.asarray(self.bias, jnp.float32), self.hidden).reshape(shape)
-
-        kernel_ih = self.param("kernel_ih", uniform, (self.inputs, self.features))
-        kernel_hh = self.param("kernel_hh", uniform, (self.hidden, self.features))
-        return kernel_ih, kernel_hh, self.param("bias", constant, (self.features,))
-
-
-def gru_state(
-    inputs: Float[Array, "... G"],
-    hidden: Float[Array, "... H"],
-    gates_hh: Float[Array, "H 2*H"],
-    candidate_hh: Float[Array, "H H"],
-) -> Float[Array, "... H"]:
-    """Advance a GRU by one step; the reset gate acts on the state before its projection.
-
-    Args:
-        inputs: `[..., 3H]`, the input's share of reset gate, update gate and candidate.
-        hidden: `[..., H]`, the state.
-        gates_hh: state's kernel of both gates.
-        candidate_hh: state's kernel of the candidate.
-
-    Returns:
-        The new state `[..., H]`.
-
-    Reference: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", EMNLP 2014,
-    with TensorFlow's sense of the update gate: 1 keeps the state.
-    """
-    gates, candidate = jnp.split(inputs, [gates_hh.shape[-1]], axis=-1)
-    reset, update = jnp.split(jax.nn.sigmoid(gates + hidden @ gates_hh), 2, axis=-1)
-    candidate = jnp.tanh(candidate + (reset * hidden) @ candidate_hh)
-    return update * hidden + (1.0 - update) * candidate
 
 
 class SoftAttention(nn.Module):
@@ -102,6 +46,8 @@ class SoftAttention(nn.Module):
         cell: "lstm" or "gru".
         dropout: rate on the cell's input and output; the papers take 0.11 for pruned models.
         attention_dropout: rate on the attention weights; 0.03 for pruned models.
+        compute_dtype: "float32" or "bfloat16", see `sparsecap_jax.models.precision`.
+        remat: whether training recomputes each word's step in the backward pass to save memory.
     """
 
     vocab_size: int
@@ -112,12 +58,16 @@ class SoftAttention(nn.Module):
     cell: str = "lstm"
     dropout: float = 0.35
     attention_dropout: float = 0.1
+    compute_dtype: str = "float32"
+    remat: bool = False
 
     needs_boxes: ClassVar[bool] = False
+    samples_inputs: ClassVar[bool] = True
 
     def __post_init__(self):
         if self.cell not in CELLS:
             raise ConfigError(f"model.cell: {self.cell!r}; expected one of {', '.join(CELLS)}")
+        check_compute_dtype(self.compute_dtype)
         super().__post_init__()
 
     def setup(self):
@@ -125,17 +75,19 @@ class SoftAttention(nn.Module):
         glorot = nn.initializers.glorot_uniform()
         vector = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
         self.embed = nn.Embed(self.vocab_size, self.embed_size, embedding_init=glorot)
-        self.init_state = nn.Dense(rnn, use_bias=False, kernel_init=glorot)
-        self.keys = nn.Dense(self.attention_size, use_bias=False, kernel_init=glorot)
-        self.values = nn.Dense(self.attention_size, use_bias=False, kernel_init=glorot)
-        self.query = nn.Dense(self.attention_size, use_bias=False, kernel_init=glorot)
-        self.score = nn.Dense(1, use_bias=False, kernel_init=vector)
+        dense = functools.partial(nn.Dense, dot_general=dot_general(self.compute_dtype))
+        linear = functools.partial(dense, use_bias=False, kernel_init=glorot)
+        self.init_state = linear(rnn)
+        self.keys = linear(self.attention_size)
+        self.values = linear(self.attention_size)
+        self.query = linear(self.attention_size)
+        self.score = linear(1, kernel_init=vector)
         if self.cell == "lstm":
             self.lstm = CellWeights(inputs, rnn, 4 * rnn, (0.0, 1.0, 0.0, 0.0))  # i, f, g, o
         else:
             self.gru_gates = CellWeights(inputs, rnn, 2 * rnn, (1.0, 1.0))  # reset, update
             self.gru_candidate = CellWeights(inputs, rnn, rnn, (0.0,))
-        self.logit = nn.Dense(self.vocab_size, kernel_init=glorot)
+        self.logit = dense(self.vocab_size, kernel_init=glorot)
         self.drop = nn.Dropout(self.dropout)
         self.drop_weights = nn.Dropout(self.attention_dropout)
 
@@ -177,22 +129,31 @@ class SoftAttention(nn.Module):
         self, carry: Carry, tokens: Int[Array, "B K"], context: Context, *, train: bool = False
     ) -> tuple[Carry, Float[Array, "B K V"]]:
         """Advance by one token and return the log-probs of the next."""
-        kernels = self._kernels()
-        words = self._word_inputs(kernels, tokens, train)
-        carry, output = self._recur(carry, words, kernels, context, train)
-        return carry, self._log_probs(output)
+        return self._advance(carry, tokens, context, self._kernels(), train)
 
     def __call__(
-        self, regions: Regions, tokens: Int[ArrayLike, "B K T"], *, train: bool = False
+        self,
+        regions: Regions,
+        tokens: Int[ArrayLike, "B K T"],
+        *,
+        train: bool = False,
+        sample_prob: Float[ArrayLike, ""] | None = None,
     ) -> Float[Array, "B K T V"]:
         """Teacher forcing: log-probs of the token that follows each of `tokens [B, K, T]`.
 
         Only what depends on the recurrent state runs inside the scan: image and word projections
-        are computed before it, the logits after it in one matmul.
+        are computed before it, the logits after it in one matmul; unless `sample_prob` is given,
+        with which tokens become the model's own, see `sampled_teacher_forcing`.
         """
-        context = self.encode(regions, train=train)
+        tokens, context = jnp.asarray(tokens), self.encode(regions, train=train)
         kernels = self._kernels()
-        words = self._word_inputs(kernels, jnp.asarray(tokens), train)
+        if sample_prob is not None:
+            carry = self.init_carry(context, tokens.shape[1])
+            advance = functools.partial(SoftAttention._advance, train=train)
+            return sampled_teacher_forcing(
+                self, advance, carry, tokens, sample_prob, context, kernels
+            )
+        words = self._word_inputs(kernels, tokens, train)
         return self._log_probs(self._unroll(context, words, kernels, train))
 
     def decode_packed(
@@ -234,7 +195,7 @@ class SoftAttention(nn.Module):
             return module._recur(carry, words, kernels, context, train)
 
         scan = nn.scan(
-            recur,
+            nn.remat(recur, prevent_cse=False) if self.remat else recur,
             variable_broadcast="params",
             variable_axes={"intermediates": 2},
             split_rngs={"params": False, "dropout": True},
@@ -264,7 +225,15 @@ class SoftAttention(nn.Module):
     def _word_inputs(self, kernels: Kernels, tokens: Array, train: bool) -> Array:
         """Words' share of the cell's pre-activations, `[..., 4H]` (GRU: `[..., 3H]`)."""
         words = self.drop(self.embed(tokens), deterministic=not train)
-        return words @ kernels["word"] + kernels["bias"]
+        return self._matmul(words, kernels["word"]) + kernels["bias"]
+
+    def _advance(
+        self, carry: Carry, tokens: Array, context: Context, kernels: Kernels, train: bool
+    ) -> tuple[Carry, Array]:
+        """From one token to the log-probs of the next."""
+        words = self._word_inputs(kernels, tokens, train)
+        carry, output = self._recur(carry, words, kernels, context, train)
+        return carry, self._log_probs(output)
 
     def _recur(
         self, carry: Carry, words: Array, kernels: Kernels, context: Context, train: bool
@@ -274,18 +243,20 @@ class SoftAttention(nn.Module):
         Dropout of the output touches the query and the logits, never the state itself.
         """
         attended = self.drop(carry["attended"], deterministic=not train)
-        inputs = words + attended @ kernels["attended"]
+        inputs = words + self._matmul(attended, kernels["attended"])
         if self.cell == "lstm":
-            hidden, cell = lstm_state(inputs + carry["h"] @ kernels["state"], carry["c"])
+            gates = inputs + self._matmul(carry["h"], kernels["state"])
+            hidden, cell = lstm_state(gates, carry["c"])
             state = {"h": hidden, "c": cell}
         else:
-            hidden = gru_state(inputs, carry["h"], kernels["state"], kernels["candidate"])
+            weights = kernels["state"], kernels["candidate"]
+            hidden = gru_state(inputs, carry["h"], *weights, self.compute_dtype)
             state = {"h": hidden}
         output = self.drop(hidden, deterministic=not train)
         weights = self._attend(output, context)
         self.sow("intermediates", "attention", weights)
         weights = self.drop_weights(weights, deterministic=not train)
-        attended = jnp.einsum("bkr,bra->bka", weights, context["values"])
+        attended = self._matmul(weights, context["values"])
         return {**state, "attended": attended}, output
 
     def _attend(self, query: Float[Array, "B K H"], context: Context) -> Float[Array, "B K R"]:
@@ -293,3 +264,6 @@ class SoftAttention(nn.Module):
         hidden = jnp.tanh(context["keys"][:, None] + self.query(query)[:, :, None])
         scores = jnp.where(context["mask"][:, None], self.score(hidden)[..., 0], _MASKED)
         return jax.nn.softmax(scores, axis=-1)
+
+    def _matmul(self, inputs: Array, kernel: Array) -> Array:
+        return matmul(inputs, kernel, self.compute_dtype)

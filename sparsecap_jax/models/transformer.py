@@ -50,7 +50,7 @@ class Transformer(nn.Module):
             () for `num_layers` layers of their own.
         share_layer_decoder: the same for the decoder.
         pad_id: token that teacher forcing does not look at.
-        dtype: "float32" or "bfloat16", see `sparsecap_jax.models.attention`.
+        compute_dtype: "float32" or "bfloat16", see `sparsecap_jax.models.precision`.
         remat: whether training recomputes each layer in the backward pass to save memory.
     """
 
@@ -68,7 +68,7 @@ class Transformer(nn.Module):
     share_layer_encoder: tuple[int, ...] = ()
     share_layer_decoder: tuple[int, ...] = ()
     pad_id: int = 0
-    dtype: str = "float32"
+    compute_dtype: str = "float32"
     remat: bool = False
 
     encoder_layer = EncoderLayer
@@ -90,7 +90,7 @@ class Transformer(nn.Module):
             self.num_heads,
             self.dropout,
             self.share_attention_encoder,
-            self.dtype,
+            self.compute_dtype,
             biases,
         )
         self.encoder_layers = [encoder(config) for _ in set(self._order("encoder"))]
@@ -101,7 +101,7 @@ class Transformer(nn.Module):
         self.src_embed = self._src_embed()
         xavier = nn.initializers.xavier_uniform()
         self.tgt_embed = nn.Embed(self.vocab_size, self.d_model, embedding_init=xavier)
-        self.logits = att.Dense(self.vocab_size, dtype=self.dtype)
+        self.logits = att.Dense(self.vocab_size, dtype=self.compute_dtype)
         self.drop = nn.Dropout(self.dropout)
         self.source_drop = nn.Dropout(self.source_dropout)
 
@@ -279,7 +279,7 @@ class Transformer(nn.Module):
         return x, None
 
     def _src_embed(self) -> att.Dense:
-        return att.Dense(self.d_model, dtype=self.dtype)
+        return att.Dense(self.d_model, dtype=self.compute_dtype)
 
     def _bias_inits(self) -> dict[str, att.BiasInit]:
         """Initializers of the biases that the reference starts equal, see `tied_bias`."""

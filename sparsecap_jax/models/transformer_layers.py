@@ -15,6 +15,7 @@ from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.models import attention as att
 from sparsecap_jax.models.attention import KeysValues
 from sparsecap_jax.models.packing import Rows
+from sparsecap_jax.models.precision import check_compute_dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +193,7 @@ def check_fields(model: nn.Module) -> None:
                 f"model.{order}: {getattr(model, order)}; expected layer numbers from 0 on without "
                 "gaps, such as (0, 0, 0, 1, 1, 1)"
             )
-    _check_choice("dtype", model.dtype, ("float32", "bfloat16"))
+    check_compute_dtype(model.compute_dtype)
 
 
 def _check_choice(field: str, value: str, valid: tuple[str, ...]) -> None:

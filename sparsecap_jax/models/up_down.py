@@ -4,6 +4,7 @@ Anderson et al., "Bottom-Up and Top-Down Attention for Image Captioning and VQA"
 form of the reference (`models/att_model.py`, `up_down_lstm`).
 """
 
+import functools
 from typing import ClassVar
 
 import jax
@@ -13,6 +14,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sparsecap_jax.models.layers import Embedding, Linear, LSTMWeights, lstm_state
 from sparsecap_jax.models.packing import nan_if_lost, pack_rows
+from sparsecap_jax.models.precision import check_compute_dtype, matmul
+from sparsecap_jax.models.scheduled_sampling import sampled_teacher_forcing
 from sparsecap_jax.types import ArrayLike, Regions
 
 Context = dict[str, Array]
@@ -25,14 +28,16 @@ class Attention(nn.Module):
     Attributes:
         size: width A of the hidden layer.
         query_size: width H of the query.
+        dtype: see `Linear`.
     """
 
     size: int
     query_size: int
+    dtype: str = "float32"
 
     def setup(self):
-        self.h2att = Linear(self.size)
-        self.alpha = Linear(1)
+        self.h2att = Linear(self.size, self.dtype)
+        self.alpha = Linear(1, self.dtype)
 
     def __call__(
         self,
@@ -63,6 +68,8 @@ class UpDown(nn.Module):
         attention_size: width A of the attention's hidden layer.
         logit_layers: number of layers from the language LSTM to the logits.
         dropout: dropout rate after every embedding and after the language LSTM.
+        compute_dtype: "float32" or "bfloat16", see `sparsecap_jax.models.precision`.
+        remat: whether training recomputes each word's step in the backward pass to save memory.
     """
 
     vocab_size: int
@@ -72,20 +79,27 @@ class UpDown(nn.Module):
     attention_size: int = 512
     logit_layers: int = 1
     dropout: float = 0.5
+    compute_dtype: str = "float32"
+    remat: bool = False
 
     needs_boxes: ClassVar[bool] = False
+    samples_inputs: ClassVar[bool] = True
+
+    def __post_init__(self):
+        check_compute_dtype(self.compute_dtype)
+        super().__post_init__()
 
     def setup(self):
-        rnn = self.rnn_size
+        rnn, dtype = self.rnn_size, self.compute_dtype
         self.embed = Embedding(self.vocab_size, self.embed_size)
-        self.fc_embed = Linear(rnn)
-        self.region_embed = Linear(rnn)
-        self.ctx2att = Linear(self.attention_size)
-        self.attention = Attention(self.attention_size, rnn)
+        self.fc_embed = Linear(rnn, dtype)
+        self.region_embed = Linear(rnn, dtype)
+        self.ctx2att = Linear(self.attention_size, dtype)
+        self.attention = Attention(self.attention_size, rnn, dtype)
         self.att_lstm = LSTMWeights(2 * rnn + self.embed_size, rnn)
         self.lang_lstm = LSTMWeights(2 * rnn, rnn)
         widths = [rnn] * (self.logit_layers - 1) + [self.vocab_size]
-        self.logit = [Linear(width) for width in widths]
+        self.logit = [Linear(width, dtype) for width in widths]
         self.drop = nn.Dropout(self.dropout)
 
     def encode(self, regions: Regions, *, train: bool = False) -> Context:
@@ -104,7 +118,7 @@ class UpDown(nn.Module):
         embedded = self._dropped_relu(self.region_embed(jnp.asarray(regions.features)), train)
         embedded = embedded * mask[..., None]
         kernel_ih, _, bias = self.att_lstm()
-        fc_gates = fc @ kernel_ih[self.rnn_size : 2 * self.rnn_size] + bias
+        fc_gates = self._matmul(fc, kernel_ih[self.rnn_size : 2 * self.rnn_size]) + bias
         keys = self.ctx2att(embedded)
         return {"fc": fc, "regions": embedded, "keys": keys, "mask": mask, "fc_gates": fc_gates}
 
@@ -121,21 +135,32 @@ class UpDown(nn.Module):
         # XLA does not hoist bare slices out of a decoding loop but copies them at every step;
         # behind a barrier it does.
         kernels = jax.lax.optimization_barrier(self._kernels())
-        words = self._word_gates(kernels, tokens, train)
-        carry, hidden = self._recur(carry, words, kernels, context)
-        return carry, self._log_probs(hidden, train)
+        return self._advance(carry, tokens, context, kernels, train)
 
     def __call__(
-        self, regions: Regions, tokens: Int[ArrayLike, "B K T"], *, train: bool = False
+        self,
+        regions: Regions,
+        tokens: Int[ArrayLike, "B K T"],
+        *,
+        train: bool = False,
+        sample_prob: Float[ArrayLike, ""] | None = None,
     ) -> Float[Array, "B K T V"]:
         """Teacher forcing: log-probs of the token that follows each of `tokens [B, K, T]`.
 
         Only what depends on the recurrent state runs inside the scan: word, image and region
-        projections are computed before it, the logits after it in one matmul.
+        projections are computed before it, the logits after it in one matmul; unless
+        `sample_prob` is given, with which tokens become the model's own, see
+        `sampled_teacher_forcing`.
         """
-        context = self.encode(regions, train=train)
+        tokens, context = jnp.asarray(tokens), self.encode(regions, train=train)
         kernels = self._kernels()
-        words = self._word_gates(kernels, jnp.asarray(tokens), train)
+        if sample_prob is not None:
+            carry = self.init_carry(context, tokens.shape[1])
+            advance = functools.partial(UpDown._advance, train=train)
+            return sampled_teacher_forcing(
+                self, advance, carry, tokens, sample_prob, context, kernels
+            )
+        words = self._word_gates(kernels, tokens, train)
         return self._log_probs(self._unroll(context, words, kernels), train)
 
     def decode_packed(
@@ -172,8 +197,9 @@ class UpDown(nn.Module):
         self, context: Context, words: Float[Array, "B K T G"], kernels: dict[str, Array]
     ) -> Float[Array, "B K T H"]:
         """Run both LSTMs over all words; returns the language LSTM's states."""
+        recur = nn.remat(UpDown._recur, prevent_cse=False) if self.remat else UpDown._recur
         scan = nn.scan(
-            UpDown._recur,
+            recur,
             variable_axes={"intermediates": 2},
             variable_broadcast="params",
             split_rngs={"params": False},
@@ -199,19 +225,28 @@ class UpDown(nn.Module):
 
     def _word_gates(self, kernels: dict[str, Array], tokens: Array, train: bool) -> Array:
         """Words' share `[..., 4H]` of the attention LSTM's pre-activations."""
-        return self._dropped_relu(self.embed(tokens), train) @ kernels["att_word"]
+        return self._matmul(self._dropped_relu(self.embed(tokens), train), kernels["att_word"])
+
+    def _advance(
+        self, carry: Carry, tokens: Array, context: Context, kernels: dict[str, Array], train: bool
+    ) -> tuple[Carry, Array]:
+        """From one token to the log-probs of the next."""
+        words = self._word_gates(kernels, tokens, train)
+        carry, hidden = self._recur(carry, words, kernels, context)
+        return carry, self._log_probs(hidden, train)
 
     def _recur(
         self, carry: Carry, words: Array, kernels: dict[str, Array], context: Context
     ) -> tuple[Carry, Array]:
         """One step of both LSTMs; returns the new carry and the language LSTM's `[B, K, H]`."""
         gates = words + context["fc_gates"][:, None]
-        gates += carry["h_lang"] @ kernels["att_lang"] + carry["h_att"] @ kernels["att_hh"]
+        gates += self._matmul(carry["h_lang"], kernels["att_lang"])
+        gates += self._matmul(carry["h_att"], kernels["att_hh"])
         h_att, c_att = lstm_state(gates, carry["c_att"])
         weights = self.attention(h_att, context["keys"], context["mask"])
-        attended = jnp.einsum("bkr,brh->bkh", weights, context["regions"])
-        gates = jnp.concatenate([attended, h_att], axis=-1) @ kernels["lang_ih"]
-        gates += carry["h_lang"] @ kernels["lang_hh"] + kernels["lang_bias"]
+        attended = self._matmul(weights, context["regions"])
+        gates = self._matmul(jnp.concatenate([attended, h_att], axis=-1), kernels["lang_ih"])
+        gates += self._matmul(carry["h_lang"], kernels["lang_hh"]) + kernels["lang_bias"]
         h_lang, c_lang = lstm_state(gates, carry["c_lang"])
         return {"h_att": h_att, "c_att": c_att, "h_lang": h_lang, "c_lang": c_lang}, h_lang
 
@@ -221,6 +256,9 @@ class UpDown(nn.Module):
         for layer in self.logit[:-1]:
             hidden = self._dropped_relu(layer(hidden), train)
         return jax.nn.log_softmax(self.logit[-1](hidden), axis=-1)
+
+    def _matmul(self, inputs: Array, kernel: Array) -> Array:
+        return matmul(inputs, kernel, self.compute_dtype)
 
     def _dropped_relu(self, inputs: Array, train: bool) -> Array:
         return self.drop(nn.relu(inputs), deterministic=not train)

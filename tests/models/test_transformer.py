@@ -319,7 +319,7 @@ def test_attention_over_regions_is_sown_on_request():
 
 def test_bfloat16_rounds_products_and_nothing_else():
     model, params, regions, tokens = tc.small_model(num_layers=1)
-    half = model.clone(dtype="bfloat16")
+    half = model.clone(compute_dtype="bfloat16")
     exact = tc.apply(model, params, regions, tokens)
     rounded = tc.apply(half, params, regions, tokens)
     assert rounded.dtype == np.float32
@@ -372,7 +372,7 @@ def test_sinusoids_by_hand():
         ({"num_layers": 0}, "model.num_layers: 0; expected at least 1"),
         ({"share_attention_encoder": "vk"}, "model.share_attention_encoder: 'vk'; expected one of"),
         ({"share_layer_decoder": (0, 2)}, "model.share_layer_decoder: .* without gaps"),
-        ({"dtype": "float16"}, "model.dtype: 'float16'; expected one of"),
+        ({"compute_dtype": "float16"}, "model.compute_dtype: 'float16'; expected one of"),
     ],
 )
 def test_fields_out_of_range_are_named(fields, message):

@@ -56,6 +56,11 @@ def default_config(
                 "epochs": 15,
                 "steps": 0,  # overrides epochs where positive
                 "label_smoothing": 0.0,
+                # Recurrent models' own words as inputs, see training/scheduled_sampling.py.
+                "scheduled_sampling_start": -1,  # epoch after which it begins; -1: never
+                "scheduled_sampling_increase_every": 5,  # epochs
+                "scheduled_sampling_increase_prob": 0.05,
+                "scheduled_sampling_max_prob": 0.25,
                 "log_every": 25,
                 "eval_every": 0,  # steps between validations; 0: once an epoch
                 "steps_per_call": 1,  # steps compiled into one call; helps small models
@@ -213,11 +218,14 @@ def validate(config: ConfigDict) -> None:
 
 
 def _validate_rules(config: ConfigDict) -> None:
+    from sparsecap_jax.models import MODELS
     from sparsecap_jax.pruning import make_pruner
+    from sparsecap_jax.training import scheduled_sampling
     from sparsecap_jax.training.optimizers import parse
 
     make_pruner(config.pruner, total_steps=1, steps_per_epoch=1)
     parse(config.optimizer)
+    scheduled_sampling.parse(config.train, MODELS[config.model.name])
     buckets = tuple(config.data.region_buckets)
     if not buckets or buckets != tuple(sorted(set(buckets))) or buckets[0] < 1:
         raise ConfigError(f"config.data.region_buckets is {buckets}; expected growing numbers > 0")

@@ -22,6 +22,7 @@ from sparsecap_jax.files import write_json
 from sparsecap_jax.interop.sparse_file import save_weights
 from sparsecap_jax.models import count_params
 from sparsecap_jax.pruning.masks import finalize
+from sparsecap_jax.training import scheduled_sampling
 from sparsecap_jax.training.checkpoints import Checkpoints
 from sparsecap_jax.training.logs import Logs, Progress
 from sparsecap_jax.training.prepare import abstract_state, first_state
@@ -113,7 +114,16 @@ def _placed(like: TrainState, run: Run) -> TrainState:
 def _run_steps(run: Run, state: TrainState, iterator, checkpoints: Checkpoints, report: Report):
     """Take all remaining steps."""
     config, step = run.config.train, int(state.step)
-    train_step = make_train_step(run.model, run.pruner, run.tx, run.mesh, config.label_smoothing)
+    sampling = scheduled_sampling.parse(config, run.model)
+    sampling_from = sampling.first_step(run.steps_per_epoch)
+    train_step = make_train_step(
+        run.model,
+        run.pruner,
+        run.tx,
+        run.mesh,
+        config.label_smoothing,
+        None if sampling_from is None else sampling.schedule(run.steps_per_epoch),
+    )
     sharding = NamedSharding(run.mesh, PartitionSpec(None, "data"))
     logs = Logs(run.workdir, step)
     progress = Progress(run.total_steps, step, run.config.data.batch_size)
@@ -122,7 +132,8 @@ def _run_steps(run: Run, state: TrainState, iterator, checkpoints: Checkpoints, 
         while step < run.total_steps:
             count = _steps_until_event(step, run)
             batches = stack_batches([next(iterator) for _ in range(count)])
-            words = words_to_pack(batches.token_mask, run.mesh.size)
+            packs = sampling_from is None or step + count <= sampling_from
+            words = words_to_pack(batches.token_mask, run.mesh.size) if packs else 0
             state, metrics = train_step(state, jax.device_put(batches, sharding), words)
             step += count
             if step % config.log_every == 0 or step == run.total_steps:

@@ -58,7 +58,11 @@ def words_to_pack(token_mask: np.ndarray, shards: int = 1) -> int:
 
 
 def make_loss(
-    model: nn.Module, pruner: Any, label_smoothing: float = 0.0, shards: int = 1
+    model: nn.Module,
+    pruner: Any,
+    label_smoothing: float = 0.0,
+    shards: int = 1,
+    sample_prob: Callable[[jax.Array], jax.Array] | None = None,
 ) -> Callable:
     """The training loss of one batch as a function of the trained leaves.
 
@@ -68,13 +72,15 @@ def make_loss(
         label_smoothing: see `losses.cross_entropy`.
         shards: parts that the images are split into, one per device: words are packed within a
             shard, and each has dropout of its own.
+        sample_prob: probability of scheduled sampling at a step; None for models without.
 
     Returns:
         `loss(trained, masks, batch, step, rng, words=0) -> (loss [], metrics)`. `trained` is the
         optimizer's tree (`state.trainable`), `masks` the pruner's where it does not train them.
         Masks are sampled once and applied once; autodiff through both gives the mask gradients.
         `words` (static) is what `words_to_pack` returned for the batch: then nothing is computed
-        for padding by models that have `decode_packed`. The loss is the same.
+        for padding by models that have `decode_packed`. The loss is the same, but for scheduled
+        sampling, which needs 0 there.
     """
 
     def loss_fn(
@@ -93,10 +99,13 @@ def make_loss(
             answers = _sharded(forward, batch, dropout_rng, shards)
             caption_loss = losses.cross_entropy(*answers, label_smoothing)
         else:
+            rngs, options = {"dropout": dropout_rng}, {}
+            if sample_prob is not None:
+                rngs["sampling"] = jax.random.fold_in(dropout_rng, 1)
+                options["sample_prob"] = sample_prob(step)
             log_probs = model.apply(
-                {"params": params}, batch.regions, batch.tokens, train=True,
-                rngs={"dropout": dropout_rng},
-            )  # fmt: skip
+                {"params": params}, batch.regions, batch.tokens, train=True, rngs=rngs, **options
+            )
             caption_loss = losses.caption_loss(log_probs, batch, label_smoothing)
         penalty, metrics = pruner.penalty(masks, step)
         metrics = {"caption_loss": caption_loss, "sparsity_loss": penalty, **metrics}
@@ -137,15 +146,18 @@ def make_train_step(
     tx: optax.GradientTransformation,
     mesh: Mesh,
     label_smoothing: float = 0.0,
+    sample_prob: Callable[[jax.Array], jax.Array] | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Compile the training step; the state is donated, the batch is split over the mesh.
+
+    Arguments are those of `make_loss`.
 
     Returns:
         `step(state, batches, words=0) -> (state, metrics)`, where leaves of `batches` are
         `[N, B, ...]`: N steps are taken in one call, and metrics are the means over them. `words`
         (static, by position) is what `words_to_pack` returned for the batches.
     """
-    loss_fn = make_loss(model, pruner, label_smoothing, mesh.size)
+    loss_fn = make_loss(model, pruner, label_smoothing, mesh.size, sample_prob)
 
     def one(state: TrainState, batch: Batch, words: int) -> tuple[TrainState, Metrics]:
         step_rng, update_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))

@@ -29,6 +29,7 @@ from sparsecap_jax.training.run import claim_workdir
 
 # Module of each sweep; imported when asked for.
 SWEEPS = {
+    "toy_models": "sparsecap_jax.experiments.toy_models",
     "toy_pruners": "sparsecap_jax.experiments.toy_pruners",
 }
 

@@ -18,9 +18,9 @@ import time
 
 import numpy as np
 from absl import app, flags
-from paper_models import IDS, MAX_LENGTH, paper_config, random_regions
+from paper_models import MAX_LENGTH, is_recurrent, our_fields, paper_config, random_regions
 
-MODELS = flags.DEFINE_list("models", ["up_down", "ort"], "Models of the papers' sizes.")
+MODELS = flags.DEFINE_list("models", ["up_down", "ort"], "Keys of paper_models.FIELDS.")
 SCALE = flags.DEFINE_integer("scale", 1, "Divides all sizes, for a quick try.", lower_bound=1)
 BATCHES = flags.DEFINE_list("batches", ["1", "10", "50"], "Batch sizes.")
 BEAMS = flags.DEFINE_list("beams", ["1", "2", "5"], "Beam sizes; 1 is greedy search.")
@@ -33,40 +33,39 @@ PYTHON = flags.DEFINE_string("reference_python", "python", "Python that has torc
 THREADS = flags.DEFINE_list("reference_threads", ["1", "2"], "Thread counts for the reference.")
 OUTPUT = flags.DEFINE_string("output", None, "JSON file for the figures.")
 
-NOISE = {"up_down": 80.0, "ort": 0.5}
+RECURRENT_NOISE, TRANSFORMER_NOISE = 80.0, 0.5
 
 
 def random_model(name, scale, caption_length):
     """A model of the paper with random weights: (model, params, the reference's config)."""
     import jax
 
-    from sparsecap_jax.interop.reference import model_config
     from sparsecap_jax.models import make_model, smallest_inputs
 
     config = paper_config(name, scale)
-    model = make_model(model_config(config))
+    model = make_model(our_fields(config))
     params = jax.jit(model.init)(jax.random.key(0), *smallest_inputs(model))["params"]
     params = jax.tree.map(lambda leaf: np.array(leaf), params)
     if caption_length:
-        add_clock(name, params)
+        add_clock(params, config)
         set_mean_length(model, params, config, caption_length)
     return model, params, config
 
 
-def add_clock(name, params):
+def add_clock(params, config):
     """Make something in the model grow with the position, and let the logit of EOS follow it.
 
     The rest of the column of EOS is noise, larger than those of other tokens, so that lengths vary.
     """
-    logits = params["logit_0" if name == "up_down" else "logits"]
-    eos = logits["kernel"][:, IDS["eos_token_id"]]
-    eos *= NOISE[name]
-    if name == "up_down":
-        # Unit 0 of the language LSTM adds up 0.1 at each step.
+    eos = logit_layer(params)["kernel"][:, config["eos_token_id"]]
+    eos *= RECURRENT_NOISE if is_recurrent(config) else TRANSFORMER_NOISE
+    if is_recurrent(config):
+        # Unit 0 of the last LSTM adds up 0.1 at each step.
+        lstm = params["lang_lstm" if "lang_lstm" in params else "lstm"]
         for gate, bias in enumerate((10.0, 10.0, 0.1, 10.0)):
-            for leaf in params["lang_lstm"].values():
+            for leaf in lstm.values():
                 leaf[..., gate * len(eos)] = 0
-            params["lang_lstm"]["bias_ih"][gate * len(eos)] = bias
+            lstm["bias_ih" if "bias_ih" in lstm else "bias"][gate * len(eos)] = bias
         eos[0] = 20
         return
     # Slow sinusoids of the position, which nothing else is added to.
@@ -80,18 +79,31 @@ def add_clock(name, params):
     eos[slow] = 2 / np.sqrt(len(slow))
 
 
+def logit_layer(params):
+    """The layer that gives the logits."""
+    return next(params[name] for name in ("logit_0", "logit", "logits") if name in params)
+
+
+def decode_options(config, beam):
+    """Greedy search (beam 1) or beam search, up to the model's longest caption."""
+    from sparsecap_jax.decoding import DecodeOptions
+
+    ids = {"bos_id": config["bos_token_id"], "eos_id": config["eos_token_id"]}
+    method = {"method": "greedy"} if beam == 1 else {"method": "beam", "beam_size": beam}
+    return DecodeOptions(max_length=config["max_seq_length"], **method, **ids)
+
+
 def set_mean_length(model, params, config, target):
     """Find the bias of EOS with which greedy captions have `target` tokens on average."""
-    from sparsecap_jax.decoding import DecodeOptions, decode
+    from sparsecap_jax.decoding import decode
     from sparsecap_jax.types import Regions
 
-    logits = params["logit_0" if "logit_0" in params else "logits"]
-    options = DecodeOptions(method="greedy", max_length=MAX_LENGTH)
+    logits, options = logit_layer(params), decode_options(config, 1)
     regions = Regions(*random_regions(10, config))
     low, high = -500.0, 500.0
     for _ in range(12):
         middle = (low + high) / 2
-        logits["bias"][IDS["eos_token_id"]] = middle
+        logits["bias"][config["eos_token_id"]] = middle
         decoded = decode(model, params, regions, options)
         low, high = (low, middle) if np.mean(decoded.lengths) < target else (middle, high)
 
@@ -105,7 +117,8 @@ def published_model(path):
     checkpoint = open_checkpoint_dir(path)
     state = {name: to_dense(tensor) for name, tensor in checkpoint.state_dict.items()}
     model, variables = load_state_dict(state, checkpoint.config)
-    config = upgrade_config(checkpoint.config) | {"max_seq_length": MAX_LENGTH}
+    ids = {f"{name}_token_id": at for at, name in enumerate(("pad", "unk", "bos", "eos"))}
+    config = ids | upgrade_config(checkpoint.config) | {"max_seq_length": MAX_LENGTH}
     # Published without masks, which are multiplied in already: for the dense class.
     config["caption_model"] = config["caption_model"].removesuffix("_prune")
     return model, variables["params"], config
@@ -132,15 +145,13 @@ def real_regions(batch, folder):
     return Regions(padded(att), mask, padded(boxes), np.stack(read("fc")).astype(np.float32))
 
 
-def time_ours(model, params, regions, beam, repeats):
+def time_ours(model, params, config, regions, beam, repeats):
     """Seconds of the first call (compilation) and of the fastest later one; mean tokens."""
     import jax
 
-    from sparsecap_jax.decoding import DecodeOptions, decode
+    from sparsecap_jax.decoding import decode
 
-    method = "greedy" if beam == 1 else "beam"
-    options = DecodeOptions(method=method, beam_size=beam, max_length=MAX_LENGTH)
-    seconds = []
+    options, seconds = decode_options(config, beam), []
     for _ in range(repeats + 1):
         start = time.perf_counter()
         decoded = jax.block_until_ready(decode(model, params, regions, options))
@@ -148,11 +159,29 @@ def time_ours(model, params, regions, beam, repeats):
     return seconds[0] - min(seconds[1:]), min(seconds[1:]), float(decoded.lengths[:, 0].mean())
 
 
+def torch_weights(params, config):
+    """The weights as a state dict of the model that is compared with."""
+    if config["caption_model"] != "soft_attention":
+        from sparsecap_jax.interop.reference import export_state_dict
+
+        return export_state_dict({"params": params}, config)
+    lstm = params["lstm"]
+    state = {f"{k}.weight": leaf["kernel"].T for k, leaf in params.items() if "kernel" in leaf}
+    return state | {
+        "embed.weight": params["embed"]["embedding"],
+        "logit.bias": params["logit"]["bias"],
+        "lstm.weight_ih": lstm["kernel_ih"].T,
+        "lstm.weight_hh": lstm["kernel_hh"].T,
+        "lstm.bias_ih": lstm["bias"],
+        "lstm.bias_hh": np.zeros_like(lstm["bias"]),
+    }
+
+
 def time_reference(params, config, batches, beams, folder):
     """Run the reference in a process for each thread count; the least seconds of each setting."""
-    from sparsecap_jax.interop.reference import export_state_dict
-
-    np.savez(folder / "weights.npz", **export_state_dict({"params": params}, config))
+    if config["caption_model"] == "soft_attention":
+        beams = [beam for beam in beams if beam == 1]  # no beam search in the PyTorch version
+    np.savez(folder / "weights.npz", **torch_weights(params, config))
     for batch, regions in batches.items():
         arrays = {name: getattr(regions, name) for name in ("features", "mask", "boxes", "fc")}
         np.savez(folder / f"regions_{batch}.npz", **arrays)
@@ -199,7 +228,9 @@ def measure(name, model, params, config, batches):
     rows = []
     for batch, regions in batches.items():
         for beam in beams:
-            compiling, seconds, tokens = time_ours(model, params, regions, beam, REPEATS.value)
+            compiling, seconds, tokens = time_ours(
+                model, params, config, regions, beam, REPEATS.value
+            )
             row = {"model": name, "batch": batch, "beam": beam, "tokens": tokens}
             row |= {"compile": compiling, "seconds": seconds}
             rows.append(row | {"reference": found.get((batch, beam))})

@@ -25,6 +25,11 @@ FIELDS = {
         **{"input_encoding_size": 1000, "rnn_size": 1000, "att_hid_size": 512},
         **{"drop_prob_lm": 0.5, "logit_layers": 1},
     },
+    "soft_attention": {
+        "caption_model": "soft_attention",  # no model of the reference, see torch_soft_attention
+        **{"input_encoding_size": 256, "rnn_size": 512, "att_hid_size": 512},
+        **{"drop_prob_lm": 0.35, "drop_prob_att": 0.1},
+    },
     "transformer": {"caption_model": "transformer", **TRANSFORMER},
     "ort": {"caption_model": "relation_transformer", **TRANSFORMER},
     "acort": {"caption_model": "relation_transformer", **TRANSFORMER, **ACORT, **RADIX},
@@ -57,6 +62,29 @@ def paper_config(name, scale=1, pruned=False):
         config |= {"prune_type": "supermask", "prune_supermask_init": 5.0}
         config |= {"prune_mask_freeze_scope": "", "drop_prob_lm": 0.1, "drop_prob_src": 0.1}
     return config
+
+
+def is_recurrent(config):
+    """Whether a config of `paper_config` describes an LSTM, which has a recipe of its own."""
+    return config["caption_model"].startswith(("up_down", "soft_attention"))
+
+
+def our_fields(config):
+    """What `sparsecap_jax.models.make_model` takes for a config of `paper_config`."""
+    if config["caption_model"] != "soft_attention":
+        from sparsecap_jax.interop.reference import model_config
+
+        return model_config(config)
+    return {
+        "name": "soft_attention",
+        "vocab_size": config["vocab_size"],
+        "feature_size": config["att_feat_size"],
+        "embed_size": config["input_encoding_size"],
+        "rnn_size": config["rnn_size"],
+        "attention_size": config["att_hid_size"],
+        "dropout": config["drop_prob_lm"],
+        "attention_dropout": config["drop_prob_att"],
+    }
 
 
 def random_regions(batch, config):

@@ -1,4 +1,4 @@
-"""Loads models of the PyTorch reference; imported by the scripts that time it."""
+"""Loads models of the PyTorch reference, and Soft-Attention, for the scripts that time them."""
 
 import importlib.abc
 import importlib.machinery
@@ -36,6 +36,10 @@ class Config(dict):
 
 def build(checkout, config):
     """The model that `config` describes, with random weights."""
+    if config["caption_model"] == "soft_attention":
+        from torch_soft_attention import SoftAttention
+
+        return SoftAttention(config)
     sys.path.insert(0, checkout)
     sys.meta_path.append(Placeholders())
     from sparse_caption.models import get_model

@@ -11,7 +11,7 @@ import sys
 import time
 
 import torch
-from paper_models import random_captions, random_regions
+from paper_models import is_recurrent, random_captions, random_regions
 from reference_common import build
 
 
@@ -62,7 +62,7 @@ def main(checkout, job, threads):
     pruned = config["caption_model"].endswith("_prune")
     tokens, mask = random_captions(job["batch"], job["captions"], config)
     given = inputs(random_regions(job["batch"], config), tokens, mask)
-    optimizer = make_optimizer(model, pruned, config["caption_model"].startswith("up_down"))
+    optimizer = make_optimizer(model, pruned, is_recurrent(config))
     seconds = []
     for step in range(job["repeats"] + 1):
         start = time.perf_counter()

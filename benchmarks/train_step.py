@@ -1,6 +1,10 @@
 """Seconds and peak memory of a training step, against the PyTorch reference where it is given.
 
+Soft-Attention, which the reference does not have, is compared with torch_soft_attention.py.
+
 python benchmarks/train_step.py --models=up_down,ort --pruners=supermask,none \
+    --reference=DIR --reference_python=VENV/bin/python
+python benchmarks/train_step.py --models=transformer,acort,soft_attention --pruners=none \
     --reference=DIR --reference_python=VENV/bin/python
 
 Teacher forcing on 15 images x 5 captions of 9 to 18 tokens, 36 regions, 10,000 words, the papers'
@@ -18,9 +22,15 @@ import sys
 import time
 
 from absl import app, flags
-from paper_models import paper_config, random_captions, random_regions
+from paper_models import (
+    is_recurrent,
+    our_fields,
+    paper_config,
+    random_captions,
+    random_regions,
+)
 
-MODELS = flags.DEFINE_list("models", ["up_down", "ort"], "Models, keys of paper_models.FIELDS.")
+MODELS = flags.DEFINE_list("models", ["up_down", "ort"], "Keys of paper_models.FIELDS.")
 PRUNERS = flags.DEFINE_list("pruners", ["supermask", "none"], "Pruners; the reference has these.")
 SCALE = flags.DEFINE_integer("scale", 1, "Divides all sizes, for a quick try.", lower_bound=1)
 BATCH = flags.DEFINE_integer("batch", 15, "Images; each has five captions.")
@@ -41,7 +51,6 @@ def make_parts(config, pruner_name):
     """Model, pruner, optimizer and the first state."""
     import jax
 
-    from sparsecap_jax.interop.reference import model_config
     from sparsecap_jax.models import make_model, smallest_inputs
     from sparsecap_jax.pruning import make_pruner
     from sparsecap_jax.training.optimizers import make_optimizer
@@ -49,12 +58,15 @@ def make_parts(config, pruner_name):
 
     dropout = {}
     if pruner_name != "none":
-        recurrent = config["caption_model"].startswith("up_down")
-        dropout = {"dropout": 0.1} if recurrent else {"dropout": 0.1 / 3, "source_dropout": 0.1}
-    model = make_model(model_config(config) | dropout)
+        dropout = (
+            {"dropout": 0.1}
+            if is_recurrent(config)
+            else {"dropout": 0.1 / 3, "source_dropout": 0.1}
+        )
+    model = make_model(our_fields(config) | dropout)
     fields = {} if pruner_name == "none" else {"sparsity": 0.95}
     pruner = make_pruner({"name": pruner_name, **fields}, total_steps=TOTAL_STEPS)
-    recipe = LSTM_RECIPE if config["caption_model"].startswith("up_down") else NOAM
+    recipe = LSTM_RECIPE if is_recurrent(config) else NOAM
     tx = make_optimizer(recipe, TOTAL_STEPS, trains_masks=pruner.trains_masks)
 
     @jax.jit
@@ -111,7 +123,7 @@ def time_ours(name, pruner):
 
 def time_reference(name, pruner):
     """The best of all thread counts; None where the reference has no such model."""
-    if not REFERENCE.value or (name in ("transformer", "acort") and pruner != "none"):
+    if not REFERENCE.value or (name not in ("up_down", "ort") and pruner != "none"):
         return None
     config = paper_config(name, SCALE.value, pruned=pruner != "none")
     job = {"config": config, "scale": SCALE.value, "batch": BATCH.value, "name": name}

@@ -1,21 +1,24 @@
-"""Caption the images whose features lie in a folder.
+"""Caption the images whose features lie in a folder; run the same command again to continue.
 
 python launch/caption.py --checkpoint=runs/demo/supermask --features=DIR --beam_size=5 \
-    --output=captions.json
+    --output=captions.jsonl
 
 DIR holds `cocobu_att/ID.npy` and, by need of the model, `cocobu_fc/` and `cocobu_box_relative/`.
+Several run directories between commas make an ensemble.
 """
 
 from absl import app, flags
 
 from sparsecap_jax.cli import run_main
+from sparsecap_jax.search_flags import define_search_flags, search_flags
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run directory of a trained model.")
+CHECKPOINT = flags.DEFINE_list("checkpoint", None, "Run directories of trained models.")
 FEATURES = flags.DEFINE_string("features", None, "Folder that holds cocobu_att/ (or bu/).")
-OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
-BEAM_SIZE = flags.DEFINE_integer("beam_size", 5, "Beams; 1 is greedy search.", lower_bound=1)
-LENGTH_PENALTY = flags.DEFINE_string("length_penalty", "", "wu_<alpha> or avg_0.")
+OUTPUT = flags.DEFINE_string("output", None, "File to write, .jsonl or .json.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 50, "Images decoded at a time.", lower_bound=1)
+CANDIDATES = flags.DEFINE_bool("candidates", False, "Write all captions of the search as well.")
+ATTENTION = flags.DEFINE_bool("attention", False, "Write the regions' weights for each word.")
+define_search_flags()
 
 
 def main(argv: list[str]) -> None:
@@ -28,9 +31,10 @@ def main(argv: list[str]) -> None:
         CHECKPOINT.value,
         FEATURES.value,
         OUTPUT.value,
-        beam_size=BEAM_SIZE.value,
-        length_penalty=LENGTH_PENALTY.value,
         batch_size=BATCH_SIZE.value,
+        candidates=CANDIDATES.value,
+        attention=ATTENTION.value,
+        **search_flags(),
     )
 
 

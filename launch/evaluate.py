@@ -11,13 +11,14 @@ split, or `{image id: [captions]}`.
 from absl import app, flags
 
 from sparsecap_jax.cli import run_main
+from sparsecap_jax.search_flags import define_search_flags, search_flags
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run directory to evaluate.")
 SPLIT = flags.DEFINE_enum("split", "test", ["val", "test"], "Split of its dataset.")
-BEAM_SIZE = flags.DEFINE_integer("beam_size", None, "Beams; by default the config's.")
 CAPTIONS = flags.DEFINE_string("captions", None, "Captions to score instead.")
 REFERENCES = flags.DEFINE_string("references", None, "Their references.")
 OUTPUT = flags.DEFINE_string("output", None, "Scores file; with --checkpoint, a folder.")
+define_search_flags()
 
 
 def main(argv: list[str]) -> None:
@@ -27,9 +28,7 @@ def main(argv: list[str]) -> None:
     if CHECKPOINT.value:
         from sparsecap_jax.evaluate import evaluate_run
 
-        evaluate_run(
-            CHECKPOINT.value, split=SPLIT.value, beam_size=BEAM_SIZE.value, output=OUTPUT.value
-        )
+        evaluate_run(CHECKPOINT.value, split=SPLIT.value, output=OUTPUT.value, **search_flags())
         return
     if not (CAPTIONS.value and REFERENCES.value):
         raise app.UsageError("expected --checkpoint, or --captions and --references")

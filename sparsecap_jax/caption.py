@@ -1,65 +1,117 @@
-"""Captioning a folder of features into a COCO results file (`launch/caption.py`)."""
+"""Captioning a folder of features into a file (`launch/caption.py`), resumable."""
 
+import datetime
+import math
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.data.features import NpyFolderStore
+from sparsecap_jax.data.karpathy import ImageId
 from sparsecap_jax.errors import DataError
-from sparsecap_jax.evaluation.captioning import to_coco
-from sparsecap_jax.files import write_json
+from sparsecap_jax.evaluation.caption_stream import CaptionStream
+from sparsecap_jax.evaluation.captioning import Caption, best_caption
+from sparsecap_jax.evaluation.search_options import SearchOptions
 
 
 def caption_folder(
-    checkpoint: str | pathlib.Path,
+    checkpoint: str | pathlib.Path | Sequence[str | pathlib.Path],
     features: str | pathlib.Path,
     output: str | pathlib.Path,
     *,
-    beam_size: int = 5,
-    length_penalty: str = "",
     batch_size: int = 50,
+    candidates: bool = False,
+    attention: bool = False,
     report: Callable[[str], None] = print,
+    **search: Any,
 ) -> list[dict]:
     """Caption every image that has a feature file.
 
+    Captions go to `OUTPUT.partial` as they are found, one line of JSON an image, and to `output`
+    when all are there. Interrupted and called again alike, it goes on where it was.
+
     Args:
-        checkpoint: run directory of a trained model.
+        checkpoint: run directory of a trained model, or several for an ensemble.
         features: folder that holds `cocobu_att/` (or `bu/`), see `NpyFolderStore`.
-        output: JSON file to write, `[{"image_id", "caption", "log_prob"}]`; image ids are integers
-            when all digits, `log_prob` is the natural log of the caption's probability, EOS
-            included, without length penalty.
-        beam_size: 1 for greedy search.
-        length_penalty: "", "wu_<alpha>" or "avg_0".
+        output: file to write, `.jsonl` (an entry a line) or `.json` (COCO's list of results). An
+            entry is `{"image_id", "caption", "log_prob"}`; image ids are integers when all digits,
+            `log_prob` is the natural log of the caption's probability, EOS included, without
+            penalties, null where constraints left no caption.
         batch_size: images decoded at a time.
+        candidates: whether entries have all captions of the search as well, `"candidates":
+            [{"caption", "log_prob", "score"}]`.
+        attention: whether entries have the weights of the regions for each word, `"attention"`.
         report: takes one line of progress at a time.
+        **search: see `SearchOptions`.
 
     Returns:
         What was written.
 
     Raises:
         CheckpointError: the checkpoint is missing or corrupt.
-        DataError: there are no features, or some are malformed.
+        ConfigError: options that are out of range or contradict each other.
+        DataError: there are no features, or some are malformed; or what was found before is of
+            other options.
     """
+    wanted = SearchOptions(**search)
     captioner = Captioner.load(checkpoint)
-    store = NpyFolderStore(features, captioner.config.data.feature_size, captioner.needs_boxes)
+    store = NpyFolderStore(features, captioner.feature_size, captioner.needs_boxes)
     image_ids = store.image_ids()
     if not image_ids:
         raise DataError(f"{features}: no ID.npy in cocobu_att/; expected one per image")
-    captions, start = {}, time.monotonic()
-    found = captioner.caption_store(
-        store,
-        image_ids,
-        batch_size=batch_size,
-        beam_size=beam_size,
-        length_penalty=length_penalty,
-    )
-    for image_id, caption in found:
-        captions[image_id] = caption
-        if len(captions) % batch_size == 0 or len(captions) == len(image_ids):
-            rate = len(captions) / (time.monotonic() - start)
-            report(f"{len(captions)}/{len(image_ids)} images | {rate:.1f} images/s")
-    result = to_coco(captions)
-    write_json(output, result)
+    settings = {
+        "checkpoint": repr(checkpoint),
+        "features": str(features),
+        "options": repr(wanted),
+        "candidates": candidates,
+        "attention": attention,
+    }
+    with CaptionStream(output, settings) as stream:
+        left = [image_id for image_id in image_ids if image_id not in stream.done]
+        if stream.done:
+            report(f"continuing: {len(stream.done)} of {len(image_ids)} images are captioned")
+        found = iter(())
+        if left:
+            found = captioner.caption_store(
+                store, left, batch_size=batch_size, attention=attention, **search
+            )
+        for image_id, captions in with_progress(found, len(left), batch_size, report):
+            stream.write(_entry(image_id, captions, candidates))
+        result = stream.finish(image_ids)
     report(f"wrote {output}")
     return result
+
+
+def with_progress(
+    found: Iterator[tuple[ImageId, list[Caption]]],
+    total: int,
+    every: int,
+    report: Callable[[str], None],
+) -> Iterator[tuple[ImageId, list[Caption]]]:
+    """Pass captions on, reporting the rate and the time left once a batch."""
+    start = time.monotonic()
+    for count, one in enumerate(found, 1):
+        yield one
+        if count % every == 0 or count == total:
+            rate = count / (time.monotonic() - start)
+            left = datetime.timedelta(seconds=math.ceil((total - count) / rate))
+            report(f"{count}/{total} images | {rate:.1f} images/s | {left} left")
+
+
+def _entry(image_id: ImageId, captions: list[Caption], candidates: bool) -> dict[str, Any]:
+    best = best_caption(captions)
+    entry = {"image_id": image_id, "caption": best.text, "log_prob": _finite(best.log_prob)}
+    if best.attention is not None:
+        entry["attention"] = [[round(float(weight), 5) for weight in row] for row in best.attention]
+    if candidates:
+        entry["candidates"] = [
+            {"caption": one.text, "log_prob": _finite(one.log_prob), "score": _finite(one.score)}
+            for one in captions
+        ]
+    return entry
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

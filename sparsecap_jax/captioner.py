@@ -8,81 +8,128 @@ import jax
 import numpy as np
 
 from sparsecap_jax.data.batches import make_eval_batches
-from sparsecap_jax.data.features import FeatureStore, RegionFeatures, validated
+from sparsecap_jax.data.features import FeatureStore, NpyFolderStore, RegionFeatures, validated
 from sparsecap_jax.data.karpathy import ImageId, Record
-from sparsecap_jax.evaluation.captioning import (
-    Caption,
-    caption_batches,
-    decode_options,
-    search_options,
-)
+from sparsecap_jax.decoding import make_ensemble
+from sparsecap_jax.errors import ConfigError, DataError
+from sparsecap_jax.evaluation.captioning import Caption, best_caption, caption_batches
+from sparsecap_jax.evaluation.search_options import SearchOptions, image_options
 from sparsecap_jax.models import MODELS
 from sparsecap_jax.training.run_dir import LoadedRun, load_run
 
+Arrays = np.ndarray | Sequence[np.ndarray]
+
 
 class Captioner:
-    """A trained captioner.
+    """A trained captioner, or an ensemble of several.
 
     >>> captioner = Captioner.load("runs/demo/supermask")
     >>> captioner.caption(features, boxes, beam_size=5).text
 
+    All methods take the options of `SearchOptions` by name; without any, they search with five
+    beams. Every search and every shape of a batch compiles once.
+
     Args:
-        run: what `training.run_dir.load_run` returns.
+        runs: what `training.run_dir.load_run` returns; of several, probabilities are averaged.
+
+    Raises:
+        ConfigError: models that differ in their tokens or features cannot be joined.
     """
 
-    def __init__(self, run: LoadedRun):
-        self.run = run
-        self._params = jax.device_put(run.params)
+    def __init__(self, *runs: LoadedRun):
+        self.run = runs[0]
+        for number, run in enumerate(runs[1:], 1):
+            _check_alike(self.run, run, number)
+        members = [(run.model, run.params) for run in runs]
+        self.model, params = members[0] if len(runs) == 1 else make_ensemble(members)
+        self._params = jax.device_put(params)
+        self._max_length = min(run.config.max_seq_length for run in runs)
+        self.needs_boxes = any(MODELS[run.config.model.name].needs_boxes for run in runs)
 
     @classmethod
-    def load(cls, directory: str | pathlib.Path) -> "Captioner":
-        """Load the best weights of a run directory.
+    def load(cls, directory: str | pathlib.Path | Sequence[str | pathlib.Path]) -> "Captioner":
+        """Load the best weights of a run directory, or of several as an ensemble.
 
         Raises:
             CheckpointError: there is no run there, or it is corrupt.
+            ConfigError: the runs cannot be joined.
         """
-        return cls(load_run(directory))
+        one = isinstance(directory, str | pathlib.Path)
+        return cls(*map(load_run, [directory] if one else directory))
 
     @property
     def config(self) -> Any:
-        """The config of the run."""
+        """The config of the run, of an ensemble's first run."""
         return self.run.config
 
     @property
-    def needs_boxes(self) -> bool:
-        """Whether the model reads boxes."""
-        return MODELS[self.config.model.name].needs_boxes
+    def feature_size(self) -> int:
+        """Width D of the region features."""
+        return self.config.data.feature_size
 
     def caption(
         self,
-        features: np.ndarray,
-        boxes: np.ndarray | None = None,
-        fc: np.ndarray | None = None,
+        features: Arrays,
+        boxes: Arrays | None = None,
+        fc: Arrays | None = None,
         *,
-        beam_size: int = 5,
-        length_penalty: str = "",
-    ) -> Caption:
-        """Caption one image.
+        attention: bool = False,
+        **search: Any,
+    ) -> Caption | list[Caption]:
+        """Caption one image, or a batch; of several captions, the one of the best score.
 
         Args:
-            features: float `[R, D]`, its region features.
+            features: float `[R, D]`, region features; or a list of them, one for each image.
             boxes: float `[R, 4]`, corners divided by width and height; some models need them.
             fc: float `[D]`, the image's feature; the mean over regions where not given.
-            beam_size: 1 for greedy search.
-            length_penalty: "", "wu_<alpha>" or "avg_0".
+            attention: whether captions come with the weights of the regions for each word.
+            **search: see `SearchOptions`; the images of a batch have the ids 0, 1, ...
 
         Raises:
             DataError: wrong shapes, values that are not finite, or missing boxes.
+            ConfigError: options that are out of range or contradict each other.
         """
-        names = ("features", "boxes", "fc")
-        checked = validated(features, boxes, fc, self.config.data.feature_size, names)
-        store = _OneImage(checked, self.config.data.feature_size)
-        _, caption = next(
-            self.caption_store(
-                store, [0], batch_size=1, beam_size=beam_size, length_penalty=length_penalty
-            )
-        )
-        return caption
+        found = self.candidates(features, boxes, fc, attention=attention, **search)
+        if _is_batch(features):
+            return [best_caption(captions) for captions in found]
+        return best_caption(found)
+
+    def candidates(
+        self,
+        features: Arrays,
+        boxes: Arrays | None = None,
+        fc: Arrays | None = None,
+        *,
+        attention: bool = False,
+        **search: Any,
+    ) -> list[Caption] | list[list[Caption]]:
+        """All captions that a search finds, beams best first; arguments as in `caption`."""
+        batch = _is_batch(features)
+        given = [one if batch or one is None else [one] for one in (features, boxes, fc)]
+        store = _InMemory(*given, self.feature_size, self.needs_boxes)
+        if not store.images:
+            return []
+        found = self.caption_store(store, range(len(store.images)), attention=attention, **search)
+        captions = [captions for _, captions in found]
+        return captions if batch else captions[0]
+
+    def caption_folder(
+        self, directory: str | pathlib.Path, **options: Any
+    ) -> Iterator[tuple[ImageId, list[Caption]]]:
+        """Caption every image of a folder of features, batch by batch.
+
+        Args:
+            directory: holds `cocobu_att/` (or `bu/`), see `NpyFolderStore`.
+            **options: see `caption_store`.
+
+        Yields:
+            `(image id, captions)`.
+
+        Raises:
+            DataError: there are no features, or some are malformed.
+        """
+        store = NpyFolderStore(directory, self.feature_size, self.needs_boxes)
+        yield from self.caption_store(store, store.image_ids(), **options)
 
     def caption_store(
         self,
@@ -90,49 +137,88 @@ class Captioner:
         image_ids: Sequence[ImageId],
         *,
         batch_size: int = 50,
-        beam_size: int = 5,
-        length_penalty: str = "",
-    ) -> Iterator[tuple[ImageId, Caption]]:
+        attention: bool = False,
+        **search: Any,
+    ) -> Iterator[tuple[ImageId, list[Caption]]]:
         """Caption many images, batch by batch.
 
         Args:
             store: their features.
             image_ids: which, in the order of the result.
             batch_size: images decoded at a time.
-            beam_size: 1 for greedy search.
-            length_penalty: "", "wu_<alpha>" or "avg_0".
+            attention: whether captions come with the weights of the regions for each word.
+            **search: see `SearchOptions`.
 
         Yields:
-            `(image id, caption)`.
+            `(image id, captions)`, all captions that the search found, beams best first.
 
         Raises:
             DataError: features are missing (all at once) or malformed.
+            ConfigError: options that are out of range or contradict each other.
         """
+        wanted = SearchOptions(**search)
+        tokenizer = self.run.tokenizer
+        options = wanted.decode_options(tokenizer, self._max_length)
         batches = make_eval_batches(
             [Record(image_id) for image_id in image_ids],
             store,
             batch_size=min(batch_size, len(image_ids)),
             region_buckets=self.config.data.region_buckets,
         )
-        search = search_options(beam_size, length_penalty)
-        options = decode_options(self.run.tokenizer, self.config.max_seq_length, **search)
-        found = caption_batches(self.run.model, self._params, batches, self.run.tokenizer, options)
+        found = caption_batches(
+            self.model,
+            self._params,
+            batches,
+            tokenizer,
+            options,
+            image_options(wanted, tokenizer, options, image_ids),
+            attention=attention,
+        )
         for index, captions in found:
-            yield image_ids[index], captions[0]
+            yield image_ids[index], captions
 
 
-class _OneImage:
-    """A store of one image, whatever its id."""
+def _check_alike(first: LoadedRun, other: LoadedRun, number: int) -> None:
+    """Refuse an ensemble whose members read or say different things."""
+    if not first.tokenizer.same_ids(other.tokenizer):
+        raise ConfigError(f"ensemble: run {number} has another tokenizer than run 0")
+    sizes = [run.config.data.feature_size for run in (first, other)]
+    if sizes[0] != sizes[1]:
+        raise ConfigError(
+            f"ensemble: run {number}: feature_size: found {sizes[1]}, expected {sizes[0]} as in "
+            "run 0"
+        )
 
-    def __init__(self, image: RegionFeatures, feature_size: int):
-        self._image = image
+
+def _is_batch(features: Any) -> bool:
+    return isinstance(features, list | tuple)
+
+
+def _array(value: Any) -> np.ndarray | None:
+    return None if value is None else np.asarray(value)
+
+
+class _InMemory:
+    """A store of given arrays; ids count from 0."""
+
+    def __init__(self, features, boxes, fc, feature_size: int, need_boxes: bool):
         self.feature_size = feature_size
+        self.images = []
+        for name, given in (("boxes", boxes), ("fc", fc)):
+            if given is not None and len(given) != len(features):
+                raise DataError(f"{name}: found {len(given)} images, expected {len(features)}")
+        for number, one in enumerate(features):
+            names = tuple(f"image {number}: {name}" for name in ("features", "boxes", "fc"))
+            if need_boxes and (boxes is None or boxes[number] is None):
+                raise DataError(f"{names[1]}: found none, but the model needs them")
+            rest = [None if all_ is None else _array(all_[number]) for all_ in (boxes, fc)]
+            self.images.append(validated(np.asarray(one), *rest, feature_size, names))
 
     def __getitem__(self, image_id: ImageId) -> RegionFeatures:
-        return self._image
+        return self.images[image_id]
 
     def num_regions(self, image_id: ImageId) -> int:
-        return len(self._image.features)
+        return len(self.images[image_id].features)
 
     def check(self, image_ids: Iterable[ImageId]) -> None:
         """Nothing can be missing."""

@@ -72,6 +72,15 @@ class Tokenizer:
         """The id of an unknown word, None where it takes several ids."""
         return self.unk_ids[0] if len(self.unk_ids) == 1 else None
 
+    def same_ids(self, other: "Tokenizer") -> bool:
+        """Whether every id stands for the same piece of text in `other`."""
+
+        def pieces(one: "Tokenizer") -> list[str]:
+            return [one._processor.id_to_piece(i) for i in range(len(one._processor))]
+
+        alike = (self.name, self.vocab_size) == (other.name, other.vocab_size)
+        return alike and pieces(self) == pieces(other)
+
     @classmethod
     def check_options(cls, options: Mapping[str, Any]) -> None:
         """Raise a ConfigError for options that this tokenizer does not have."""

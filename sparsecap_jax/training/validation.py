@@ -6,8 +6,9 @@ import jax
 import numpy as np
 
 from sparsecap_jax.data.pipeline import make_eval_batches
-from sparsecap_jax.evaluation.captioning import caption_batches, decode_options, search_options
+from sparsecap_jax.evaluation.captioning import caption_batches
 from sparsecap_jax.evaluation.metrics import score_captions
+from sparsecap_jax.evaluation.search_options import SearchOptions
 from sparsecap_jax.pruning.masks import finalize, overall_sparsity
 from sparsecap_jax.training.run import Run
 from sparsecap_jax.training.state import TrainState
@@ -53,8 +54,10 @@ class Validator:
             max_seq_length=config.max_seq_length,
         )
         self._loss = make_validation_loss(run.model, run.pruner)
-        search = search_options(config.eval.beam_size_val, config.eval.length_penalty)
-        self._options = decode_options(run.tokenizer, config.max_seq_length, **search)
+        search = SearchOptions(
+            beam_size=config.eval.beam_size_val, length_penalty=config.eval.length_penalty
+        )
+        self._options = search.decode_options(run.tokenizer, config.max_seq_length)
         self._finalize = jax.jit(lambda p, m: finalize(p, run.pruner.binarize(m)))
 
     def __call__(self, state: TrainState) -> Validation:

@@ -1,0 +1,106 @@
+"""A file of captions that grows image by image and survives interruptions."""
+
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from sparsecap_jax.data.karpathy import ImageId
+from sparsecap_jax.errors import DataError
+from sparsecap_jax.files import write_atomically, write_json
+
+
+class CaptionStream:
+    """Writes entries to `PATH.partial`, one line of JSON each, and to `path` when all are there.
+
+    The first line holds `settings`, so that what belongs to other settings is not continued. A last
+    line that an interruption cut short is taken away.
+
+    Args:
+        path: `.jsonl` for an entry a line, `.json` for a list.
+        settings: what the entries depend on, of JSON types.
+
+    Attributes:
+        done: ids of the images whose entries are there already.
+
+    Raises:
+        DataError: `path` has another ending; `PATH.partial` has other settings, or is no such file.
+    """
+
+    def __init__(self, path: str | os.PathLike, settings: dict[str, Any]):
+        self._path = pathlib.Path(path)
+        if self._path.suffix not in (".json", ".jsonl"):
+            raise DataError(f"{path}: expected a name that ends in .json or .jsonl")
+        self._partial = self._path.with_name(f"{self._path.name}.partial")
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._entries: dict[ImageId, dict[str, Any]] = {}
+        self._file = self._partial.open("a+b")
+        try:
+            self._continue(settings)
+        except BaseException:
+            self._file.close()
+            raise
+        self.done = frozenset(self._entries)
+
+    def __enter__(self) -> "CaptionStream":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Add the entry of `entry["image_id"]`."""
+        if entry["image_id"] in self._entries:
+            raise DataError(f"{self._partial}: image {entry['image_id']!r} is there already")
+        self._append(entry)
+        self._entries[entry["image_id"]] = entry
+
+    def finish(self, image_ids: Sequence[ImageId]) -> list[dict[str, Any]]:
+        """Write `path`, the entries of `image_ids` in that order, and remove `PATH.partial`."""
+        entries = [self._entries[image_id] for image_id in image_ids]
+        if self._path.suffix == ".jsonl":
+            with write_atomically(self._path) as file:
+                file.writelines(_line(entry) for entry in entries)
+        else:
+            write_json(self._path, entries)
+        self._partial.unlink()
+        return entries
+
+    def _continue(self, settings: dict[str, Any]) -> None:
+        """Read what is there; without a whole first line there is nothing."""
+        self._file.seek(0)
+        content = self._file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        self._file.truncate(len(whole))
+        lines = [self._parsed(*numbered) for numbered in enumerate(whole.splitlines(), 1)]
+        if not lines:
+            self._append({"settings": settings})
+        elif lines[0].get("settings") != settings:
+            raise DataError(
+                f"{self._partial}: belongs to {lines[0].get('settings')}, expected {settings}; "
+                "remove it to start again"
+            )
+        for number, entry in enumerate(lines[1:], 2):
+            if "image_id" not in entry or entry["image_id"] in self._entries:
+                raise DataError(f"{self._partial}: line {number}: expected an image of its own")
+            self._entries[entry["image_id"]] = entry
+
+    def _parsed(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{self._partial}: line {number}: broken JSON: {error}") from error
+        if not isinstance(value, dict):
+            raise DataError(f"{self._partial}: line {number}: expected an object")
+        return value
+
+    def _append(self, value: dict[str, Any]) -> None:
+        # One write a line, past any buffer of ours: a killed process leaves whole lines, or part of
+        # the last one.
+        self._file.write(_line(value).encode())
+        self._file.flush()
+
+
+def _line(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False) + "\n"

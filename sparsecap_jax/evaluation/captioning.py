@@ -73,7 +73,7 @@ def caption_batches(
                 attention_weights(model, params, batch.regions, found.tokens, bos_id=options.bos_id)
             )
         found = jax.device_get(found)
-        for row in np.flatnonzero(index >= 0):
+        for row in np.flatnonzero(index >= 0).tolist():
             captions = _captions(found, row, tokenizer)
             if weights is not None:
                 real = weights[row][..., np.asarray(batch.regions.mask)[row]]

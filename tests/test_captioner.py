@@ -1,0 +1,190 @@
+"""`Captioner`: every option of a search in words, for one image, a batch, a folder."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from captioner_runs import LENGTH, image_arrays, make_run, write_features
+
+from sparsecap_jax.captioner import Captioner
+from sparsecap_jax.data.batches import pad_regions
+from sparsecap_jax.data.features import RegionFeatures
+from sparsecap_jax.decoding import DecodeOptions, attention_weights, decode, make_ensemble
+from sparsecap_jax.errors import ConfigError, DataError
+
+FEATURES, BOXES = image_arrays(6)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    top = tmp_path_factory.mktemp("runs")
+    return [make_run(top / str(seed), seed=seed) for seed in range(2)]
+
+
+@pytest.fixture(scope="module")
+def captioner(runs):
+    return Captioner.load(runs[0])
+
+
+def padded(features, boxes=None):
+    """All images in one batch of the largest bucket."""
+    boxes = boxes or [None] * len(features)
+    images = [
+        RegionFeatures(one, box, one.mean(axis=0)) for one, box in zip(features, boxes, strict=True)
+    ]
+    return pad_regions(images, len(images), 8)
+
+
+def test_captions_are_those_of_the_search(captioner):
+    run = captioner.run
+    options = DecodeOptions(beam_size=3, max_length=LENGTH, length_penalty="wu_0.7")
+    expected = decode(run.model, run.params, padded(FEATURES), options)
+    # Alone, an image lies in the smallest bucket that holds it; neither that nor its batch matters.
+    alone = [captioner.candidates(one, beam_size=3, length_penalty="wu_0.7") for one in FEATURES]
+    together = captioner.candidates(FEATURES, beam_size=3, length_penalty="wu_0.7")
+    assert [[one.tokens for one in captions] for captions in together] == [
+        [one.tokens for one in captions] for captions in alone
+    ]
+    for image, captions in enumerate(alone):
+        for row, caption in enumerate(captions):
+            length = int(expected.lengths[image, row])
+            tokens = np.asarray(expected.tokens)[image, row, :length]
+            assert caption.tokens == tuple(tokens.tolist())
+            assert caption.text == run.tokenizer.decode(tokens)
+            log_prob = np.asarray(expected.log_probs)[image, row].sum(dtype=np.float64)
+            assert caption.log_prob == pytest.approx(log_prob, abs=1e-4)
+            assert caption.score == pytest.approx(float(expected.scores[image, row]), abs=1e-4)
+    assert len({captions[0].text for captions in alone}) > 3
+
+
+def test_the_caption_is_the_best_candidate(captioner):
+    search = {"search": "sample", "num_samples": 5, "seed": 3}
+    batch, found = captioner.caption(FEATURES, **search), captioner.candidates(FEATURES, **search)
+    assert [one.score for one in batch] == [max(c.score for c in captions) for captions in found]
+    assert any(best != captions[0] for best, captions in zip(batch, found, strict=True))
+    assert captioner.caption(FEATURES[0], **search).text == batch[0].text
+    assert captioner.candidates([]) == []
+
+
+@pytest.mark.parametrize(
+    ("search", "count"),
+    [
+        ({"search": "greedy"}, 1),
+        ({"beam_size": 4}, 4),
+        ({"search": "diverse_beam", "beam_size": 4, "num_groups": 2}, 4),
+        ({"search": "gumbel", "num_samples": 3}, 3),
+    ],
+)
+def test_every_search_obeys_words(captioner, search, count):
+    wishes = {"prefix": {0: "two", 1: "the cat"}, "required": ["dog|ball"], "no_repeat": True}
+    wishes |= {"suppress": ["small"], "bad_endings": ["a", "the", "and"], "min_length": 3}
+    free = captioner.candidates(FEATURES, **search)
+    assert [len(captions) for captions in free] == [count] * len(FEATURES)
+    found = captioner.candidates(FEATURES, **search, **wishes)
+    for image, captions in enumerate(found):
+        for caption in captions:
+            words = caption.text.split()
+            assert caption.text.startswith(wishes["prefix"].get(image, ""))
+            assert {"dog", "ball"} & set(words)
+            assert "small" not in words
+            assert words[-1] not in ("a", "the", "and")
+            assert all(a != b for a, b in itertools.pairwise(caption.tokens))
+    assert free != found
+
+
+def test_samples_depend_on_the_seed_and_the_image_alone(captioner, tmp_path):
+    folder = write_features(tmp_path / "features", 6)
+    search = {"search": "sample", "num_samples": 3}
+
+    def texts(batch_size, seed):
+        found = captioner.caption_folder(folder, batch_size=batch_size, seed=seed, **search)
+        return {image_id: [one.text for one in captions] for image_id, captions in found}
+
+    first = texts(6, 1)
+    assert list(first) == [100, 101, 102, 103, 104, 105]
+    assert texts(4, 1) == first
+    assert texts(6, 2) != first
+
+
+def test_attention_has_a_row_for_every_word(captioner, runs):
+    run = captioner.run
+    found = captioner.candidates(FEATURES, beam_size=2, attention=True)
+    options = DecodeOptions(beam_size=2, max_length=LENGTH)
+    tokens = decode(run.model, run.params, padded(FEATURES), options).tokens
+    weights = np.asarray(attention_weights(run.model, run.params, padded(FEATURES), tokens))
+    for image, captions in enumerate(found):
+        regions = len(FEATURES[image])
+        for row, caption in enumerate(captions):
+            words = [t for t in caption.tokens if t not in (run.tokenizer.eos_id, 0)]
+            assert len(words) == len(caption.text.split())
+            places = [place for place, token in enumerate(caption.tokens) if token in words]
+            expected = weights[image, row, places, :regions]
+            np.testing.assert_allclose(caption.attention, expected, atol=1e-5)
+            np.testing.assert_allclose(caption.attention.sum(axis=1), 1, atol=1e-5)
+    assert captioner.caption(FEATURES[0]).attention is None
+
+
+def test_ensembles_join_the_models_of_several_runs(runs, captioner, tmp_path):
+    other = make_run(tmp_path / "relations", "relation_transformer", seed=5)
+    joined = Captioner.load([runs[0], other])
+    assert joined.needs_boxes
+    members = [(one.run.model, one.run.params) for one in (captioner, Captioner.load(other))]
+    options = DecodeOptions(beam_size=2, max_length=LENGTH)
+    expected = decode(*make_ensemble(members), padded(FEATURES, BOXES), options)
+    found = joined.candidates(FEATURES, BOXES, beam_size=2)
+    for image, captions in enumerate(found):
+        for row, caption in enumerate(captions):
+            assert caption.score == pytest.approx(float(expected.scores[image, row]), abs=1e-4)
+    assert [one.text for one in joined.caption(FEATURES, BOXES, beam_size=2)] != [
+        one.text for one in captioner.caption(FEATURES, beam_size=2)
+    ]
+    with pytest.raises(DataError, match="image 0: boxes: found none, but the model needs them"):
+        joined.caption(FEATURES)
+
+
+def test_runs_that_do_not_fit_together_are_refused(runs, tmp_path):
+    words = make_run(tmp_path / "words", words=["other words than those of the first"] * 4)
+    with pytest.raises(ConfigError, match="run 1 has another tokenizer than run 0"):
+        Captioner.load([runs[0], words])
+    wide = make_run(tmp_path / "wide", feature_size=9)
+    with pytest.raises(ConfigError, match="run 2: feature_size: found 9, expected 6 as in run 0"):
+        Captioner.load([*runs, wide])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((FEATURES, BOXES[:2]), "boxes: found 2 images, expected 6"),
+        ((FEATURES[0], np.zeros((1, 3))), r"image 0: boxes: expected shape \[\d, 4\]"),
+        (([np.zeros((3, 9), np.float32)],), r"image 0: features: expected shape \[R, 6\]"),
+    ],
+)
+def test_wrong_arrays_are_refused(captioner, given, message):
+    with pytest.raises(DataError, match=message):
+        captioner.caption(*given)
+
+
+def test_twenty_batches_of_mixed_lengths_compile_nothing_new(captioner, tmp_path):
+    """Batches of both buckets; each image has a word required of it."""
+    folder, compiled = write_features(tmp_path / "features", 100), []
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(duration)
+
+    def lengths(words):
+        required = {100 + image: [words[image % 3]] for image in range(100)}
+        options = {"batch_size": 5, "beam_size": 2, "required": required}
+        found = captioner.caption_folder(folder, **options)
+        return [len(captions[0].tokens) for _, captions in found]
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        lengths(("dog", "cat", "ball"))
+        assert compiled
+        compiled.clear()
+        assert len(set(lengths(("red", "home", "two")))) > 3
+        assert not compiled
+    finally:
+        jax.monitoring.clear_event_listeners()

@@ -11,13 +11,13 @@ from sparsecap_jax.training.run_dir import LoadedRun, save_run
 WIDTH, BUCKETS, LENGTH = 6, (4, 8), 7
 WORDS = ["a big dog runs home", "the small cat sleeps", "two red birds and one ball"] * 4
 SIZES = {
-    "up_down": {"embed_size": 5, "rnn_size": 7, "attention_size": 4},
+    "up_down": {"embed_size": 8, "rnn_size": 16, "attention_size": 4},
     "relation_transformer": {"d_model": 8, "ff_size": 8, "num_layers": 1, "num_heads": 2},
 }
 
 
 def make_run(directory, model="up_down", seed=0, words=WORDS, feature_size=WIDTH):
-    """Write a run; weights are so large that captions differ from image to image."""
+    """Write a run; with `no_repeat_ngram=1` captions differ from image to image, and in length."""
     config = default_config(model=model)
     with config.unlocked():
         config.model = model_section(model, **SIZES[model])
@@ -31,6 +31,8 @@ def make_run(directory, model="up_down", seed=0, words=WORDS, feature_size=WIDTH
     params = jax.tree.map(
         lambda leaf: np.float32(rng.normal(size=leaf.shape)), abstract_params(module)
     )
+    bias = params["logit_0" if "logit_0" in params else "logits"]["bias"]
+    bias[:] = np.where(np.arange(len(bias)) == tokenizer.pad_id, -5, 0)
     save_run(directory, LoadedRun(config, tokenizer, module, params, {}))
     return directory
 

@@ -38,11 +38,12 @@ def padded(features, boxes=None):
 
 def test_captions_are_those_of_the_search(captioner):
     run = captioner.run
-    options = DecodeOptions(beam_size=3, max_length=LENGTH, length_penalty="wu_0.7")
+    search = {"beam_size": 3, "length_penalty": "wu_0.7", "no_repeat_ngram": 1}
+    options = DecodeOptions(max_length=LENGTH, **search)
     expected = decode(run.model, run.params, padded(FEATURES), options)
     # Alone, an image lies in the smallest bucket that holds it; neither that nor its batch matters.
-    alone = [captioner.candidates(one, beam_size=3, length_penalty="wu_0.7") for one in FEATURES]
-    together = captioner.candidates(FEATURES, beam_size=3, length_penalty="wu_0.7")
+    alone = [captioner.candidates(one, **search) for one in FEATURES]
+    together = captioner.candidates(FEATURES, **search)
     assert [[one.tokens for one in captions] for captions in together] == [
         [one.tokens for one in captions] for captions in alone
     ]
@@ -175,7 +176,7 @@ def test_twenty_batches_of_mixed_lengths_compile_nothing_new(captioner, tmp_path
 
     def lengths(words):
         required = {100 + image: [words[image % 3]] for image in range(100)}
-        options = {"batch_size": 5, "beam_size": 2, "required": required}
+        options = {"batch_size": 5, "beam_size": 2, "no_repeat_ngram": 1, "required": required}
         found = captioner.caption_folder(folder, **options)
         return [len(captions[0].tokens) for _, captions in found]
 

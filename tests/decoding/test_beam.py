@@ -126,9 +126,9 @@ def test_beam_one_is_greedy():
 def test_the_best_score_grows_with_the_beam_on_average():
     model, params = HashModel(9), {"table": jnp.asarray(random_table(2, 9, ties=False))}
     regions = images(np.arange(97))
-    searches = [DecodeOptions(beam_size=k, max_length=8) for k in (1, 4)]
+    searches = [DecodeOptions(beam_size=k, max_length=8) for k in (1, 2, 4)]
     means = [np.mean(fast_decode(model, params, regions, one).scores[:, 0]) for one in searches]
-    assert means[1] > means[0] + 0.1
+    assert (np.diff(means) > 0.02).all()
 
 
 @pytest.mark.parametrize("groups", [1, 2])

@@ -98,7 +98,10 @@ def test_random_models_decode_as_in_the_reference(golden, name, search, variant)
     case = golden(f"arch/{name}.npz")
     model, variables = load(case)
     options = DecodeOptions(max_length=10, **SEARCHES[search])
-    decoded = fast_decode(model, params_of(case, variables), regions(case), options)
+    # Half of them with padding, which must change nothing.
+    images = padded(regions(case)) if variant else regions(case)
+    decoded = fast_decode(model, params_of(case, variables), images, options)
+    decoded = jax.tree.map(lambda leaf: leaf[:3], decoded)
     atol = 3e-5 if name.startswith("up_down") else 1e-4
     assert_equal_to(decoded, case, f"out/{variant}{search}", atol, 3e-3)
 
@@ -177,7 +180,7 @@ def padded(images):
         return np.pad(leaf, [(0, extra) for extra in more])
 
     mask = pad(images.mask, 3, 9)
-    mask[5:, 0] = True
+    mask[len(images.mask) :, 0] = True
     return Regions(
         features=pad(images.features, 3, 9, 0),
         mask=mask,

@@ -9,8 +9,8 @@ Several run directories between commas make an ensemble.
 
 from absl import app, flags
 
+from sparsecap_jax import search_flags
 from sparsecap_jax.cli import run_main
-from sparsecap_jax.search_flags import define_search_flags, search_flags
 
 CHECKPOINT = flags.DEFINE_list("checkpoint", None, "Run directories of trained models.")
 FEATURES = flags.DEFINE_string("features", None, "Folder that holds cocobu_att/ (or bu/).")
@@ -18,7 +18,8 @@ OUTPUT = flags.DEFINE_string("output", None, "File to write, .jsonl or .json.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 50, "Images decoded at a time.", lower_bound=1)
 CANDIDATES = flags.DEFINE_bool("candidates", False, "Write all captions of the search as well.")
 ATTENTION = flags.DEFINE_bool("attention", False, "Write the regions' weights for each word.")
-define_search_flags()
+search_flags.define()
+flags.adopt_module_key_flags(search_flags)
 
 
 def main(argv: list[str]) -> None:
@@ -34,7 +35,7 @@ def main(argv: list[str]) -> None:
         batch_size=BATCH_SIZE.value,
         candidates=CANDIDATES.value,
         attention=ATTENTION.value,
-        **search_flags(),
+        **search_flags.given_options(),
     )
 
 

@@ -10,15 +10,16 @@ split, or `{image id: [captions]}`.
 
 from absl import app, flags
 
+from sparsecap_jax import search_flags
 from sparsecap_jax.cli import run_main
-from sparsecap_jax.search_flags import define_search_flags, search_flags
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run directory to evaluate.")
 SPLIT = flags.DEFINE_enum("split", "test", ["val", "test"], "Split of its dataset.")
 CAPTIONS = flags.DEFINE_string("captions", None, "Captions to score instead.")
 REFERENCES = flags.DEFINE_string("references", None, "Their references.")
 OUTPUT = flags.DEFINE_string("output", None, "Scores file; with --checkpoint, a folder.")
-define_search_flags()
+search_flags.define()
+flags.adopt_module_key_flags(search_flags)
 
 
 def main(argv: list[str]) -> None:
@@ -28,7 +29,9 @@ def main(argv: list[str]) -> None:
     if CHECKPOINT.value:
         from sparsecap_jax.evaluate import evaluate_run
 
-        evaluate_run(CHECKPOINT.value, split=SPLIT.value, output=OUTPUT.value, **search_flags())
+        evaluate_run(
+            CHECKPOINT.value, split=SPLIT.value, output=OUTPUT.value, **search_flags.given_options()
+        )
         return
     if not (CAPTIONS.value and REFERENCES.value):
         raise app.UsageError("expected --checkpoint, or --captions and --references")

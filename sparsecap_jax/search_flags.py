@@ -15,7 +15,7 @@ _SEARCHES = ("greedy", "beam", "diverse_beam", "sample", "gumbel")
 _LISTS = ("suppress", "bad_endings")
 
 
-def define_search_flags() -> None:
+def define() -> None:
     """Define a flag for every field of `SearchOptions`; unset ones keep its default."""
     flags.DEFINE_enum("search", None, _SEARCHES, "How to search; beam by default.")
     for name, text in (
@@ -48,7 +48,7 @@ def define_search_flags() -> None:
     )
 
 
-def search_flags() -> dict[str, Any]:
+def given_options() -> dict[str, Any]:
     """What of `SearchOptions` was given on the command line.
 
     Raises:

@@ -152,14 +152,14 @@ def test_there_is_a_flag_for_every_option(monkeypatch, tmp_path):
         monkeypatch.setattr(
             flags, name, lambda *args, define=define: define(*args, flag_values=values)
         )
-    search_flags.define_search_flags()
+    search_flags.define()
     defined = set(values.flag_values_dict())
     assert defined == {field.name for field in dataclasses.fields(SearchOptions)}
     assert tuple(values["search"].parser.enum_values) == SEARCHES
     words = tmp_path / "words.json"
     words.write_text('{"17": ["dog", "cat|kitten"]}')
     values(["", "--search=sample", "--top_p=0.5", "--no_repeat", "--suppress=a,b", "--prefix=a b"])
-    given = search_flags.search_flags()
+    given = search_flags.given_options()
     assert given == {
         "search": "sample",
         "top_p": 0.5,
@@ -172,5 +172,5 @@ def test_there_is_a_flag_for_every_option(monkeypatch, tmp_path):
         (str(words), {17: ["dog", "cat|kitten"]}),
     ]:
         values(["", f"--required={text}"])
-        assert search_flags.search_flags()["required"] == expected
+        assert search_flags.given_options()["required"] == expected
     assert SearchOptions(**given).top_p == 0.5

@@ -38,7 +38,7 @@ def test_every_search_becomes_its_method(tokenizer):
     special = {"max_length": 9, "bos_id": 2, "eos_id": 3, "pad_id": 0, "unk_id": 1}
     for search, expected in [
         ({"search": "greedy"}, {"method": "greedy"}),
-        ({"beam_size": 1, "length_penalty": "avg_0"}, {"method": "greedy"}),
+        ({"beam_size": 1, "length_penalty": "avg_0"}, {"method": "greedy", "beam_size": 1}),
         ({}, {"beam_size": 5}),
         ({"beam_size": 3, "length_penalty": "wu_1"}, {"beam_size": 3, "length_penalty": "wu_1"}),
         ({"search": "diverse_beam"}, {"beam_size": 5, "num_groups": 5, "diversity": 0.5}),

@@ -20,6 +20,7 @@ COMMANDS = {
     "extract": "region features of photos",
     "imagine": "a dataset of photos, and of captions with imagined features",
     "inspect": "print what feature files hold, and what is missing for a split",
+    "tokenizer": "train a tokenizer on a file of captions, or show what one does",
 }
 
 

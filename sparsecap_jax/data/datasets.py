@@ -31,6 +31,10 @@ Section = ConfigDict | Mapping[str, Any]
 Splits = dict[str, list[Record]]
 
 
+# The embedded datasets, and their folders' names.
+TOY = {"toy": "toy_scenes", "toy_boxes": "toy_scenes_boxes"}
+
+
 @dataclasses.dataclass(frozen=True)
 class Dataset:
     """A dataset that is ready to be read.
@@ -106,10 +110,11 @@ def load_dataset(config: Section, *, need_boxes: bool = False) -> Dataset:
     name, directory = config["name"], config["dir"]
     if name == "imagined":
         return _imagined(config, need_boxes)
-    if name == "toy":
+    if name in TOY:
         from sparsecap_jax.data.toy_scenes import make_toy_scenes
 
-        directory = make_toy_scenes(directory or toy_scenes_dir())
+        options = {"boxes_only": name == "toy_boxes"}
+        directory = make_toy_scenes(directory or toy_scenes_dir(TOY[name]), **options)
     elif name in DATASETS and not directory:
         raise ConfigError("config.data.dir is empty; expected the folder of the split JSON and bu/")
     splits = load_splits(
@@ -133,10 +138,10 @@ def _imagined(config: Section, need_boxes: bool) -> Dataset:
     return Dataset(splits, store, directory / "images")
 
 
-def toy_scenes_dir() -> pathlib.Path:
+def toy_scenes_dir(name: str = "toy_scenes") -> pathlib.Path:
     """Where toy scenes are kept when no folder is given: below the user's cache folder."""
     cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(cache) / "sparsecap_jax" / "toy_scenes"
+    return pathlib.Path(cache) / "sparsecap_jax" / name
 
 
 def _karpathy(source: Source) -> Splits:
@@ -227,4 +232,5 @@ DATASETS: dict[str, Callable[[Source], Splits]] = {
     "karpathy": _karpathy,
     "photos": _photos,
     "toy": _karpathy,
+    "toy_boxes": _karpathy,
 }

@@ -9,7 +9,7 @@ import functools
 import numpy as np
 from jaxtyping import Float
 
-from sparsecap_jax.data.toy_regions import CHANNELS, list_regions
+from sparsecap_jax.data.toy_regions import CHANNELS, SPATIAL, list_regions
 from sparsecap_jax.data.toy_world import HEIGHT, WIDTH, Draws, Scene
 
 FEATURE_SIZE = 2048
@@ -32,7 +32,7 @@ def _grid() -> np.ndarray:
 
 
 def scene_features(
-    scene: Scene, draws: Draws
+    scene: Scene, draws: Draws, boxes_only: bool = False
 ) -> tuple[Float[np.ndarray, "R 2048"], Float[np.ndarray, "R 4"]]:
     """Compute what a detector would hand over for a scene.
 
@@ -41,6 +41,8 @@ def scene_features(
     Args:
         scene: the scene.
         draws: source of all noise and of the distractors.
+        boxes_only: whether features say nothing of where and how large things are, nor of how they
+            stand to each other, so that boxes alone tell.
 
     Returns:
         Features float16 `[R, 2048]`, 0 or more, and boxes float32 `[R, 4]`, corners x1, y1, x2, y2
@@ -50,6 +52,8 @@ def scene_features(
     boxes = np.array([box for box, _ in regions], np.float32)
     boxes /= np.array([WIDTH, HEIGHT, WIDTH, HEIGHT], np.float32)
     attributes = np.stack([attributes.values for _, attributes in regions])
+    if boxes_only:
+        attributes[:, [channel for (block, _), channel in CHANNELS.items() if block in SPATIAL]] = 0
     attributes += draws.triangular(*attributes.shape) // 8  # standard deviation 0.2 UNIT
     # Whole numbers: |attributes| < 256, |projection| <= 3, fewer than 128 channels: below 2 ** 17.
     # einsum: a BLAS call for so little work loses more to its threads than it gains.

@@ -55,6 +55,8 @@ _BLOCKS = {
 _NAMES = [(block, value) for block, values in _BLOCKS.items() for value in values]
 CHANNELS = {name: channel for channel, name in enumerate(_NAMES)}  # (block, value) -> index
 
+# Blocks that tell what boxes tell, too.
+SPATIAL = ("x", "y", "width", "height", "relation")
 # How clearly each block shows, in percent; more than others where captions need it most.
 GAIN = {
     "shape": 150,

@@ -36,7 +36,10 @@ _ENTRIES = {INDEX, MANIFEST, "bu", "images"}
 
 
 def make_toy_scenes(
-    directory: str | os.PathLike, sizes: Sequence[int] = SIZES, seed: int = 0
+    directory: str | os.PathLike,
+    sizes: Sequence[int] = SIZES,
+    seed: int = 0,
+    boxes_only: bool = False,
 ) -> pathlib.Path:
     """Make the toy dataset, or find it made already.
 
@@ -49,6 +52,7 @@ def make_toy_scenes(
         directory: where to make it: a new or empty folder, or one that this function made.
         sizes: numbers of images in train, val and test.
         seed: which family of scenes, 0 <= seed < 2**64.
+        boxes_only: whether boxes alone tell where things are, see `scene_features`.
 
     Returns:
         The absolute path of `directory`.
@@ -57,7 +61,7 @@ def make_toy_scenes(
         ConfigError: `sizes` or `seed` out of range.
         DataError: `directory` holds anything else.
     """
-    settings = _settings(sizes, seed)
+    settings = _settings(sizes, seed, boxes_only)
     directory = pathlib.Path(directory).resolve()
     if _is_complete(directory, settings):
         return directory
@@ -82,14 +86,15 @@ def read_manifest(directory: str | os.PathLike) -> dict[str, Any] | None:
     return manifest if ours else None
 
 
-def _settings(sizes: Sequence[int], seed: int) -> dict[str, Any]:
+def _settings(sizes: Sequence[int], seed: int, boxes_only: bool = False) -> dict[str, Any]:
     """What decides the content of a dataset, checked."""
     sizes = [int(size) for size in sizes]
     if len(sizes) != len(SPLITS) or min(sizes) < 0 or not 0 < sum(sizes) < 2**31:
         raise ConfigError(f"sizes: expected three counts of images, one positive, found {sizes}")
     if not 0 <= seed < 2**64:
         raise ConfigError(f"seed: expected 0 <= seed < 2**64, found {seed}")
-    return {"dataset": "toy", "version": VERSION, "sizes": sizes, "seed": seed}
+    settings = {"dataset": "toy", "version": VERSION, "sizes": sizes, "seed": seed}
+    return {**settings, "boxes_only": True} if boxes_only else settings
 
 
 def _write(directory: pathlib.Path, settings: dict[str, Any]) -> str:
@@ -100,7 +105,7 @@ def _write(directory: pathlib.Path, settings: dict[str, Any]) -> str:
     splits = np.repeat(SPLITS, settings["sizes"]).tolist()
     digest, images = hashlib.sha256(), []
     for number, split in enumerate(splits):
-        images.append(_write_image(directory, settings["seed"], number, split, digest))
+        images.append(_write_image(directory, settings, number, split, digest))
     text = json.dumps({"images": images, "dataset": "toy"})
     (directory / INDEX).write_text(text)
     digest.update(text.encode())
@@ -108,11 +113,16 @@ def _write(directory: pathlib.Path, settings: dict[str, Any]) -> str:
 
 
 def _write_image(
-    directory: pathlib.Path, seed: int, number: int, split: str, digest: "hashlib._Hash"
+    directory: pathlib.Path,
+    settings: dict[str, Any],
+    number: int,
+    split: str,
+    digest: "hashlib._Hash",
 ) -> dict[str, Any]:
     """Write features and picture of one scene; return its entry of the split JSON."""
+    seed, boxes_only = settings["seed"], settings.get("boxes_only", False)
     scene = sample_scene(seed, number)
-    features, boxes = scene_features(scene, Draws(seed, number, purpose=2))
+    features, boxes = scene_features(scene, Draws(seed, number, purpose=2), boxes_only)
     # Multiples of 1/512 below 4: the sum is exact in any order, the quotient rounds once.
     fc = features.sum(axis=0, dtype=np.float32) / np.float32(len(features))
     image_id = number + 1
@@ -150,6 +160,8 @@ def _is_complete(directory: pathlib.Path, settings: dict[str, Any]) -> bool:
     """Whether `directory` holds a finished dataset of these settings, no file lost or cut."""
     manifest = read_manifest(directory)
     if manifest is None or any(manifest.get(key) != value for key, value in settings.items()):
+        return False
+    if manifest.get("boxes_only", False) != settings.get("boxes_only", False):
         return False
     try:
         return manifest.get("files") == _listing(directory)

@@ -18,8 +18,8 @@ _PHRASES = {phrase: name for name, phrases in RELATIONS.items() for phrase in ph
 _PHRASE = re.compile(r"\b(" + "|".join(sorted(_PHRASES, key=len, reverse=True)) + r")\b")
 
 
-def relation_is_right(caption: str, scene: Scene) -> bool | None:
-    """Whether `caption` tells the relation of the first two groups of `scene`; None: tells none.
+def told_relation(caption: str, scene: Scene) -> str | None:
+    """How `caption` says that the first group of `scene` stands to the second; None: not at all.
 
     Captions may name either group first. Which one a caption means is judged by shapes and colours;
     where they do not tell, it is taken to speak of the more salient group, as most captions do.
@@ -31,8 +31,8 @@ def relation_is_right(caption: str, scene: Scene) -> bool | None:
     first, second = scene.groups[:2]
     in_order = _fit(before, first) + _fit(after, second)
     swapped = _fit(before, second) + _fit(after, first)
-    truth = scene.relation if in_order >= swapped else INVERSE[scene.relation]
-    return _PHRASES[found.group()] == truth
+    told = _PHRASES[found.group()]
+    return told if in_order >= swapped else INVERSE[told]
 
 
 def relation_scores(
@@ -45,8 +45,9 @@ def relation_scores(
         directory: the dataset, made by `make_toy_scenes`.
 
     Returns:
-        "relation_accuracy", the share of right ones among captions that tell a relation (0 where
-        none does), and "relations_told", the share of captions that do.
+        Of the captions that tell a relation (0 where none does), "relation_accuracy", the share
+        that is right, and "axis_accuracy", the share that is right or the exact opposite, such as
+        "left" for "right"; and "relations_told", the share of captions that tell one.
 
     Raises:
         DataError: `directory` is no toy dataset, or `captions` are empty.
@@ -55,14 +56,17 @@ def relation_scores(
     if manifest is None or not captions:
         fault = "no toy scenes (manifest.json)" if captions else "no captions to judge"
         raise DataError(f"{directory}: {fault}; expected captions of a folder of toy scenes")
-    verdicts = [
-        relation_is_right(text, sample_scene(manifest["seed"], int(image_id) - 1))
-        for image_id, text in captions.items()
-    ]
-    told = [verdict for verdict in verdicts if verdict is not None]
+    right, axis, told = 0, 0, 0
+    for image_id, text in captions.items():
+        scene = sample_scene(manifest["seed"], int(image_id) - 1)
+        relation = told_relation(text, scene)
+        told += relation is not None
+        right += relation == scene.relation
+        axis += relation in (scene.relation, INVERSE[scene.relation])
     return {
-        "relation_accuracy": sum(told) / max(len(told), 1),
-        "relations_told": len(told) / len(verdicts),
+        "relation_accuracy": right / max(told, 1),
+        "axis_accuracy": axis / max(told, 1),
+        "relations_told": told / len(captions),
     }
 
 

@@ -2,7 +2,8 @@
 
     python launch/sweep.py --sweep=toy_models --workdir=runs/toy_models
 
-Beside the usual scores stands how often captions tell the right spatial relation.
+Beside the usual scores stands how often captions tell the right spatial relation. The transformer
+and the ORT are also trained on scenes of which only boxes tell where things are ("toy_boxes").
 """
 
 import pathlib
@@ -26,23 +27,30 @@ MODELS = {
     "ORT": "ort.py:tiny",
     "ACORT": "acort.py:tiny",
 }
+BOXES_MATTER = ("Transformer", "ORT")
 COLUMNS = {
     "nonzeros": "parameters",
     "CIDEr": "CIDEr",
     "Bleu_4": "BLEU-4",
-    "ROUGE_L": "ROUGE-L",
-    "relation_accuracy": "relations right",
+    "relation_accuracy": "relation right",
+    "axis_accuracy": "axis right",
     "seconds": "seconds",
 }
 
 
 def toy_runs(seeds: int) -> list[SweepRun]:
     """All models, seed by seed."""
-    return [
-        SweepRun(f"{_slug(model)}/seed_{seed}", {"model": model, "seed": seed}, _config(file, seed))
-        for seed in range(seeds)
-        for model, file in MODELS.items()
-    ]
+    runs = []
+    for seed in range(seeds):
+        chosen = [(model, "toy") for model in MODELS]
+        chosen += [(model, "toy_boxes") for model in BOXES_MATTER]
+        for model, scenes in chosen:
+            config = _config(MODELS[model], seed)
+            config.data.name = scenes
+            folder = _slug(model) + scenes.removeprefix("toy")
+            labels = {"scenes": scenes, "model": model, "seed": seed}
+            runs.append(SweepRun(f"{folder}/seed_{seed}", labels, config))
+    return runs
 
 
 def evaluate(directory: pathlib.Path, dataset: Dataset) -> Row:
@@ -55,19 +63,17 @@ def evaluate(directory: pathlib.Path, dataset: Dataset) -> Row:
 
 def draw(workdir: pathlib.Path, rows: list[Row]) -> None:
     """Write `table.md`: means over seeds, and standard deviations where there are several."""
-    lines = [
-        "| " + " | ".join(["model", *COLUMNS.values()]) + " |",
-        "|---" * (len(COLUMNS) + 1) + "|",
-    ]
-    for model in dict.fromkeys(row["model"] for row in rows):
-        seeds = [row for row in rows if row["model"] == model]
+    titles = ["scenes", "model", *COLUMNS.values()]
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    for scenes, model in dict.fromkeys((row["scenes"], row["model"]) for row in rows):
+        seeds = [row for row in rows if (row["scenes"], row["model"]) == (scenes, model)]
         cells = [_cell([row[column] for row in seeds]) for column in COLUMNS]
-        lines.append("| " + " | ".join([model, *cells]) + " |")
+        lines.append("| " + " | ".join([scenes, model, *cells]) + " |")
     with write_atomically(workdir / "table.md") as file:
         file.write("\n".join(lines) + "\n")
 
 
-def _cell(values: list[float]) -> str:
+def _cell(values: list[float | int]) -> str:
     mean = np.mean(values)
     if mean >= 10:
         return f"{mean:,.0f}"

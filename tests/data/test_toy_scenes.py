@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sparsecap_jax.data import toy_features
 from sparsecap_jax.data.features import NpyFolderStore
 from sparsecap_jax.data.karpathy import load_karpathy
 from sparsecap_jax.data.toy_drawing import draw_scene
 from sparsecap_jax.data.toy_features import scene_features
-from sparsecap_jax.data.toy_regions import CHANNELS, list_regions
+from sparsecap_jax.data.toy_regions import CHANNELS, SPATIAL, list_regions
 from sparsecap_jax.data.toy_report import measure
 from sparsecap_jax.data.toy_scenes import make_toy_scenes
 from sparsecap_jax.data.toy_shapes import RGB
@@ -294,3 +295,39 @@ def test_report_on_captions_known_by_heart(tmp_path):
     assert figures["constant_caption"] == "a b c d"
     assert figures["vocabulary"] == 9
     assert figures["lengths"] == {4: 10, 5: 5}
+
+
+def test_boxes_alone_tell_places_where_asked(tmp_path):
+    """Pixels, captions and boxes stay; features lose all that depends on where a thing stands."""
+    usual = make_toy_scenes(tmp_path / "usual", sizes=(3, 1, 0))
+    blind = make_toy_scenes(tmp_path / "blind", sizes=(3, 1, 0), boxes_only=True)
+    assert (usual / "dataset_toy.json").read_bytes() == (blind / "dataset_toy.json").read_bytes()
+    for image in (1, 2, 3, 4):
+        boxes = [np.load(d / f"bu/cocobu_box_relative/{image}.npy") for d in (usual, blind)]
+        np.testing.assert_array_equal(*boxes)
+        features = [np.load(d / f"bu/cocobu_att/{image}.npy") for d in (usual, blind)]
+        assert features[0].shape == features[1].shape
+        assert (features[0] != features[1]).any(axis=1).all()
+    # Each kind is found again as it is, and not taken for the other.
+    stamp = (blind / "manifest.json").stat().st_mtime_ns
+    make_toy_scenes(blind, sizes=(3, 1, 0), boxes_only=True)
+    assert (blind / "manifest.json").stat().st_mtime_ns == stamp
+    make_toy_scenes(blind, sizes=(3, 1, 0))
+    np.testing.assert_array_equal(
+        np.load(blind / "bu/cocobu_att/1.npy"), np.load(usual / "bu/cocobu_att/1.npy")
+    )
+
+
+def test_attributes_of_place_are_gone(monkeypatch):
+    """Without noise and projection: the spatial channels are 0, the others as they were."""
+    monkeypatch.setattr(
+        toy_features, "_projection", lambda: np.eye(len(CHANNELS), 2048, dtype=np.float32)
+    )
+    scene = sample_scene(0, 0)
+    usual, boxes = toy_features.scene_features(scene, Draws(0, 0, purpose=2))
+    blind, same_boxes = toy_features.scene_features(scene, Draws(0, 0, purpose=2), True)
+    np.testing.assert_array_equal(boxes, same_boxes)
+    spatial = [at for (block, _), at in CHANNELS.items() if block in SPATIAL]
+    other = [at for (block, _), at in CHANNELS.items() if block not in SPATIAL]
+    np.testing.assert_array_equal(usual[:, other], blind[:, other])
+    assert usual[:, spatial].max() > 0 and (blind[:, spatial] <= usual[:, spatial]).all()

@@ -19,6 +19,7 @@ from flax.traverse_util import flatten_dict
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.models import abstract_params, attention, count_params, make_model
+from sparsecap_jax.training.losses import cross_entropy
 from sparsecap_jax.types import Regions
 
 
@@ -54,6 +55,9 @@ def test_teacher_forcing_matches_the_reference(name, case, evaluated):
     np.testing.assert_allclose(log_probs, theirs, atol=tc.atol(name))
     np.testing.assert_allclose(loss, case["out/tf_xe_loss"], rtol=1e-5)
     np.testing.assert_allclose(context["memory"], case["out/memory"], atol=tc.atol(name))
+    tokens, mask = (one[..., 1:] for one in cases.captions(case))
+    smoothed = cross_entropy(log_probs, tokens, mask, 0.1)
+    np.testing.assert_allclose(smoothed, case["out/tf_label_smoothing_0.1_loss"], rtol=1e-4)
 
 
 def test_evaluation_gradients_match_the_reference(name, case, evaluated):

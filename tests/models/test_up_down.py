@@ -1,5 +1,6 @@
 """Up-Down against the reference's figures: outputs, intermediate tensors and gradients."""
 
+import functools
 import json
 
 import jax
@@ -7,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_cases as cases
+from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from sparsecap_jax.models import count_params, make_model
+from sparsecap_jax.training.losses import reward_loss
 from sparsecap_jax.types import Regions
 
 FILES = ("", "_logit2", "_prune_supermask", "_prune_mag_blind")
@@ -184,3 +187,68 @@ def test_dropout_is_on_in_training_only(golden):
 
     assert np.abs(train(0) - train(1)).max() > 0.1
     np.testing.assert_array_equal(train(0), train(0))
+
+
+def test_samples_and_self_critical_gradients_match_the_reference(golden):
+    case = golden("arch/up_down_lstm.npz")
+    model, variables = cases.load(case)
+    kinds = ("scst/seq", "out/random4__seq", "out/random3_temp0.7__seq")
+    sampled = np.concatenate([case[kind] for kind in kinds], axis=1)
+    theirs = np.concatenate([case[f"{kind}_logprobs"] for kind in kinds], axis=1)
+    tokens = np.concatenate([np.full_like(sampled[..., :1], 2), sampled[..., :-1]], axis=-1)
+    rewards = case["scst/reward"].reshape(3, 3)
+    mask = sampled[:, :3] != 0
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def run(params):
+        log_probs = model.apply({"params": params}, cases.regions(case), tokens)
+        log_probs = jnp.take_along_axis(log_probs, sampled[..., None], axis=-1)[..., 0]
+        return reward_loss(log_probs[:, :3], rewards, mask), log_probs
+
+    (loss, log_probs), gradients = run(variables["params"])
+    real = sampled != 0
+    np.testing.assert_allclose(np.asarray(log_probs)[real], theirs[real], atol=ATOL)
+    np.testing.assert_allclose(loss, case["scst/loss"], rtol=1e-5, atol=1e-6)
+    expected = cases.to_paths(cases.tensors(case, "scst_grad/"), cases.config_of(case))
+    cases.assert_trees_close(gradients, expected, atol=2e-5, rtol=1e-3)
+
+
+def test_dropout_is_where_the_reference_has_it(golden):
+    """Shapes of every dropout of a training pass, in order; all have the one rate."""
+    case = golden("arch/up_down_lstm_logit2.npz")
+    model, variables = cases.load(case)
+    model = model.clone(dropout=0.25)
+    found = []
+
+    def record(call, args, kwargs, context):
+        if isinstance(context.module, nn.Dropout):
+            found.append((args[0].shape, context.module.rate, kwargs["deterministic"]))
+        return call(*args, **kwargs)
+
+    inputs = cases.regions(case), cases.captions(case)[0]
+    with nn.intercept_methods(record):
+        apply = functools.partial(model.apply, train=True, rngs={"dropout": jax.random.key(0)})
+        jax.eval_shape(apply, {"params": variables["params"]}, *inputs)
+    (b, r), (_, k, t) = inputs[0].mask.shape, inputs[1].shape
+    embedded = [(b, 32), (b, r, 32), (b, k, t, 24)]  # image, regions, words
+    logits = [(b, k, t, 32), (b, k, t, 32)]  # language LSTM, hidden layer of the logits
+    assert found == [(shape, 0.25, False) for shape in embedded + logits]
+
+
+def test_pruned_models_start_as_dense_ones(shared):
+    """Of the reference: the same figures for each weight, so that one initialiser serves both."""
+    summary = json.loads((shared / "reference/arch/summary.json").read_text())
+    checked = 0
+    for name, record in summary.items():
+        if "_prune_" not in name:
+            continue
+        dense = summary[name[: name.index("_prune_")]]["init_stats(mean,std,min,max)"]
+        for parameter, figures in record["init_stats(mean,std,min,max)"].items():
+            if parameter.endswith("_pruning_mask"):
+                supermask = name.endswith("supermask")
+                assert figures == [5.0 if supermask else 1.0, 0.0, *[5.0 if supermask else 1.0] * 2]
+            else:
+                assert figures == dense[parameter], (name, parameter)
+                checked += 1
+    assert checked > 100

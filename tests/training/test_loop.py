@@ -78,6 +78,9 @@ def test_a_finished_run_is_left_as_it_is(data, finished):
 
 def test_a_run_leaves_logs_weights_and_a_summary(finished):
     workdir, summary = finished
+    initial = flatten_dict(load_weights(workdir / "initial_weights.npz")["params"])
+    count = sum(leaf.size for leaf in initial.values())
+    assert QUIET[0] == f"up_down: {count:,} parameters, 32 training images, {STEPS} steps"
     assert [int(row["step"]) for row in read_csv(workdir / "train.csv")] == [2, 4, 6, 8, 10, 12]
     validation = read_csv(workdir / "validation.csv")
     assert [int(row["step"]) for row in validation] == [4, 8, 12]

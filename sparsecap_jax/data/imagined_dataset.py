@@ -22,6 +22,7 @@ from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.files import read_json, write_atomically
 
 PHOTOS, TEXT, IMAGINED = "photos.json", "text.json", "imagined.npz"
+SETTINGS = "extractor.json"
 _FOLDERS = ("cocobu_att", "cocobu_box_relative", "cocobu_fc")
 
 Named = Mapping[str, Splits]
@@ -58,6 +59,9 @@ def prepare(
         _copy_features([r for name in SPLITS for r in splits[name]], features, output / "bu")
     read = {f.name: _training_only(load_splits(name, f), seen[main]) for name, f in text}
     _fit(seen, output, feature_size, report)
+    settings = photos[0][1] / SETTINGS
+    if settings.exists():
+        shutil.copyfile(settings, output / SETTINGS)
     _write(output / PHOTOS, seen)
     _write(output / TEXT, read)
     for name, splits in {**seen, **read}.items():

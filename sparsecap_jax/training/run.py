@@ -15,11 +15,12 @@ from sparsecap_jax.config import from_dict, model_config, to_json, validate
 from sparsecap_jax.data.datasets import Dataset, load_dataset
 from sparsecap_jax.data.pipeline import TrainIterator, make_train_iterator, steps_per_epoch
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.files import read_json, write_atomically
+from sparsecap_jax.files import read_json, write_atomically, write_json
 from sparsecap_jax.models import MODELS, make_model
 from sparsecap_jax.pruning import Pruner, make_pruner
 from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer, train_tokenizer
 from sparsecap_jax.training.optimizers import make_optimizer
+from sparsecap_jax.training.run_dir import EXTRACTOR
 from sparsecap_jax.training.steps import make_mesh
 
 
@@ -79,6 +80,7 @@ def prepare_run(
     if dataset is None:
         dataset = load_dataset(config.data, need_boxes=model_class.needs_boxes)
     tokenizer = prepare_tokenizer(config, workdir, dataset)
+    _note_extractor(config, workdir)
     model = make_model(model_config(config, tokenizer.vocab_size))
     epoch = steps_per_epoch(len(dataset.splits["train"]), config.data.batch_size)
     if epoch < 1:
@@ -130,6 +132,13 @@ def prepare_tokenizer(config: ConfigDict, workdir: pathlib.Path, dataset: Datase
         captions = (text for record in dataset.splits["train"] for text in record.captions)
         return train_tokenizer(config.tokenizer, captions, directory)
     return make_tokenizer(config.tokenizer, directory)
+
+
+def _note_extractor(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Keep what made the features, so that the trained run can caption photos."""
+    path = pathlib.Path(config.data.dir) / EXTRACTOR
+    if config.data.dir and path.exists():
+        write_json(workdir / EXTRACTOR, read_json(path))
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

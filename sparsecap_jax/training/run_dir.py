@@ -5,6 +5,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from ml_collections import ConfigDict
 
 from sparsecap_jax.config import from_dict, model_config, to_json
 from sparsecap_jax.errors import CheckpointError
-from sparsecap_jax.files import read_json, write_atomically
+from sparsecap_jax.files import read_json, write_atomically, write_json
 from sparsecap_jax.interop.sparse_file import load_weights, save_weights
 from sparsecap_jax.models import abstract_params, make_model
 from sparsecap_jax.pruning import make_pruner
@@ -29,6 +30,7 @@ CONFIG = "config.json"
 TOKENIZER = "tokenizer"
 WEIGHTS = "weights.npz"
 INITIAL_WEIGHTS = "initial_weights.npz"
+EXTRACTOR = "extractor.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,8 @@ class LoadedRun:
         model: the unbound module.
         params: its weights, pruned.
         masks: binary masks over the pruned leaves; `{}` for a dense model.
+        extractor: settings of the extractor that made its features, see `photos.extractors`; `{}`
+            where nothing says so.
     """
 
     config: ConfigDict
@@ -48,6 +52,7 @@ class LoadedRun:
     model: nn.Module
     params: PyTree
     masks: PyTree
+    extractor: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def load_run(directory: str | pathlib.Path) -> LoadedRun:
@@ -66,7 +71,9 @@ def load_run(directory: str | pathlib.Path) -> LoadedRun:
     model = make_model(model_config(config, tokenizer.vocab_size))
     variables = load_variables(directory, config)
     _check_fit(variables["params"], model, directory)
-    return LoadedRun(config, tokenizer, model, variables["params"], variables["masks"])
+    path = directory / EXTRACTOR
+    extractor = read_json(path) if path.exists() else {}
+    return LoadedRun(config, tokenizer, model, variables["params"], variables["masks"], extractor)
 
 
 def load_variables(
@@ -114,6 +121,8 @@ def save_run(directory: str | pathlib.Path, run: LoadedRun) -> int:
     directory = pathlib.Path(directory)
     run.tokenizer.save(directory / TOKENIZER)
     size = save_weights(directory / WEIGHTS, run.params, run.masks)
+    if run.extractor:
+        write_json(directory / EXTRACTOR, run.extractor)
     with write_atomically(directory / CONFIG) as file:
         file.write(to_json(run.config))
     return size

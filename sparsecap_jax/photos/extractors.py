@@ -28,7 +28,8 @@ class Extractor(Protocol):
 
     Attributes:
         feature_size: width D of its features.
-        settings: JSON values that decide what comes out; features of other settings do not mix.
+        settings: what makes it again: `extractor`, its name, and its options, all JSON values.
+            Features of different settings do not mix.
     """
 
     feature_size: int
@@ -71,6 +72,21 @@ def make_extractor(name: str, **options: Any) -> Extractor:
         raise ConfigError(f"extractor {name!r}: {error}") from error
 
 
+def remake_extractor(settings: Mapping[str, Any]) -> Extractor:
+    """Make the extractor that made a folder of features, from its `extractor.json`.
+
+    Raises:
+        ConfigError: no settings, or it cannot be made here.
+    """
+    if not isinstance(settings.get("extractor"), str):
+        raise ConfigError(
+            "nothing says how to make features of photos for this run; expected extractor.json, "
+            "which training on extracted features keeps"
+        )
+    options = {k: v for k, v in settings.items() if k not in ("extractor", "half")}
+    return make_extractor(settings["extractor"], **options)
+
+
 @dataclasses.dataclass(frozen=True)
 class Windows:
     """Where Lite0 looks.
@@ -111,6 +127,8 @@ class Lite0:
     feature_size = FEATURES
 
     def __init__(self, *, batch_size: int = 16, **windows: Any):
+        if "pyramid" in windows:
+            windows["pyramid"] = tuple(windows["pyramid"])
         self.windows = Windows(**windows)
         self.settings = {"extractor": "lite0", **dataclasses.asdict(self.windows)}
         self.settings["pyramid"] = list(self.windows.pyramid)

@@ -35,7 +35,7 @@ class FasterRCNN:
         if weights not in ("", "random") and not os.path.isfile(weights):
             raise ConfigError(f"detector weights: {weights}: no such file; expected a state dict")
         self.settings: dict[str, Any] = {
-            "extractor": "torchvision/fasterrcnn_resnet50_fpn",
+            "extractor": "torchvision",
             **{"max_regions": max_regions, "min_score": min_score},
         }
         self._torch = torch

@@ -1,9 +1,10 @@
 """Finished weights in one small file: kept values and one bit per weight, no pickles.
 
-A `.npz` (not compressed) with an entry `format_version`; for a dense leaf `a/b` the array
-`dense:a/b`; for a sparse one `shape:a/b`, `bits:a/b` (the mask, row-major, packed by
+A `.npz` (not compressed, unless compact) with an entry `format_version`; for a dense leaf `a/b`
+the array `dense:a/b`; for a sparse one `shape:a/b`, `bits:a/b` (the mask, row-major, packed by
 `numpy.packbits`) and `values:a/b` (the kept weights in the same order). Sizes: 4 bytes per kept
-weight and 1/8 byte per weight of a sparse leaf.
+weight and 1/8 byte per weight of a sparse leaf. A compact file is compressed and has float16
+values: at 95% sparsity 2 bytes per kept weight and about 1/28 byte per weight.
 """
 
 import pathlib
@@ -21,7 +22,13 @@ FORMAT_VERSION = 1
 _WORTHWHILE = 0.5  # leaves without a mask are stored sparse from this share of zeros on
 
 
-def save_weights(path: str | pathlib.Path, params: PyTree, masks: PyTree | None = None) -> int:
+def save_weights(
+    path: str | pathlib.Path,
+    params: PyTree,
+    masks: PyTree | None = None,
+    *,
+    compact: bool = False,
+) -> int:
     """Write params, with zeros in place of what `masks` prune, all or nothing.
 
     Args:
@@ -29,6 +36,7 @@ def save_weights(path: str | pathlib.Path, params: PyTree, masks: PyTree | None 
         params: nested dict of float32 arrays.
         masks: binary masks over some of the same paths; other leaves are stored sparse where
             at least half of them is 0.
+        compact: compress, and round values to float16.
 
     Returns:
         The size of the file in bytes.
@@ -45,7 +53,11 @@ def save_weights(path: str | pathlib.Path, params: PyTree, masks: PyTree | None 
         else:
             entries[f"dense:{name}"] = value
     with write_atomically(path, "wb") as file:
-        np.savez(file, **entries)
+        if compact:
+            entries = {
+                k: v.astype(np.float16) if v.dtype == np.float32 else v for k, v in entries.items()
+            }
+        (np.savez_compressed if compact else np.savez)(file, **entries)
     return pathlib.Path(path).stat().st_size
 
 
@@ -75,7 +87,7 @@ def load_weights(path: str | pathlib.Path) -> dict[str, Any]:
         kind, _, name = entry.partition(":")
         key = tuple(name.split("/"))
         if kind == "dense":
-            params[key] = value
+            params[key] = value.astype(np.float32)
         elif kind == "shape":
             params[key], masks[key] = _unpack(path, name, entries)
     return {"params": unflatten_dict(params), "masks": unflatten_dict(masks)}

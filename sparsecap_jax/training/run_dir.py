@@ -112,15 +112,20 @@ def load_raw_variables(directory: str | pathlib.Path) -> dict[str, Any]:
         checkpoints.close()
 
 
-def save_run(directory: str | pathlib.Path, run: LoadedRun) -> int:
-    """Write a finished run directory: config, tokenizer and weights.
+def save_run(directory: str | pathlib.Path, run: LoadedRun, *, compact: bool = False) -> int:
+    """Write a finished run directory: config, tokenizer, weights, extractor's settings.
+
+    Args:
+        directory: folder to write to.
+        run: what to write.
+        compact: see `sparse_file.save_weights`.
 
     Returns:
         The size of the weights in bytes.
     """
     directory = pathlib.Path(directory)
     run.tokenizer.save(directory / TOKENIZER)
-    size = save_weights(directory / WEIGHTS, run.params, run.masks)
+    size = save_weights(directory / WEIGHTS, run.params, run.masks, compact=compact)
     if run.extractor:
         write_json(directory / EXTRACTOR, run.extractor)
     with write_atomically(directory / CONFIG) as file:

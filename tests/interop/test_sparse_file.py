@@ -77,3 +77,15 @@ def test_faults_are_one_clear_error(tmp_path):
     np.savez(path, **{"format_version": np.int32(1), "shape:a": shape})
     with pytest.raises(CheckpointError, match="bits or values are missing"):
         load_weights(path)
+
+
+def test_a_compact_file_rounds_to_float16_and_keeps_the_masks(tmp_path):
+    params, masks = variables()
+    size = save_weights(tmp_path / "c.npz", params, masks, compact=True)
+    found = load_weights(tmp_path / "c.npz")
+    kernel = found["params"]["layer"]["kernel"]
+    assert kernel.dtype == found["params"]["layer"]["bias"].dtype == np.float32
+    rounded = params["layer"]["kernel"].astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(kernel, rounded)
+    np.testing.assert_array_equal(found["masks"]["layer"]["kernel"], masks["layer"]["kernel"])
+    assert size < 0.75 * save_weights(tmp_path / "w.npz", params, masks)

@@ -1,10 +1,13 @@
-"""Caption the images whose features lie in a folder; run the same command again to continue.
+"""Caption photos, or the images whose features lie in a folder.
 
+python launch/caption.py photo.jpg more/*.jpg
 python launch/caption.py --checkpoint=runs/demo/supermask --features=DIR --beam_size=5 \
     --output=captions.jsonl
 
-DIR holds `cocobu_att/ID.npy` and, by need of the model, `cocobu_fc/` and `cocobu_box_relative/`.
-Several run directories between commas make an ensemble.
+Photos are captioned by the checkpoint `flickr8k-mini` of the package where no other is given. For
+features, run the same command again to continue; DIR holds `cocobu_att/ID.npy` and, by need of the
+model, `cocobu_fc/` and `cocobu_box_relative/`. Several run directories between commas make an
+ensemble.
 """
 
 from absl import app, flags
@@ -12,7 +15,7 @@ from absl import app, flags
 from sparsecap_jax import search_flags
 from sparsecap_jax.cli import run_main
 
-CHECKPOINT = flags.DEFINE_list("checkpoint", None, "Run directories of trained models.")
+CHECKPOINT = flags.DEFINE_list("checkpoint", None, "Run directories, or names.")
 FEATURES = flags.DEFINE_string("features", None, "Folder that holds cocobu_att/ (or bu/).")
 OUTPUT = flags.DEFINE_string("output", None, "File to write, .jsonl or .json.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 50, "Images decoded at a time.", lower_bound=1)
@@ -24,10 +27,16 @@ flags.adopt_module_key_flags(search_flags)
 
 def main(argv: list[str]) -> None:
     """Parse flags and caption."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    from sparsecap_jax.caption import caption_folder
+    photos, search = argv[1:], search_flags.given_options()
+    if bool(photos) == bool(FEATURES.value):
+        raise app.UsageError("expected photos, or --features; not both")
+    from sparsecap_jax.caption import caption_folder, caption_photos
 
+    if photos:
+        caption_photos(CHECKPOINT.value or ["flickr8k-mini"], photos, OUTPUT.value, **search)
+        return
+    if not (CHECKPOINT.value and OUTPUT.value):
+        raise app.UsageError("--features needs --checkpoint and --output")
     caption_folder(
         CHECKPOINT.value,
         FEATURES.value,
@@ -35,10 +44,9 @@ def main(argv: list[str]) -> None:
         batch_size=BATCH_SIZE.value,
         candidates=CANDIDATES.value,
         attention=ATTENTION.value,
-        **search_flags.given_options(),
+        **search,
     )
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["checkpoint", "features", "output"])
     run_main(main)

@@ -1,4 +1,4 @@
-"""Captioning a folder of features into a file (`launch/caption.py`), resumable."""
+"""Captioning photos, or a folder of features into a file (`launch/caption.py`), resumable."""
 
 import datetime
 import math
@@ -14,6 +14,7 @@ from sparsecap_jax.errors import DataError
 from sparsecap_jax.evaluation.caption_stream import CaptionStream
 from sparsecap_jax.evaluation.captioning import Caption, best_caption
 from sparsecap_jax.evaluation.search_options import SearchOptions
+from sparsecap_jax.files import write_json
 
 
 def caption_folder(
@@ -82,6 +83,42 @@ def caption_folder(
         result = stream.finish(image_ids)
     report(f"wrote {output}")
     return result
+
+
+def caption_photos(
+    checkpoint: str | pathlib.Path | Sequence[str | pathlib.Path],
+    photos: Sequence[str | pathlib.Path],
+    output: str | pathlib.Path | None = None,
+    *,
+    batch_size: int = 16,
+    report: Callable[[str], None] = print,
+    **search: Any,
+) -> dict[str, str]:
+    """Caption photos and report each caption as it is found.
+
+    Args:
+        checkpoint: run directory or name of a captioner, or several for an ensemble.
+        photos: files.
+        output: JSON file to write as well, `{path: caption}`.
+        batch_size: photos at a time.
+        report: takes one line at a time.
+        **search: see `Captioner.caption_photos`.
+
+    Returns:
+        Captions by path.
+
+    Raises:
+        SparsecapError: the checkpoint, the extractor, a photo or an option is at fault.
+    """
+    captioner = Captioner.load(checkpoint)
+    captions = {}
+    found = captioner.caption_photos(photos, batch_size=batch_size, **search)
+    for path, caption in zip(photos, found, strict=True):
+        captions[str(path)] = caption.text
+        report(f"{path}: {caption.text}")
+    if output:
+        write_json(output, captions)
+    return captions
 
 
 def with_progress(

@@ -1,11 +1,15 @@
-"""For people who only want captions: load a run directory, caption features."""
+"""For people who only want captions: load a run directory, caption features or photos."""
 
+import functools
+import itertools
+import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from PIL import Image
 
 from sparsecap_jax.data.batches import make_eval_batches
 from sparsecap_jax.data.features import FeatureStore, NpyFolderStore, RegionFeatures, validated
@@ -15,6 +19,9 @@ from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.evaluation.captioning import Caption, best_caption, caption_batches
 from sparsecap_jax.evaluation.search_options import SearchOptions, image_options
 from sparsecap_jax.models import MODELS
+from sparsecap_jax.photos.extractors import Extractor, remake_extractor
+from sparsecap_jax.photos.images import open_photo
+from sparsecap_jax.published import find
 from sparsecap_jax.training.run_dir import LoadedRun, load_run
 
 Arrays = np.ndarray | Sequence[np.ndarray]
@@ -25,6 +32,7 @@ class Captioner:
 
     >>> captioner = Captioner.load("runs/demo/supermask")
     >>> captioner.caption(features, boxes, beam_size=5).text
+    >>> next(Captioner.load("flickr8k-mini").caption_photos(["photo.jpg"])).text
 
     All methods take the options of `SearchOptions` by name; without any, they search with five
     beams. Every search and every shape of a batch compiles once.
@@ -50,12 +58,15 @@ class Captioner:
     def load(cls, directory: str | pathlib.Path | Sequence[str | pathlib.Path]) -> "Captioner":
         """Load the best weights of a run directory, or of several as an ensemble.
 
+        A name that is no folder is one of the captioners that come with the package:
+        "flickr8k-mini".
+
         Raises:
             CheckpointError: there is no run there, or it is corrupt.
             ConfigError: the runs cannot be joined.
         """
         one = isinstance(directory, str | pathlib.Path)
-        return cls(*map(load_run, [directory] if one else directory))
+        return cls(*(load_run(_existing(d)) for d in ([directory] if one else directory)))
 
     @property
     def config(self) -> Any:
@@ -112,6 +123,49 @@ class Captioner:
         found = self.caption_store(store, range(len(store.images)), attention=attention, **search)
         captions = [captions for _, captions in found]
         return captions if batch else captions[0]
+
+    @functools.cached_property
+    def extractor(self) -> Extractor:
+        """What turns photos into the features that the run was trained on.
+
+        Raises:
+            ConfigError: the run does not say, or the extractor is not installed.
+        """
+        return remake_extractor(self.run.extractor)
+
+    def caption_photos(
+        self,
+        photos: Iterable[str | os.PathLike | Image.Image],
+        *,
+        batch_size: int = 16,
+        **search: Any,
+    ) -> Iterator[Caption]:
+        """Caption photos: files (JPEG or PNG), or upright pictures in memory.
+
+        Args:
+            photos: any number of them.
+            batch_size: photos at a time.
+            **search: see `SearchOptions`; by default what the run comes with (`search.json`).
+
+        Yields:
+            A caption for each photo, in order.
+
+        Raises:
+            DataError: a file cannot be read as a photo.
+            ConfigError: the extractor cannot be made, or options contradict each other.
+        """
+        waiting = iter(photos)
+        while batch := list(itertools.islice(waiting, batch_size)):
+            opened = [
+                p.convert("RGB") if isinstance(p, Image.Image) else open_photo(p) for p in batch
+            ]
+            found = self.extractor(opened)
+            yield from self.caption(
+                [regions.features for regions in found],
+                [regions.boxes for regions in found],
+                [regions.fc for regions in found],
+                **{**(self.run.search if "search" not in search else {}), **search},
+            )
 
     def caption_folder(
         self, directory: str | pathlib.Path, **options: Any
@@ -176,6 +230,12 @@ class Captioner:
         )
         for index, captions in found:
             yield image_ids[index], captions
+
+
+def _existing(directory: str | pathlib.Path) -> str | pathlib.Path:
+    """A folder as it is; else the captioner of the package that has this name."""
+    plain = isinstance(directory, str) and os.path.basename(directory) == directory
+    return find(directory) if plain and not os.path.isdir(directory) else directory
 
 
 def _check_alike(first: LoadedRun, other: LoadedRun, number: int) -> None:

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.data.datasets import Dataset, load_dataset
 from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.evaluation.bootstrap import bootstrap_interval
 from sparsecap_jax.evaluation.captioning import best_caption, to_coco
 from sparsecap_jax.evaluation.metrics import METRICS, score_captions
 from sparsecap_jax.files import write_json
@@ -72,10 +73,18 @@ def evaluate_run(
         {image_id: record.raw for image_id, record in records.items()},
         metrics=metrics,
         tokenizer=tokenizer,
+        per_image=True,
     )
+    each = scores.pop("per_image").values()
+    intervals = {
+        f"{name}_95%": bootstrap_interval([image[name] for image in each])
+        for name in ("CIDEr", "ROUGE_L")
+        if name in scores
+    }
     weights = workdir / WEIGHTS
     result = {
         **scores,
+        **intervals,
         **weight_counts(jax.device_get(run.params)),
         "bytes": weights.stat().st_size if weights.exists() else None,
         "images": len(captions),
@@ -89,6 +98,8 @@ def evaluate_run(
     write_json(folder / "captions.json", to_coco(captions))
     write_json(folder / "scores.json", result)
     shown = " | ".join(f"{k} {v:.4f}" for k, v in scores.items() if v is not None)
+    if "CIDEr_95%" in intervals:
+        shown += " (95% from {:.4f} to {:.4f})".format(*intervals["CIDEr_95%"])
     report(f"{split}, {shown_search}: {shown}\nwrote {folder}/captions.json and scores.json")
     return result
 

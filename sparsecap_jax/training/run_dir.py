@@ -31,6 +31,7 @@ TOKENIZER = "tokenizer"
 WEIGHTS = "weights.npz"
 INITIAL_WEIGHTS = "initial_weights.npz"
 EXTRACTOR = "extractor.json"
+SEARCH = "search.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,7 @@ class LoadedRun:
         masks: binary masks over the pruned leaves; `{}` for a dense model.
         extractor: settings of the extractor that made its features, see `photos.extractors`; `{}`
             where nothing says so.
+        search: options of the search that suits it best, where it comes with some.
     """
 
     config: ConfigDict
@@ -53,6 +55,7 @@ class LoadedRun:
     params: PyTree
     masks: PyTree
     extractor: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    search: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def load_run(directory: str | pathlib.Path) -> LoadedRun:
@@ -71,9 +74,11 @@ def load_run(directory: str | pathlib.Path) -> LoadedRun:
     model = make_model(model_config(config, tokenizer.vocab_size))
     variables = load_variables(directory, config)
     _check_fit(variables["params"], model, directory)
-    path = directory / EXTRACTOR
-    extractor = read_json(path) if path.exists() else {}
-    return LoadedRun(config, tokenizer, model, variables["params"], variables["masks"], extractor)
+    notes = [
+        read_json(directory / name) if (directory / name).exists() else {}
+        for name in (EXTRACTOR, SEARCH)
+    ]
+    return LoadedRun(config, tokenizer, model, variables["params"], variables["masks"], *notes)
 
 
 def load_variables(
@@ -126,8 +131,9 @@ def save_run(directory: str | pathlib.Path, run: LoadedRun, *, compact: bool = F
     directory = pathlib.Path(directory)
     run.tokenizer.save(directory / TOKENIZER)
     size = save_weights(directory / WEIGHTS, run.params, run.masks, compact=compact)
-    if run.extractor:
-        write_json(directory / EXTRACTOR, run.extractor)
+    for name, notes in ((EXTRACTOR, run.extractor), (SEARCH, run.search)):
+        if notes:
+            write_json(directory / name, dict(notes))
     with write_atomically(directory / CONFIG) as file:
         file.write(to_json(run.config))
     return size

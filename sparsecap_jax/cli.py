@@ -27,6 +27,7 @@ def run_main(main: Callable[[Any], None], parse: Callable[[list[str]], Any] | No
         absl_logging.use_absl_handler()
         logging.getLogger("sparsecap_jax").setLevel(logging.WARNING)
         enable_compilation_cache()
+        sys.stdout.reconfigure(line_buffering=True)  # progress shows in pipes and logs too
         try:
             main(argv)
         except SparsecapError as error:

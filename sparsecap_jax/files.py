@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from sparsecap_jax.errors import DataError
@@ -73,3 +73,12 @@ def read_csv(path: str | pathlib.Path) -> list[dict[str, str]]:
     """Read a table with a header as one dict of text per row."""
     with pathlib.Path(path).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def write_table(path: str | pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as CSV with a header: all columns in order of appearance."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with write_atomically(path) as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)

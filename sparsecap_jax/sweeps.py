@@ -5,7 +5,6 @@ A sweep is a list of runs and a way to draw their results. It lives in a module 
 compiled programs, finished ones are skipped, and rows appear in `results.csv` as they come.
 """
 
-import csv
 import dataclasses
 import importlib
 import pathlib
@@ -22,7 +21,7 @@ from sparsecap_jax.data.datasets import Dataset, load_dataset
 from sparsecap_jax.errors import ConfigError, SparsecapError
 from sparsecap_jax.evaluate import evaluate_run
 from sparsecap_jax.evaluation.metrics import FAST_METRICS
-from sparsecap_jax.files import read_json, write_atomically, write_json
+from sparsecap_jax.files import read_json, write_json, write_table
 from sparsecap_jax.models import MODELS
 from sparsecap_jax.training.loop import train
 from sparsecap_jax.training.run import claim_workdir
@@ -152,15 +151,6 @@ def finished_rows(workdir: pathlib.Path, runs: Sequence[SweepRun]) -> list[Row]:
     """Labels and figures of the finished runs, in their order."""
     files = [(run, workdir / run.name / RESULT) for run in runs]
     return [{**run.labels, **read_json(file)} for run, file in files if file.exists()]
-
-
-def write_table(path: str | pathlib.Path, rows: Sequence[Row]) -> None:
-    """Write rows as CSV with a header: all columns in order of appearance."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    with write_atomically(path) as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 class _Datasets:

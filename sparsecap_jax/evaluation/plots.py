@@ -52,7 +52,7 @@ def caption_grid(
         axis.set_title("\n".join(wrapped), fontsize=9, loc="left")
     for axis in axes:
         axis.axis("off")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def training_curves(path: str | pathlib.Path, runs: Mapping[str, str | pathlib.Path]) -> None:
@@ -71,14 +71,14 @@ def training_curves(path: str | pathlib.Path, runs: Mapping[str, str | pathlib.P
     )
     for axis, (table, column, title) in zip(axes, curves, strict=True):
         for number, (name, workdir) in enumerate(runs.items()):
-            steps, values = _column(pathlib.Path(workdir) / f"{table}.csv", column)
+            steps, values = table_column(pathlib.Path(workdir) / f"{table}.csv", column)
             if len(steps):
                 marker = "o" if table == "validation" else None
                 axis.plot(steps, values, label=name, marker=marker, color=f"C{number}")
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.3)
         axis.legend()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def error_bar_curves(
@@ -123,10 +123,11 @@ def error_bar_curves(
         axis.set_xticks(range(len(places)), [str(place) for place in places])
         axis.grid(alpha=0.3)
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _column(path: pathlib.Path, column: str) -> tuple[list[int], list[float]]:
+def table_column(path: pathlib.Path, column: str) -> tuple[list[int], list[float]]:
+    """Steps and values of a column of a run's CSV log, where it is filled."""
     rows = [row for row in read_csv(path) if row.get(column)]
     return [int(row["step"]) for row in rows], [float(row[column]) for row in rows]
 
@@ -142,7 +143,8 @@ def _draw_boxes(axis, boxes, size: tuple[int, int]) -> None:
         axis.add_patch(box)
 
 
-def _save(figure: Figure, path: str | pathlib.Path) -> None:
+def save_figure(figure: Figure, path: str | pathlib.Path) -> None:
+    """Write a figure as PNG, all or nothing."""
     FigureCanvasAgg(figure)
     with write_atomically(path, "wb") as file:
         figure.savefig(file, format="png", dpi=110)

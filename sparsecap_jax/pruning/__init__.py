@@ -15,6 +15,7 @@ from sparsecap_jax.pruning.magnitude import GradualMagnitude, OneShotMagnitude
 from sparsecap_jax.pruning.masks import (
     Sparsity,
     apply_masks,
+    apply_straight_through,
     check_binary,
     check_fit,
     finalize,
@@ -23,8 +24,11 @@ from sparsecap_jax.pruning.masks import (
     sparsity,
     unpack,
 )
+from sparsecap_jax.pruning.scored import Magnitude, Random, Saliency
 from sparsecap_jax.pruning.settings import from_mapping, nearest, settable_fields
 from sparsecap_jax.pruning.snip import Snip
+from sparsecap_jax.pruning.sparse_training import SET, RigL, StaticSparse
+from sparsecap_jax.pruning.straight_through import MagnitudeSTE
 from sparsecap_jax.pruning.supermask import Supermask
 
 # Keywords given here belong to the name and cannot be set by a config.
@@ -43,6 +47,16 @@ PRUNERS = {
     "lottery_mask_freeze": LotteryMaskFreeze,
     "mask_freeze": MaskFreeze,
     "snip": Snip,
+    # Those of jaxpruner, by its names.
+    "magnitude": Magnitude,
+    "global_magnitude": partial(Magnitude, distribution="global", normalize=True),
+    "saliency": Saliency,
+    "global_saliency": partial(Saliency, distribution="global", normalize=True),
+    "random": Random,
+    "magnitude_ste": MagnitudeSTE,
+    "static_sparse": StaticSparse,
+    "set": SET,
+    "rigl": RigL,
 }
 
 
@@ -97,6 +111,7 @@ __all__ = [
     "Pruner",
     "Sparsity",
     "apply_masks",
+    "apply_straight_through",
     "check_binary",
     "check_fit",
     "finalize",

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, no_type_check
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import struct
 from jaxtyping import Array, Float
 
@@ -13,6 +14,7 @@ from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning import masks as masks_lib
 from sparsecap_jax.pruning.paths import Path, by_path, matching, nest, select, show
 from sparsecap_jax.pruning.settings import check_range
+from sparsecap_jax.pruning.targets import Targets, make_targets
 from sparsecap_jax.types import PyTree
 
 
@@ -47,11 +49,16 @@ class Pruner:
         exclude: patterns of leaves that get no mask.
         freeze: patterns of leaves whose masks stay as they are: not trained, not recomputed, and
             not counted towards the target.
+        overrides: texts `PATTERN=SPARSITY`: leaves with a target of their own; `sparsity` then
+            holds for the others.
+        hard_zero: write zeros into pruned weights, and into what the optimizer keeps for them,
+            after every step, instead of leaving the values behind the masks.
         total_steps: length of training in optimizer steps.
         steps_per_epoch: length of an epoch, where a method's defaults depend on it.
         trains_masks: whether the optimizer owns `state.masks`.
         exact: whether the target count of nonzeros is met exactly.
         expects_trained: whether `prepare` wants trained weights rather than fresh ones.
+        keeps_pruned: whether pruned weights are trained like the others.
         batches_needed: how many batches `prepare` takes gradients of.
     """
 
@@ -60,15 +67,22 @@ class Pruner:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+    hard_zero: bool = False
     total_steps: int = 1
     steps_per_epoch: int | None = None
 
     trains_masks: ClassVar[bool] = False
     exact: ClassVar[bool] = True
     expects_trained: ClassVar[bool] = False
+    keeps_pruned: ClassVar[bool] = False
 
     def __post_init__(self):
         check_range("pruner.sparsity", self.sparsity, 0.0, 1.0, open_high=True)
+        if self.hard_zero and (self.trains_masks or self.keeps_pruned):
+            raise ConfigError(
+                f"pruner.hard_zero is set, but {self.name!r} trains its pruned weights on"
+            )
         if self.total_steps < 1:
             raise ConfigError(f"pruner: total_steps is {self.total_steps}; expected at least 1")
 
@@ -96,7 +110,8 @@ class Pruner:
         """
         leaves = by_path(params)
         paths = select(params, self.include, self.exclude)
-        matching(self.freeze, paths, "pruner.freeze")
+        frozen = matching(self.freeze, paths, "pruner.freeze")
+        self.targets({path: leaves[path].shape for path in paths if path not in frozen})
         value = self.initial_value()
         flat = {path: jnp.full(leaves[path].shape, value, jnp.float32) for path in paths}
         return PruneState(nest(flat), {})
@@ -213,6 +228,101 @@ class Pruner:
             The new state, same structure, shapes and dtypes.
         """
         return state
+
+    def apply(self, params: PyTree, binary: PyTree) -> PyTree:
+        """Parameters as the model sees them in training.
+
+        Args:
+            params: the raw parameters.
+            binary: what `sample` returned.
+
+        Returns:
+            The masked parameters. Their gradient is that of `apply_masks`, unless the method
+            needs gradients of pruned weights too.
+        """
+        return masks_lib.apply_masks(params, binary)
+
+    def gradients(self, grads: PyTree, masks: PyTree) -> PyTree:
+        """What the optimizer gets of the gradients by the parameters.
+
+        Args:
+            grads: gradients of the loss by the raw parameters.
+            masks: `state.masks`.
+
+        Returns:
+            Gradients, same structure.
+        """
+        return grads
+
+    def settle(self, params: PyTree, opt_state: PyTree, masks: PyTree) -> tuple[PyTree, PyTree]:
+        """What becomes of pruned weights after a step: nothing, or zeros with `hard_zero`.
+
+        Args:
+            params: the raw parameters after the step.
+            opt_state: the optimizer's state after the step.
+            masks: `state.masks` after the step.
+
+        Returns:
+            The parameters and the optimizer's state to go on with.
+        """
+        if not self.hard_zero:
+            return params, opt_state
+        binary = self.binarize(masks)
+        return masks_lib.finalize(params, binary), masks_lib.zero_moments(opt_state, binary)
+
+    def instant_sparsify(
+        self, params: PyTree, grads: PyTree | None = None, rng: Array | None = None
+    ) -> tuple[PyTree, PyTree]:
+        """Prune to the target at once, where the method can (see `Ranked`).
+
+        Raises:
+            ConfigError: the method finds its masks in training, or gets them from elsewhere.
+        """
+        raise ConfigError(f"pruner {self.name!r} cannot find masks from the weights at once")
+
+    def wrap(self, tx: optax.GradientTransformation, state: PruneState | None = None):
+        """An optimizer that prunes: for training loops that know of nothing else.
+
+        See `sparsecap_jax.pruning.wrapped.wrap`.
+        """
+        from sparsecap_jax.pruning.wrapped import wrap
+
+        return wrap(self, tx, state)
+
+    def targets(self, shapes: dict[Path, tuple[int, ...]]) -> Targets:
+        """How much of what goes.
+
+        Args:
+            shapes: shapes of the active masks by path, in order.
+
+        Returns:
+            The groups of tensors, and the sparsity of each.
+
+        Raises:
+            ConfigError: an override is malformed or matches nothing.
+        """
+        return make_targets(shapes, self.sparsity, "global", self.overrides)
+
+    def reached(self, binary: PyTree, tolerance: float = 0.05) -> bool:
+        """Whether the number of nonzeros among the active masks is near its target.
+
+        Args:
+            binary: nested dict of {0, 1} masks.
+            tolerance: largest distance from the target number, as a fraction of it.
+
+        Returns:
+            True where a checkpoint with these masks may count as the best.
+        """
+        active, _ = self.split(binary)
+        if not active:
+            return True
+        targets = self.targets({path: mask.shape for path, mask in active.items()})
+        gone = [k / n for k, n in zip(targets.removals(), targets.sizes, strict=True)]
+        sizes = [mask.size for mask in active.values()]
+        goal = sum(n * (1.0 - gone[g]) for n, g in zip(sizes, targets.groups, strict=True))
+        goal /= sum(sizes)
+        kept = 1.0 - float(masks_lib.overall_sparsity(nest(active)))
+        return abs(kept - goal) <= tolerance * goal
 
     def on_target(self, sparsity: float, tolerance: float = 0.05) -> bool:
         """Whether the number of nonzeros lies within a tolerance of its target.

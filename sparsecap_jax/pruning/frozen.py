@@ -58,3 +58,7 @@ class MaskFreeze(Pruner):
     def on_target(self, sparsity: float, tolerance: float = 0.05) -> bool:
         """As in `Pruner`; always where no target is set."""
         return not self.sparsity or super().on_target(sparsity, tolerance)
+
+    def reached(self, binary: PyTree, tolerance: float = 0.05) -> bool:
+        """As in `Pruner`; always where no target is set."""
+        return not self.sparsity or super().reached(binary, tolerance)

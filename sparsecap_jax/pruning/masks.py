@@ -67,6 +67,57 @@ def apply_masks(params: PyTree, binary: PyTree) -> PyTree:
     return _map_masked(lambda leaf, mask: leaf * mask.astype(leaf.dtype), params, binary)
 
 
+@jax.custom_jvp
+def _masked_value(leaf: Array, mask: Array) -> Array:
+    return leaf * mask.astype(leaf.dtype)
+
+
+@_masked_value.defjvp
+def _masked_value_jvp(primals, tangents):
+    return _masked_value(*primals), tangents[0]
+
+
+def apply_straight_through(params: PyTree, binary: PyTree) -> PyTree:
+    """`apply_masks` whose gradient reaches pruned weights as well, as if no mask were there.
+
+    Args:
+        params: any pytree of arrays.
+        binary: nested dict of masks, which get no gradient.
+
+    Returns:
+        The masked parameters, same structure.
+
+    Raises:
+        ConfigError: a mask has no parameter, or one of another shape.
+    """
+    return _map_masked(_masked_value, params, binary)
+
+
+def zero_moments(opt_state: PyTree, binary: PyTree) -> PyTree:
+    """Write zeros where a mask is 0 into whatever an optimizer keeps for each weight.
+
+    Args:
+        opt_state: any pytree; leaves count as a weight's whose path ends in the path of a mask and
+            that have its shape (momenta, second moments).
+        binary: nested dict of {0, 1} masks.
+
+    Returns:
+        The new optimizer state, same structure.
+    """
+    flat = by_path(binary)
+    lengths = sorted({len(path) for path in flat}, reverse=True)
+
+    def visit(keys, leaf):
+        path = to_path(keys)
+        for length in lengths:
+            mask = flat.get(path[-length:])
+            if mask is not None and mask.shape == getattr(leaf, "shape", None):
+                return jnp.where(mask != 0, leaf, jnp.zeros((), leaf.dtype))
+        return leaf
+
+    return jax.tree_util.tree_map_with_path(visit, opt_state)
+
+
 def finalize(params: PyTree, binary: PyTree) -> PyTree:
     """Write the zeros into the parameters, for good: plain +0.0 wherever a mask is 0.
 

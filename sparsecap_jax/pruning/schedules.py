@@ -1,6 +1,7 @@
 """When masks are recomputed, and to which sparsity."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,7 @@ from jaxtyping import Array, Bool, Int
 from sparsecap_jax.errors import ConfigError
 
 
-def removals(target: float, sizes: list[int]) -> list[int]:
+def removals(target: float, sizes: Sequence[int]) -> list[int]:
     """How many entries of each group a target sparsity removes: int(target x size), in float64.
 
     Args:
@@ -54,10 +55,11 @@ class Polynomial:
         """Step of the last event."""
         return self.start + self.events * self.frequency
 
-    def target(self, event: int) -> float:
-        """Sparsity of an event, 0 to `events`, float64."""
-        left = 1.0 - event / self.events
-        return self.final + (self.initial - self.final) * left**self.power
+    def target(self, event: int, final: float | None = None) -> float:
+        """Sparsity of an event, 0 to `events`, float64; `final` for a tensor with its own."""
+        final = self.final if final is None else final
+        left = 1.0 - event / self.events if self.events else 0.0
+        return final + (min(self.initial, final) - final) * left**self.power
 
     def locate(self, step: Int[Array, ""]) -> tuple[Bool[Array, ""], Int[Array, ""]]:
         """Whether `step` is an event, and which one came last (0 before the first).
@@ -72,10 +74,29 @@ class Polynomial:
         due = (since >= 0) & (step <= self.end) & (since % self.frequency == 0)
         return due, jnp.clip(since // self.frequency, 0, self.events)
 
-    def table(self, sizes: list[int]) -> np.ndarray:
-        """uint32 `[events + 1, G]`: how many entries of each group every event removes."""
-        rows = [removals(self.target(event), sizes) for event in range(self.events + 1)]
+    def table(self, sizes: Sequence[int], finals: Sequence[float] | None = None) -> np.ndarray:
+        """uint32 `[events + 1, G]`: how many entries of each group every event removes.
+
+        Args:
+            sizes: number of entries of each group.
+            finals: final sparsity of each group; `final` for all where not given.
+        """
+        finals = finals or [self.final] * len(sizes)
+        rows = [
+            [removals(self.target(event, f), [n])[0] for f, n in zip(finals, sizes, strict=True)]
+            for event in range(self.events + 1)
+        ]
         return np.array(rows, np.uint32).reshape(self.events + 1, len(sizes))
+
+
+def constant_schedule(final: float, start: int, frequency: int, events: int) -> Polynomial:
+    """The whole target at every event."""
+    return Polynomial(start, frequency, events, initial=final, final=final)
+
+
+def one_shot_schedule(final: float, step: int) -> Polynomial:
+    """One event; at a negative step, none."""
+    return Polynomial(step, 1, 0, initial=final, final=final)
 
 
 def gradual_schedule(

@@ -15,12 +15,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.pruning.base import Pruner, PruneState
-from sparsecap_jax.pruning.magnitude import pick
+from sparsecap_jax.pruning.base import PruneState
 from sparsecap_jax.pruning.masks import apply_masks
-from sparsecap_jax.pruning.paths import nest
-from sparsecap_jax.pruning.ranking import prune_smallest
-from sparsecap_jax.pruning.schedules import removals
+from sparsecap_jax.pruning.ranked import Ranked
 from sparsecap_jax.types import PyTree
 
 
@@ -43,8 +40,42 @@ def saliency(
     return [jnp.where(total < 0, -grad, grad) for grad in mask_grads]
 
 
+def summed_gradients(
+    name: str,
+    params: PyTree,
+    grad_fn: Callable[[PyTree, Any], PyTree] | None,
+    batches: Iterable[Any],
+    count: int,
+) -> PyTree:
+    """Gradients of several batches, added up.
+
+    Args:
+        name: the pruner's, for messages.
+        params: where to take them.
+        grad_fn: `grad_fn(params, batch)` -> gradients, structured as params.
+        batches: at least `count` batches.
+        count: how many to add up.
+
+    Returns:
+        The sum, structured as params.
+
+    Raises:
+        ConfigError: no `grad_fn`, or too few batches.
+    """
+    if grad_fn is None:
+        raise ConfigError(f"pruner {name!r} needs grad_fn(params, batch) and batches")
+    total, found = None, 0
+    for batch in itertools.islice(batches, count):
+        grads = grad_fn(params, batch)
+        total = grads if total is None else jax.tree.map(jnp.add, total, grads)
+        found += 1
+    if total is None or found < count:
+        raise ConfigError(f"pruner.num_batches is {count}; got {found} batches")
+    return total
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Snip(Pruner):
+class Snip(Ranked):
     """Remove the connections whose removal changes the loss least, judged on a few batches.
 
     Gradients of the batches are added up before scoring.
@@ -67,6 +98,15 @@ class Snip(Pruner):
         """How many batches `prepare` takes gradients of."""
         return self.num_batches
 
+    def scores(
+        self, state: PruneState, weights: list[Array], grads: list[Array] | None, event: Any
+    ) -> list[Array]:
+        """Connection sensitivity; see `saliency`."""
+        if grads is None:
+            raise ConfigError(f"pruner {self.name!r} ranks gradients; give it grads")
+        products = [g * w for g, w in zip(grads, weights, strict=True)]
+        return saliency(products, self.reference_signed)
+
     def prepare(
         self,
         state: PruneState,
@@ -79,21 +119,9 @@ class Snip(Pruner):
         Raises:
             ConfigError: no `grad_fn`, or fewer batches than `num_batches`.
         """
-        active, frozen = self.split(state.masks)
+        active, _ = self.split(state.masks)
         if not active:
             return state
-        if grad_fn is None:
-            raise ConfigError("pruner 'snip' needs grad_fn(params, batch) and batches")
         masked = apply_masks(params, state.masks)
-        total, count = None, 0
-        for batch in itertools.islice(batches, self.num_batches):
-            grads = pick(grad_fn(masked, batch), active)
-            total = grads if total is None else jax.tree.map(jnp.add, total, grads)
-            count += 1
-        if total is None or count < self.num_batches:
-            raise ConfigError(f"pruner.num_batches is {self.num_batches}; got {count} batches")
-        products = [g * w for g, w in zip(total, pick(params, active), strict=True)]
-        remove = jnp.array(removals(self.sparsity, [sum(p.size for p in products)]), jnp.uint32)
-        ranked = saliency(products, self.reference_signed)
-        masks = prune_smallest(ranked, remove, (0,) * len(ranked))
-        return state.replace(masks=nest({**frozen, **dict(zip(active, masks, strict=True))}))
+        grads = summed_gradients(self.name, masked, grad_fn, batches, self.num_batches)
+        return self.put(state, self.rank(state, params, grads))

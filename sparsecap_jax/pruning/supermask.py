@@ -20,8 +20,10 @@ class Supermask(Pruner):
 
         loss(t) = weight * |target - s| * (1 - (1 + cos(pi * min(1, t / T))) / 2)
 
-    s is the sparsity of the rounded active masks. Frozen masks are rounded, never drawn. The
-    logits want an Adam group of their own with a large step (learning rate 100, epsilon 1e-2).
+    s is the sparsity of the rounded active masks. Leaves with a sparsity of their own (`overrides`)
+    have a gap of their own; gaps are averaged, each weighted by its number of masks. Frozen masks
+    are rounded, never drawn. The logits want an Adam group of their own with a large step
+    (learning rate 100, epsilon 1e-2).
 
     Attributes:
         init_value: logit that every mask starts with.
@@ -92,6 +94,22 @@ class Supermask(Pruner):
         """
         return self._binary(masks, lambda zs: [rounded(z, self.bypass_sigmoid_grad) for z in zs])
 
+    def _gap(self, active: dict) -> tuple[Array, Array]:
+        """Sparsity of the active masks, and the distances of all groups from their targets."""
+        targets = self.targets({path: mask.shape for path, mask in active.items()})
+        size = sum(targets.sizes)
+        now, gap = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
+        for group, (count, target) in enumerate(
+            zip(targets.sizes, targets.sparsities, strict=True)
+        ):
+            members = zip(active.values(), targets.groups, strict=True)
+            logits = [mask for mask, g in members if g == group]
+            sparse = 1.0 - kept_fraction(logits, self.bypass_sigmoid_grad)
+            share = jnp.float32(count / size)
+            now += share * sparse
+            gap += share * jnp.abs(jnp.float32(target) - sparse)
+        return now, gap
+
     def penalty(
         self, masks: PyTree, step: Any
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
@@ -109,8 +127,7 @@ class Supermask(Pruner):
         active, _ = self.split(masks)
         if not active:
             return jnp.zeros((), jnp.float32), {}
-        now = 1.0 - kept_fraction(list(active.values()), self.bypass_sigmoid_grad)
-        gap = jnp.abs(jnp.float32(self.sparsity) - now)
+        now, gap = self._gap(active)
         progress = jnp.minimum(1.0, jnp.asarray(step, jnp.float32) / self.total_steps)
         rate = (1.0 + jnp.cos(progress * jnp.float32(jnp.pi))) / 2.0
         loss = gap * jnp.float32(self.loss_weight) * (1.0 - rate)

@@ -18,8 +18,9 @@ from ml_collections import ConfigDict
 
 from sparsecap_jax.data.datasets import Dataset
 from sparsecap_jax.errors import SparsecapError
+from sparsecap_jax.evaluation.sparsity_report import write_sparsity_report
 from sparsecap_jax.files import write_json
-from sparsecap_jax.interop.sparse_file import save_weights
+from sparsecap_jax.interop.sparse_file import load_weights, save_weights
 from sparsecap_jax.models import count_params
 from sparsecap_jax.pruning.masks import finalize
 from sparsecap_jax.training import scheduled_sampling
@@ -50,7 +51,8 @@ def train(
 
     `workdir` then holds `config.json`, `tokenizer/`, `checkpoints/` (best and last), `train.csv`,
     `validation.csv`, `tensorboard/`, `initial_weights.npz`, and `weights.npz`: the best model,
-    pruned (the last one where none came within tolerance of its target sparsity).
+    pruned (the last one where none came within tolerance of its target sparsity), with a report on
+    its masks in `sparsity/`.
 
     Args:
         config: see `sparsecap_jax.config`.
@@ -189,6 +191,9 @@ def _finish(run: Run, checkpoints: Checkpoints, report: Report) -> dict[str, Any
     masks = jax.device_get(run.pruner.binarize(variables["masks"]))
     params = jax.device_get(finalize(variables["params"], masks))
     size = save_weights(run.workdir / WEIGHTS, params, masks)
+    if masks:
+        initial = load_weights(run.workdir / INITIAL_WEIGHTS)["params"]
+        write_sparsity_report(run.workdir, params, masks, initial, step)
     summary = {
         "step": checkpoints.last_step(),
         "best_step": best,

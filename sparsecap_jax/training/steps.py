@@ -93,7 +93,7 @@ def make_loss(
     ):
         masks = trained.get("masks", masks)
         mask_rng, dropout_rng = jax.random.split(rng)
-        params = apply_masks(trained["params"], pruner.sample(masks, mask_rng))
+        params = pruner.apply(trained["params"], pruner.sample(masks, mask_rng))
         if words and hasattr(model, "decode_packed"):
             forward = functools.partial(_packed, model, {"params": params}, words=words)
             answers = _sharded(forward, batch, dropout_rng, shards)
@@ -166,13 +166,15 @@ def make_train_step(
         (loss, metrics), grads = grad_fn(
             trained, state.prune.masks, batch, state.step, step_rng, words
         )
-        updates, opt_state = tx.update(grads, state.opt_state, trained)
+        kept = {**grads, "params": pruner.gradients(grads["params"], state.prune.masks)}
+        updates, opt_state = tx.update(kept, state.opt_state, trained)
         trained = optax.apply_updates(trained, updates)
         step = state.step + jnp.ones((), jnp.int32)
         prune = state.prune.replace(masks=trained.get("masks", state.prune.masks))
         prune = pruner.update(prune, trained["params"], grads["params"], step, update_rng)
-        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads["params"]), **metrics}
-        return TrainState(step, trained["params"], prune, opt_state, state.rng), metrics
+        params, opt_state = pruner.settle(trained["params"], opt_state, prune.masks)
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(kept["params"]), **metrics}
+        return TrainState(step, params, prune, opt_state, state.rng), metrics
 
     def many(state: TrainState, batches: Batch, words: int = 0) -> tuple[TrainState, Metrics]:
         if batches.index.shape[0] == 1:  # spares the compiler a loop

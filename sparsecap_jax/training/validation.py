@@ -76,7 +76,8 @@ class Validator:
         metrics = {"loss": sums[0] / sums[1], **scores}
         reached = True
         if jax.tree.leaves(masks):
-            metrics["sparsity"] = float(overall_sparsity(self._run.pruner.binarize(masks)))
+            binary = self._run.pruner.binarize(masks)
+            metrics["sparsity"] = float(overall_sparsity(binary))
             tolerance = self._run.config.eval.sparsity_tolerance
-            reached = self._run.pruner.on_target(metrics["sparsity"], tolerance)
+            reached = self._run.pruner.reached(binary, tolerance)
         return Validation(metrics, metrics["CIDEr"] if reached else None)

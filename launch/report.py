@@ -1,0 +1,21 @@
+"""Report how sparse a finished run is: a table, a CSV file and a picture.
+
+python launch/report.py runs/demo/supermask
+"""
+
+from absl import app
+
+from sparsecap_jax.cli import run_main
+
+
+def main(argv: list[str]) -> None:
+    """Parse arguments and report."""
+    if len(argv) != 2:
+        raise app.UsageError("expected one run directory")
+    from sparsecap_jax.report import report_run
+
+    report_run(argv[1])
+
+
+if __name__ == "__main__":
+    run_main(main)

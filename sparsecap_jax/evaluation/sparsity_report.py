@@ -1,0 +1,126 @@
+"""What a run's masks came to: a table, TensorBoard scalars, and a picture."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from tensorboardX import SummaryWriter
+
+from sparsecap_jax.evaluation.plots import save_figure, table_column
+from sparsecap_jax.files import write_table
+from sparsecap_jax.pruning.paths import by_path
+from sparsecap_jax.pruning.summary import ALL, PRUNABLE, summarize, warn_nearly_empty
+from sparsecap_jax.types import PyTree
+
+FOLDER = "sparsity"
+
+
+def write_sparsity_report(
+    workdir: pathlib.Path, params: PyTree, masks: PyTree, initial: PyTree, step: int
+) -> list[dict[str, Any]]:
+    """Write `sparsity/tensors.csv` and `sparsity/report.png`, and scalars beside the run's logs.
+
+    A tensor that is over 99.9 % sparse is warned of.
+
+    Args:
+        workdir: the run directory; its `train.csv` or `validation.csv` tell how sparsity rose.
+        params: finished weights, numpy arrays, zeros in place.
+        masks: their binary masks.
+        initial: the weights that training began with.
+        step: the step that the weights are of.
+
+    Returns:
+        The rows of the table; see `pruning.summary.summarize`.
+    """
+    rows = summarize(params, masks)
+    warn_nearly_empty(rows)
+    write_table(workdir / FOLDER / "tensors.csv", rows)
+    with SummaryWriter(str(workdir / "tensorboard"), filename_suffix=".sparsity") as events:
+        for row in rows:
+            if row["prunable"] or row["tensor"] == ALL:
+                name = row["tensor"].strip("()")
+                events.add_scalar(f"final_sparsity/{name}", row["sparsity"], step)
+    flat, first, binary = by_path(params), by_path(initial), by_path(masks)
+    weights = {
+        "initial": np.concatenate([np.ravel(first[path]) for path in binary]),
+        "kept": np.concatenate([flat[path][np.asarray(m) != 0] for path, m in binary.items()]),
+    }
+    draw_sparsity(workdir / FOLDER / "report.png", rows, sparsity_curve(workdir), weights)
+    return rows
+
+
+def sparsity_curve(workdir: pathlib.Path) -> tuple[list[int], list[float]]:
+    """Steps and sparsities of the prunable weights, as far as the logs hold them."""
+    for table in ("train", "validation"):
+        path = workdir / f"{table}.csv"
+        steps, values = table_column(path, "sparsity") if path.exists() else ([], [])
+        if steps:
+            return steps, values
+    return [], []
+
+
+def density(
+    values: Float[np.ndarray, " N"], points: int = 400
+) -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:
+    """Gaussian kernel density estimate, from a histogram so that millions of values are no matter.
+
+    Args:
+        values: the sample.
+        points: where to estimate, evenly spread over the range and three bandwidths around it.
+
+    Returns:
+        Places and densities; the bandwidth is Silverman's.
+    """
+    values = np.asarray(values, np.float64)
+    quartiles = np.subtract(*np.percentile(values, [75, 25])) / 1.34
+    spread = min(x for x in (values.std(), quartiles, 1.0) if x > 0) if values.std() else 1e-3
+    width = 0.9 * spread * values.size**-0.2
+    low, high = values.min() - 3 * width, values.max() + 3 * width
+    counts, edges = np.histogram(values, points, (low, high))
+    places = (edges[1:] + edges[:-1]) / 2
+    kernel = np.exp(-0.5 * ((places[:, None] - places[None]) / width) ** 2)
+    kernel /= width * np.sqrt(2 * np.pi)
+    return places, kernel @ counts / values.size
+
+
+def draw_sparsity(
+    path: str | pathlib.Path,
+    rows: Sequence[Mapping[str, Any]],
+    curve: tuple[Sequence[int], Sequence[float]],
+    weights: Mapping[str, np.ndarray],
+) -> None:
+    """Draw bars for each tensor, sparsity over training, and densities of weights.
+
+    Args:
+        path: PNG to write.
+        rows: what `summarize` returned.
+        curve: steps and sparsities.
+        weights: samples of weights by name.
+    """
+    bars = [row for row in rows if row["prunable"] and row["tensor"] != PRUNABLE]
+    (overall,) = (row for row in rows if row["tensor"] == PRUNABLE)
+    height = max(4.0, 0.2 * len(bars) + 1.2)
+    figure = Figure(figsize=(15, height), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1.4, 1, 1))
+    places = np.arange(len(bars))[::-1]
+    left.barh(places, [row["nonzeros"] / row["size"] for row in bars], color="C0")
+    left.set_yticks(places, [row["tensor"] for row in bars], fontsize=7)
+    kept = overall["nonzeros"] / overall["size"]
+    left.axvline(kept, color="C3", ls="--", lw=1, label=f"overall {kept:.2%}")
+    left.set_xscale("symlog", linthresh=0.01)
+    left.set(xlim=(0, 1), title="weights kept of each tensor", xlabel="fraction kept")
+    left.set_xticks([0, 0.01, 0.1, 1], ["0", "1%", "10%", "100%"])
+    left.legend(fontsize=8, loc="lower right")
+    middle.plot(*curve, marker="o" if len(curve[0]) < 30 else None, ms=3)
+    middle.set(title="sparsity of prunable weights", xlabel="step", ylim=(-0.02, 1.02))
+    for name, sample in weights.items():
+        if sample.size:
+            right.plot(*density(sample), label=f"{name} ({sample.size:,})")
+    right.set(title="prunable weights: density", xlabel="weight")
+    right.legend(fontsize=8)
+    for axis in (left, middle, right):
+        axis.grid(alpha=0.3)
+    save_figure(figure, path)

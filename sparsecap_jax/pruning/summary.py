@@ -1,0 +1,82 @@
+"""Tables of how sparse a pruned model is, tensor by tensor and as a whole."""
+
+import logging
+from typing import Any
+
+import numpy as np
+
+from sparsecap_jax.pruning.masks import check_fit
+from sparsecap_jax.pruning.paths import by_path, show
+from sparsecap_jax.types import PyTree
+
+logger = logging.getLogger(__name__)
+
+NEARLY_EMPTY = 0.999
+PRUNABLE, ALL = "(prunable)", "(all)"
+
+
+def summarize(params: PyTree, binary: PyTree) -> list[dict[str, Any]]:
+    """Count what masks keep of every tensor; outside jit.
+
+    A tensor that a model uses in several places is one leaf and counts once; so does an array that
+    stands under several paths of `params`.
+
+    Args:
+        params: all parameters of the model.
+        binary: nested dict of {0, 1} masks over the prunable ones.
+
+    Returns:
+        Rows `{"tensor": "a/b/kernel", "shape": "4x8", "prunable", "size", "nonzeros",
+        "sparsity"}` in sorted order of paths, then a row `(prunable)` over all masks and a row
+        `(all)` over all weights. Weights without a mask count as kept.
+
+    Raises:
+        ConfigError: masks do not fit.
+    """
+    check_fit(binary, params)
+    masks = by_path(binary)
+    rows, seen = [], set()
+    for path, leaf in by_path(params).items():
+        if id(leaf) in seen:
+            continue
+        seen.add(id(leaf))
+        size = int(np.prod(leaf.shape))
+        kept = int(np.count_nonzero(np.asarray(masks[path]))) if path in masks else size
+        shape = "x".join(map(str, leaf.shape))
+        rows.append(_row(show(path), shape, path in masks, size, kept))
+    pruned = [row for row in rows if row["prunable"]]
+    for name, group in ((PRUNABLE, pruned), (ALL, list(rows))):
+        size, kept = (sum(row[key] for row in group) for key in ("size", "nonzeros"))
+        rows.append(_row(name, "", name == PRUNABLE, size, kept))
+    return rows
+
+
+def warn_nearly_empty(rows: list[dict[str, Any]]) -> list[str]:
+    """Log a warning for each tensor that is over 99.9 % sparse.
+
+    Args:
+        rows: what `summarize` returned.
+
+    Returns:
+        The names of these tensors.
+    """
+    found = []
+    for row in rows:
+        if row["prunable"] and row["tensor"] != PRUNABLE and row["sparsity"] > NEARLY_EMPTY:
+            found.append(row["tensor"])
+            logger.warning(
+                "%s is %.3f%% sparse: %d of %d weights are left",
+                row["tensor"], 100 * row["sparsity"], row["nonzeros"], row["size"],
+            )  # fmt: skip
+    return found
+
+
+def _row(name: str, shape: str, prunable: bool, size: int, kept: int) -> dict[str, Any]:
+    return {
+        "tensor": name,
+        "shape": shape,
+        "prunable": prunable,
+        "size": size,
+        "nonzeros": kept,
+        "sparsity": 1.0 - kept / size if size else 0.0,
+    }

@@ -284,8 +284,8 @@ def _typed(value: Any, old: Any, where: str) -> Any:
     """Return `value` in the type of the default `old`, or complain."""
     if old is None or value is None:
         return value
-    if isinstance(old, tuple) and isinstance(value, list | tuple):
-        return tuple(value)
+    if isinstance(old, tuple) and isinstance(value, str | list | tuple):
+        return (value,) if isinstance(value, str) else tuple(value)
     if isinstance(old, bool) or isinstance(value, bool):
         fits = isinstance(old, bool) and isinstance(value, bool)
     elif isinstance(old, float):

@@ -20,6 +20,7 @@ from sparsecap_jax.config import (
 )
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning import PRUNERS
+from sparsecap_jax.pruning.structures import NofM, parse_structure
 
 # Cosine from 0.01 with a large epsilon: Up-Down and Soft-Attention.
 RECURRENT = {"learning_rate": 1e-2, "learning_rate_min": 1e-5, "epsilon": 1e-2}
@@ -38,6 +39,8 @@ TINY = {
     **{"clip": "norm", "clip_at": 1.0, "mask_epsilon": 3e-4},
 }
 TINY_SUPERMASK = {"sparsity_weight": 25.0}
+# Hard pruning: a trained model (`config.train.init_from`) is pruned and trained for 10 epochs more.
+FINE_TUNED = ("mag_blind", "mag_uniform", "mag_dist")
 
 
 def make_config(
@@ -79,7 +82,7 @@ def make_config(
         own = {"weight_scale": weight_scale, **(TINY_SUPERMASK if small else {})}
         values = {**own, **values}
     if pruner not in ("none", "mask_freeze", "lottery_mask_freeze"):
-        values = {"sparsity": 0.95, **values}
+        values = {"sparsity": _usual_sparsity(values), **values}
     tokens = dict(tokenizer or {"name": "word"})
     config = default_config(model, pruner, tokens["name"])
     with config.unlocked():
@@ -87,6 +90,8 @@ def make_config(
         config.pruner = pruner_section(pruner, **values)
         config.optimizer = optimizer_section(**(TINY if small else optimizer))
         config.tokenizer = tokenizer_section(**tokens)
+    if pruner in FINE_TUNED:
+        config.train.epochs = 10
     if "d_model" in config.model:
         config.optimizer.noam_size = config.model.d_model
     if small:
@@ -105,6 +110,12 @@ def use_toy_scenes(config: ConfigDict) -> None:
     config.train.update(eval_every=700, log_every=50)
     config.eval.images = 100  # of 200
     config.tokenizer.vocab_size = 1000  # more than there are words: all are kept
+
+
+def _usual_sparsity(values: Mapping) -> float:
+    """The papers' 95 %, or what N:M sparsity removes."""
+    structure = parse_structure(values.get("sparsity_type", "unstructured"), -1)
+    return 1.0 - structure.n / structure.m if isinstance(structure, NofM) else 0.95
 
 
 def _pruner(arg: str, names: list[str], values: Mapping, variants: Mapping) -> str:

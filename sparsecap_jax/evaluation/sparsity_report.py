@@ -116,10 +116,14 @@ def draw_sparsity(
     left.legend(fontsize=8, loc="lower right")
     middle.plot(*curve, marker="o" if len(curve[0]) < 30 else None, ms=3)
     middle.set(title="sparsity of prunable weights", xlabel="step", ylim=(-0.02, 1.02))
+    top = 0.0
     for name, sample in weights.items():
         if sample.size:
-            right.plot(*density(sample), label=f"{name} ({sample.size:,})")
-    right.set(title="prunable weights: density", xlabel="weight")
+            places, heights = density(sample)
+            top = max(top, heights.max())
+            right.plot(places, heights, label=f"{name} ({sample.size:,})")
+    right.set(title="prunable weights: density", xlabel="weight", yscale="log")
+    right.set_ylim(1e-5 * top, 2 * top)
     right.legend(fontsize=8)
     for axis in (left, middle, right):
         axis.grid(alpha=0.3)

@@ -19,6 +19,7 @@ from sparsecap_jax.evaluate import evaluate_run
 from sparsecap_jax.evaluation.metrics import score_captions
 from sparsecap_jax.files import read_csv, read_json
 from sparsecap_jax.interop.sparse_file import load_weights
+from sparsecap_jax.report import report_run
 from sparsecap_jax.training.checkpoints import Checkpoints
 from sparsecap_jax.training.loop import NonFiniteLossError, stack_batches, train
 from sparsecap_jax.training.run_dir import load_run
@@ -199,6 +200,26 @@ def test_snip_prunes_before_the_first_step(data, tmp_path):
     config = tiny_config(data, "snip", steps=1, eval_every=1)
     summary = train(config, tmp_path, QUIET.append)
     assert summary["sparsity"] == pytest.approx(0.5, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["rigl", "magnitude_ste", "mag_uniform", "mask_freeze"])
+def test_recipes_of_all_kinds(data, finished, tmp_path, name):
+    """Rewired in training, straight-through, pruned from a trained run, masks of a pruned run."""
+    source = str(finished[0]) if name.startswith("ma") and "ste" not in name else ""
+    summary = train(
+        tiny_config(data, name, steps=4, init_from=source), tmp_path / name, QUIET.append
+    )
+    assert summary["best_step"] == 4
+    rows = {row["tensor"]: row for row in read_csv(tmp_path / name / "sparsity/tensors.csv")}
+    assert int(rows["(prunable)"]["nonzeros"]) == summary["nonzeros"]
+    if name == "mask_freeze":
+        assert summary["nonzeros"] == finished[1]["nonzeros"]
+    else:
+        assert summary["sparsity"] == pytest.approx(0.5, abs=1e-3)
+        assert float(rows["attention/alpha/kernel"]["sparsity"]) == 0.5
+    lines = []
+    report_run(tmp_path / name, lines.append)
+    assert lines[-1].endswith("tensors.csv and report.png")
 
 
 def test_pruners_that_need_a_trained_run_say_so(data, tmp_path):

@@ -41,6 +41,9 @@ def default_config(
                 "name": "karpathy",  # a key of sparsecap_jax.data.datasets.DATASETS
                 "dir": "",  # holds the split JSON and bu/
                 "split_json": "",  # its name in dir, or its path; "": the only dataset_*.json
+                "features": "",  # file or folder of features; "": dir
+                "features_format": "auto",  # a key of sparsecap_jax.data.stores.STORES
+                "image_sizes": "",  # JSON or folder, for formats with boxes in pixels
                 "feature_size": 2048,
                 "batch_size": 15,  # images per step
                 "seq_per_img": 5,  # captions per image and step
@@ -48,6 +51,8 @@ def default_config(
                 "region_buckets": (16, 36, 64, 100),  # padded numbers of regions
                 "cache_gb": 8.0,  # memory for features read before
                 "mixture": "",  # imagined: times an epoch sees each source, "source=times,..."
+                "cache_min_free_ram": 0.4,  # fraction of the machine's memory to leave free
+                "cache_dtype": "float32",  # float16 holds twice as many, rounded
                 "raw_captions": False,  # tokenise raw captions instead of the split's tokens
                 "skip_bad": False,  # leave out bad entries, counted in the log, instead of stopping
             },
@@ -242,6 +247,7 @@ _RANGES = {
     "data.seq_per_img": (1, 1000),
     "data.eval_batch_size": (1, _LARGE),
     "data.cache_gb": (0, _LARGE),
+    "data.cache_min_free_ram": (0, 1),
     "model.dropout": (0, 0.999),
     "model.source_dropout": (0, 0.999),
     "train.epochs": (0, _LARGE),

@@ -2,12 +2,26 @@
 
 import threading
 from collections.abc import Iterable
+from typing import Any, NamedTuple
 
+import numpy as np
 import psutil
 
 from sparsecap_jax.data.features import FeatureStore, RegionFeatures
 from sparsecap_jax.data.karpathy import ImageId
-from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.errors import ConfigError, DataError
+
+
+class _Kept(NamedTuple):
+    """Arrays of one image, features in the dtype of the cache."""
+
+    features: np.ndarray
+    boxes: np.ndarray | None
+    fc: np.ndarray
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self if array is not None)
 
 
 class CachedStore:
@@ -21,21 +35,31 @@ class CachedStore:
         max_bytes: upper limit of the arrays kept, in bytes; None: only `min_free_ram` limits.
         min_free_ram: an image is kept only while at least this fraction of the machine's memory is
             available (the reference's `cache_min_free_ram`); 1 turns the cache off.
+        dtype: "float32", or "float16": what is kept takes half the memory, and comes out rounded
+            (whether it was kept or just read, so that results do not depend on the memory free).
     """
 
     def __init__(
-        self, store: FeatureStore, *, max_bytes: int | None = None, min_free_ram: float = 0.4
+        self,
+        store: FeatureStore,
+        *,
+        max_bytes: int | None = None,
+        min_free_ram: float = 0.4,
+        dtype: str = "float32",
     ):
         if max_bytes is not None and max_bytes < 0:
             raise ConfigError(f"cache max_bytes: expected at least 0, found {max_bytes}")
         if not 0 <= min_free_ram <= 1:
             raise ConfigError(f"cache_min_free_ram: expected 0 to 1, found {min_free_ram}")
+        if dtype not in ("float32", "float16"):
+            raise ConfigError(f"cache_dtype: expected float32 or float16, found {dtype!r}")
         self.feature_size = store.feature_size
         self.nbytes = 0
         self._store = store
         self._max_bytes = max_bytes
         self._min_free_ram = min_free_ram
-        self._kept: dict[ImageId, RegionFeatures] = {}
+        self._dtype = np.dtype(dtype)
+        self._kept: dict[ImageId, _Kept] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -44,12 +68,13 @@ class CachedStore:
 
     def __getitem__(self, image_id: ImageId) -> RegionFeatures:
         """Return one image from memory, or read it and keep it if there is room."""
-        regions = self._kept.get(image_id)
-        if regions is None:
+        kept = self._kept.get(image_id)
+        if kept is None:
             regions = self._store[image_id]
+            kept = _Kept(self._rounded(image_id, regions.features), regions.boxes, regions.fc)
             if self._ram_is_free():
-                self._keep(image_id, regions)
-        return regions
+                self._keep(image_id, kept)
+        return RegionFeatures(kept.features.astype(np.float32, copy=False), kept.boxes, kept.fc)
 
     def num_regions(self, image_id: ImageId) -> int:
         """Number of regions of one image."""
@@ -60,7 +85,21 @@ class CachedStore:
         """Raise one DataError that tells of every id without features."""
         self._store.check(image_ids)
 
-    def _keep(self, image_id: ImageId, regions: RegionFeatures) -> None:
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is kept: another process fills a cache of its own."""
+        return {**self.__dict__, "_kept": {}, "nbytes": 0, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    def _rounded(self, image_id: ImageId, features: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            rounded = features.astype(self._dtype, copy=False)
+        if rounded is not features and not np.isfinite(rounded).all():
+            raise DataError(f"image {image_id!r}: features are too large for {self._dtype}")
+        return rounded
+
+    def _keep(self, image_id: ImageId, regions: "_Kept") -> None:
         with self._lock:
             grown = self.nbytes + regions.nbytes
             fits = self._max_bytes is None or grown <= self._max_bytes

@@ -4,6 +4,7 @@ To add one: a function from a `Source` to the records of its splits, and a line 
 """
 
 import dataclasses
+import logging
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -18,14 +19,18 @@ from sparsecap_jax.data.coco_json import (
     load_image_info,
     read_id_list,
 )
-from sparsecap_jax.data.features import FeatureStore, NpyFolderStore
+from sparsecap_jax.data.features import FeatureStore
 from sparsecap_jax.data.fields import Faults
 from sparsecap_jax.data.flickr import load_flickr_tokens
+from sparsecap_jax.data.indexed_store import IndexedStore
 from sparsecap_jax.data.instapic import load_instapic
 from sparsecap_jax.data.karpathy import load_karpathy
 from sparsecap_jax.data.photo_folder import load_photo_folder
 from sparsecap_jax.data.records import SPLITS, Record, image_id_from_filename
+from sparsecap_jax.data.stores import open_store
 from sparsecap_jax.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
 
 Section = ConfigDict | Mapping[str, Any]
 Splits = dict[str, list[Record]]
@@ -124,8 +129,21 @@ def load_dataset(config: Section, *, need_boxes: bool = False) -> Dataset:
         text="raw" if config["raw_captions"] else "tokens",
         skip_bad=config["skip_bad"],
     )
-    store = NpyFolderStore(directory, config["feature_size"], need_boxes)
-    cached = CachedStore(store, max_bytes=int(config["cache_gb"] * 2**30))
+    store = open_store(
+        config["features"] or directory,
+        config["feature_size"],
+        need_boxes,
+        sizes=config["image_sizes"],
+        format=config["features_format"],
+    )
+    if config["skip_bad"]:
+        splits = _with_features(splits, store)
+    cached = CachedStore(
+        store,
+        max_bytes=int(config["cache_gb"] * 2**30),
+        min_free_ram=config["cache_min_free_ram"],
+        dtype=config["cache_dtype"],
+    )
     return Dataset(splits, cached, pathlib.Path(directory) / "images")
 
 
@@ -136,6 +154,17 @@ def _imagined(config: Section, need_boxes: bool) -> Dataset:
     directory = pathlib.Path(config["dir"])
     splits, store = load_imagined(directory, config["feature_size"], need_boxes, config["mixture"])
     return Dataset(splits, store, directory / "images")
+
+
+def _with_features(splits: Splits, store: IndexedStore) -> Splits:
+    """Leave out records without features, and say how many."""
+    kept = {name: [r for r in rs if r.image_id in store.index] for name, rs in splits.items()}
+    for name, records in splits.items():
+        missing = len(records) - len(kept[name])
+        if missing:
+            message = "%s: %d of %d %s images have no features and are left out"
+            logger.warning(message, store.path, missing, len(records), name)
+    return kept
 
 
 def toy_scenes_dir(name: str = "toy_scenes") -> pathlib.Path:
@@ -211,6 +240,12 @@ def _photos(source: Source) -> Splits:
     return load_photo_folder(path, text=source.text, faults=source.faults)
 
 
+def _tfds(source: Source) -> Splits:
+    """A folder that tensorflow-datasets prepared (`coco_builder`)."""
+    path = source.directory / "metadata.json"
+    return load_karpathy(path, text=source.text, faults=source.faults)
+
+
 def _split_json(source: Source) -> pathlib.Path:
     directory = source.directory
     if source.split_json:
@@ -231,6 +266,7 @@ DATASETS: dict[str, Callable[[Source], Splits]] = {
     "instapic": _instapic,
     "karpathy": _karpathy,
     "photos": _photos,
+    "tfds": _tfds,
     "toy": _karpathy,
     "toy_boxes": _karpathy,
 }

@@ -16,10 +16,12 @@ from absl.flags import argparse_flags
 COMMANDS = {
     "coco_captions": "lay out COCO's captions: splits, references, text to train tokenizers on",
     "coco_server": "write the two result files that COCO's evaluation server wants",
+    "convert": "turn features of any known format into ArrayRecord",
     "df": "count the document frequencies of CIDEr-D rewards, or convert those of other codes",
     "extract": "region features of photos",
     "imagine": "a dataset of photos, and of captions with imagined features",
     "inspect": "print what feature files hold, and what is missing for a split",
+    "tfds": "prepare captions and features as a tensorflow-datasets folder",
     "tokenizer": "train a tokenizer on a file of captions, or show what one does",
 }
 

@@ -1,0 +1,95 @@
+"""Feature stores of all published formats, behind one interface (see docs/data.md).
+
+To add one: a subclass of `IndexedStore`, a line in `STORES`, and one in `find_format`.
+"""
+
+import os
+import pathlib
+
+from sparsecap_jax.data.features import NpyFolderStore, attention_folders
+from sparsecap_jax.data.indexed_store import ImageSizes, IndexedStore
+from sparsecap_jax.data.stores.array_records import MANIFEST, ArrayRecordStore
+from sparsecap_jax.data.stores.hdf5 import Hdf5Store
+from sparsecap_jax.data.stores.image_sizes import load_image_sizes
+from sparsecap_jax.data.stores.lmdb import LmdbStore
+from sparsecap_jax.data.stores.npz_folder import NpzFolderStore
+from sparsecap_jax.data.stores.tfds_folder import TfdsStore, is_tfds_folder
+from sparsecap_jax.data.stores.tsv import TsvStore, tsv_files
+from sparsecap_jax.errors import ConfigError, DataError
+
+STORES: dict[str, type[IndexedStore]] = {
+    "array_record": ArrayRecordStore,
+    "hdf5": Hdf5Store,
+    "lmdb": LmdbStore,
+    "npy": NpyFolderStore,
+    "npz": NpzFolderStore,
+    "tfds": TfdsStore,
+    "tsv": TsvStore,
+}
+_HDF5 = (".h5", ".hdf5")
+
+
+def open_store(
+    path: str | os.PathLike,
+    feature_size: int = 2048,
+    need_boxes: bool = False,
+    *,
+    sizes: ImageSizes | str | os.PathLike | None = None,
+    format: str = "auto",
+) -> IndexedStore:
+    """Open a feature file or folder, whatever its format.
+
+    Args:
+        path: the file or folder.
+        feature_size: width D of the features; anything else is an error.
+        need_boxes: read boxes too, and require them for every image.
+        sizes: where boxes are in pixels and the format has no image sizes: (width, height) by id,
+            or the path that `load_image_sizes` reads them from.
+        format: a key of `STORES`, or "auto" to look.
+
+    Raises:
+        ConfigError: unknown format.
+        DataError: nothing there that is known.
+    """
+    if format not in (*STORES, "auto"):
+        known = ", ".join(["auto", *STORES])
+        raise ConfigError(f"format of features is {format!r}; expected one of {known}")
+    path = pathlib.Path(path)
+    if isinstance(sizes, str | os.PathLike):
+        sizes = load_image_sizes(sizes) if os.fspath(sizes) else None
+    kind = find_format(path) if format == "auto" else format
+    return STORES[kind](path, feature_size, need_boxes, sizes)
+
+
+def find_format(path: pathlib.Path) -> str:
+    """The key of `STORES` that fits a file or folder.
+
+    Raises:
+        DataError: none does.
+    """
+    if path.is_file():
+        if path.suffix.lower() in _HDF5:
+            return "hdf5"
+        if path.suffix in (".lmdb", ".mdb"):
+            return "lmdb"
+        if ".tsv" in path.suffixes[-2:]:
+            return "tsv"
+    elif path.is_dir():
+        if (path / MANIFEST).is_file():
+            return "array_record"
+        if is_tfds_folder(path):
+            return "tfds"
+        if (path / "data.mdb").is_file() or any(path.glob("*_att.lmdb")):
+            return "lmdb"
+        if attention_folders(path / "bu") or attention_folders(path):
+            return "npy"
+        if tsv_files(path):
+            return "tsv"
+        if any(path.glob("*.npz")):
+            return "npz"
+    else:
+        raise DataError(f"{path}: no such file or folder; expected features")
+    raise DataError(
+        f"{path}: no features of a known format; expected bu/cocobu_att/, *.tsv, *.hdf5, "
+        f"ID.npz, *.lmdb, or {MANIFEST} (see docs/data.md)"
+    )

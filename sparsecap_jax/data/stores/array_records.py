@@ -1,0 +1,168 @@
+"""Our own store: ArrayRecord shards that any image can be read from at random, with a manifest.
+
+    manifest.json                      what is in it: options, shards, image ids, checksums
+    features-00000.array_record, ...   one record per image
+
+A record is `SCF1`, the length of a JSON header (uint32, little-endian), the header
+(`{"id", "dtype", "shape", "boxes", "fc"}`), and the raw bytes of features, boxes and fc.
+`convert.py` writes it.
+"""
+
+import functools
+import importlib
+import json
+import pathlib
+import struct
+from typing import Any
+
+import numpy as np
+
+from sparsecap_jax.data.fields import check_path, field
+from sparsecap_jax.data.indexed_store import Arrays, IndexedStore
+from sparsecap_jax.data.records import ImageId
+from sparsecap_jax.data.regions import RegionFeatures
+from sparsecap_jax.errors import DataError
+from sparsecap_jax.files import read_json
+
+MANIFEST = "manifest.json"
+VERSION = 1
+DTYPES = {"float32": "<f4", "float16": "<f2"}
+_MAGIC = b"SCF1"
+_PREFIX = struct.Struct("<4sI")
+
+
+def encode(image_id: ImageId, image: RegionFeatures, dtype: str) -> bytes:
+    """One record; features in `dtype` ("float32" or "float16"), boxes and fc in float32.
+
+    Raises:
+        DataError: a feature is too large for float16.
+    """
+    with np.errstate(over="ignore"):
+        features = image.features.astype(DTYPES[dtype])
+    if dtype != "float32" and not np.isfinite(features).all():
+        raise DataError(f"image {image_id!r}: features are too large for {dtype}")
+    header = {
+        "id": image_id,
+        "dtype": dtype,
+        "shape": list(features.shape),
+        "boxes": image.boxes is not None,
+        "fc": True,
+    }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    boxes = b"" if image.boxes is None else image.boxes.astype("<f4").tobytes()
+    parts = [_PREFIX.pack(_MAGIC, len(text)), text, features.tobytes(), boxes]
+    return b"".join([*parts, image.fc.astype("<f4").tobytes()])
+
+
+def decode(record: bytes, where: str) -> tuple[ImageId, np.ndarray, np.ndarray | None, np.ndarray]:
+    """Image id, features, boxes and fc of a record.
+
+    Raises:
+        DataError: it is no such record, or its length is not what the header says.
+    """
+    try:
+        magic, length = _PREFIX.unpack_from(record)
+        header = json.loads(record[_PREFIX.size : _PREFIX.size + length])
+        image_id, (rows, width) = header["id"], header["shape"]
+        dtype = np.dtype(DTYPES[header["dtype"]])
+        sizes = [rows * width * dtype.itemsize, rows * 16 * bool(header["boxes"]), 4 * width]
+    except (struct.error, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{where}: not a record of features: {error}") from None
+    start = _PREFIX.size + length
+    if magic != _MAGIC or len(record) != start + sum(sizes) or min(rows, width) < 1:
+        raise DataError(f"{where}: not a record of features: {len(record)} bytes, {header!r:.80}")
+    features = np.frombuffer(record, dtype, rows * width, start).reshape(rows, width)
+    boxes = None
+    if header["boxes"]:
+        boxes = np.frombuffer(record, "<f4", rows * 4, start + sizes[0]).reshape(rows, 4)
+    return image_id, features, boxes, np.frombuffer(record, "<f4", width, start + sum(sizes[:2]))
+
+
+class ArrayRecordStore(IndexedStore):
+    """A folder that `prepare_data.py convert` wrote.
+
+    Raises:
+        DataError: no finished folder of that kind, another feature size, or boxes are needed and
+            it was written without.
+    """
+
+    unit = "record"
+    _handles = ("_readers",)
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self._readers: dict[str, Any] | None = None
+        self.manifest = load_manifest(self.path)
+        if self.manifest["feature_size"] != self.feature_size:
+            found = self.manifest["feature_size"]
+            raise DataError(f"{self.path}: features are {found} wide, expected {self.feature_size}")
+        if self.need_boxes and not self.manifest["boxes"]:
+            raise DataError(f"{self.path}: boxes are needed, and it was written without")
+
+    def _load_index(self) -> dict[ImageId, tuple[str, int]]:
+        index: dict[ImageId, tuple[str, int]] = {}
+        for shard in self.manifest["shards"]:
+            for number, image_id in enumerate(shard["ids"]):
+                index[image_id] = shard["file"], number
+            self._counts.update(zip(shard["ids"], shard["regions"], strict=True))
+        return index
+
+    def _count(self, key: tuple[str, int], image_id: ImageId) -> int:
+        return self._counts[image_id]
+
+    def _read(self, key: tuple[str, int], image_id: ImageId) -> Arrays:
+        name, number = key
+        where = f"{self.path / name}: record {number}"
+        try:
+            (record,) = self._reader(name).read([number])
+        except (RuntimeError, ValueError, IndexError) as error:
+            reason = (str(error) or "it cannot be read").splitlines()[0]
+            raise DataError(f"{where}: {reason}") from None
+        found, features, boxes, fc = decode(record, where)
+        if found != image_id:
+            raise DataError(f"{where}: is image {found!r}, expected {image_id!r}")
+        names = f"{where}: features", f"{where}: boxes", f"{where}: fc"
+        return Arrays(features, boxes, fc, names)
+
+    def _reader(self, name: str) -> Any:
+        if self._readers is None:
+            self._readers = {}
+        reader = self._readers.get(name)
+        if reader is None:
+            path = self.path / name
+            if not path.is_file():
+                raise DataError(f"{path}: no such file, but {MANIFEST} lists it")
+            reader = array_records().ArrayRecordReader(str(path), "readahead_buffer_size:0")
+            reader = self._readers.setdefault(name, reader)
+        return reader
+
+
+@functools.cache
+def array_records() -> Any:
+    """The module that reads and writes ArrayRecord."""
+    return importlib.import_module("array_record.python.array_record_module")
+
+
+def load_manifest(directory: pathlib.Path) -> dict[str, Any]:
+    """Read and check `manifest.json`.
+
+    Raises:
+        DataError: it is missing, of another version, or of the wrong shape.
+    """
+    path = directory / MANIFEST
+    manifest = read_json(path, "the manifest of a finished conversion")
+    where = f"{path}: top level"
+    if field(manifest, "version", int | str, where) != VERSION:
+        raise DataError(f"{path}: version {manifest['version']!r}; this release reads {VERSION}")
+    field(manifest, "feature_size", int | str, where)
+    if not isinstance(manifest.get("boxes"), bool):
+        raise DataError(f"{path}: boxes: expected true or false, found {manifest.get('boxes')!r}")
+    for number, shard in enumerate(field(manifest, "shards", list, where)):
+        place = f"{path}: shards[{number}]"
+        check_path(field(shard, "file", str, place), f"{place}.file")
+        ids = field(shard, "ids", list, place)
+        regions = field(shard, "regions", list, place)
+        known = all(isinstance(i, int | str) for i in (*ids, *regions))
+        if len(ids) != len(regions) or not known:
+            raise DataError(f"{place}: {len(ids)} ids and {len(regions)} numbers of regions")
+    return manifest

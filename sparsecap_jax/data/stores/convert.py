@@ -1,0 +1,172 @@
+"""Any feature store to ArrayRecord: in shards, resumable, with checksums.
+
+Every finished shard has a file of its own beside it (`features-00000.json`) until all are there;
+then the manifest takes them up. So a conversion that was stopped goes on with the shard it was at.
+"""
+
+import hashlib
+import json
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sparsecap_jax.data.fields import Faults
+from sparsecap_jax.data.indexed_store import IndexedStore
+from sparsecap_jax.data.records import ImageId
+from sparsecap_jax.data.stores.array_records import (
+    DTYPES,
+    MANIFEST,
+    VERSION,
+    array_records,
+    encode,
+    load_manifest,
+)
+from sparsecap_jax.errors import ConfigError, DataError
+from sparsecap_jax.files import read_json, write_atomically
+
+_WRITER_OPTIONS = "group_size:1,uncompressed"  # read one by one, in any order
+_MB = 2**20
+
+
+def convert(
+    store: IndexedStore,
+    output: str | pathlib.Path,
+    *,
+    image_ids: Sequence[ImageId] | None = None,
+    dtype: str = "float32",
+    shard_size: int = 500,
+    skip_bad: bool = False,
+    report: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Write the images of a store as ArrayRecord shards.
+
+    Args:
+        store: where they come from.
+        output: folder to write to; one that an earlier call of the same arguments began, or
+            finished, is gone on with.
+        image_ids: which images, in this order; None for all, in order of their ids.
+        dtype: "float32", which is exact, or "float16", which halves the size.
+        shard_size: images per shard.
+        skip_bad: leave out images that cannot be read, log and count them.
+        report: takes one line of progress at a time.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ConfigError: a faulty option, or `output` holds a conversion of something else.
+        DataError: an image cannot be read; finished shards stay.
+    """
+    if dtype not in DTYPES or shard_size < 1:
+        known = ", ".join(DTYPES)
+        raise ConfigError(f"expected dtype {known} and a shard_size, found {dtype}, {shard_size}")
+    output = pathlib.Path(output)
+    ids = list(store.image_ids() if image_ids is None else image_ids)
+    if not skip_bad:
+        store.check(ids)
+    options = {"feature_size": store.feature_size, "dtype": dtype, "boxes": store.need_boxes}
+    plan = hashlib.sha256(json.dumps([options, shard_size, ids]).encode()).hexdigest()
+    if (output / MANIFEST).exists():
+        return _finished(output, plan, report)
+    faults = Faults(skip_bad, "images")
+    shards, start, done = [], time.monotonic(), 0
+    for number, first in enumerate(range(0, len(ids), shard_size)):
+        name = f"features-{number:05d}.array_record"
+        wanted = ids[first : first + shard_size]
+        shard = _resumed(output / name, plan)
+        if shard is None:
+            shard = {"plan": plan, **_write_shard(store, output / name, wanted, dtype, faults)}
+            with write_atomically((output / name).with_suffix(".json")) as file:
+                json.dump(shard, file)
+            done += shard["bytes"]
+        shards.append({key: value for key, value in shard.items() if key != "plan"})
+        rate = done / _MB / max(time.monotonic() - start, 1e-9)
+        report(f"{first + len(wanted):,}/{len(ids):,} images | {rate:.0f} MB/s")
+    faults.report(store.path)
+    manifest = {"version": VERSION, **options, "plan": plan, "skipped": faults.count}
+    manifest["source"] = type(store).__name__
+    manifest["images"] = sum(len(shard["ids"]) for shard in shards)
+    if not manifest["images"]:
+        raise DataError(f"{store.path}: no image of it can be converted")
+    with write_atomically(output / MANIFEST) as file:
+        json.dump({**manifest, "shards": shards}, file)
+    for path in output.glob("features-*.json"):
+        path.unlink()
+    report(f"wrote {output / MANIFEST}: {manifest['images']:,} images in {len(shards)} shards")
+    return {**manifest, "shards": shards}
+
+
+def _finished(output: pathlib.Path, plan: str, report: Callable[[str], None]) -> dict[str, Any]:
+    manifest = load_manifest(output)
+    if manifest.get("plan") != plan:
+        raise ConfigError(
+            f"{output}: holds a conversion of other images or options; expected a new folder"
+        )
+    report(f"{output}: was finished already")
+    return manifest
+
+
+def _resumed(path: pathlib.Path, plan: str) -> dict[str, Any] | None:
+    """The description of a shard that an earlier call finished, if it is of the same plan."""
+    description = path.with_suffix(".json")
+    if not (description.exists() and path.exists()):
+        return None
+    shard = read_json(description)
+    if shard.get("plan") != plan:
+        message = "holds a conversion of other images or options; expected a new folder"
+        raise ConfigError(f"{path.parent}: {message}")
+    return shard if path.stat().st_size == shard["bytes"] else None
+
+
+def _write_shard(
+    store: IndexedStore, path: pathlib.Path, ids: Sequence[ImageId], dtype: str, faults: Faults
+) -> dict[str, Any]:
+    """Write one shard, all or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.part")
+    kept, regions = [], []
+    writer = array_records().ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
+    try:
+        for image_id in ids:
+            try:
+                image = store[image_id]
+                record = encode(image_id, image, dtype)
+            except DataError as error:
+                faults.add(error)
+                continue
+            writer.write(record)
+            kept.append(image_id)
+            regions.append(len(image.features))
+        writer.close()
+        digest, size = checksum(partial)
+        partial.replace(path)
+    except BaseException:
+        if writer.is_open():
+            writer.close()
+        partial.unlink(missing_ok=True)
+        raise
+    return {"file": path.name, "ids": kept, "regions": regions, "bytes": size, "sha256": digest}
+
+
+def checksum(path: pathlib.Path) -> tuple[str, int]:
+    """SHA-256 and size of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size
+
+
+def verify(directory: str | pathlib.Path) -> list[str]:
+    """Compare every shard with its checksum; returns one line per fault.
+
+    Raises:
+        DataError: the manifest is missing or malformed.
+    """
+    directory = pathlib.Path(directory)
+    faults = []
+    for shard in load_manifest(directory)["shards"]:
+        path = directory / shard["file"]
+        if not path.is_file():
+            faults.append(f"{path}: no such file")
+        elif checksum(path) != (shard.get("sha256"), shard.get("bytes")):
+            faults.append(f"{path}: its checksum is not that of {MANIFEST}")
+    return faults

@@ -1,0 +1,79 @@
+"""Folders that tensorflow-datasets prepared with `coco_builder.CaptionFeatures`."""
+
+import importlib
+import pathlib
+from typing import Any
+
+from sparsecap_jax.data.indexed_store import Arrays, IndexedStore
+from sparsecap_jax.data.karpathy import split_ids
+from sparsecap_jax.data.records import ImageId
+from sparsecap_jax.errors import DataError
+
+INFO = "dataset_info.json"
+SPLIT = "metadata.json"
+
+
+class TfdsStore(IndexedStore):
+    """One example per image, read by `tfds.builder_from_directory(path).as_data_source`.
+
+    Raises:
+        DataError: the folder is not one of tensorflow-datasets, or of another builder.
+    """
+
+    unit = "example"
+    _handles = ("_sources",)
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self._sources: dict[str, Any] | None = None
+        for name in (INFO, SPLIT):
+            if not (self.path / name).is_file():
+                raise DataError(f"{self.path}: {name} is missing; expected what tfds prepared")
+
+    def _load_index(self) -> dict[ImageId, tuple[str, int]]:
+        splits = split_ids(self.path / SPLIT)
+        for name, ids in splits.items():
+            found = len(self._source(name)) if ids else 0
+            if found != len(ids):
+                raise DataError(
+                    f"{self.path}: {found} examples of {name}, but {SPLIT} has {len(ids)}"
+                )
+        return {i: (name, n) for name, ids in splits.items() for n, i in enumerate(ids)}
+
+    def _count(self, key: tuple[str, int], image_id: ImageId) -> int:
+        return len(self._read(key, image_id).features)
+
+    def _read(self, key: tuple[str, int], image_id: ImageId) -> Arrays:
+        name, number = key
+        where = f"{self.path}: {name}[{number}]"
+        try:
+            example = self._source(name)[number]
+            found, features, fc = (example[k] for k in ("image_id", "features", "fc"))
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise DataError(f"{where}: cannot be read: {reason}") from None
+        if found != str(image_id).encode():
+            raise DataError(f"{where}: is image {found!r}, expected {image_id!r}")
+        boxes = example.get("boxes") if self.need_boxes else None
+        if self.need_boxes and boxes is None:
+            raise DataError(f"{where}: boxes are needed, and it was prepared without")
+        names = f"{where}: features", f"{where}: boxes", f"{where}: fc"
+        return Arrays(features, boxes, fc, names)
+
+    def _source(self, name: str) -> Any:
+        if self._sources is None:
+            self._sources = {}
+        if name not in self._sources:
+            tfds = importlib.import_module("tensorflow_datasets")
+            try:
+                builder = tfds.builder_from_directory(str(self.path))
+                self._sources[name] = builder.as_data_source(split=name)
+            except Exception as error:  # tfds has no errors of its own
+                reason = (str(error) or type(error).__name__).splitlines()[0]
+                raise DataError(f"{self.path}: tfds cannot open {name}: {reason}") from None
+        return self._sources[name]
+
+
+def is_tfds_folder(path: pathlib.Path) -> bool:
+    """Whether tensorflow-datasets prepared the folder."""
+    return (path / INFO).is_file()

@@ -1,0 +1,264 @@
+"""Feature files of tab-separated rows: Anderson's bottom-up attention, LXMERT, VinVL and Oscar.
+
+A row is one image, without a header; arrays are base64. The first read of a file notes where each
+row begins; rows are read from there when they are asked for.
+"""
+
+import base64
+import binascii
+import dataclasses
+import json
+import logging
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from sparsecap_jax.data.indexed_store import Arrays, ImageSizes, IndexedStore
+from sparsecap_jax.data.records import ImageId, image_id_from_filename
+from sparsecap_jax.data.regions import relative_boxes
+from sparsecap_jax.errors import DataError
+
+LAYOUTS = {
+    6: ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features"),
+    10: (
+        *("img_id", "img_h", "img_w", "objects_id", "objects_conf", "attrs_id", "attrs_conf"),
+        *("num_boxes", "boxes", "features"),
+    ),
+    2: ("image_id", "json"),
+    3: ("image_id", "num_boxes", "features"),
+}
+"""Columns by their number: Anderson, LXMERT, VinVL/Oscar (JSON, or plain)."""
+
+# Published bottom-up files have these rows twice, once cut short.
+KNOWN_BROKEN = (147295, 300104, 321486)
+_POSITION = 6  # VinVL appends x1, y1, x2, y2, w, h, divided by the image's size
+_MAX_BOXES = 10_000
+_IMAGE_NAME = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
+_NUM_BOXES = re.compile(rb'"num_boxes"\s*:\s*"?(\d{1,9})')
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Where a row is: file, number from 1, bytes `start` to `end`, and its regions R."""
+
+    path: str
+    number: int
+    start: int
+    end: int
+    num_boxes: int
+
+
+class TsvStore(IndexedStore):
+    """Rows of one `.tsv` file, or of all in a folder (`*.tsv`, `*.tsv.0`, ...).
+
+    Broken rows (base64 that was cut short, a column too few) are skipped and reported: the
+    published bottom-up files have three of them, whose images come again elsewhere. An image with
+    no whole row counts as missing. VinVL rows are 2,048 features and 6 numbers of position: all of
+    them with `feature_size` 2054, the features alone with 2048.
+
+    Args:
+        path: file or folder.
+        feature_size: see `IndexedStore`.
+        need_boxes: see `IndexedStore`.
+        sizes: not needed, rows hold them.
+
+    Raises:
+        DataError: no such file, none in the folder, or an image in two different rows.
+    """
+
+    unit = "row"
+    _handles = ("_files",)
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        feature_size: int = 2048,
+        need_boxes: bool = False,
+        sizes: ImageSizes | None = None,
+    ):
+        super().__init__(path, feature_size, need_boxes, sizes)
+        self.broken: dict[ImageId, str] = {}
+        self._files: dict[str, Any] | None = None
+        self.paths = tsv_files(self.path)
+        if not self.paths:
+            raise DataError(f"{self.path}: no such .tsv file, nor a folder that holds some")
+
+    def _load_index(self) -> dict[ImageId, Row]:
+        index: dict[ImageId, Row] = {}
+        for path in self.paths:
+            for row, image_id, fault in _scan(path):
+                if fault:
+                    self.broken[image_id] = fault
+                    continue
+                other = index.setdefault(image_id, row)
+                if other is not row and self._bytes(other) != self._bytes(row):
+                    raise DataError(
+                        f"{_where(row)}: image id {image_id!r} is that of row {other.number} of "
+                        f"{other.path} too"
+                    )
+        if self.broken:
+            lost = [i for i in self.broken if i not in index]
+            logging.getLogger(__name__).warning(
+                "%s: skipped %d broken rows, the images of %d come again; %s",
+                *(self.path, len(self.broken), len(self.broken) - len(lost)),
+                "; ".join(list(self.broken.values())[:3]),
+            )
+        if not index:
+            raise DataError(f"{self.path}: holds no whole row")
+        return index
+
+    def _count(self, key: Row, image_id: ImageId) -> int:
+        return key.num_boxes
+
+    def _read(self, key: Row, image_id: ImageId) -> Arrays:
+        where = _where(key)
+        return read_row(self._bytes(key), where, self.feature_size, self.need_boxes)
+
+    def _bytes(self, row: Row) -> bytes:
+        if self._files is None:
+            self._files = {}
+        file = self._files.get(row.path)
+        if file is None:
+            file = self._files.setdefault(row.path, open(row.path, "rb"))  # noqa: SIM115
+        return os.pread(file.fileno(), row.end - row.start, row.start)
+
+
+def tsv_files(path: pathlib.Path) -> list[pathlib.Path]:
+    """The `.tsv` files that `path` is or holds."""
+    if path.is_file():
+        return [path]
+    return sorted(p for p in path.glob("*.tsv*") if re.fullmatch(r".+\.tsv(\.\d+)?", p.name))
+
+
+def read_row(line: bytes, where: str, feature_size: int, need_boxes: bool) -> Arrays:
+    """Decode one row of any layout; boxes come out relative.
+
+    Raises:
+        DataError: anything in it that is not as it should be.
+    """
+    row = _fields(line, where)
+    count = _number(row["num_boxes"], f"{where}: num_boxes")
+    features = _floats(row["features"], count, f"{where}: features")
+    boxes = None
+    if "boxes" in row and need_boxes:
+        width = _number(row["image_w" if "image_w" in row else "img_w"], f"{where}: width")
+        height = _number(row["image_h" if "image_h" in row else "img_h"], f"{where}: height")
+        pixels = _floats(row["boxes"], count, f"{where}: boxes")
+        boxes = relative_boxes(pixels, width, height, f"{where}: boxes")
+    elif "boxes" not in row:
+        if features.shape[1] - _POSITION != feature_size and need_boxes:
+            _need_position(features, where)
+        boxes = features[:, -_POSITION:][:, :4] if need_boxes else None
+        if features.shape[1] == feature_size + _POSITION:
+            features = features[:, :feature_size]
+    return Arrays(features, boxes, None, (f"{where}: features", f"{where}: boxes", where))
+
+
+def _need_position(features: np.ndarray, where: str) -> None:
+    """Rows without a box column must end in the six numbers of position."""
+    last = features[:, -_POSITION:]
+    if features.shape[1] <= _POSITION or (last < -0.01).any() or (last > 1.01).any():
+        raise DataError(f"{where}: boxes are needed, and the row has none")
+
+
+def _scan(path: pathlib.Path) -> Iterator[tuple[Row, ImageId, str]]:
+    """Every row of a file: where it is, its image, and what is wrong with it ("" if nothing)."""
+    try:
+        with path.open("rb") as file:
+            if not os.fstat(file.fileno()).st_size:
+                raise DataError(f"{path}: the file is empty, expected tab-separated rows")
+            end = 0
+            for number, line in enumerate(file, start=1):
+                start, end = end, end + len(line)
+                if not line.strip():
+                    continue
+                row = Row(str(path), number, start, end, 0)
+                where = _where(row)
+                image_id = _image_id(line.split(b"\t", 1)[0], where)
+                try:
+                    count = _check(line, where)
+                except DataError as error:
+                    yield row, image_id, str(error)
+                else:
+                    yield dataclasses.replace(row, num_boxes=count), image_id, ""
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _check(line: bytes, where: str) -> int:
+    """Number of regions of a row, after checks that need no decoding."""
+    columns = line.rstrip(b"\r\n").split(b"\t")
+    names = LAYOUTS.get(len(columns))
+    if names is None:
+        expected = "6 (bottom-up), 10 (LXMERT), 2 or 3 (VinVL)"
+        raise DataError(f"{where}: {len(columns)} columns, expected {expected}")
+    row = dict(zip(names, columns, strict=True))
+    if "json" in row:
+        found = _NUM_BOXES.search(row["json"])
+        if not found or not row["json"].endswith(b"}"):
+            raise DataError(f'{where}: expected JSON with "num_boxes" and "features"')
+        return int(found.group(1))
+    count = _number(row["num_boxes"], f"{where}: num_boxes")
+    for name in ("boxes", "features"):
+        if len(row.get(name, b"")) % 4:
+            raise DataError(f"{where}: {name}: base64 that was cut short")
+    return count
+
+
+def _fields(line: bytes, where: str) -> dict[str, Any]:
+    """Columns by name; those of VinVL's JSON among them."""
+    columns = line.rstrip(b"\r\n").split(b"\t")
+    names = LAYOUTS.get(len(columns))
+    if names is None:
+        raise DataError(f"{where}: {len(columns)} columns")
+    row: dict[str, Any] = dict(zip(names, columns, strict=True))
+    if "json" in row:
+        try:
+            row = json.loads(row["json"])
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where}: broken JSON: {error}") from None
+        if not isinstance(row, dict) or not {"num_boxes", "features"} <= row.keys():
+            raise DataError(f'{where}: expected JSON with "num_boxes" and "features"')
+        row = {"num_boxes": row["num_boxes"], "features": row["features"]}
+    return row
+
+
+def _number(value: Any, where: str) -> int:
+    try:
+        number = int(value)
+    except (ValueError, TypeError):
+        number = -1
+    if not 0 <= number <= 10**6:
+        raise DataError(f"{where}: expected a count, found {value!r:.40}")
+    return number
+
+
+def _floats(text: Any, count: int, where: str) -> np.ndarray:
+    """Decode base64 float32 `[count, ...]`."""
+    if not 0 < count <= _MAX_BOXES:
+        raise DataError(f"{where}: {count} regions, expected 1 to {_MAX_BOXES}")
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, TypeError, ValueError) as error:
+        raise DataError(f"{where}: not base64: {error}") from None
+    if not data or len(data) % (4 * count):
+        raise DataError(f"{where}: {len(data)} bytes are not {count} rows of float32")
+    return np.frombuffer(data, "<f4").reshape(count, -1)
+
+
+def _image_id(name: bytes, where: str) -> ImageId:
+    try:
+        text = name.decode("utf-8").strip()
+    except UnicodeDecodeError:
+        raise DataError(f"{where}: the image id is not UTF-8: {name!r:.40}") from None
+    if not text or len(text) > 500:
+        raise DataError(f"{where}: expected an image id, found {text!r:.40}")
+    return image_id_from_filename(_IMAGE_NAME.sub("", text) + ".jpg")
+
+
+def _where(row: Row) -> str:
+    return f"{row.path}: row {row.number}"

@@ -1,0 +1,52 @@
+r"""Turn features of any known format into ArrayRecord, the fastest to read.
+
+python launch/prepare_data.py convert --features=trainval.tsv --output=data/coco/features \
+    --boxes --dtype=float16
+
+Stopped, and run again, it goes on where it was. The output folder holds a manifest with checksums,
+which `inspect --verify` compares. A model that needs boxes wants --boxes here too.
+"""
+
+import argparse
+
+from sparsecap_jax.data.stores import STORES, open_store
+from sparsecap_jax.data.stores.array_records import DTYPES
+from sparsecap_jax.data.stores.convert import convert
+
+
+def define_features(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that open a store."""
+    parser.add_argument("--features", required=True, help="File or folder of features.")
+    parser.add_argument(
+        "--format", default="auto", choices=["auto", *STORES], help="Its format; found by itself."
+    )
+    parser.add_argument("--feature_size", type=int, default=2048, help="Width of the features.")
+    parser.add_argument(
+        "--image_sizes", default="", help="JSON or folder of image sizes, for boxes in pixels."
+    )
+
+
+def define(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    define_features(parser)
+    parser.add_argument("--output", required=True, help="Folder to write to.")
+    parser.add_argument("--boxes", action="store_true", help="Convert boxes too.")
+    parser.add_argument("--dtype", default="float32", choices=DTYPES, help="Of the features.")
+    parser.add_argument("--shard_size", type=int, default=500, help="Images per file.")
+    parser.add_argument(
+        "--skip_bad", action="store_true", help="Leave out bad images, counted in the log."
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Convert.
+
+    Raises:
+        ConfigError: the output folder holds something else.
+        DataError: an image cannot be read.
+    """
+    store = open_store(
+        args.features, args.feature_size, args.boxes, sizes=args.image_sizes, format=args.format
+    )
+    options = {"dtype": args.dtype, "shard_size": args.shard_size, "skip_bad": args.skip_bad}
+    convert(store, args.output, **options)

@@ -1,0 +1,51 @@
+"""Prepare captions and features as a tensorflow-datasets folder (ArrayRecord, no TensorFlow).
+
+python launch/prepare_data.py tfds --manual_dir=data/coco --data_dir=data/tfds --boxes
+
+The manual directory holds the captions of a dataset (dataset_coco.json by default) and its
+features, in any known format. What is prepared trains with --config.data.name=tfds and
+--config.data.dir set to the folder that is printed, and opens in any program that uses tfds.
+"""
+
+import argparse
+import pathlib
+
+from sparsecap_jax.data.datasets import DATASETS
+
+
+def define(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("--manual_dir", required=True, type=pathlib.Path, help="What to read.")
+    parser.add_argument("--data_dir", required=True, type=pathlib.Path, help="Where to write.")
+    parser.add_argument("--dataset", default="karpathy", choices=sorted(DATASETS))
+    parser.add_argument("--split_json", default="", help="Its main file, where there is a choice.")
+    parser.add_argument("--features", default="", help="Features, relative to --manual_dir.")
+    parser.add_argument("--image_sizes", default="", help="Image sizes, relative to it.")
+    parser.add_argument("--feature_size", type=int, default=2048, help="Width of the features.")
+    parser.add_argument("--boxes", action="store_true", help="Keep boxes too.")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prepare.
+
+    Raises:
+        DataError: captions or features are missing or malformed.
+    """
+    from tensorflow_datasets import download
+
+    from sparsecap_jax.data.coco_builder import CaptionConfig, CaptionFeatures
+
+    config = CaptionConfig(
+        name="coco" if args.dataset == "karpathy" else args.dataset,
+        dataset=args.dataset,
+        split_json=args.split_json,
+        features=args.features,
+        image_sizes=args.image_sizes,
+        feature_size=args.feature_size,
+        boxes=args.boxes,
+    )
+    builder = CaptionFeatures(data_dir=str(args.data_dir), config=config)
+    manual = download.DownloadConfig(manual_dir=str(args.manual_dir.resolve()))
+    builder.download_and_prepare(download_config=manual)
+    counts = {name: split.num_examples for name, split in builder.info.splits.items()}
+    print(f"prepared {builder.data_path}: {counts}")

@@ -53,6 +53,9 @@ def default_config(
                 "mixture": "",  # imagined: times an epoch sees each source, "source=times,..."
                 "cache_min_free_ram": 0.4,  # fraction of the machine's memory to leave free
                 "cache_dtype": "float32",  # float16 holds twice as many, rounded
+                "prefetch": 2,  # batches prepared ahead
+                "num_threads": 1,  # that read them; more help slow disks
+                "num_workers": 0,  # processes that read them instead, where Python is too slow
                 "raw_captions": False,  # tokenise raw captions instead of the split's tokens
                 "skip_bad": False,  # leave out bad entries, counted in the log, instead of stopping
             },
@@ -248,6 +251,9 @@ _RANGES = {
     "data.eval_batch_size": (1, _LARGE),
     "data.cache_gb": (0, _LARGE),
     "data.cache_min_free_ram": (0, 1),
+    "data.prefetch": (0, 1000),
+    "data.num_threads": (1, 1000),
+    "data.num_workers": (0, 1000),
     "model.dropout": (0, 0.999),
     "model.source_dropout": (0, 0.999),
     "train.epochs": (0, _LARGE),

@@ -85,6 +85,12 @@ class CachedStore:
         """Raise one DataError that tells of every id without features."""
         self._store.check(image_ids)
 
+    def share(self, count: int) -> "CachedStore":
+        """An empty cache of the same store, `1 / count` as large, for one of `count` processes."""
+        limit = None if self._max_bytes is None else self._max_bytes // count
+        options = {"min_free_ram": self._min_free_ram, "dtype": self._dtype.name}
+        return CachedStore(self._store, max_bytes=limit, **options)
+
     def __getstate__(self) -> dict[str, Any]:
         """Without what is kept: another process fills a cache of its own."""
         return {**self.__dict__, "_kept": {}, "nbytes": 0, "_lock": None}

@@ -8,7 +8,7 @@ import pathlib
 import zipfile
 import zlib
 from tokenize import TokenError
-from typing import IO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -31,12 +31,12 @@ def _parse_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def read_header(
-    file: IO[bytes], size: int, where: str, kind: str = "f"
+    file: Any, size: int, where: str, kind: str = "f"
 ) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Read a `.npy` header and check the file's size against it; nothing is unpickled.
 
     Args:
-        file: at its beginning; left at the first byte of data.
+        file: readable, at its beginning; left at the first byte of data.
         size: bytes of the file.
         where: its name, for errors.
         kind: "f" for floating arrays, "iu" for integers.
@@ -71,7 +71,7 @@ def read_header(
     return shape, fortran, dtype
 
 
-def open_file(path: pathlib.Path) -> IO[bytes]:
+def open_file(path: pathlib.Path) -> BinaryIO:
     """Open a file for reading bytes; an OSError becomes a DataError."""
     try:
         return path.open("rb")

@@ -6,9 +6,9 @@ its step, whatever was prefetched, and process p of n builds rows `p * B/n` to `
 the same global batches that one process alone would see.
 """
 
+import copy
 import hashlib
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,12 @@ from sparsecap_jax.data.batches import (
     make_eval_batches,
     pad_regions,
 )
+from sparsecap_jax.data.cache import CachedStore
 from sparsecap_jax.data.captions import Tokenizer, encode_captions
 from sparsecap_jax.data.features import FeatureStore
+from sparsecap_jax.data.iterator import TrainIterator, read_ahead
 from sparsecap_jax.data.karpathy import Record
-from sparsecap_jax.errors import CheckpointError, ConfigError, DataError
+from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.types import Batch
 
 __all__ = [
@@ -35,10 +37,10 @@ __all__ = [
     "make_eval_batches",
     "make_train_iterator",
     "pad_regions",
+    "read_ahead",
     "steps_per_epoch",
 ]
 
-_STATE_VERSION = 1
 # Independent random streams of one epoch.
 _ORDER, _CAPTIONS, _TOKENS = 0, 1, 2
 
@@ -143,6 +145,13 @@ class TrainData(BatchMaker):
         index = images[self._local].astype(np.int32)
         return Batch(regions=regions, tokens=tokens, token_mask=mask, index=index)
 
+    def share(self, num_workers: int) -> "TrainData":
+        """The same batches, for one of `num_workers` processes: a share of the memory cache."""
+        data = copy.copy(self)
+        if isinstance(self._store, CachedStore):
+            data._store = self._store.share(num_workers)
+        return data
+
     def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Image numbers in the order of an epoch, and caption rows shuffled within images."""
         plan = self._plans.get(epoch)
@@ -179,90 +188,6 @@ class TrainData(BatchMaker):
         return tokens, (np.arange(length) < lengths[..., None]) & counting[..., None]
 
 
-class TrainIterator(Iterator[Batch]):
-    """Endless or `num_epochs` long iterator over `TrainData`, prefetched by Grain.
-
-    `get_state()` after n batches is a small dict of JSON values; `set_state` of it, in an iterator
-    over the same data, continues with batch n exactly. The state does not depend on the number of
-    processes: all save the same, and n processes can continue what one began.
-
-    Args:
-        data: the batches.
-        num_epochs: epochs until StopIteration; None never stops.
-        prefetch: batches prepared ahead, at most; 0 prepares each when it is asked for.
-        num_threads: threads that prepare them; more than one helps slow disks, not a memory cache.
-    """
-
-    def __init__(
-        self,
-        data: TrainData,
-        *,
-        num_epochs: int | None = None,
-        prefetch: int = 2,
-        num_threads: int = 1,
-    ):
-        import grain  # costs seconds to import
-
-        self.data = data
-        self.steps_per_epoch = data.steps_per_epoch
-        epochs = sys.maxsize // data.steps_per_epoch if num_epochs is None else num_epochs
-        self._steps = _Steps(data, epochs * data.steps_per_epoch)
-        options = grain.ReadOptions(
-            num_threads=min(num_threads, prefetch), prefetch_buffer_size=prefetch
-        )
-        self._iterator = iter(grain.MapDataset.source(self._steps).to_iter_dataset(options))
-
-    @property
-    def step(self) -> int:
-        """Number of batches consumed since the first epoch began."""
-        return self._iterator.get_state()["next_index"]
-
-    def __next__(self) -> Batch:
-        """Return the next batch; a DataError from reading it is raised here."""
-        return next(self._iterator)
-
-    def get_state(self) -> dict[str, Any]:
-        """Return the position and what it is a position in, as JSON values."""
-        return {"version": _STATE_VERSION, "step": self.step, "data": dict(self.data.fingerprint)}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Continue from `state`.
-
-        Raises:
-            CheckpointError: a state of other data, another order, or of a wrong form.
-        """
-        try:
-            version, step, data = state["version"], state["step"], state["data"]
-            differing = sorted(k for k, v in self.data.fingerprint.items() if data.get(k) != v)
-        except (KeyError, TypeError, AttributeError):
-            raise CheckpointError(f"data iterator: not a saved state: {state!r:.80}") from None
-        if version != _STATE_VERSION or type(step) is not int or not 0 <= step <= len(self._steps):
-            raise CheckpointError(f"data iterator: version {version}, step {step} cannot be used")
-        if differing:
-            changes = "; ".join(
-                f"{k} was {data.get(k)}, is {self.data.fingerprint[k]}" for k in differing
-            )
-            raise CheckpointError(f"data iterator: the saved position is in other data: {changes}")
-        self._iterator.set_state({"next_index": step})
-
-    def close(self) -> None:
-        """Stop preparing batches."""
-        self._iterator.close()
-
-
-class _Steps:
-    """`TrainData` with a length, the form of a Grain source."""
-
-    def __init__(self, data: TrainData, length: int):
-        self._data, self._length = data, length
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, step: int) -> Batch:
-        return self._data[step]
-
-
 def make_train_iterator(
     records: Sequence[Record],
     store: FeatureStore,
@@ -272,11 +197,18 @@ def make_train_iterator(
     num_epochs: int | None = None,
     prefetch: int = 2,
     num_threads: int = 1,
+    num_workers: int = 0,
     **options: Any,
 ) -> TrainIterator:
     """Make an iterator of training batches; `options` are those of `TrainData`."""
     data = TrainData(records, store, tokenizer, batch_size=batch_size, **options)
-    return TrainIterator(data, num_epochs=num_epochs, prefetch=prefetch, num_threads=num_threads)
+    return TrainIterator(
+        data,
+        num_epochs=num_epochs,
+        prefetch=prefetch,
+        num_threads=num_threads,
+        num_workers=num_workers,
+    )
 
 
 def _digest(records: Sequence[Record]) -> str:

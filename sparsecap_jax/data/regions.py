@@ -127,7 +127,7 @@ def _check_boxes(boxes: np.ndarray, num_regions: int, where: str) -> np.ndarray:
 
 
 def relative_boxes(
-    boxes: Float[np.ndarray, "R 4"], width: float, height: float, where: str
+    boxes: np.ndarray, width: int | float, height: int | float, where: str
 ) -> Float[np.ndarray, "R 4"]:
     """Divide corners in pixels by image width and height, as the reference does: clipped to [0, 1].
 

@@ -17,6 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from sparsecap_jax.data.datasets import Dataset
+from sparsecap_jax.data.pipeline import read_ahead
 from sparsecap_jax.errors import SparsecapError
 from sparsecap_jax.evaluation.sparsity_report import write_sparsity_report
 from sparsecap_jax.files import write_json
@@ -126,17 +127,12 @@ def _run_steps(run: Run, state: TrainState, iterator, checkpoints: Checkpoints, 
         config.label_smoothing,
         None if sampling_from is None else sampling.schedule(run.steps_per_epoch),
     )
-    sharding = NamedSharding(run.mesh, PartitionSpec(None, "data"))
     logs = Logs(run.workdir, step)
     progress = Progress(run.total_steps, step, run.config.data.batch_size)
     validator = Validator(run)
     try:
-        while step < run.total_steps:
-            count = _steps_until_event(step, run)
-            batches = stack_batches([next(iterator) for _ in range(count)])
-            packs = sampling_from is None or step + count <= sampling_from
-            words = words_to_pack(batches.token_mask, run.mesh.size) if packs else 0
-            state, metrics = train_step(state, jax.device_put(batches, sharding), words)
+        for count, batches, words in read_ahead(_calls(run, iterator, step, sampling_from)):
+            state, metrics = train_step(state, batches, words)
             step += count
             if step % config.log_every == 0 or step == run.total_steps:
                 _log_step(step, metrics, run, logs, progress, report)
@@ -146,7 +142,7 @@ def _run_steps(run: Run, state: TrainState, iterator, checkpoints: Checkpoints, 
                 checkpoints.save(
                     state,
                     score=result.score,
-                    data=iterator.get_state(),
+                    data=iterator.get_state(step),
                     info={"validation": result.metrics},
                 )
                 report(f"step {step}/{run.total_steps} | validation: {result}")
@@ -154,6 +150,18 @@ def _run_steps(run: Run, state: TrainState, iterator, checkpoints: Checkpoints, 
     finally:
         iterator.close()
         logs.close()
+
+
+def _calls(run: Run, iterator, step: int, sampling_from: int | None):
+    """What each call of the training step takes: steps, batches on the devices, words to pack."""
+    sharding = NamedSharding(run.mesh, PartitionSpec(None, "data"))
+    while step < run.total_steps:
+        count = _steps_until_event(step, run)
+        batches = stack_batches([next(iterator) for _ in range(count)])
+        packs = sampling_from is None or step + count <= sampling_from
+        words = words_to_pack(batches.token_mask, run.mesh.size) if packs else 0
+        step += count
+        yield count, jax.device_put(batches, sharding), words
 
 
 def _steps_until_event(step: int, run: Run) -> int:

@@ -56,6 +56,9 @@ class Run:
             max_seq_length=self.config.max_seq_length,
             region_buckets=data.region_buckets,
             seed=self.config.seed,
+            prefetch=data.prefetch,
+            num_threads=data.num_threads,
+            num_workers=data.num_workers,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )

@@ -140,9 +140,11 @@ def test_boxes_in_pixels_need_the_sizes(photos, tmp_path):
 def test_image_sizes(tmp_path, shared):
     coco = {"images": [{"id": 7, "width": 640, "height": 427}]}
     (tmp_path / "captions_val2014.json").write_text(json.dumps(coco))
+    info = {"images": [{"id": "08", "width": 3, "height": 4}]}
+    (tmp_path / "image_info_test2014.json").write_text(json.dumps(info))
+    assert load_image_sizes(tmp_path) == {7: (640, 427), 8: (3, 4)}
     (tmp_path / "more.json").write_text(json.dumps({"8": [3, 4], "x": [5, 6]}))
     assert load_image_sizes(tmp_path / "more.json") == {8: (3, 4), "x": (5, 6)}
-    assert load_image_sizes(tmp_path) == {7: (640, 427), 8: (3, 4), "x": (5, 6)}
     found = load_image_sizes(shared / "data/coco_five")
     assert found[391895] == (640, 360)  # what COCO's annotations say
     assert len(found) == 5
@@ -164,7 +166,7 @@ def test_bad_image_sizes(tmp_path, content, message):
     with pytest.raises(DataError, match=message):
         load_image_sizes(tmp_path / "s.json")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"neither .json files nor pictures"):
+    with pytest.raises(DataError, match=r"neither COCO's .json files nor pictures"):
         load_image_sizes(tmp_path / "empty")
 
 

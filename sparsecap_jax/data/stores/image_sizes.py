@@ -9,6 +9,7 @@ from sparsecap_jax.data.records import ImageId, checked_id, image_id_from_filena
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.files import read_json
 
+_COCO_FILES = ("captions_*.json", "image_info_*.json", "instances_*.json")
 _PICTURES = (".jpg", ".jpeg", ".png")
 
 
@@ -17,7 +18,7 @@ def load_image_sizes(path: str | os.PathLike) -> ImageSizes:
 
     Args:
         path: a JSON file of COCO's form (`{"images": [{"id", "width", "height"}]}`) or
-            `{id: [width, height]}`; a folder of such files (COCO's `annotations/`); or a folder of
+            `{id: [width, height]}`; a folder of COCO's files (`annotations/`); or a folder of
             pictures, whose headers are read.
 
     Raises:
@@ -26,12 +27,12 @@ def load_image_sizes(path: str | os.PathLike) -> ImageSizes:
     path = pathlib.Path(path)
     if not path.is_dir():
         return _from_json(path)
-    files = sorted(path.glob("*.json"))
+    files = sorted(file for pattern in _COCO_FILES for file in path.glob(pattern))
     if files:
         return {key: size for file in files for key, size in _from_json(file).items()}
     pictures = sorted(p for p in path.rglob("*") if p.suffix.lower() in _PICTURES)
     if not pictures:
-        raise DataError(f"{path}: holds neither .json files nor pictures")
+        raise DataError(f"{path}: holds neither COCO's .json files nor pictures")
     return {image_id_from_filename(p.name): _picture_size(p) for p in pictures}
 
 

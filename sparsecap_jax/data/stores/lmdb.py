@@ -1,5 +1,6 @@
 """LMDB databases of self-critical training codes: image id -> the bytes of an `.npy` or `.npz`."""
 
+import functools
 import importlib
 import math
 import os
@@ -31,12 +32,8 @@ class LmdbStore(IndexedStore):
         DataError: no database; lmdb is not installed.
     """
 
-    _handles = ("_open_databases",)
-
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
-        self._open_databases: dict[str, Any] | None = None
-        self._process = 0
         if not _is_database(self.path):
             found = sorted(p for p in self.path.glob("*_att.lmdb") if _is_database(p))
             if not found:
@@ -50,7 +47,7 @@ class LmdbStore(IndexedStore):
 
     def _load_index(self) -> dict[ImageId, bytes]:
         index: dict[ImageId, bytes] = {}
-        with self._environment(self.path).begin() as transaction:
+        with _open(self.path.resolve(), os.getpid()).begin() as transaction:
             for key in transaction.cursor().iternext(values=False):
                 key = bytes(key)
                 if key in _NOT_IDS:
@@ -80,7 +77,7 @@ class LmdbStore(IndexedStore):
         return Arrays(features, boxes, fc, (f"{where}: features", f"{where}: boxes", where))
 
     def _array(self, path: pathlib.Path, key: bytes, where: str) -> np.ndarray:
-        with self._environment(path).begin() as transaction:
+        with _open(path.resolve(), os.getpid()).begin() as transaction:
             value = transaction.get(key)
         if value is None:
             raise DataError(f"{where}: no such key")
@@ -92,25 +89,21 @@ class LmdbStore(IndexedStore):
             raise DataError(f"{where}: a pickle, which is never read; expected .npy or .npz")
         return parse_npy(bytes(value), where)
 
-    def _environment(self, path: pathlib.Path) -> Any:
-        """The open database; every process opens its own."""
-        if self._open_databases is None or self._process != os.getpid():
-            self._open_databases, self._process = {}, os.getpid()
-        environment = self._open_databases.get(str(path))
-        if environment is None:
-            try:
-                lmdb = importlib.import_module("lmdb")
-            except ModuleNotFoundError:
-                message = "reading LMDB takes lmdb; pip install 'sparsecap_jax[lmdb]'"
-                raise DataError(f"{path}: {message}") from None
-            try:
-                environment = lmdb.open(
-                    str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False
-                )
-            except lmdb.Error as error:
-                raise DataError(f"{path}: not an LMDB database: {error}") from None
-            self._open_databases[str(path)] = environment
-        return environment
+
+@functools.cache
+def _open(path: pathlib.Path, process: int) -> Any:
+    """The open database; LMDB wants one per process, whatever the number of stores."""
+    try:
+        lmdb = importlib.import_module("lmdb")
+    except ModuleNotFoundError:
+        message = "reading LMDB takes lmdb; pip install 'sparsecap_jax[lmdb]'"
+        raise DataError(f"{path}: {message}") from None
+    try:
+        return lmdb.open(
+            str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False
+        )
+    except lmdb.Error as error:
+        raise DataError(f"{path}: not an LMDB database: {error}") from None
 
 
 _BESIDE = ("_box_relative", "_box", "_fc")

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from sparsecap_jax.data.indexed_store import Arrays, ImageSizes, IndexedStore
+from sparsecap_jax.data.npy import open_file
 from sparsecap_jax.data.records import ImageId, image_id_from_filename
 from sparsecap_jax.data.regions import relative_boxes
 from sparsecap_jax.errors import DataError
@@ -71,7 +72,6 @@ class TsvStore(IndexedStore):
     """
 
     unit = "row"
-    _handles = ("_files",)
 
     def __init__(
         self,
@@ -82,7 +82,6 @@ class TsvStore(IndexedStore):
     ):
         super().__init__(path, feature_size, need_boxes, sizes)
         self.broken: dict[ImageId, str] = {}
-        self._files: dict[str, Any] | None = None
         self.paths = tsv_files(self.path)
         if not self.paths:
             raise DataError(f"{self.path}: no such .tsv file, nor a folder that holds some")
@@ -95,16 +94,17 @@ class TsvStore(IndexedStore):
                     self.broken[image_id] = fault
                     continue
                 other = index.setdefault(image_id, row)
-                if other is not row and self._bytes(other) != self._bytes(row):
+                if other is not row and _bytes(other) != _bytes(row):
                     raise DataError(
                         f"{_where(row)}: image id {image_id!r} is that of row {other.number} of "
                         f"{other.path} too"
                     )
         if self.broken:
             lost = [i for i in self.broken if i not in index]
+            known = " (known of the published files)" if {*self.broken} <= {*KNOWN_BROKEN} else ""
             logging.getLogger(__name__).warning(
-                "%s: skipped %d broken rows, the images of %d come again; %s",
-                *(self.path, len(self.broken), len(self.broken) - len(lost)),
+                "%s: skipped %d broken rows%s, the images of %d come again; %s",
+                *(self.path, len(self.broken), known, len(self.broken) - len(lost)),
                 "; ".join(list(self.broken.values())[:3]),
             )
         if not index:
@@ -116,15 +116,14 @@ class TsvStore(IndexedStore):
 
     def _read(self, key: Row, image_id: ImageId) -> Arrays:
         where = _where(key)
-        return read_row(self._bytes(key), where, self.feature_size, self.need_boxes)
+        return read_row(_bytes(key), where, self.feature_size, self.need_boxes)
 
-    def _bytes(self, row: Row) -> bytes:
-        if self._files is None:
-            self._files = {}
-        file = self._files.get(row.path)
-        if file is None:
-            file = self._files.setdefault(row.path, open(row.path, "rb"))  # noqa: SIM115
-        return os.pread(file.fileno(), row.end - row.start, row.start)
+
+def _bytes(row: Row) -> bytes:
+    """The row itself; opening the file anew costs nothing beside reading it."""
+    with open_file(pathlib.Path(row.path)) as file:
+        file.seek(row.start)
+        return file.read(row.end - row.start)
 
 
 def tsv_files(path: pathlib.Path) -> list[pathlib.Path]:

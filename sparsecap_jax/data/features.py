@@ -62,9 +62,10 @@ class NpyFolderStore(IndexedStore):
         self.path = found[0]
         prefix = self.path.name.removesuffix("att")
         self._boxes = self.path.with_name(f"{prefix}box_relative")
-        self._in_pixels = not self._boxes.is_dir() and sizes is not None
+        pixels = self.path.with_name(f"{prefix}box")
+        self._in_pixels = not self._boxes.is_dir() and pixels.is_dir()
         if self._in_pixels:
-            self._boxes = self.path.with_name(f"{prefix}box")
+            self._boxes = pixels
         self._fc = self.path.with_name(f"{prefix}fc")
         if need_boxes and not self._boxes.is_dir():
             raise DataError(f"{self._boxes}: no such folder, but boxes are needed")

@@ -1,8 +1,10 @@
 import json
 import logging
 
+import numpy as np
 import pytest
 
+from sparsecap_jax.config import default_config
 from sparsecap_jax.data.coco_json import (
     check_disjoint,
     load_coco_json,
@@ -10,7 +12,7 @@ from sparsecap_jax.data.coco_json import (
     read_id_list,
     to_karpathy,
 )
-from sparsecap_jax.data.datasets import DATASETS, load_splits
+from sparsecap_jax.data.datasets import DATASETS, load_dataset, load_splits
 from sparsecap_jax.data.karpathy import Record, load_karpathy, split_ids
 from sparsecap_jax.data.records import words
 from sparsecap_jax.errors import ConfigError, DataError
@@ -410,3 +412,40 @@ def test_unknown_dataset(tmp_path):
             load_splits(name, tmp_path / "absent")
         with pytest.raises(DataError):
             load_splits(name, tmp_path)
+
+
+def section(directory, **changes):
+    config = default_config().data.unlock()
+    config.update(name="karpathy", dir=str(directory), feature_size=4, **changes)
+    return config
+
+
+def test_features_for_half_of_the_images(coco_folder, caplog):
+    features = coco_folder / "elsewhere/cocobu_att"
+    features.mkdir(parents=True)
+    for image_id in (1, 4):
+        np.save(features / f"{image_id}.npy", np.full((2, 4), image_id, np.float32))
+    options = {"features": str(features.parent)}
+    dataset = load_dataset(section(coco_folder, **options))
+    everything = [record.image_id for split in dataset.splits.values() for record in split]
+    with pytest.raises(DataError, match="no file for 3 of 5 images: 2, 3, 5"):
+        dataset.store.check(everything)
+    with caplog.at_level(logging.WARNING):
+        dataset = load_dataset(section(coco_folder, skip_bad=True, **options))
+    assert ids_of(dataset.splits) == {"train": [1], "val": [], "test": [4]}
+    assert "1 of 2 train images have no features and are left out" in caplog.text
+    dataset.store.check([1, 4])
+    assert dataset.store[4].features.tolist() == [[4.0] * 4] * 2
+
+
+def test_options_of_the_cache_reach_it(coco_folder):
+    features = coco_folder / "bu/cocobu_att"
+    features.mkdir(parents=True)
+    np.save(features / "1.npy", np.full((2, 4), 1 / 3, np.float32))
+    store = load_dataset(section(coco_folder, cache_dtype="float16", cache_gb=0.0)).store
+    assert store[1].features[0, 0] == np.float32(np.float16(1 / 3))
+    assert len(store) == 0
+    with pytest.raises(ConfigError, match="cache_dtype: expected float32 or float16"):
+        load_dataset(section(coco_folder, cache_dtype="int8"))
+    with pytest.raises(ConfigError, match="format of features is 'tvs'"):
+        load_dataset(section(coco_folder, features_format="tvs"))

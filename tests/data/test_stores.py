@@ -133,8 +133,8 @@ def test_boxes_in_pixels_need_the_sizes(photos, tmp_path):
     with pytest.raises(DataError, match="the size of image 42 is not known"):
         open_store(path, WIDTH, True, sizes={7: (1, 1)})[42]
     folder = store_files.write_npz_feat(tmp_path / "luo", photos)
-    with pytest.raises(DataError, match=r"cocotalk_box_relative: no such folder, but boxes are"):
-        open_store(folder, WIDTH, True)
+    with pytest.raises(DataError, match=r"42\.npy: boxes are in pixels; expected the sizes"):
+        open_store(folder, WIDTH, True)[42]
 
 
 def test_image_sizes(tmp_path, shared):
@@ -256,7 +256,7 @@ NAN = store_files.b64(np.full((3, WIDTH), np.nan, np.float32))
         (4, "AAAA", "boxes: 3 bytes are not 3 rows of float32"),
         (4, "", "boxes: 0 bytes are not 3 rows"),
         (5, "????", "features: not base64"),
-        (5, "é===", "features: not base64|features: base64 that"),
+        (5, "AAA", "features: base64 that was cut short"),
         (5, NAN, "features: 18 values are NaN or infinite"),
     ],
 )
@@ -265,16 +265,16 @@ def test_bad_rows(tmp_path, row, column, value, message):
     with pytest.raises(DataError, match=message) as caught:
         if store.image_ids():
             store[42]
-    assert "row 1" in str(caught.value) or "no whole row" in str(caught.value)
+    assert "row 1" in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "the file is empty"),
-        (b"\n\n", "holds no whole row"),
-        (b"42\tx\n", "holds no whole row"),
-        (b"a\tb\tc\td\n", "holds no whole row"),
+        (b"\n\n", "holds no whole row: it is blank"),
+        (b"42\tx\n", "holds no whole row: .* row 1: expected JSON"),
+        (b"a\tb\tc\td\n", r"holds no whole row: .* row 1: 4 columns, expected 6 \(bottom-up"),
         (b"\xff\xfe\t1\t2\t3\t4\t5\n", "row 1: the image id is not UTF-8"),
         (b"\t1\t2\t3\t4\t5\n", "row 1: expected an image id"),
     ],
@@ -409,10 +409,12 @@ def test_bad_hdf5(tmp_path, photos):
         open_store(tmp_path / "g.hdf5", WIDTH, format="hdf5").image_ids()
     import h5py
 
+    path = tmp_path / "boxes.hdf5"
     with h5py.File(path, "w") as file:
         file["42_boxes"] = np.ones((1, 4), np.float32)
     with pytest.raises(DataError, match="no ID_features; found 42_boxes"):
         open_store(path, WIDTH).image_ids()
+    path = tmp_path / "mixed.hdf5"
     with h5py.File(path, "w") as file:
         file["1_features"] = np.ones((2, WIDTH), np.int32)
         file["2_features"] = np.ones((2, WIDTH), np.float32)

@@ -108,7 +108,8 @@ class TsvStore(IndexedStore):
                 "; ".join(list(self.broken.values())[:3]),
             )
         if not index:
-            raise DataError(f"{self.path}: holds no whole row")
+            fault = next(iter(self.broken.values()), "it is blank")
+            raise DataError(f"{self.path}: holds no whole row: {fault}")
         return index
 
     def _count(self, key: Row, image_id: ImageId) -> int:
@@ -177,8 +178,9 @@ def _scan(path: pathlib.Path) -> Iterator[tuple[Row, ImageId, str]]:
                     continue
                 row = Row(str(path), number, start, end, 0)
                 where = _where(row)
-                image_id = _image_id(line.split(b"\t", 1)[0], where)
+                image_id: ImageId = f"row {number}"
                 try:
+                    image_id = _image_id(line.split(b"\t", 1)[0], where)
                     count = _check(line, where)
                 except DataError as error:
                     yield row, image_id, str(error)
@@ -229,7 +231,7 @@ def _fields(line: bytes, where: str) -> dict[str, Any]:
 def _number(value: Any, where: str) -> int:
     try:
         number = int(value)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         number = -1
     if not 0 <= number <= 10**6:
         raise DataError(f"{where}: expected a count, found {value!r:.40}")

@@ -5,9 +5,8 @@ python launch/caption.py --checkpoint=runs/demo/supermask --features=DIR --beam_
     --output=captions.jsonl
 
 Photos are captioned by the checkpoint `flickr8k-mini` of the package where no other is given. For
-features, run the same command again to continue; DIR holds `cocobu_att/ID.npy` and, by need of the
-model, `cocobu_fc/` and `cocobu_box_relative/`. Several run directories between commas make an
-ensemble.
+features, run the same command again to continue; DIR is a file or folder of any format of
+docs/data.md. Several run directories between commas make an ensemble.
 """
 
 from absl import app, flags
@@ -16,7 +15,8 @@ from sparsecap_jax import search_flags
 from sparsecap_jax.cli import run_main
 
 CHECKPOINT = flags.DEFINE_list("checkpoint", None, "Run directories, or names.")
-FEATURES = flags.DEFINE_string("features", None, "Folder that holds cocobu_att/ (or bu/).")
+FEATURES = flags.DEFINE_string("features", None, "File or folder of features (docs/data.md).")
+IMAGE_SIZES = flags.DEFINE_string("image_sizes", "", "Image sizes, for boxes in pixels.")
 OUTPUT = flags.DEFINE_string("output", None, "File to write, .jsonl or .json.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 50, "Images decoded at a time.", lower_bound=1)
 CANDIDATES = flags.DEFINE_bool("candidates", False, "Write all captions of the search as well.")
@@ -41,6 +41,7 @@ def main(argv: list[str]) -> None:
         CHECKPOINT.value,
         FEATURES.value,
         OUTPUT.value,
+        image_sizes=IMAGE_SIZES.value,
         batch_size=BATCH_SIZE.value,
         candidates=CANDIDATES.value,
         attention=ATTENTION.value,

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from sparsecap_jax.captioner import Captioner
-from sparsecap_jax.data.features import NpyFolderStore
 from sparsecap_jax.data.karpathy import ImageId
+from sparsecap_jax.data.stores import open_store
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.evaluation.caption_stream import CaptionStream
 from sparsecap_jax.evaluation.captioning import Caption, best_caption
@@ -22,6 +22,7 @@ def caption_folder(
     features: str | pathlib.Path,
     output: str | pathlib.Path,
     *,
+    image_sizes: str = "",
     batch_size: int = 50,
     candidates: bool = False,
     attention: bool = False,
@@ -35,11 +36,12 @@ def caption_folder(
 
     Args:
         checkpoint: run directory of a trained model, or several for an ensemble.
-        features: folder that holds `cocobu_att/` (or `bu/`), see `NpyFolderStore`.
+        features: file or folder of any format that `stores.open_store` knows.
         output: file to write, `.jsonl` (an entry a line) or `.json` (COCO's list of results). An
             entry is `{"image_id", "caption", "log_prob"}`; image ids are integers when all digits,
             `log_prob` is the natural log of the caption's probability, EOS included, without
             penalties, null where constraints left no caption.
+        image_sizes: where boxes are in pixels without them, see `stores.open_store`.
         batch_size: images decoded at a time.
         candidates: whether entries have all captions of the search as well, `"candidates":
             [{"caption", "log_prob", "score"}]`.
@@ -58,7 +60,7 @@ def caption_folder(
     """
     wanted = SearchOptions(**search)
     captioner = Captioner.load(checkpoint)
-    store = NpyFolderStore(features, captioner.feature_size, captioner.needs_boxes)
+    store = open_store(features, captioner.feature_size, captioner.needs_boxes, sizes=image_sizes)
     image_ids = store.image_ids()
     if not image_ids:
         raise DataError(f"{features}: no ID.npy in cocobu_att/; expected one per image")

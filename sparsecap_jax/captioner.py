@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 
 from sparsecap_jax.data.batches import make_eval_batches
-from sparsecap_jax.data.features import FeatureStore, NpyFolderStore, RegionFeatures, validated
+from sparsecap_jax.data.features import FeatureStore, RegionFeatures, validated
 from sparsecap_jax.data.karpathy import ImageId, Record
+from sparsecap_jax.data.stores import open_store
 from sparsecap_jax.decoding import make_ensemble
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.evaluation.captioning import Caption, best_caption, caption_batches
@@ -173,7 +174,7 @@ class Captioner:
         """Caption every image of a folder of features, batch by batch.
 
         Args:
-            directory: holds `cocobu_att/` (or `bu/`), see `NpyFolderStore`.
+            directory: file or folder of any format that `stores.open_store` knows.
             **options: see `caption_store`.
 
         Yields:
@@ -182,7 +183,7 @@ class Captioner:
         Raises:
             DataError: there are no features, or some are malformed.
         """
-        store = NpyFolderStore(directory, self.feature_size, self.needs_boxes)
+        store = open_store(directory, self.feature_size, self.needs_boxes)
         yield from self.caption_store(store, store.image_ids(), **options)
 
     def caption_store(

@@ -3,7 +3,7 @@
 import collections
 import sys
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from absl import flags
 
@@ -13,6 +13,7 @@ from sparsecap_jax.types import Batch
 _STATE_VERSION = 1
 
 
+@runtime_checkable
 class StepData(Protocol):
     """Batches that are a function of their step, as `pipeline.TrainData` is."""
 

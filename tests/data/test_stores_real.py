@@ -66,5 +66,5 @@ def test_every_store_gives_the_same_captions(
             np.testing.assert_allclose(ours.boxes, expected.boxes, rtol=0, atol=2e-7)
             np.testing.assert_allclose(ours.fc, expected.fc, rtol=1e-5, atol=1e-6)
         found = captioner.caption_store(source, IDS, batch_size=5, beam_size=1)
-        captions[key] = {image_id: caption.text for image_id, caption in found}
+        captions[key] = {image_id: best.text for image_id, (best,) in found}
     assert captions[""] == captions["converted"] == published

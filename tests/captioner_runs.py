@@ -32,7 +32,8 @@ def make_run(directory, model="up_down", seed=0, words=WORDS, feature_size=WIDTH
         lambda leaf: np.float32(rng.normal(size=leaf.shape)), abstract_params(module)
     )
     bias = params["logit_0" if "logit_0" in params else "logits"]["bias"]
-    bias[:] = np.where(np.arange(len(bias)) == tokenizer.pad_id, -5, 0)
+    bias[:] = 0
+    bias[[tokenizer.pad_id, tokenizer.bos_id]] = -50
     save_run(directory, LoadedRun(config, tokenizer, module, params, {}))
     return directory
 

@@ -128,7 +128,8 @@ def test_the_best_score_grows_with_the_beam_on_average():
     regions = images(np.arange(97))
     searches = [DecodeOptions(beam_size=k, max_length=8) for k in (1, 2, 4)]
     means = [np.mean(fast_decode(model, params, regions, one).scores[:, 0]) for one in searches]
-    assert (np.diff(means) > 0.02).all()
+    assert means == sorted(means)
+    assert means[-1] > means[0] + 0.1
 
 
 @pytest.mark.parametrize("groups", [1, 2])

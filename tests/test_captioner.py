@@ -188,4 +188,4 @@ def test_twenty_batches_of_mixed_lengths_compile_nothing_new(captioner, tmp_path
         assert len(set(lengths(("red", "home", "two")))) > 3
         assert not compiled
     finally:
-        jax.monitoring.clear_event_listeners()
+        jax.monitoring.unregister_event_duration_listener(listen)

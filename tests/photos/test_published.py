@@ -1,0 +1,56 @@
+"""The captioner that comes with the package."""
+
+import configparser
+import json
+import pathlib
+
+import pytest
+
+from sparsecap_jax import published
+from sparsecap_jax.captioner import Captioner
+from sparsecap_jax.errors import CheckpointError
+from sparsecap_jax.training.run_dir import load_run, weight_counts
+
+NAME = "flickr8k-mini"
+REPO = pathlib.Path(__file__).parents[2]
+
+
+def test_it_is_small_sparse_and_whole():
+    folder = published.find(NAME)
+    assert (folder / "weights.npz").stat().st_size < 1_600_000
+    assert weight_counts(load_run(folder).params)["sparsity"] >= 0.8
+    text = (folder / "config.json").read_text()
+    assert "/work" not in text and "/home" not in text
+    assert json.loads((folder / "extractor.json").read_text())["extractor"] == "lite0"
+
+
+def test_a_wheel_takes_all_its_files():
+    config = configparser.ConfigParser()
+    config.read(REPO / "setup.cfg")
+    patterns = config["options.package_data"]["sparsecap_jax.published"].split(", ")
+    folder = pathlib.Path(published.__file__).parent
+    packed = {path for pattern in patterns for path in folder.glob(pattern)}
+    own = published.find(NAME)
+    assert packed >= {path for path in own.rglob("*") if path.is_file()}
+    assert {path.name for path in packed} >= {"config.json", "weights.npz", "word.model"}
+
+
+def test_names():
+    assert NAME in published.names()
+    with pytest.raises(CheckpointError, match=NAME):
+        published.find("flickr9k")
+
+
+# Said by the checkpoint on its training machine; the photos are COCO's, not of its training set.
+SAID = {
+    "val2014/COCO_val2014_000000391895.jpg": {"man", "bike"},
+    "train2014/COCO_train2014_000000057870.jpg": {"table"},
+}
+
+
+@pytest.mark.shared
+def test_photos_are_captioned(shared):
+    paths = [shared / "data" / "coco_five" / name for name in SAID]
+    found = Captioner.load(NAME).caption_photos(paths, batch_size=2)
+    for caption, words in zip(found, SAID.values(), strict=True):
+        assert words <= set(caption.text.split()), caption.text

@@ -24,7 +24,7 @@ format: $(STAMP)
 install: $(STAMP)
 
 # Reinstalled only when the dependencies change.
-$(STAMP): setup.cfg pyproject.toml
+$(STAMP): setup.cfg setup.py pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"
 	touch $@

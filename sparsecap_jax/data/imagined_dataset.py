@@ -49,9 +49,14 @@ def prepare(
         report: takes one line at a time.
 
     Raises:
+        ConfigError: two folders of one name.
         DataError: something is missing or broken.
     """
     output = pathlib.Path(output)
+    names = [folder.name for folder in (*(f for f, _ in photos), *(f for _, f in text))]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"two sources are named {twice!r}; expected folders of different names")
     seen = {folder.name: load_splits("photos", folder) for folder, _ in photos}
     main, *others = seen
     seen |= {name: _training_only(seen[name], seen[main]) for name in others}

@@ -46,6 +46,17 @@ def test_saliency_ranks_gradient_times_weight():
         pruner.instant_sparsify(params)
 
 
+@pytest.mark.parametrize("name", ["mag_grad_blind", "magnitude", "random", "set", "magnitude_ste"])
+def test_instant_pruning_asks_for_no_length_of_training(name):
+    params = tree(*np.arange(1.0, 101.0).reshape(10, 10))
+    fields = {} if name == "magnitude_ste" else {"start_step": 5}
+    pruner = make_pruner({"name": name, "sparsity": 0.9, **fields}, total_steps=1)
+    pruned, masks = pruner.instant_sparsify(params)
+    assert np.count_nonzero(pruned["w"]["kernel"]) == sparsity(masks).nonzeros == 10
+    if "mag" in name:
+        assert kernel(pruned)[9] == list(range(91, 101))
+
+
 def test_saliency_before_training_adds_up_batches():
     params = tree([1, 1, 1, 1])
     pruner = build("saliency", when="before", num_batches=2)

@@ -49,7 +49,7 @@ class SoftAttention(nn.Module):
         log_probs = functional.log_softmax(self.logit(output), dim=-1)
         return log_probs, (hidden, cell, attended)
 
-    def forward(self, att_feats, att_masks, fc_feats, boxes, seqs=None, mode="forward", opt=None):
+    def forward(self, att_feats, att_masks, fc_feats, seqs=None, mode="forward", **unused):
         """Teacher forcing, `[N, T, V]`; or, with mode "sample", greedy captions `[B, T]`."""
         if mode == "sample":
             return self.greedy(fc_feats, att_feats, att_masks)

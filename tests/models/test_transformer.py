@@ -329,8 +329,12 @@ def test_bfloat16_rounds_products_and_nothing_else():
     assert rounded.dtype == np.float32
     error = np.abs(rounded - exact).max()
     assert 1e-4 < error < 16 * 2.0**-8  # a few roundings to 8 bits of values of about 1
-    fresh = abstract_params(half)
-    assert {leaf.dtype for leaf in jax.tree.leaves(fresh)} == {np.dtype(np.float32)}
+
+    def loss(params):
+        return -jnp.mean(tc.apply(half, params, regions, tokens))
+
+    for tree in (abstract_params(half), jax.eval_shape(jax.grad(loss), params)):
+        assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {np.dtype(np.float32)}
     np.testing.assert_allclose(np.exp(rounded).sum(axis=-1), 1.0, atol=1e-5)
 
 
@@ -338,11 +342,17 @@ def test_remat_recomputes_each_layer_and_changes_no_result():
     model, params, regions, tokens = tc.small_model(num_layers=1)
     spared = model.clone(remat=True)
     rngs = {"dropout": jax.random.key(0)}
-    apply = functools.partial(tc.apply, train=True, rngs=rngs)
-    expected = apply(model, params, regions, tokens)
-    np.testing.assert_allclose(apply(spared, params, regions, tokens), expected, atol=1e-6)
-    gradient = jax.grad(lambda params: jnp.sum(apply(spared, params, regions, tokens)))
-    assert str(jax.make_jaxpr(gradient)(params)).count("remat2[") == 2  # both layers
+
+    def loss(params, model):
+        apply = functools.partial(model.apply, train=True, rngs=rngs)
+        return jnp.mean(apply({"params": params}, regions, tokens)[..., 3])
+
+    run = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+    (expected, expected_grads), (found, grads) = run(params, model), run(params, spared)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), grads, expected_grads)
+    jaxpr = jax.make_jaxpr(jax.grad(loss), static_argnums=1)(params, spared)
+    assert str(jaxpr).count("remat2[") == 2  # both layers
 
 
 def test_layer_norm_by_hand():

@@ -29,7 +29,7 @@ MODELS = {
 }
 BOXES_MATTER = ("Transformer", "ORT")
 COLUMNS = {
-    "nonzeros": "parameters",
+    "nonzeros": "prunable weights",
     "CIDEr": "CIDEr",
     "Bleu_4": "BLEU-4",
     "relation_accuracy": "relation right",

@@ -26,7 +26,8 @@ def test_table_by_hand(tmp_path):
     ]
     draw(tmp_path, rows)
     assert (tmp_path / "table.md").read_text().splitlines() == [
-        "| scenes | model | parameters | CIDEr | BLEU-4 | relation right | axis right | seconds |",
+        "| scenes | model | prunable weights | CIDEr | BLEU-4 "
+        "| relation right | axis right | seconds |",
         "|---|---|---|---|---|---|---|---|",
         "| toy | ORT | 1,234,567 | 4.500 ± 0.500 | 0.500 ± 0.000 | 0.500 ± 0.000 "
         "| 0.500 ± 0.000 | 71 |",

@@ -33,6 +33,7 @@ IMAGES = flags.DEFINE_integer("images", 300, "Images in each store.")
 EPOCH_IMAGES = flags.DEFINE_integer("epoch_images", COCO_TRAIN, "Images of the epoch; 0: none.")
 WIDTH = flags.DEFINE_integer("width", 2048, "Width of the features.")
 BATCH = flags.DEFINE_integer("batch_size", 15, "Images in a batch.")
+WORKERS = flags.DEFINE_integer("workers", 2, "Worker processes, and threads, to try; 0: none.")
 SECONDS = flags.DEFINE_float("seconds", 3.0, "Least time of every measurement.")
 CAPTIONS = ["a man riding a wave on top of a surfboard", "two dogs play in the snow", "a red bus"]
 
@@ -151,9 +152,10 @@ def measure_pipeline(paths, records):
         "npy, cached in float16": ("npy", {"min_free_ram": 0.0, "dtype": "float16"}, {}),
         "array_record float32": ("array_record float32", {}, {}),
         "array_record float16": ("array_record float16", {}, {}),
-        "array_record float32, 2 threads": ("array_record float32", {}, {"num_threads": 2}),
-        "array_record float32, 2 workers": ("array_record float32", {}, {"num_workers": 2}),
     }
+    for kind in ("threads", "workers") if WORKERS.value else ():
+        options = {f"num_{kind}": WORKERS.value}
+        kinds[f"npy, {WORKERS.value} {kind}"] = "npy", {}, options
     for name, (path, cache, options) in kinds.items():
         store = CachedStore(open_store(paths[path], WIDTH.value), **{"min_free_ram": 1.0} | cache)
         batches = make_train_iterator(

@@ -45,7 +45,8 @@ def evaluate_run(
 
     Returns:
         Scores on the 0-1 scale (`METEOR` None where Java is missing), and `sparsity`, `nonzeros`,
-        `bytes` of the weights; `scores.json` holds the same.
+        `bytes` of the weights; `scores.json` holds the same. Of a split without captions, such as
+        COCO's test2014, there are none.
 
     Raises:
         SparsecapError: the run or its data are missing or broken.
@@ -68,6 +69,15 @@ def evaluate_run(
             **search,
         )
     }
+    name = search["search"]
+    shown_search = f"beam {search['beam_size']}" if name == "beam" else name
+    folder = (
+        pathlib.Path(output) if output else workdir / f"{split} {shown_search}".replace(" ", "_")
+    )
+    write_json(folder / "captions.json", to_coco(captions))
+    if not any(record.raw for record in records.values()):  # COCO's test2014
+        report(f"{split}, {shown_search}: no references\nwrote {folder}/captions.json")
+        return {"images": len(captions), **search}
     scores = score_captions(
         {image_id: caption.text for image_id, caption in captions.items()},
         {image_id: record.raw for image_id, record in records.items()},
@@ -90,12 +100,6 @@ def evaluate_run(
         "images": len(captions),
         **search,
     }
-    name = search["search"]
-    shown_search = f"beam {search['beam_size']}" if name == "beam" else name
-    folder = (
-        pathlib.Path(output) if output else workdir / f"{split} {shown_search}".replace(" ", "_")
-    )
-    write_json(folder / "captions.json", to_coco(captions))
     write_json(folder / "scores.json", result)
     shown = " | ".join(f"{k} {v:.4f}" for k, v in scores.items() if v is not None)
     if "CIDEr_95%" in intervals:

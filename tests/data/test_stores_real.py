@@ -7,10 +7,13 @@ import pytest
 import store_files
 
 from sparsecap_jax.captioner import Captioner
+from sparsecap_jax.data.datasets import Dataset
 from sparsecap_jax.data.features import NpyFolderStore
+from sparsecap_jax.data.records import Record
 from sparsecap_jax.data.stores import open_store
 from sparsecap_jax.data.stores.convert import convert
 from sparsecap_jax.data.stores.image_sizes import load_image_sizes
+from sparsecap_jax.evaluate import evaluate_run
 from sparsecap_jax.interop.convert import import_reference
 
 ZIP = "reference/checkpoint/TINY3_UpDownLSTM__supermask__0.975__wg_120.0.zip"
@@ -35,10 +38,15 @@ def photos(shared, sizes):
 
 
 @pytest.fixture(scope="module")
-def captioner(shared, tmp_path_factory):
+def run_dir(shared, tmp_path_factory):
     directory = tmp_path_factory.mktemp("stores") / "run"
     import_reference(shared / ZIP, directory, lambda _: None)
-    return Captioner.load(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def captioner(run_dir):
+    return Captioner.load(run_dir)
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +76,16 @@ def test_every_store_gives_the_same_captions(
         found = captioner.caption_store(source, IDS, batch_size=5, beam_size=1)
         captions[key] = {image_id: best.text for image_id, (best,) in found}
     assert captions[""] == captions["converted"] == published
+
+
+def test_a_split_without_captions_is_captioned_and_not_scored(shared, run_dir, published, tmp_path):
+    """COCO's test2014."""
+    store = NpyFolderStore(shared / "reference/coco5")
+    dataset = Dataset({"test": [Record(image_id) for image_id in IDS]}, store, tmp_path)
+    options = {"search": "greedy", "output": tmp_path / "out", "report": lambda _: None}
+    result = evaluate_run(run_dir, split="test", dataset=dataset, **options)
+    assert result["images"] == 5
+    assert "CIDEr" not in result
+    entries = json.loads((tmp_path / "out/captions.json").read_text())
+    assert {entry["image_id"]: entry["caption"] for entry in entries} == published
+    assert not (tmp_path / "out/scores.json").exists()

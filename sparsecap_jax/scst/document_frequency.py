@@ -60,6 +60,10 @@ class DocumentFrequency:
         Returns:
             float64; entry `[..., t, n - 1]` is of the n words from t on, whatever lies there.
         """
+        return np.log(float(self.num_images)) - np.log(np.maximum(1.0, self.look_up(ids)))
+
+    def look_up(self, ids: Int[np.ndarray, "*N T"]) -> Float[np.ndarray, "*N T 4"]:
+        """Document frequencies of the n-grams at each place, 0 for unknown ones; see `idf`."""
         flat = ids.reshape(-1, ids.shape[-1]).astype(np.int64)
         known = (flat >= 0) & (flat < len(self.words))
         nodes = np.where(known, flat, -1)
@@ -68,8 +72,7 @@ class DocumentFrequency:
             rest = np.concatenate([rest[:, 1:], np.full((len(rest), 1), -1)], axis=1)
             nodes = _find(keys, nodes, rest, len(self.words))
             frequencies.append(_take(counts, nodes))
-        stacked = np.stack(frequencies, axis=-1).reshape(*ids.shape, MAX_N)
-        return np.log(float(self.num_images)) - np.log(np.maximum(1.0, stacked))
+        return np.stack(frequencies, axis=-1).reshape(*ids.shape, MAX_N)
 
     def document_count(self, ngram: Sequence[str]) -> float:
         """Number of images that have `ngram`, one to four words; 0 where none has."""

@@ -1,11 +1,23 @@
-"""From scores to rewards, and the baselines that they are compared with."""
+"""From sampled tokens to rewards, and the baselines that they are compared with."""
 
 import dataclasses
+from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
-from jaxtyping import Float
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
 
-from sparsecap_jax.types import ArrayLike
+from sparsecap_jax.scst.device import idf_tables, score_on_device
+from sparsecap_jax.scst.document_frequency import DocumentFrequency
+from sparsecap_jax.scst.host import HostScorer
+from sparsecap_jax.scst.references import References
+from sparsecap_jax.scst.vocabulary import Vocabulary
+from sparsecap_jax.scst.words import word_table
+from sparsecap_jax.tokenizers import Tokenizer
+from sparsecap_jax.types import ArrayLike, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,3 +46,109 @@ def leave_one_out(rewards: Float[ArrayLike, "*B K"]) -> Float[ArrayLike, "*B K"]
     Sequence Training", 2020, arXiv 2003.09971.
     """
     return (rewards.sum(axis=-1, keepdims=True) - rewards) / (rewards.shape[-1] - 1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DeviceRewards:
+    """Rewards of word and radix tokens, computed where the captions were sampled.
+
+    Attributes:
+        weights: of the scores.
+        resources: arrays that `__call__` needs, to be passed to compiled code.
+    """
+
+    weights: RewardWeights
+    resources: PyTree
+    references: References
+
+    def gather(self, images: Int[np.ndarray, "*B"]) -> PyTree:
+        """What `__call__` needs to know of images, arrays `[*B, ...]`."""
+        return self.references.gather(images)
+
+    def __call__(
+        self,
+        resources: PyTree,
+        gathered: PyTree,
+        tokens: Int[Array, "B K T"],
+        lengths: Int[Array, "B K"],
+    ) -> Float[Array, "B K"]:
+        """Reward captions, in compiled code.
+
+        Args:
+            resources: `self.resources`.
+            gathered: what `gather` returned for the B images.
+            tokens: captions without BOS.
+            lengths: numbers of tokens, EOS included.
+        """
+        words, tables = resources
+        scores = score_on_device(tables, *words(tokens, lengths), *gathered)
+        return self.weights.combine(jnp, *scores)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HostRewards:
+    """Rewards of subword tokens: the step calls the host, which decodes and scores.
+
+    Attributes:
+        weights: of the scores.
+        tokenizer: turns tokens into text.
+        scorer: knows the references.
+        resources: nothing; as in `DeviceRewards`.
+    """
+
+    weights: RewardWeights
+    tokenizer: Tokenizer
+    scorer: HostScorer
+    resources: PyTree = ()
+
+    def gather(self, images: Int[np.ndarray, "*B"]) -> PyTree:
+        """The numbers of the images."""
+        return np.asarray(images, np.int32)
+
+    def __call__(
+        self,
+        resources: PyTree,
+        gathered: PyTree,
+        tokens: Int[Array, "B K T"],
+        lengths: Int[Array, "B K"],
+    ) -> Float[Array, "B K"]:
+        """As in `DeviceRewards`."""
+        shape = jax.ShapeDtypeStruct(lengths.shape, jnp.float32)
+        return jax.pure_callback(self._score, shape, gathered, tokens, lengths)
+
+    def _score(self, images: Any, tokens: Any, lengths: Any) -> np.ndarray:
+        images, tokens, lengths = (np.asarray(array) for array in (images, tokens, lengths))
+        texts = [
+            [self.tokenizer.decode(row[:n]) for row, n in zip(rows, counts, strict=True)]
+            for rows, counts in zip(tokens, lengths, strict=True)
+        ]
+        scores = self.scorer.score_texts(texts, images)
+        return self.weights.combine(np, *scores).astype(np.float32)
+
+
+Rewards = DeviceRewards | HostRewards
+
+
+def make_rewards(
+    weights: RewardWeights,
+    frequency: DocumentFrequency,
+    references: Sequence[Sequence[str]],
+    tokenizer: Tokenizer,
+) -> Rewards:
+    """Rewards of captions of a split's images.
+
+    Args:
+        weights: of the scores.
+        frequency: document frequencies.
+        references: captions of each image of the split, words separated by blanks.
+        tokenizer: the model's; subword tokenizers are scored on the host.
+
+    Raises:
+        DataError: an image without references.
+    """
+    vocabulary = Vocabulary(frequency.words)
+    table = word_table(tokenizer, vocabulary)
+    known = References(references, vocabulary)
+    if table is None:
+        return HostRewards(weights, tokenizer, HostScorer(frequency, known, vocabulary))
+    return DeviceRewards(weights, (table, idf_tables(frequency)), known)

@@ -166,15 +166,8 @@ def make_train_step(
         (loss, metrics), grads = grad_fn(
             trained, state.prune.masks, batch, state.step, step_rng, words
         )
-        kept = {**grads, "params": pruner.gradients(grads["params"], state.prune.masks)}
-        updates, opt_state = tx.update(kept, state.opt_state, trained)
-        trained = optax.apply_updates(trained, updates)
-        step = state.step + jnp.ones((), jnp.int32)
-        prune = state.prune.replace(masks=trained.get("masks", state.prune.masks))
-        prune = pruner.update(prune, trained["params"], grads["params"], step, update_rng)
-        params, opt_state = pruner.settle(trained["params"], opt_state, prune.masks)
-        metrics = {"loss": loss, "grad_norm": optax.tree.norm(kept["params"]), **metrics}
-        return TrainState(step, params, prune, opt_state, state.rng), metrics
+        metrics = {"loss": loss, **metrics}
+        return apply_gradients(state, trained, grads, tx, pruner, update_rng, metrics)
 
     def many(state: TrainState, batches: Batch, words: int = 0) -> tuple[TrainState, Metrics]:
         if batches.index.shape[0] == 1:  # spares the compiler a loop
@@ -191,6 +184,40 @@ def make_train_step(
         out_shardings=replicated,
         donate_argnums=0,
     )
+
+
+def apply_gradients(
+    state: TrainState,
+    trained: PyTree,
+    grads: PyTree,
+    tx: optax.GradientTransformation,
+    pruner: Any,
+    rng: jax.Array,
+    metrics: Metrics,
+) -> tuple[TrainState, Metrics]:
+    """Update weights and masks; the end of every training step.
+
+    Args:
+        state: before the step.
+        trained: the optimizer's tree (`state.trainable`).
+        grads: gradients in its form.
+        tx: the optimizer.
+        pruner: recomputes its masks where it is due.
+        rng: the pruner's, for this step.
+        metrics: of the step.
+
+    Returns:
+        The state after the step, and the metrics with `grad_norm` among them.
+    """
+    kept = {**grads, "params": pruner.gradients(grads["params"], state.prune.masks)}
+    updates, opt_state = tx.update(kept, state.opt_state, trained)
+    trained = optax.apply_updates(trained, updates)
+    step = state.step + jnp.ones((), jnp.int32)
+    prune = state.prune.replace(masks=trained.get("masks", state.prune.masks))
+    prune = pruner.update(prune, trained["params"], grads["params"], step, rng)
+    params, opt_state = pruner.settle(trained["params"], opt_state, prune.masks)
+    metrics = {"grad_norm": optax.tree.norm(kept["params"]), **metrics}
+    return TrainState(step, params, prune, opt_state, state.rng), metrics
 
 
 def make_validation_loss(model: nn.Module, pruner: Any) -> Callable[..., tuple]:

@@ -1,0 +1,208 @@
+"""The policy gradient of sampled captions, by a teacher-forced pass in micro-batches.
+
+    loss = -sum(log p(token) * advantage(caption)) / number of tokens
+
+The pass runs on encoded images and without dropout, as the search did that found the captions:
+both compute the same log-probs. Each micro-batch is computed for as many words as it holds, out of
+few sizes that are compiled.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, no_type_check
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from sparsecap_jax.training.losses import reward_loss
+from sparsecap_jax.types import PyTree
+
+
+@no_type_check  # JAX rebuilds pytrees with leaves that are no arrays
+@struct.dataclass
+class Samples:
+    """Captions `[B, K, T]` and what they are worth.
+
+    Attributes:
+        tokens: int32 `[B, K, T]`, without BOS.
+        inside: bool `[B, K, T]`, which tokens count: all up to EOS, itself included.
+        log_probs: float32 `[B, K, T]`, as the search found them.
+        advantages: float32 `[B, K]`.
+    """
+
+    tokens: Int[Array, "B K T"]
+    inside: Bool[Array, "B K T"]
+    log_probs: Float[Array, "B K T"]
+    advantages: Float[Array, "B K"]
+
+    def cut(self, length: int) -> "Samples":
+        """Only the first `length` tokens."""
+        kept = (leaf[..., :length] for leaf in (self.tokens, self.inside, self.log_probs))
+        return Samples(*kept, self.advantages)
+
+
+@dataclasses.dataclass(frozen=True)
+class Partition:
+    """Tells leaves that gradients flow through from the others (masks of regions).
+
+    Attributes:
+        tree: structure of the whole.
+        floating: which of its leaves are floating.
+    """
+
+    tree: Any
+    floating: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, like: PyTree) -> "Partition":
+        """The partition of a pytree of arrays or shapes."""
+        leaves, tree = jax.tree.flatten(like)
+        return cls(tree, tuple(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves))
+
+    def split(self, whole: PyTree) -> tuple[list[Array], list[Array]]:
+        """Floating leaves, and the others."""
+        leaves = list(zip(jax.tree.leaves(whole), self.floating, strict=True))
+        return [leaf for leaf, one in leaves if one], [leaf for leaf, one in leaves if not one]
+
+    def merge(self, floats: list[Array], others: list[Array]) -> PyTree:
+        """Undo `split`."""
+        floats, others = iter(floats), iter(others)
+        return self.tree.unflatten([next(floats if one else others) for one in self.floating])
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyGradient:
+    """Computes the loss and its gradients.
+
+    Attributes:
+        model: the captioner, with `decode_packed`.
+        partition: of what its `encode` returns.
+        bos_id: the token that captions start from.
+        micro_batch: captions computed at once; 0: all.
+        buckets: sizes that are compiled.
+    """
+
+    model: nn.Module
+    partition: Partition
+    bos_id: int
+    micro_batch: int = 0
+    buckets: int = 1
+
+    def __call__(
+        self, params: PyTree, floats: list[Array], others: list[Array], samples: Samples
+    ) -> tuple[Float[Array, ""], tuple[PyTree, list[Array]], Float[Array, ""]]:
+        """Differentiate the loss of all captions.
+
+        Args:
+            params: weights, masks applied.
+            floats: leaves of the context, `[B, ...]`, that gradients flow through.
+            others: its other leaves.
+            samples: the captions.
+
+        Returns:
+            The loss; its gradients by `params` and by `floats`; and by how much the log-probs of
+            search and loss differ at most.
+        """
+        total = jnp.maximum(jnp.sum(samples.inside), 1).astype(jnp.float32)
+        images, count, length = samples.tokens.shape
+        size = self.micro_batch
+        if not size or size >= images * count:
+            # Packing leaves out padding wherever it is: buckets limit the words.
+            words = self._sizes(images * count * length)
+            branches = [self._branch(length, limit, total) for limit in words]
+            return _smallest(branches, words, jnp.sum(samples.inside))(
+                params, floats, others, samples
+            )
+        # Captions of one micro-batch are about as long as each other: buckets cut the token axis.
+        lengths = self._sizes(length)
+        branches = [self._branch(limit, size * limit, total) for limit in lengths]
+
+        def add(sums, part):
+            image, part = part
+            taken, pull = jax.vjp(lambda leaves: [leaf[image] for leaf in leaves], floats)
+            longest = jnp.max(jnp.sum(part.inside, axis=-1))
+            loss, (grads, context_grads), gap = _smallest(branches, lengths, longest)(
+                params, taken, [leaf[image] for leaf in others], part
+            )
+            found = loss, (grads, *pull(context_grads))
+            return jax.tree.map(jnp.add, sums, found), gap
+
+        zeros = jax.tree.map(jnp.zeros_like, (params, floats))
+        parts = sorted_parts(samples, size)
+        (loss, grads), gaps = jax.lax.scan(add, (jnp.zeros((), jnp.float32), zeros), parts)
+        return loss, grads, jnp.max(gaps)
+
+    def _sizes(self, most: int) -> list[int]:
+        """Sizes from half of `most` on."""
+        shares = np.linspace(0.5, 1.0, self.buckets) if self.buckets > 1 else np.ones(1)
+        return sorted({max(1, int(np.ceil(share * most))) for share in shares})
+
+    def _branch(self, length: int, words: int, total: Float[Array, ""]) -> Callable:
+        """Loss, gradients and gap for at most `words` words, tokens cut to `length`."""
+
+        def run(params, floats, others, samples):
+            loss = self._loss(others, samples.cut(length), words, total)
+            value_and_grad = jax.value_and_grad(loss, (0, 1), has_aux=True)
+            (value, gap), grads = value_and_grad(params, floats)
+            return value, grads, gap
+
+        return run
+
+    def _loss(self, others, samples: Samples, words: int, total: Float[Array, ""]) -> Callable:
+        tokens = samples.tokens
+        bos = jnp.full_like(tokens[..., :1], self.bos_id)
+        inputs = jnp.concatenate([bos, tokens[..., :-1]], axis=-1)
+        advantages = jnp.broadcast_to(samples.advantages[..., None], tokens.shape)
+
+        def loss(params, floats):
+            context = self.partition.merge(floats, others)
+            log_probs, places = self.model.apply(
+                {"params": params}, context, inputs, samples.inside, words, method="decode_packed"
+            )
+
+            def at(values):
+                return jnp.take(values.reshape(-1), places, mode="fill", fill_value=0)
+
+            chosen = jnp.take_along_axis(log_probs, at(tokens)[:, None], axis=-1)[:, 0]
+            there = places < tokens.size
+            # Every word is a row here; the sum is divided by the words of all micro-batches.
+            mean = reward_loss(chosen[:, None], at(advantages), there[:, None])
+            gap = jnp.max(jnp.where(there, jnp.abs(chosen - at(samples.log_probs)), 0))
+            return mean * jnp.maximum(jnp.sum(there), 1) / total, gap
+
+        return loss
+
+
+def sorted_parts(samples: Samples, size: int) -> tuple[Int[Array, "M size"], Samples]:
+    """Cut captions, sorted by length, into M parts of `size` images with one caption each.
+
+    Args:
+        samples: the captions of B images.
+        size: captions in a part; captions without words fill the first one up.
+
+    Returns:
+        The image of each caption, and the captions, leaves `[M, size, 1, ...]`.
+    """
+    images, count, _ = samples.tokens.shape
+    short = -(images * count) % size
+    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), samples)
+    order = jnp.argsort(jnp.sum(flat.inside, axis=-1))
+
+    def cut(leaf):
+        leaf = jnp.pad(leaf[order], [(short, 0)] + [(0, 0)] * (leaf.ndim - 1))
+        return leaf.reshape(-1, size, *leaf.shape[1:])
+
+    image = jnp.repeat(jnp.arange(images, dtype=jnp.int32), count)
+    return cut(image), jax.tree.map(lambda leaf: cut(leaf)[:, :, None], flat)
+
+
+def _smallest(branches: list[Callable], limits: list[int], needed: Int[Array, ""]) -> Callable:
+    """The first branch whose limit holds `needed`, as a function of the branches' arguments."""
+    if len(branches) == 1:
+        return branches[0]
+    which = jnp.searchsorted(jnp.asarray(limits, jnp.int32), needed.astype(jnp.int32))
+    return lambda *args: jax.lax.switch(which, branches, *args)

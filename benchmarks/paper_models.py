@@ -108,3 +108,18 @@ def random_captions(batch, captions, config):
     tokens[..., 0] = config["bos_token_id"]
     np.put_along_axis(tokens, lengths - 1, config["eos_token_id"], axis=-1)
     return np.where(mask, tokens, config["pad_token_id"]).astype(np.int32), mask
+
+
+def reward_texts(config, images=2000):
+    """Five captions for each of `images`, words `wi` as frequent as in real text (Zipf).
+
+    Captions of one image share words, so that rewards differ from 0.
+    """
+    rng = np.random.default_rng(0)
+    words = config["vocab_size"] - len(IDS)
+    texts = []
+    for _ in range(images):
+        pool = np.minimum(rng.zipf(1.3, 20) % words, words - 1) + len(IDS)
+        lengths = rng.integers(8, 16, 5)
+        texts.append([" ".join(f"w{i}" for i in rng.choice(pool, length)) for length in lengths])
+    return texts

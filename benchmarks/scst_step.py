@@ -1,0 +1,211 @@
+"""Self-critical training: seconds and peak memory of a step, and the scorers alone.
+
+python benchmarks/scst_step.py --models=up_down,ort --shapes=15x5,5x60 \
+    --reference=DIR --reference_python=VENV/bin/python
+python benchmarks/scst_step.py --models= --scorer --reference=DIR --reference_python=VENV/bin/python
+
+A step: random samples, CIDEr-D + BLEU-4 against five references each, leave-one-out baseline,
+gradient, Adam; frozen masks, the papers' sizes, 36 regions, 10,000 words. Weights are random; the
+bias of EOS is raised so that captions end at every word with probability 1/12: 9.5 tokens on
+average, 18 at most. Each setting runs in a process of its own; the reference once with each of
+`--reference_threads`, the best counts. The fastest of `--repeats` counts. Nothing else should run.
+"""
+
+import json
+import math
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import time
+
+from absl import app, flags
+from paper_models import IDS, MAX_LENGTH, paper_config, random_regions, reward_texts
+
+MODELS = flags.DEFINE_list("models", ["up_down", "ort"], "Models, keys of paper_models.FIELDS.")
+SHAPES = flags.DEFINE_list("shapes", ["15x5", "5x60"], "Images x samples.")
+SCORER = flags.DEFINE_bool("scorer", False, "Time the scorers alone, on 75 and 3,000 captions.")
+MICRO = flags.DEFINE_integer("micro_batch", 75, "See ScstConfig.")
+BUCKETS = flags.DEFINE_integer("length_buckets", 4, "See ScstConfig.")
+SCALE = flags.DEFINE_integer("scale", 1, "Divides all sizes, for a quick try.", lower_bound=1)
+REPEATS = flags.DEFINE_integer("repeats", 3, "Timed steps of each; the fastest counts.")
+REFERENCE = flags.DEFINE_string("reference", None, "Checkout of the PyTorch reference.")
+PYTHON = flags.DEFINE_string("reference_python", "python", "Python that has torch.")
+THREADS = flags.DEFINE_list("reference_threads", ["2"], "Thread counts for the reference.")
+ONE = flags.DEFINE_string("one", None, "Used by the script itself: MODEL:IMAGESxSAMPLES here.")
+
+END = 1 / 12
+
+
+def make_rewards(texts, vocab_size):
+    """Rewards for a vocabulary whose token i is the word `wi`."""
+    import numpy as np
+
+    from sparsecap_jax.scst.device import idf_tables
+    from sparsecap_jax.scst.document_frequency import count_documents
+    from sparsecap_jax.scst.references import References
+    from sparsecap_jax.scst.rewards import DeviceRewards, RewardWeights
+    from sparsecap_jax.scst.vocabulary import END as NONE
+    from sparsecap_jax.scst.vocabulary import Vocabulary
+    from sparsecap_jax.scst.words import WordTable
+
+    frequency = count_documents(texts)
+    vocabulary = Vocabulary(frequency.words)
+    words = [vocabulary.add(f"w{i}") for i in range(vocab_size)]
+    for special in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        words[IDS[special]] = NONE
+    table = WordTable(np.array(words, np.int32), 1, 0, IDS["eos_token_id"])
+    weights = RewardWeights(1.0, (0.0, 0.0, 0.0, 1.0))
+    return DeviceRewards(weights, (table, idf_tables(frequency)), References(texts, vocabulary))
+
+
+def make_step(config, texts, images, samples):
+    """The compiled step, its state, batch and references."""
+    import jax
+    import numpy as np
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from sparsecap_jax.decoding import DecodeOptions
+    from sparsecap_jax.interop.reference import model_config
+    from sparsecap_jax.models import make_model, smallest_inputs
+    from sparsecap_jax.pruning import make_pruner
+    from sparsecap_jax.scst.config import ScstConfig
+    from sparsecap_jax.training.optimizers import make_optimizer
+    from sparsecap_jax.training.scst_step import make_scst_step
+    from sparsecap_jax.training.state import create_state
+    from sparsecap_jax.training.steps import make_mesh
+    from sparsecap_jax.types import Batch, Regions
+
+    model = make_model(model_config(config))
+    pruner = make_pruner({"name": "mask_freeze"}, total_steps=10)
+    tx = make_optimizer({"learning_rate": 5e-5, "schedule": "constant"}, 10)
+    scst = ScstConfig(num_samples=samples, micro_batch=MICRO.value, length_buckets=BUCKETS.value)
+    options = DecodeOptions(method="greedy", max_length=MAX_LENGTH)
+    mesh = make_mesh(1, images)
+    rewards = make_rewards(texts, config["vocab_size"])
+    step = make_scst_step(model, pruner, tx, mesh, rewards, scst, options)
+
+    @jax.jit
+    def first():
+        keys = jax.random.split(jax.random.key(0), 3)
+        params = model.init(keys[0], *smallest_inputs(model))["params"]
+        layer = params["logits"] if "logits" in params else params["logit_0"]
+        bias = math.log(config["vocab_size"] * END / (1 - END))
+        layer["bias"] = layer["bias"].at[IDS["eos_token_id"]].set(bias)
+        return create_state(params, pruner.init(keys[1], params), pruner, tx, keys[2])
+
+    tokens = np.zeros((images, 1, MAX_LENGTH), np.int32)
+    index = np.arange(images, dtype=np.int32)
+    batch = Batch(Regions(*random_regions(images, config)), tokens, tokens > 0, index)
+    batches = jax.tree.map(lambda leaf: leaf[None], batch)
+    state = jax.device_put(first(), NamedSharding(mesh, PartitionSpec()))
+    return step, state, jax.device_put(batches), jax.device_put(rewards.gather(index[None]))
+
+
+def time_here(name, images, samples):
+    """Print the seconds of the first and of the fastest later step, and the peak memory."""
+    config = paper_config(name, SCALE.value) | {"drop_prob_lm": 0.1, "drop_prob_src": 0.1}
+    step, state, batches, references = make_step(config, reward_texts(config), images, samples)
+    seconds = []
+    for _ in range(REPEATS.value + 1):
+        start = time.perf_counter()
+        state, metrics = step(state, batches, references)
+        length = float(metrics["length"])
+        seconds.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    found = {"seconds": min(seconds[1:]), "first": seconds[0], "gigabytes": peak}
+    print(json.dumps(found | {"length": length, "gap": float(metrics["log_prob_gap"])}))
+
+
+def time_scorers(images):
+    """Milliseconds of the host's and the device's scorer, five captions an image."""
+    import jax
+    import numpy as np
+
+    from sparsecap_jax.scst.document_frequency import count_documents
+    from sparsecap_jax.scst.host import HostScorer
+
+    config = paper_config("up_down")
+    texts = reward_texts(config)
+    captions = [texts[i + images] for i in range(images)]
+    host = HostScorer(count_documents(texts), texts)
+    rewards = make_rewards(texts, config["vocab_size"])
+    tokens = np.zeros((images, 5, MAX_LENGTH), np.int32)
+    lengths = np.zeros((images, 5), np.int32)
+    for image, row in enumerate(captions):
+        for number, text in enumerate(row):
+            ids = [int(word[1:]) for word in text.split()]
+            tokens[image, number, : len(ids)], lengths[image, number] = ids, len(ids)
+    some = np.arange(images)
+    known = jax.device_put(rewards.gather(some))
+    given = jax.device_put((rewards.resources, known, tokens, lengths))
+    compiled = jax.jit(rewards)
+    found = {}
+    for name, call in (
+        ("host", lambda: host.score_texts(captions, some)),
+        ("device", lambda: jax.block_until_ready(compiled(*given))),
+    ):
+        call()
+        found[name] = 1000 * min(timed(call) for _ in range(REPEATS.value))
+    by_host = rewards.weights.combine(np, *host.score_texts(captions, some))
+    np.testing.assert_allclose(compiled(*given), by_host, rtol=1e-4, atol=1e-6)
+    return found
+
+
+def timed(call):
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def run(command, env=None):
+    """Run a script that prints JSON in its last line."""
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def run_reference(job):
+    """The best of all thread counts; None without a checkout."""
+    if not REFERENCE.value:
+        return None
+    script = str(pathlib.Path(__file__).with_name("reference_scst.py"))
+    found = []
+    for threads in THREADS.value:
+        env = os.environ | {"OMP_NUM_THREADS": threads}
+        found.append(run([PYTHON.value, script, REFERENCE.value, json.dumps(job), threads], env))
+    return min(found, key=lambda one: one["seconds"])
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    if ONE.value:
+        name, shape = ONE.value.split(":")
+        time_here(name, *map(int, shape.split("x")))
+        return
+    for name in filter(None, MODELS.value):
+        for shape in SHAPES.value:
+            own = (f"--{flag.name}={flag.value}" for flag in (SCALE, REPEATS, MICRO, BUCKETS))
+            ours = run([sys.executable, __file__, f"--one={name}:{shape}", *own])
+            config = paper_config(name, SCALE.value, pruned=True)
+            job = {"config": config | {"prune_type": "mask_freeze"}, "end": END}
+            job |= {"shape": shape.split("x"), "repeats": REPEATS.value}
+            report(name, shape, ours, run_reference(job))
+    for images in (15, 600) if SCORER.value else ():
+        found = time_scorers(images)
+        other = run_reference({"scorer": images, "repeats": REPEATS.value})
+        found |= {"reference": 1000 * other["seconds"]} if other else {}
+        print(json.dumps({"captions": 5 * images, "milliseconds": found}), flush=True)
+
+
+def report(name, shape, ours, other):
+    row = {"model": name, "shape": shape, "ours": ours, "reference": other}
+    if other:
+        row["speed"] = other["seconds"] / ours["seconds"]
+        row["memory"] = ours["gigabytes"] / other["gigabytes"]
+    print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -60,6 +60,7 @@ def default_config(
                 "skip_bad": False,  # leave out bad entries, counted in the log, instead of stopping
             },
             "optimizer": optimizer_section(),
+            "scst": scst_section(),
             "train": {
                 "epochs": 15,
                 "steps": 0,  # overrides epochs where positive
@@ -156,6 +157,19 @@ def optimizer_section(**fields: Any) -> ConfigDict:
     return section
 
 
+def scst_section(**fields: Any) -> ConfigDict:
+    """`config.scst`: the fields of `ScstConfig`, `fields` set.
+
+    Raises:
+        ConfigError: unknown field.
+    """
+    from sparsecap_jax.scst.config import ScstConfig
+
+    section = ConfigDict({field.name: field.default for field in dataclasses.fields(ScstConfig)})
+    _merge(section, fields, "config.scst")
+    return section
+
+
 def parse_arg(arg: str) -> tuple[list[str], dict[str, Any]]:
     """Split the argument of a config file into its words and its `key=value` pairs.
 
@@ -228,12 +242,14 @@ def validate(config: ConfigDict) -> None:
 def _validate_rules(config: ConfigDict) -> None:
     from sparsecap_jax.models import MODELS
     from sparsecap_jax.pruning import make_pruner
+    from sparsecap_jax.scst.config import parse as parse_scst
     from sparsecap_jax.training import scheduled_sampling
     from sparsecap_jax.training.optimizers import parse
 
     make_pruner(config.pruner, total_steps=1, steps_per_epoch=1)
     parse(config.optimizer)
     scheduled_sampling.parse(config.train, MODELS[config.model.name])
+    parse_scst(config.scst)
     buckets = tuple(config.data.region_buckets)
     if not buckets or buckets != tuple(sorted(set(buckets))) or buckets[0] < 1:
         raise ConfigError(f"config.data.region_buckets is {buckets}; expected growing numbers > 0")

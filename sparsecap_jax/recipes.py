@@ -2,9 +2,12 @@
 
 A config's argument is a list of words and values: `tiny` shrinks the model to the toy scenes, a
 pruner's name chooses it, and `key=value` sets a field of that pruner:
-`configs/ort.py:tiny,supermask,sparsity=0.975`.
+`configs/ort.py:tiny,supermask,sparsity=0.975`. `scst` goes on with self-critical training from
+`config.train.init_from`; fields of the section `scst` may follow:
+`configs/ort.py:scst,mask_freeze,num_samples=60,baseline=greedy`.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,11 +19,13 @@ from sparsecap_jax.config import (
     optimizer_section,
     parse_arg,
     pruner_section,
+    scst_section,
     tokenizer_section,
 )
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning import PRUNERS
 from sparsecap_jax.pruning.structures import NofM, parse_structure
+from sparsecap_jax.scst.config import ScstConfig
 
 # Cosine from 0.01 with a large epsilon: Up-Down and Soft-Attention.
 RECURRENT = {"learning_rate": 1e-2, "learning_rate_min": 1e-5, "epsilon": 1e-2}
@@ -41,6 +46,11 @@ TINY = {
 TINY_SUPERMASK = {"sparsity_weight": 25.0}
 # Hard pruning: a trained model (`config.train.init_from`) is pruned and trained for 10 epochs more.
 FINE_TUNED = ("mag_blind", "mag_uniform", "mag_dist")
+# Self-critical training: Adam 0.9 / 0.999 at a constant rate, for transformers too.
+SCST_OPTIMIZER = {"learning_rate": 5e-5, "schedule": "constant", "beta": 0.999, "epsilon": 1e-8}
+SCST_BATCH, SCST_EPOCHS = 5, 10
+TINY_SCST_OPTIMIZER = {**SCST_OPTIMIZER, "learning_rate": 3e-4, "clip": "norm", "clip_at": 1.0}
+TINY_SCST_STEPS = 150
 
 
 def make_config(
@@ -72,8 +82,9 @@ def make_config(
         ConfigError: an unknown word, two pruners, or a value for no pruner.
     """
     words, values = parse_arg(arg)
-    small = "tiny" in words
-    variants = {"tiny": tiny, **(variants or {})}
+    small, rewarded = "tiny" in words, "scst" in words
+    variants = {"tiny": tiny, "scst": {}, **(variants or {})}
+    scst = {key: values.pop(key) for key in list(values) if key in _SCST_FIELDS} if rewarded else {}
     pruner = _pruner(arg, [word for word in words if word not in variants], values, variants)
     chosen = {**fields, **(pruned if pruner != "none" else {})}
     for word in words:
@@ -96,7 +107,27 @@ def make_config(
         config.optimizer.noam_size = config.model.d_model
     if small:
         use_toy_scenes(config)
+    if rewarded:
+        use_rewards(config, small, scst)
     return config
+
+
+_SCST_FIELDS = {field.name for field in dataclasses.fields(ScstConfig)}
+
+
+def use_rewards(config: ConfigDict, small: bool, fields: Mapping[str, Any]) -> None:
+    """Train by self-critical rewards from the start, on the weights in `config.train.init_from`."""
+    small_fields = {"length_buckets": 1} if small else {}
+    with config.unlocked():
+        optimizer = TINY_SCST_OPTIMIZER if small else SCST_OPTIMIZER
+        config.optimizer = optimizer_section(**optimizer)
+        config.scst = scst_section(**{"start_epoch": 0, **small_fields, **fields})
+    config.data.seq_per_img = 1  # captions serve as references, not to be predicted
+    if small:
+        config.train.update(steps=TINY_SCST_STEPS, eval_every=50, log_every=10, steps_per_call=5)
+    else:
+        config.data.batch_size = SCST_BATCH
+        config.train.epochs = SCST_EPOCHS
 
 
 def use_toy_scenes(config: ConfigDict) -> None:

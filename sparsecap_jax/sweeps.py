@@ -30,6 +30,7 @@ from sparsecap_jax.training.run import claim_workdir
 SWEEPS = {
     "toy_models": "sparsecap_jax.experiments.toy_models",
     "toy_pruners": "sparsecap_jax.experiments.toy_pruners",
+    "toy_scst": "sparsecap_jax.experiments.toy_scst",
 }
 
 RESULT = "result.json"

@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from sparsecap_jax.config import (
@@ -19,6 +20,7 @@ from sparsecap_jax.config import (
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.models import count_params, make_model
 from sparsecap_jax.pruning import PRUNERS
+from sparsecap_jax.training import optimizers
 
 REPO = pathlib.Path(__file__).parent.parent
 
@@ -42,6 +44,8 @@ def changed(section, key, value):
         ("pruner", "sparsity", 1.0, r"pruner\.sparsity is 1\.0"),
         ("optimizer", "schedule", "cosin", r"optimizer\.schedule is 'cosin'"),
         ("data", "region_buckets", (36, 16), r"region_buckets is \(36, 16\); expected growing"),
+        ("scst", "baseline", "gredy", r"scst\.baseline is 'gredy'; did you mean 'greedy'"),
+        ("scst", "samples", 5, r"config\.scst\.samples: unknown key"),
         ("model", "name", "up_dwon", r"unknown name 'up_dwon'.*'up_down'"),
     ],
 )
@@ -115,6 +119,29 @@ def test_every_config_takes_every_pruner(name):
         config_file(name)("sniip")
     with pytest.raises(ConfigError, match="sparsity without a pruner"):
         config_file(name)("sparsity=0.5")
+
+
+@pytest.mark.parametrize("name", ["up_down", "ort", "acort", "transformer", "soft_attention"])
+def test_self_critical_recipes_are_the_papers(name):
+    config = config_file(name)("scst,mask_freeze,num_samples=60,baseline=greedy")
+    validate(config)
+    assert (config.pruner.name, config.train.epochs, config.data.batch_size) == (
+        "mask_freeze",
+        10,
+        5,
+    )
+    optimizer = optimizers.parse(config.optimizer)
+    assert (optimizer.name, optimizer.betas) == ("adam", (0.9, 0.999))
+    assert optimizers.make_schedule(optimizer, 1000)(999) == np.float32(5e-5)
+    scst = config.scst
+    assert (scst.start_epoch, scst.num_samples, scst.sample, scst.baseline) == (
+        *(0, 60, "random", "greedy"),
+    )
+    weights = [scst[key] for key in ("cider_d", "bleu_1", "bleu_2", "bleu_3", "bleu_4")]
+    assert weights == [1, 0, 0, 0, 1]
+    assert config_file(name)("scst").scst.num_samples == 15
+    with pytest.raises(ConfigError, match="num_samples without a pruner"):
+        config_file(name)("num_samples=60")
 
 
 @pytest.mark.parametrize("flag", ["--config.train.epoch=3", "--config=configs/toy.py:supermsk"])

@@ -55,29 +55,50 @@ def caption_grid(
     save_figure(figure, path)
 
 
+_CURVES = (
+    ("train", "caption_loss", "training loss"),
+    ("validation", "CIDEr", "validation CIDEr (greedy)"),
+    ("train", "sparsity", "sparsity of prunable weights"),
+)
+_SCST_CURVES = (
+    ("train", "reward", "mean reward of the samples"),
+    ("train", "baseline", "mean baseline"),
+    ("train", "advantage_std", "spread of the advantages"),
+    ("train", "length", "tokens of a sample"),
+    ("train", "entropy", "-log p per sampled token"),
+    ("train", "repeated_4grams", "share of repeated 4-grams"),
+)
+
+
 def training_curves(path: str | pathlib.Path, runs: Mapping[str, str | pathlib.Path]) -> None:
     """Draw training loss, validation CIDEr and sparsity over steps.
+
+    Runs with self-critical training get six curves more: reward, baseline, spread of the
+    advantages, and length, entropy and repetition of the samples.
 
     Args:
         path: PNG to write.
         runs: run directories by the name to show them under.
     """
-    figure = Figure(figsize=(13, 3.8), layout="constrained")
-    axes = figure.subplots(1, 3)
-    curves = (
-        ("train", "caption_loss", "training loss (nats per token)"),
-        ("validation", "CIDEr", "validation CIDEr (greedy)"),
-        ("train", "sparsity", "sparsity of prunable weights"),
-    )
+    tables = {
+        (name, table): pathlib.Path(workdir) / f"{table}.csv"
+        for name, workdir in runs.items()
+        for table in ("train", "validation")
+    }
+    rewarded = any(table_column(tables[name, "train"], "reward")[0] for name in runs)
+    curves = _CURVES + (_SCST_CURVES if rewarded else ())
+    figure = Figure(figsize=(13, 3.8 * len(curves) / 3), layout="constrained")
+    axes = figure.subplots(len(curves) // 3, 3).ravel()
     for axis, (table, column, title) in zip(axes, curves, strict=True):
-        for number, (name, workdir) in enumerate(runs.items()):
-            steps, values = table_column(pathlib.Path(workdir) / f"{table}.csv", column)
+        for number, name in enumerate(runs):
+            steps, values = table_column(tables[name, table], column)
             if len(steps):
                 marker = "o" if table == "validation" else None
                 axis.plot(steps, values, label=name, marker=marker, color=f"C{number}")
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.3)
-        axis.legend()
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend()
     save_figure(figure, path)
 
 

@@ -30,12 +30,14 @@ from sparsecap_jax.training.logs import Logs, Progress
 from sparsecap_jax.training.prepare import abstract_state, first_state
 from sparsecap_jax.training.run import Run, prepare_run
 from sparsecap_jax.training.run_dir import INITIAL_WEIGHTS, WEIGHTS, weight_counts
+from sparsecap_jax.training.scst_run import ScstRun
 from sparsecap_jax.training.state import TrainState
 from sparsecap_jax.training.steps import make_train_step, words_to_pack
 from sparsecap_jax.training.validation import Validator
 from sparsecap_jax.types import Batch
 
 Report = Callable[[str], None]
+_SHOWN = ("loss", "reward", "baseline", "sparsity")  # on the line of progress
 
 
 class NonFiniteLossError(SparsecapError):
@@ -127,12 +129,14 @@ def _run_steps(run: Run, state: TrainState, iterator, checkpoints: Checkpoints, 
         config.label_smoothing,
         None if sampling_from is None else sampling.schedule(run.steps_per_epoch),
     )
+    scst = ScstRun(run, report) if run.scst_start < run.total_steps else None
     logs = Logs(run.workdir, step)
     progress = Progress(run.total_steps, step, run.config.data.batch_size)
     validator = Validator(run)
     try:
-        for count, batches, words in read_ahead(_calls(run, iterator, step, sampling_from)):
-            state, metrics = train_step(state, batches, words)
+        calls = _calls(run, iterator, step, sampling_from, scst)
+        for count, rewarded, given in read_ahead(calls):
+            state, metrics = (scst.step if rewarded else train_step)(state, *given)
             step += count
             if step % config.log_every == 0 or step == run.total_steps:
                 _log_step(step, metrics, run, logs, progress, report)
@@ -152,22 +156,30 @@ def _run_steps(run: Run, state: TrainState, iterator, checkpoints: Checkpoints, 
         logs.close()
 
 
-def _calls(run: Run, iterator, step: int, sampling_from: int | None):
-    """What each call of the training step takes: steps, batches on the devices, words to pack."""
+def _calls(run: Run, iterator, step: int, sampling_from: int | None, scst: ScstRun | None):
+    """What each call takes: steps, whether captions are rewarded, arguments beside the state.
+
+    These are batches on the devices, and words to pack, or references of the images.
+    """
     sharding = NamedSharding(run.mesh, PartitionSpec(None, "data"))
     while step < run.total_steps:
         count = _steps_until_event(step, run)
         batches = stack_batches([next(iterator) for _ in range(count)])
-        packs = sampling_from is None or step + count <= sampling_from
-        words = words_to_pack(batches.token_mask, run.mesh.size) if packs else 0
+        rewarded = step >= run.scst_start
+        if rewarded:
+            more = scst.references(batches)
+        else:
+            packs = sampling_from is None or step + count <= sampling_from
+            more = words_to_pack(batches.token_mask, run.mesh.size) if packs else 0
         step += count
-        yield count, jax.device_put(batches, sharding), words
+        yield count, rewarded, (jax.device_put(batches, sharding), more)
 
 
 def _steps_until_event(step: int, run: Run) -> int:
     """How many steps the next call takes: it ends where something is logged or saved."""
     config = run.config.train
     ends = [run.total_steps, step + config.steps_per_call]
+    ends += [run.scst_start] if step < run.scst_start else []
     ends += [(step // every + 1) * every for every in (config.log_every, run.eval_every)]
     return min(ends) - step
 
@@ -179,7 +191,7 @@ def _log_step(step: int, metrics, run: Run, logs: Logs, progress: Progress, repo
             f"step {step}: the loss is {values['loss']}; try a smaller "
             "config.optimizer.learning_rate or clip_at"
         )
-    shown = {key: values[key] for key in ("loss", "sparsity") if key in values}
+    shown = {key: values[key] for key in _SHOWN if key in values}
     line, rate = progress.line(step, shown)
     logs.write("train", step, {**values, "images_per_second": rate})
     report(line)

@@ -38,6 +38,11 @@ def first_state(run: Run, report: Callable[[str], None]) -> TrainState:
             f"pruner {run.config.pruner.name!r} starts from another run; expected its directory in "
             "config.train.init_from"
         )
+    if run.scst_start == 0 and not source:
+        raise ConfigError(
+            "config.scst.start_epoch is 0, and captions of an untrained model earn nothing; "
+            "expected a trained run in config.train.init_from, or a later epoch"
+        )
     if pruner.expects_trained and not source:
         logging.getLogger(__name__).warning(
             "pruner %r ranks weights that were not trained (config.train.init_from is empty)",

@@ -44,6 +44,12 @@ class Run:
         """Steps between validations."""
         return self.config.train.eval_every or self.steps_per_epoch
 
+    @property
+    def scst_start(self) -> int:
+        """Step from which captions are rewarded; beyond the end where they never are."""
+        epoch = self.config.scst.start_epoch
+        return epoch * self.steps_per_epoch if epoch >= 0 else self.total_steps
+
     def train_iterator(self) -> TrainIterator:
         """A fresh iterator over the training split."""
         data = self.config.data

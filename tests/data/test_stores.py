@@ -13,6 +13,7 @@ from sparsecap_jax.data.features import FeatureStore, NpyFolderStore
 from sparsecap_jax.data.stores import STORES, find_format, open_store
 from sparsecap_jax.data.stores.convert import convert
 from sparsecap_jax.data.stores.image_sizes import load_image_sizes
+from sparsecap_jax.data.toy_scenes import make_toy_scenes
 from sparsecap_jax.errors import ConfigError, DataError
 
 WIDTH = 6
@@ -475,3 +476,8 @@ def test_npz_features_in_folders(tmp_path):
     np.savez(tmp_path / "cocobu_att/42.npz", other=GOOD["x"])
     with pytest.raises(DataError, match=r"42\.npz: feat: no such array, found other"):
         NpyFolderStore(tmp_path, WIDTH)[42]
+
+
+def test_toy_scenes_have_a_manifest_of_their_own(tmp_path):
+    directory = make_toy_scenes(tmp_path / "toy", sizes=(2, 1, 1))
+    assert find_format(directory) == "npy"

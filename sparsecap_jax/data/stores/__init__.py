@@ -75,14 +75,15 @@ def find_format(path: pathlib.Path) -> str:
         if ".tsv" in path.suffixes[-2:]:
             return "tsv"
     elif path.is_dir():
+        # Before the manifests of conversions: toy scenes have one of their own.
+        if attention_folders(path / "bu") or attention_folders(path):
+            return "npy"
         if (path / MANIFEST).is_file():
             return "array_record"
         if is_tfds_folder(path):
             return "tfds"
         if (path / "data.mdb").is_file() or any(path.glob("*_att.lmdb")):
             return "lmdb"
-        if attention_folders(path / "bu") or attention_folders(path):
-            return "npy"
         if tsv_files(path):
             return "tsv"
         if any(path.glob("*.npz")):

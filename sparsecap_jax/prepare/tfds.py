@@ -31,10 +31,11 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         DataError: captions or features are missing or malformed.
     """
-    from tensorflow_datasets import download
+    from tensorflow_datasets import disable_progress_bar, download
 
     from sparsecap_jax.data.coco_builder import CaptionConfig, CaptionFeatures
 
+    disable_progress_bar()
     config = CaptionConfig(
         name="coco" if args.dataset == "karpathy" else args.dataset,
         dataset=args.dataset,

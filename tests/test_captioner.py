@@ -185,7 +185,7 @@ def test_twenty_batches_of_mixed_lengths_compile_nothing_new(captioner, tmp_path
         lengths(("dog", "cat", "ball"))
         assert compiled
         compiled.clear()
-        assert len(set(lengths(("red", "home", "two")))) > 3
+        assert len(set(lengths(("red", "home", "two")))) >= 3
         assert not compiled
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)

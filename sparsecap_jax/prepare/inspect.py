@@ -7,6 +7,7 @@ converted folder with their checksums. The exit status is 1 if anything is missi
 """
 
 import argparse
+import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     store = open_store(
         args.features, args.feature_size, args.boxes, sizes=args.image_sizes, format=args.format
     )
-    kind = find_format(store.path) if args.format == "auto" else args.format
+    kind = find_format(pathlib.Path(args.features)) if args.format == "auto" else args.format
     ids = store.image_ids()
     if not ids:
         raise DataError(f"{store.path}: holds no images")

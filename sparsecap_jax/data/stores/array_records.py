@@ -115,6 +115,8 @@ class ArrayRecordStore(IndexedStore):
         where = f"{self.path / name}: record {number}"
         try:
             (record,) = self._reader(name).read([number])
+        except DataError:
+            raise
         except (RuntimeError, ValueError, IndexError) as error:
             reason = (str(error) or "it cannot be read").splitlines()[0]
             raise DataError(f"{where}: {reason}") from None

@@ -13,17 +13,14 @@ added unless --eos names one (rewards never look it up).
 import argparse
 import collections
 import json
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 
+from sparsecap_jax.data.coco_json import official_captions
 from sparsecap_jax.data.karpathy import SPLITS, load_karpathy
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.evaluation.ptb_java import toolkit_dir
 from sparsecap_jax.evaluation.ptb_tokenizer import tokenize
 from sparsecap_jax.interop.df_pickle import load_df_pickle
 from sparsecap_jax.scst.document_frequency import DocumentFrequency, count_documents
-
-_JAR, _MEMBER = "spice/spice-1.0.jar", "coco/annotations/captions_{}2014.json"
 
 
 def define(parser: argparse.ArgumentParser) -> None:
@@ -86,10 +83,9 @@ def _words(references: Sequence[Sequence[str]]) -> Iterator[str]:
 def coco_captions(names: Sequence[str]) -> Mapping[int, list[str]]:
     """Captions of COCO 2014 by image id, out of pycocoevalcap itself; `names`: train, val."""
     captions: dict[int, list[str]] = {}
-    with zipfile.ZipFile(toolkit_dir() / _JAR) as archive:
-        for name in names:
-            for found in json.loads(archive.read(_MEMBER.format(name)))["annotations"]:
-                captions.setdefault(found["image_id"], []).append(found["caption"])
+    for name in names:
+        for found in json.loads(official_captions(f"captions_{name}2014.json"))["annotations"]:
+            captions.setdefault(found["image_id"], []).append(found["caption"])
     return captions
 
 

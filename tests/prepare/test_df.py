@@ -1,7 +1,6 @@
 """`prepare_data.py df`: from a split, from COCO, from a pickle."""
 
 import json
-import zipfile
 
 import pytest
 
@@ -49,16 +48,13 @@ def test_conventions_of_the_reference(tmp_path, split_json, capsys):
 
 
 def test_from_coco(tmp_path, monkeypatch):
-    (tmp_path / "spice").mkdir()
     annotations = [
         {"image_id": 7, "caption": "A dog, running."},
         {"image_id": 5, "caption": "The dog"},
         {"image_id": 7, "caption": "A dog"},
     ]
-    with zipfile.ZipFile(tmp_path / "spice/spice-1.0.jar", "w") as archive:
-        member = "coco/annotations/captions_train2014.json"
-        archive.writestr(member, json.dumps({"annotations": annotations}))
-    monkeypatch.setattr(df, "toolkit_dir", lambda: tmp_path)
+    files = {"captions_train2014.json": json.dumps({"annotations": annotations}).encode()}
+    monkeypatch.setattr(df, "official_captions", files.__getitem__)
     found = take(tmp_path, "--coco=train")
     assert found.num_images == 2
     counts = {("dog",): 2, ("a", "dog"): 1, ("a", "dog", "running"): 1, (",",): 0}

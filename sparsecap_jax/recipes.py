@@ -49,7 +49,7 @@ FINE_TUNED = ("mag_blind", "mag_uniform", "mag_dist")
 # Self-critical training: Adam 0.9 / 0.999 at a constant rate, for transformers too.
 SCST_OPTIMIZER = {"learning_rate": 5e-5, "schedule": "constant", "beta": 0.999, "epsilon": 1e-8}
 SCST_BATCH, SCST_EPOCHS = 5, 10
-TINY_SCST_OPTIMIZER = {**SCST_OPTIMIZER, "learning_rate": 3e-4, "clip": "norm", "clip_at": 1.0}
+TINY_SCST_OPTIMIZER = {**SCST_OPTIMIZER, "learning_rate": 1e-4, "clip": "norm", "clip_at": 1.0}
 TINY_SCST_STEPS = 150
 
 

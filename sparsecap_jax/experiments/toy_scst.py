@@ -24,7 +24,7 @@ START = "cross-entropy"
 # Words of the config of a start, and of what goes on from it.
 MODELS = {"dense": ("", ""), "sparse": ("supermask,sparsity=0.95", "mask_freeze")}
 START_STEPS = {"dense": 1000, "sparse": 1400}
-STEPS, EVAL_EVERY, SAMPLES = 150, 50, 5
+STEPS, EVAL_EVERY, SAMPLES = 150, 50, 15
 
 
 def toy_runs(seeds: int) -> list[SweepRun]:

@@ -87,7 +87,7 @@ def evaluate_run(
     )
     each = scores.pop("per_image").values()
     intervals = {
-        f"{name}_95%": bootstrap_interval([image[name] for image in each])
+        f"{name}_95%": list(bootstrap_interval([image[name] for image in each]))
         for name in ("CIDEr", "ROUGE_L")
         if name in scores
     }

@@ -95,9 +95,12 @@ def test_a_run_leaves_logs_weights_and_a_summary(finished):
     assert load_run(workdir).model.rnn_size == 16
 
 
-def test_eight_devices_give_the_losses_of_one(data, finished, tmp_path):
-    train(tiny_config(data, devices=8), tmp_path / "eight", QUIET.append)
-    np.testing.assert_allclose(losses(tmp_path / "eight"), losses(finished[0]), rtol=2e-5)
+def test_eight_devices_give_the_losses_of_one(data, tmp_path):
+    for devices in (1, 8):
+        config = tiny_config(data, devices=devices)
+        config.model.dropout = 0.0  # each device packs its own words, and drops what it has
+        train(config, tmp_path / str(devices), QUIET.append)
+    np.testing.assert_allclose(losses(tmp_path / "8"), losses(tmp_path / "1"), rtol=2e-5)
 
 
 def test_several_steps_per_call_give_the_same_losses(data, finished, tmp_path):

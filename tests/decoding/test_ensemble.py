@@ -173,6 +173,9 @@ class Limited(nn.Module):
     vocab_size: int
     max_seq_length: int
 
+    def encode(self, regions, train):
+        return {}
+
 
 def test_longer_captions_than_the_model_can_hold_are_refused():
     with pytest.raises(ConfigError, match=r"max_length: found 9, expected at most .* 8"):

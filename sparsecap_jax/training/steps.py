@@ -37,7 +37,7 @@ def make_mesh(devices: int, batch_size: int) -> Mesh:
     return jax.make_mesh((count,), ("data",), (AxisType.Auto,), devices=jax.devices()[:count])
 
 
-def words_to_pack(token_mask: np.ndarray, shards: int = 1) -> int:
+def words_to_pack(token_mask: np.ndarray, shards: int = 1, least: int = 64) -> int:
     """Choose the number of slots that the packed training loss needs for a batch.
 
     Few sizes occur, so that few steps are compiled: multiples of a sixteenth of all tokens.
@@ -45,6 +45,7 @@ def words_to_pack(token_mask: np.ndarray, shards: int = 1) -> int:
     Args:
         token_mask: bool `[..., B, S, T]`; of several batches the fullest decides.
         shards: parts that B is split into, each packed apart.
+        least: sizes are this far apart at least: for fewer words no compilation pays.
 
     Returns:
         Slots per shard, at most `B / shards * S * (T - 1)`.
@@ -53,7 +54,7 @@ def words_to_pack(token_mask: np.ndarray, shards: int = 1) -> int:
     images, captions, length = counted.shape[-3:]
     most = images // shards * captions * length
     counts = counted.reshape(-1, shards, most).sum(axis=-1)
-    unit = -(-most // 16)
+    unit = max(least, -(-most // 16))
     return min(most, unit * max(1, -(-int(counts.max()) // unit)))
 
 

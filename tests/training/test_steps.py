@@ -66,7 +66,7 @@ def test_no_dropout_is_listed_for_every_model():
 )
 def test_packed_words_give_the_padded_loss_and_gradients(name, label_smoothing, shards, words):
     model, pruner, batch, state = make_parts(name)
-    assert words_to_pack(batch.token_mask, shards) == words
+    assert words_to_pack(batch.token_mask, shards, least=1) == words
     loss = make_loss(model, pruner, label_smoothing, shards)
     args = ({"params": state.params}, {}, batch, state.step, state.rng)
 
@@ -89,7 +89,8 @@ def test_words_to_pack_are_few_sizes_that_suffice():
     assert words_to_pack(mask) == 825
     assert words_to_pack(np.stack([mask, np.ones_like(mask)])) == 1200
     assert words_to_pack(np.zeros_like(mask)) == 75
-    assert words_to_pack(mask, 3) == 275
+    assert words_to_pack(mask, 3, least=25) == 275
+    assert words_to_pack(mask, 3) == 256
 
 
 @pytest.mark.parametrize("name", ["up_down", "relation_transformer"])
@@ -106,7 +107,7 @@ def test_packed_step_is_the_same_on_four_devices(name):
             NamedSharding(mesh, PartitionSpec()),
         ).replace(rng=jax.random.key(3))
         batches = jax.tree.map(lambda leaf: leaf[None], batch)
-        new, metrics = step(placed, batches, words_to_pack(batch.token_mask, devices))
+        new, metrics = step(placed, batches, words_to_pack(batch.token_mask, devices, 1))
         results.append((new.params, metrics["loss"], optax.tree.norm(new.params)))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *map(list, results)

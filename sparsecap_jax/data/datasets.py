@@ -36,8 +36,13 @@ Section = ConfigDict | Mapping[str, Any]
 Splits = dict[str, list[Record]]
 
 
-# The embedded datasets, and their folders' names.
-TOY = {"toy": "toy_scenes", "toy_boxes": "toy_scenes_boxes"}
+# The embedded datasets: the options of `make_toy_scenes`.
+TOY: dict[str, dict[str, bool]] = {
+    "toy": {},
+    "toy_boxes": {"boxes_only": True},
+    "toy_plain": {"plain": True},
+    "toy_plain_boxes": {"plain": True, "boxes_only": True},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,8 +123,7 @@ def load_dataset(config: Section, *, need_boxes: bool = False) -> Dataset:
     if name in TOY:
         from sparsecap_jax.data.toy_scenes import make_toy_scenes
 
-        options = {"boxes_only": name == "toy_boxes"}
-        directory = make_toy_scenes(directory or toy_scenes_dir(TOY[name]), **options)
+        directory = make_toy_scenes(directory or toy_scenes_dir(name), **TOY[name])
     elif name in DATASETS and not directory:
         raise ConfigError("config.data.dir is empty; expected the folder of the split JSON and bu/")
     splits = load_splits(
@@ -167,10 +171,10 @@ def _with_features(splits: Splits, store: IndexedStore) -> Splits:
     return kept
 
 
-def toy_scenes_dir(name: str = "toy_scenes") -> pathlib.Path:
-    """Where toy scenes are kept when no folder is given: below the user's cache folder."""
+def toy_scenes_dir(name: str = "toy") -> pathlib.Path:
+    """Where the toy scenes of a key of TOY are kept by default: below the user's cache folder."""
     cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(cache) / "sparsecap_jax" / name
+    return pathlib.Path(cache) / "sparsecap_jax" / name.replace("toy", "toy_scenes")
 
 
 def _karpathy(source: Source) -> Splits:
@@ -267,6 +271,5 @@ DATASETS: dict[str, Callable[[Source], Splits]] = {
     "karpathy": _karpathy,
     "photos": _photos,
     "tfds": _tfds,
-    "toy": _karpathy,
-    "toy_boxes": _karpathy,
+    **dict.fromkeys(TOY, _karpathy),
 }

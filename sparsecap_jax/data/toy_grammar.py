@@ -1,7 +1,8 @@
 """Captions of toy scenes: what is said follows from the scene, how it is said is drawn at random.
 
 Every caption speaks of the two most salient groups, most of them also of how the first stands to
-the second and of the background. Only words, order and sentence frame vary.
+the second and of the background. Only words, order and sentence frame vary. A plain caption draws
+nothing: the usual words in the usual order.
 """
 
 from sparsecap_jax.data.toy_world import INVERSE, Draws, Group, Scene
@@ -115,9 +116,11 @@ def _noun_phrase(draws: Draws, group: Group, full: bool) -> str:
     if group.pattern in PATTERNS and draws.chance(92):
         words.append(_choose(draws, PATTERNS[group.pattern]))
     words += [_choose(draws, COLOURS[group.colour]), noun]
-    if number == "a" and words[0][0] in "aeiou":
-        number = "an"
-    return " ".join([number, *words])
+    return " ".join([_article(number, words[0]), *words])
+
+
+def _article(number: str, word: str) -> str:
+    return "an" if number == "a" and word[0] in "aeiou" else number
 
 
 def caption_scene(scene: Scene, draws: Draws) -> list[str]:
@@ -149,3 +152,33 @@ def caption_scene(scene: Scene, draws: Draws) -> list[str]:
         )
         if MIN_WORDS <= len(words) <= MAX_WORDS:
             return words
+
+
+def plain_caption(scene: Scene) -> list[str]:
+    """The one plain caption of a scene: no sizes, no arrangements, the usual word for each thing.
+
+    Args:
+        scene: what to speak of.
+
+    Returns:
+        MIN_WORDS to MAX_WORDS lower-case words without punctuation.
+    """
+    first, second = scene.groups[:2]
+    parts = (
+        *(_plain_phrase(first), _usual(RELATIONS[scene.relation])),
+        *(_plain_phrase(second), _usual(PLACES[scene.background])),
+    )
+    return " ".join(parts).split()
+
+
+def _usual(alternatives: dict[str, int]) -> str:
+    return max(alternatives, key=alternatives.__getitem__)
+
+
+def _plain_phrase(group: Group) -> str:
+    noun = _usual(NOUNS[group.shape])
+    if group.count > 1:
+        noun = PLURALS.get(noun, noun + "s")
+    pattern = [_usual(PATTERNS[group.pattern])] if group.pattern in PATTERNS else []
+    words = [*pattern, _usual(COLOURS[group.colour]), noun]
+    return " ".join([_article(NUMBERS[group.count], words[0]), *words])

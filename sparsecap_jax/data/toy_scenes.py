@@ -23,7 +23,7 @@ import numpy as np
 
 from sparsecap_jax.data.toy_drawing import draw_scene
 from sparsecap_jax.data.toy_features import scene_features
-from sparsecap_jax.data.toy_grammar import caption_scene
+from sparsecap_jax.data.toy_grammar import caption_scene, plain_caption
 from sparsecap_jax.data.toy_world import Draws, sample_scene
 from sparsecap_jax.errors import ConfigError, DataError
 
@@ -32,6 +32,7 @@ SPLITS = ("train", "val", "test")
 SIZES = (2000, 200, 200)  # images of train, val, test
 CAPTIONS_PER_IMAGE = 5
 INDEX, MANIFEST = "dataset_toy.json", "manifest.json"
+_OPTIONS = ("boxes_only", "plain")
 _ENTRIES = {INDEX, MANIFEST, "bu", "images"}
 
 
@@ -40,6 +41,7 @@ def make_toy_scenes(
     sizes: Sequence[int] = SIZES,
     seed: int = 0,
     boxes_only: bool = False,
+    plain: bool = False,
 ) -> pathlib.Path:
     """Make the toy dataset, or find it made already.
 
@@ -53,6 +55,7 @@ def make_toy_scenes(
         sizes: numbers of images in train, val and test.
         seed: which family of scenes, 0 <= seed < 2**64.
         boxes_only: whether boxes alone tell where things are, see `scene_features`.
+        plain: whether each scene has one plain caption instead of several drawn ones.
 
     Returns:
         The absolute path of `directory`.
@@ -61,7 +64,7 @@ def make_toy_scenes(
         ConfigError: `sizes` or `seed` out of range.
         DataError: `directory` holds anything else.
     """
-    settings = _settings(sizes, seed, boxes_only)
+    settings = _settings(sizes, seed, boxes_only=boxes_only, plain=plain)
     directory = pathlib.Path(directory).resolve()
     if _is_complete(directory, settings):
         return directory
@@ -86,15 +89,15 @@ def read_manifest(directory: str | os.PathLike) -> dict[str, Any] | None:
     return manifest if ours else None
 
 
-def _settings(sizes: Sequence[int], seed: int, boxes_only: bool = False) -> dict[str, Any]:
-    """What decides the content of a dataset, checked."""
+def _settings(sizes: Sequence[int], seed: int, **options: bool) -> dict[str, Any]:
+    """What decides the content of a dataset, checked; options that are off are not mentioned."""
     sizes = [int(size) for size in sizes]
     if len(sizes) != len(SPLITS) or min(sizes) < 0 or not 0 < sum(sizes) < 2**31:
         raise ConfigError(f"sizes: expected three counts of images, one positive, found {sizes}")
     if not 0 <= seed < 2**64:
         raise ConfigError(f"seed: expected 0 <= seed < 2**64, found {seed}")
     settings = {"dataset": "toy", "version": VERSION, "sizes": sizes, "seed": seed}
-    return {**settings, "boxes_only": True} if boxes_only else settings
+    return settings | {name: True for name in _OPTIONS if options[name]}
 
 
 def _write(directory: pathlib.Path, settings: dict[str, Any]) -> str:
@@ -132,8 +135,11 @@ def _write_image(
     filename = f"{image_id}.png"
     draw_scene(scene, number).save(directory / "images" / filename, compress_level=3)
     draws = Draws(seed, number, purpose=1)
-    captions = [caption_scene(scene, draws) for _ in range(CAPTIONS_PER_IMAGE)]
-    sentids = list(range(number * CAPTIONS_PER_IMAGE, (number + 1) * CAPTIONS_PER_IMAGE))
+    if settings.get("plain"):
+        captions = [plain_caption(scene)]
+    else:
+        captions = [caption_scene(scene, draws) for _ in range(CAPTIONS_PER_IMAGE)]
+    sentids = [number * CAPTIONS_PER_IMAGE + n for n in range(len(captions))]
     return {
         "filepath": "images",
         "sentids": sentids,
@@ -161,7 +167,7 @@ def _is_complete(directory: pathlib.Path, settings: dict[str, Any]) -> bool:
     manifest = read_manifest(directory)
     if manifest is None or any(manifest.get(key) != value for key, value in settings.items()):
         return False
-    if manifest.get("boxes_only", False) != settings.get("boxes_only", False):
+    if any(manifest.get(name, False) != settings.get(name, False) for name in _OPTIONS):
         return False
     try:
         return manifest.get("files") == _listing(directory)

@@ -5,7 +5,9 @@
 Every variant goes on from the cross-entropy run of its seed, which is short: it leaves room.
 """
 
+import dataclasses
 import pathlib
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -14,17 +16,53 @@ from sparsecap_jax.files import write_atomically
 from sparsecap_jax.recipes import TINY_UP_DOWN, make_config
 from sparsecap_jax.sweeps import Row, Sweep, SweepRun
 
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A variant and its recipe.
+
+    Attributes:
+        sample: how captions are found.
+        baseline: what their reward is compared with.
+        num_samples: captions per image.
+        learning_rate: constant.
+        images: per step.
+        steps: of training.
+    """
+
+    sample: str
+    baseline: str
+    num_samples: int
+    learning_rate: float
+    images: int
+    steps: int
+
+    @property
+    def folder(self) -> str:
+        """Its name in paths."""
+        return f"{self.sample}_{self.baseline}"
+
+    def apply(self, config: ConfigDict) -> None:
+        """Set its fields in the config of a run."""
+        fields = ("sample", "baseline", "num_samples")
+        config.scst.update({field: getattr(self, field) for field in fields})
+        config.optimizer.learning_rate = self.learning_rate
+        config.data.batch_size = self.images
+        config.train.update(steps=self.steps, eval_every=self.steps // 6)
+
+
+# A greedy baseline is noisier than the mean of the other samples: its runs are longer, or their
+# batches larger and their rate lower.
 VARIANTS = {
-    "random, sample mean": {"sample": "random", "baseline": "sample"},
-    "random, greedy": {"sample": "random", "baseline": "greedy"},
-    "beam, sample mean": {"sample": "beam", "baseline": "sample"},
-    "beam, greedy": {"sample": "beam", "baseline": "greedy"},
+    "beam, sample mean": Variant("beam", "sample", 5, 5e-4, 16, 300),
+    "random, sample mean": Variant("random", "sample", 15, 1e-3, 16, 450),
+    "beam, greedy": Variant("beam", "greedy", 2, 6e-5, 64, 300),
+    "random, greedy": Variant("random", "greedy", 15, 8e-4, 16, 1200),
 }
 START = "cross-entropy"
 # Words of the config of a start, and of what goes on from it.
 MODELS = {"dense": ("", ""), "sparse": ("supermask,sparsity=0.95", "mask_freeze")}
 START_STEPS = {"dense": 1000, "sparse": 1400}
-STEPS, EVAL_EVERY, SAMPLES = 150, 50, 15
 
 
 def toy_runs(seeds: int) -> list[SweepRun]:
@@ -33,13 +71,15 @@ def toy_runs(seeds: int) -> list[SweepRun]:
     for seed in range(seeds):
         for model, (begun, rewarded) in MODELS.items():
             start = f"{model}/start/seed_{seed}"
-            labels = {"model": model, "variant": START, "seed": seed}
-            runs.append(SweepRun(start, labels, _config(begun, seed, START_STEPS[model])))
-            for variant, fields in VARIANTS.items():
-                name = f"{model}/{fields['sample']}_{fields['baseline']}/seed_{seed}"
-                config = _config(f"scst,{rewarded}" if rewarded else "scst", seed, STEPS)
-                config.scst.update(num_samples=SAMPLES, **fields)
-                runs.append(SweepRun(name, {**labels, "variant": variant}, config, start))
+            labels: dict[str, Any] = {"model": model, "variant": START, "seed": seed}
+            config = _config(begun, seed)
+            config.train.update(steps=START_STEPS[model], eval_every=START_STEPS[model])
+            runs.append(SweepRun(start, labels, config))
+            for name, variant in VARIANTS.items():
+                config = _config(f"scst,{rewarded}" if rewarded else "scst", seed)
+                variant.apply(config)
+                folder = f"{model}/{variant.folder}/seed_{seed}"
+                runs.append(SweepRun(folder, {**labels, "variant": name}, config, start))
     return runs
 
 
@@ -47,7 +87,7 @@ def draw(workdir: pathlib.Path, rows: list[Row]) -> None:
     """Write the table of test CIDEr, and draw the curves of the first seed's dense runs."""
     with write_atomically(workdir / "table.md") as file:
         file.write(cider_table(rows))
-    names = [f"{fields['sample']}_{fields['baseline']}" for fields in VARIANTS.values()]
+    names = [variant.folder for variant in VARIANTS.values()]
     runs = {name: workdir / "dense" / name / "seed_0" for name in names}
     runs = {name: run for name, run in runs.items() if (run / "train.csv").exists()}
     if runs:
@@ -74,13 +114,12 @@ def cider_table(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _config(words: str, seed: int, steps: int) -> ConfigDict:
+def _config(words: str, seed: int) -> ConfigDict:
     arg = f"tiny,{words}" if words else "tiny"
     config = make_config(
         arg, "up_down", fields={}, pruned={}, tiny=TINY_UP_DOWN, optimizer={}, weight_scale=0.5
     )
     config.seed = seed
-    config.train.update(steps=steps, eval_every=EVAL_EVERY if "scst" in words else steps)
     return config
 
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from sparsecap_jax.data.toy_grammar import caption_scene
+from sparsecap_jax.data.toy_grammar import caption_scene, plain_caption
 from sparsecap_jax.data.toy_world import Draws, sample_scene
 
 SCENES = 250
@@ -193,6 +193,21 @@ def test_vocabulary_and_variety(scenes):
     ]
     assert all(len(said) == 1 for said in colours)
     assert len({next(iter(said)) for said in colours}) > 50
+
+
+def test_plain_captions_say_the_facts_in_one_way(scenes):
+    for scene, _ in scenes:
+        words = plain_caption(scene)
+        place, relation, things = read(words)
+        assert (place, relation) == (scene.background, scene.relation)
+        for thing, group in zip(things, scene.groups, strict=False):
+            assert is_true_of(thing, group)
+            assert (thing["pattern"] is None) == (group.pattern not in PATTERNS.values())
+            assert thing["size"] is thing["arrangement"] is thing["pair"] is None
+        assert 7 <= len(words) <= 16
+    # One noun for a shape, one phrase for a place: 10 x 2 nouns, 11 colours, few others.
+    vocabulary = {word for scene, _ in scenes for word in plain_caption(scene)}
+    assert not vocabulary & {"block", "sphere", "moons", "violet", "dotted", "desk", "over"}
 
 
 def test_scenes_are_clear_and_varied(scenes):

@@ -318,6 +318,25 @@ def test_boxes_alone_tell_places_where_asked(tmp_path):
     )
 
 
+def test_plain_scenes_differ_in_their_captions_alone(tmp_path):
+    usual = make_toy_scenes(tmp_path / "usual", sizes=(3, 1, 0))
+    plain = make_toy_scenes(tmp_path / "plain", sizes=(3, 1, 0), plain=True)
+    for image in (1, 2, 3, 4):
+        for folder in ("att", "box_relative", "fc"):
+            file = f"bu/cocobu_{folder}/{image}.npy"
+            assert (usual / file).read_bytes() == (plain / file).read_bytes()
+    images = json.loads((plain / "dataset_toy.json").read_text())["images"]
+    captions = [[sentence["raw"] for sentence in image["sentences"]] for image in images]
+    # Written by hand, from the pictures.
+    assert captions[:2] == [
+        ["two pink fish behind three checkered gray balls on the grass"],
+        ["three spotted gray fish above two shiny red crescents on a carpet"],
+    ]
+    make_toy_scenes(plain, sizes=(3, 1, 0))
+    index = "dataset_toy.json"
+    assert (plain / index).read_bytes() == (usual / index).read_bytes()
+
+
 def test_attributes_of_place_are_gone(monkeypatch):
     """Without noise and projection: the spatial channels are 0, the others as they were."""
     monkeypatch.setattr(

@@ -143,36 +143,32 @@ class Ranked(Pruner):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Scheduled(Ranked):
-    """Masks recomputed during training, to a sparsity that rises by a cubic schedule.
+class AtEvents(Ranked):
+    """Masks recomputed at some steps of training; between them they stay fixed.
 
-    Each event ranks the raw weights anew, so that weights may come back; between events masks
-    stay fixed. See `schedules.gradual_schedule` for the defaults.
+    See `schedules.gradual_schedule` for the defaults.
 
     Attributes:
-        initial_sparsity: sparsity of the first event.
         start_step: step of the first event; None: the end of the first epoch.
         frequency: steps between events; None: 1000, or fewer in a short run.
-        events: number of rises; None: as many as fit into half of training.
+        events: number of events after the first; None: as many as fit into half of training.
     """
 
-    initial_sparsity: float = 0.0
     start_step: int | None = None
     frequency: int | None = None
     events: int | None = None
 
-    def __post_init__(self):
-        super().__post_init__()
-        check_range("pruner.initial_sparsity", self.initial_sparsity, 0.0, self.sparsity)
-
     @property
     def schedule(self) -> Polynomial:
-        """When masks change and to which sparsity."""
+        """When masks change, and to which sparsity."""
+        return self._gradual(0.0)
+
+    def _gradual(self, initial: float) -> Polynomial:
         return gradual_schedule(
             self.sparsity,
             self.total_steps,
             self.steps_per_epoch,
-            initial=self.initial_sparsity,
+            initial=initial,
             start=self.start_step,
             frequency=self.frequency,
             events=self.events,
@@ -197,10 +193,52 @@ class Scheduled(Ranked):
             return state
         targets = self.targets({path: mask.shape for path, mask in active.items()})
         due, event = self.schedule.locate(jnp.asarray(step, jnp.int32))
-        table = jnp.asarray(self.schedule.table(targets.sizes, targets.sparsities))
         masks = lax.cond(
             due,
-            lambda: self.rank(state, params, grads, table[event], event),
+            lambda: self.recompute(state, params, grads, targets, event),
             lambda: list(active.values()),
         )
         return self.put(state, masks)
+
+    def recompute(
+        self, state: PruneState, params: PyTree, grads: PyTree | None, targets: Targets, event: Any
+    ) -> list[Array]:
+        """The active masks after an event.
+
+        Args:
+            state: the state before it.
+            params: the parameters.
+            grads: their gradients, where there are any.
+            targets: of the active masks.
+            event: int32 scalar, number of the event.
+        """
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scheduled(AtEvents):
+    """Masks ranked anew at each event, to a sparsity that rises by a cubic schedule.
+
+    Ranks go by the raw weights, so that weights may come back.
+
+    Attributes:
+        initial_sparsity: sparsity of the first event.
+    """
+
+    initial_sparsity: float = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range("pruner.initial_sparsity", self.initial_sparsity, 0.0, self.sparsity)
+
+    @property
+    def schedule(self) -> Polynomial:
+        """When masks change and to which sparsity."""
+        return self._gradual(self.initial_sparsity)
+
+    def recompute(
+        self, state: PruneState, params: PyTree, grads: PyTree | None, targets: Targets, event: Any
+    ) -> list[Array]:
+        """Rank for the sparsity of the event."""
+        table = jnp.asarray(self.schedule.table(targets.sizes, targets.sparsities))
+        return self.rank(state, params, grads, table[event], event)

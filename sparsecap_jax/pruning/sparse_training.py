@@ -12,15 +12,14 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning.base import PruneState
 from sparsecap_jax.pruning.masks import apply_masks, apply_straight_through
-from sparsecap_jax.pruning.ranked import Ranked, pick
+from sparsecap_jax.pruning.ranked import AtEvents, Ranked, pick
 from sparsecap_jax.pruning.ranking import prune_smallest
-from sparsecap_jax.pruning.schedules import Polynomial, constant_schedule, gradual_schedule
+from sparsecap_jax.pruning.schedules import Polynomial, constant_schedule
 from sparsecap_jax.pruning.scored import random_scores, random_seed
 from sparsecap_jax.pruning.settings import check_range
 from sparsecap_jax.pruning.targets import Distribution, Targets
@@ -56,7 +55,7 @@ class StaticSparse(Ranked):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SET(StaticSparse):
+class SET(StaticSparse, AtEvents):
     """At each event the smallest weights of a tensor are dropped, as many grow at random.
 
     The number of nonzeros of each tensor never changes. Grown weights start at 0, without
@@ -65,15 +64,9 @@ class SET(StaticSparse):
     Attributes:
         drop_fraction: fraction of a tensor's nonzeros that the first event exchanges; it falls to
             0 along a half cosine until the last event.
-        start_step: step of the first event; None: the end of the first epoch.
-        frequency: steps between events; None: 1000, or fewer in a short run.
-        events: number of events after the first; None: as many as fit into half of training.
     """
 
     drop_fraction: float = 0.1
-    start_step: int | None = None
-    frequency: int | None = None
-    events: int | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -89,20 +82,8 @@ class SET(StaticSparse):
     @property
     def schedule(self) -> Polynomial:
         """When masks change."""
-        found = gradual_schedule(
-            self.sparsity,
-            self.total_steps,
-            self.steps_per_epoch,
-            start=self.start_step,
-            frequency=self.frequency,
-            events=self.events,
-        )
+        found = super().schedule
         return constant_schedule(self.sparsity, found.start, found.frequency, found.events)
-
-    def init(self, rng: Array, params: PyTree) -> PruneState:
-        """As in `StaticSparse`; a schedule that does not fit into training fails here."""
-        _ = self.schedule
-        return super().init(rng, params)
 
     def drops(self, targets: Targets) -> np.ndarray:
         """uint32 `[events + 1, G]`: how many nonzeros of each tensor every event exchanges."""
@@ -121,36 +102,23 @@ class SET(StaticSparse):
         """Scores of what may grow; the highest do. Uniform in (0, 1)."""
         return random_scores(state.extras["seed"], event, weights)
 
-    def update(
-        self,
-        state: PruneState,
-        params: PyTree,
-        grads: PyTree | None,
-        step: Any,
-        rng: Array | None = None,
-    ) -> PruneState:
-        """Drop and grow where `step` is an event of the schedule."""
+    def recompute(
+        self, state: PruneState, params: PyTree, grads: PyTree | None, targets: Targets, event: Any
+    ) -> list[Array]:
+        """Drop and grow."""
         active, _ = self.split(state.masks)
-        if not active:
-            return state
-        targets = self.targets({path: mask.shape for path, mask in active.items()})
-        due, event = self.schedule.locate(jnp.asarray(step, jnp.int32))
         removed = jnp.asarray(targets.removals(), jnp.uint32)
         drops = jnp.asarray(self.drops(targets))
-
-        def rewire():
-            weights = pick(params, active)
-            slopes = None if grads is None else pick(grads, active)
-            pairs = zip(weights, active.values(), strict=True)
-            # Below every magnitude, so that what is pruned counts as removed first.
-            kept = [jnp.where(mask != 0, jnp.abs(w), jnp.float32(-1.0)) for w, mask in pairs]
-            survivors = prune_smallest(kept, removed + drops[event], targets.groups)
-            grown = self.growth(state, weights, slopes, event)
-            pairs = zip(grown, survivors, strict=True)
-            safe = [jnp.where(mask != 0, jnp.float32(jnp.inf), score) for score, mask in pairs]
-            return prune_smallest(safe, removed, targets.groups)
-
-        return self.put(state, lax.cond(due, rewire, lambda: list(active.values())))
+        weights = pick(params, active)
+        slopes = None if grads is None else pick(grads, active)
+        pairs = zip(weights, active.values(), strict=True)
+        # Below every magnitude, so that what is pruned counts as removed first.
+        kept = [jnp.where(mask != 0, jnp.abs(w), jnp.float32(-1.0)) for w, mask in pairs]
+        survivors = prune_smallest(kept, removed + drops[event], targets.groups)
+        grown = self.growth(state, weights, slopes, event)
+        pairs = zip(grown, survivors, strict=True)
+        safe = [jnp.where(mask != 0, jnp.float32(jnp.inf), score) for score, mask in pairs]
+        return prune_smallest(safe, removed, targets.groups)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -58,7 +58,9 @@ def _reason(error: BaseException) -> str:
         return ours.group(1)
     prefix = "unknown config key " if isinstance(error, KeyError | AttributeError) else ""
     text = str(error).replace(r"\n", " ").replace(r"\'", "'")
-    return prefix + " ".join(text.split()).strip("'\"")
+    text = " ".join(text.split())
+    quoted = re.fullmatch(r"(['\"])(.*)\1", text)  # the repr that KeyError makes of its text
+    return prefix + (quoted.group(2) if quoted else text)
 
 
 def enable_compilation_cache() -> None:
@@ -75,6 +77,11 @@ def config_value(flag: Any) -> Any:
     Raises:
         ConfigError: there is no such file (the flag's own parser lets that pass).
     """
-    if flag.value is None:
+    value = flag.value
+    try:
+        _ = value and value.keys  # ml_collections hands out an object that fails when it is read
+    except OSError:
+        value = None
+    if value is None:
         raise ConfigError(f"--{flag.name}: no such config file; expected FILE.py[:ARGUMENTS]")
-    return flag.value
+    return value

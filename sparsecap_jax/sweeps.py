@@ -142,7 +142,7 @@ def run_sweep(
     if rows:
         write_table(workdir / TABLE, rows)
         sweep.draw(workdir, rows)
-    report(f"{len(rows)} of {len(runs)} runs finished: {workdir / TABLE}")
+    report(f"{len(rows)} of {len(runs)} runs finished" + (f": {workdir / TABLE}" if rows else ""))
     if failures:
         raise SparsecapError(f"{len(failures)} runs failed: {'; '.join(failures)}")
     return rows

@@ -1,5 +1,6 @@
 """Shared fixtures: where the reference figures lie, and a compilation cache for the whole suite."""
 
+import gc
 import os
 import pathlib
 
@@ -13,6 +14,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 # Most of the suite's time is compilation, which this halves; `make demo` runs the optimised code.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+import jax
 import numpy as np
 import pytest
 
@@ -54,3 +56,13 @@ def golden(shared):
         return cache[name]
 
     return load
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _bounded_maps():
+    """Forget compiled programs before the process runs out of memory maps (Linux: 65,530)."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_text().count("\n") > 30_000:
+        jax.clear_caches()
+        gc.collect()

@@ -92,6 +92,11 @@ def load_imagined(
         ConfigError: a mixture of unknown sources.
         DataError: a file is missing or broken.
     """
+    if not (directory / PHOTOS).exists():
+        raise DataError(
+            f"{directory / PHOTOS}: no such file; expected a folder that `prepare_data.py imagine` "
+            "wrote (docs/photos.md)"
+        )
     seen, read = _read(directory / PHOTOS), _read(directory / TEXT)
     times = _parse_mixture(mixture, [*seen, *read])
     splits: Splits = {name: [r for s in seen.values() for r in s[name]] for name in SPLITS}

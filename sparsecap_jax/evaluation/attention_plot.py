@@ -34,14 +34,16 @@ def attention_picture(
         columns: panels side by side.
 
     Raises:
-        DataError: the caption has no attention, the boxes are of another image, or there is no such
-            picture.
+        DataError: the caption has no attention or no words, the boxes are of another image, or
+            there is no such picture.
     """
     if caption.attention is None or caption.attention.shape[1:] != (len(boxes),):
         found = None if caption.attention is None else caption.attention.shape
         raise DataError(f"attention: found {found}, expected [words, {len(boxes)}] for the boxes")
-    background = _background(picture)
     words = caption.text.split()
+    if not words:
+        raise DataError("attention: the caption is empty; expected one with words")
+    background = _background(picture)
     rows = -(-len(words) // columns)
     height, width = background.shape[:2]
     size = 2.6 * columns, (2.6 * height / width + 0.3) * rows

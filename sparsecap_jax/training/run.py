@@ -84,10 +84,14 @@ def prepare_run(
     """
     validate(config)
     workdir = pathlib.Path(workdir)
-    claim_workdir(config, workdir)
+    if (workdir / "config.json").exists():
+        claim_workdir(config, workdir)
     model_class = MODELS[config.model.name]
     if dataset is None:
         dataset = load_dataset(config.data, need_boxes=model_class.needs_boxes)
+    _check_start(config)
+    # Only now: a wrong path must not leave a directory that refuses the right one.
+    claim_workdir(config, workdir)
     tokenizer = prepare_tokenizer(config, workdir, dataset)
     _note_extractor(config, workdir)
     model = make_model(model_config(config, tokenizer.vocab_size))
@@ -125,6 +129,14 @@ def claim_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
         return
     with write_atomically(path) as file:
         file.write(to_json(config))
+
+
+def _check_start(config: ConfigDict) -> None:
+    start = config.train.init_from
+    if start and not (pathlib.Path(start) / "config.json").exists():
+        raise ConfigError(
+            f"config.train.init_from is {start!r}: no run directory: config.json is missing"
+        )
 
 
 def prepare_tokenizer(config: ConfigDict, workdir: pathlib.Path, dataset: Dataset) -> Tokenizer:

@@ -44,11 +44,11 @@ def _parse_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except (SparsecapError, flags.Error, AttributeError, KeyError, TypeError, OSError) as error:
-        print(f"error: {_reason(error)}", file=sys.stderr)
+        print(f"error: {reason(error)}", file=sys.stderr)
         sys.exit(1)
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """What explains `error` in one line.
 
     ml_collections puts the text of an error in a config file, or in another error, into its own.

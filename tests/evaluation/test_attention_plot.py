@@ -45,3 +45,9 @@ def test_what_cannot_be_drawn_is_refused(tmp_path, weights, picture, message):
     with pytest.raises(DataError, match=message):
         attention_picture(tmp_path / "a.png", caption, BOXES, picture and tmp_path / picture)
     assert not (tmp_path / "a.png").exists()
+
+
+def test_a_caption_without_words_is_refused(tmp_path):
+    caption = Caption("", -1.0, (3,), -1.0, np.ones((1, 2), np.float32))
+    with pytest.raises(DataError, match="the caption is empty"):
+        attention_picture(tmp_path / "a.png", caption, BOXES)

@@ -14,7 +14,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 from tiny_runs import SIZES, STEPS, make_data, tiny_config
 
-from sparsecap_jax.errors import CheckpointError, ConfigError
+from sparsecap_jax.errors import CheckpointError, ConfigError, SparsecapError
 from sparsecap_jax.evaluate import evaluate_run
 from sparsecap_jax.evaluation.metrics import score_captions
 from sparsecap_jax.files import read_csv, read_json
@@ -236,3 +236,12 @@ def test_a_lottery_ticket_goes_back_to_the_initial_weights(data, finished, tmp_p
     theirs = load_weights(finished[0] / "initial_weights.npz")["params"]
     for path, leaf in flatten_dict(theirs).items():
         np.testing.assert_array_equal(flatten_dict(ours)[path], leaf)
+
+
+@pytest.mark.parametrize(("section", "field"), [("data", "dir"), ("train", "init_from")])
+def test_a_wrong_path_leaves_no_run_directory(data, tmp_path, section, field):
+    config = tiny_config(data)
+    config[section][field] = str(tmp_path / "none")
+    with pytest.raises(SparsecapError, match="none"):
+        train(config, tmp_path / "run", QUIET.append)
+    assert not (tmp_path / "run").exists()

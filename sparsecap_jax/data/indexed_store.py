@@ -1,5 +1,6 @@
 """What all feature stores share: an index read once, checks, and one way to complain."""
 
+import abc
 import dataclasses
 import os
 import pathlib
@@ -27,7 +28,7 @@ class Arrays:
     names: tuple[str, str, str]
 
 
-class IndexedStore:
+class IndexedStore(abc.ABC):
     """Base of stores that know all their image ids.
 
     A store implements `_load_index`, which maps image ids to whatever finds the image again, and
@@ -129,14 +130,17 @@ class IndexedStore:
             raise DataError(f"{self.path}: no features of image {image_id!r}")
         return key
 
+    @abc.abstractmethod
     def _load_index(self) -> dict[ImageId, Any]:
-        raise NotImplementedError
+        """Where each image is, in whatever form `_read` takes."""
 
+    @abc.abstractmethod
     def _read(self, key: Any, image_id: ImageId) -> Arrays:
-        raise NotImplementedError
+        """The arrays of an image."""
 
+    @abc.abstractmethod
     def _count(self, key: Any, image_id: ImageId) -> int:
-        raise NotImplementedError
+        """How many regions an image has."""
 
 
 def raise_missing(place: Any, unit: str, missing: list[ImageId], total: int) -> None:

@@ -1,5 +1,6 @@
 """What all methods share that rank scores: targets, structures, and when masks are recomputed."""
 
+import abc
 import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -27,7 +28,7 @@ def pick(tree: PyTree, paths: Iterable[Path]) -> list[Array]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Ranked(Pruner):
+class Ranked(Pruner, abc.ABC):
     """Masks that remove the lowest scores.
 
     Attributes:
@@ -70,6 +71,7 @@ class Ranked(Pruner):
             sparsity, spread = sparsity + 1e-9, "uniform"
         return make_targets(shapes, sparsity, spread, self.overrides, self.structure.entries)
 
+    @abc.abstractmethod
     def scores(
         self, state: PruneState, weights: list[Array], grads: list[Array] | None, event: Any
     ) -> list[Array]:
@@ -84,7 +86,6 @@ class Ranked(Pruner):
         Returns:
             float32 scores shaped as the weights.
         """
-        raise NotImplementedError
 
     def rank(
         self,
@@ -200,6 +201,7 @@ class AtEvents(Ranked):
         )
         return self.put(state, masks)
 
+    @abc.abstractmethod
     def recompute(
         self, state: PruneState, params: PyTree, grads: PyTree | None, targets: Targets, event: Any
     ) -> list[Array]:
@@ -212,7 +214,6 @@ class AtEvents(Ranked):
             targets: of the active masks.
             event: int32 scalar, number of the event.
         """
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

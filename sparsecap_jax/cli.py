@@ -12,7 +12,7 @@ from sparsecap_jax.errors import ConfigError, SparsecapError
 
 
 def run_main(main: Callable[[Any], None], parse: Callable[[list[str]], Any] | None = None) -> None:
-    """Run `main` as an absl app; a `SparsecapError` is printed as one line, exit status 1.
+    """Run `main` as an absl app; errors and wrong usage are printed as one line, exit status 1.
 
     Args:
         main: takes what `parse` returns.
@@ -30,8 +30,9 @@ def run_main(main: Callable[[Any], None], parse: Callable[[list[str]], Any] | No
         sys.stdout.reconfigure(line_buffering=True)  # progress shows in pipes and logs too
         try:
             main(argv)
-        except SparsecapError as error:
-            print(f"error: {error}", file=sys.stderr)
+        except (SparsecapError, app.UsageError) as error:
+            usage = "; --help tells more" if isinstance(error, app.UsageError) else ""
+            print(f"error: {error}{usage}", file=sys.stderr)
             sys.exit(1)
 
     app.run(guarded, flags_parser=parse or _parse_flags)

@@ -1,5 +1,9 @@
 """What command lines say of mistyped flags."""
 
+import pathlib
+import subprocess
+import sys
+
 import pytest
 from absl import flags
 from ml_collections import config_flags
@@ -35,3 +39,10 @@ def test_a_config_file_that_is_not_there(arguments):
     values(["program", *arguments])
     with pytest.raises(ConfigError, match=r"--config: no such config file; expected FILE\.py"):
         config_value(holder)
+
+
+def test_wrong_usage_is_one_line():
+    script = pathlib.Path(__file__).parents[1] / "launch/caption.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: expected photos, or --features; not both; --help tells more\n"

@@ -42,6 +42,7 @@ TOY: dict[str, dict[str, bool]] = {
     "toy_boxes": {"boxes_only": True},
     "toy_plain": {"plain": True},
     "toy_plain_boxes": {"plain": True, "boxes_only": True},
+    "toy_near": {"near": True, "boxes_only": True},
 }
 
 

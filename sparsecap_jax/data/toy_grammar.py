@@ -60,6 +60,7 @@ RELATIONS = {
     "front": {"in front of": 8, "partly covering": 1},
     "behind": {"behind": 8, "partly hidden by": 1},
 }
+NEAR = "next to"
 PLACES = {
     "grass": {"on the grass": 8, "on a lawn": 3, "in a grassy field": 2, "in a meadow": 1},
     "table": {"on a wooden table": 8, "on the table": 3, "on a desk": 2},
@@ -163,11 +164,24 @@ def plain_caption(scene: Scene) -> list[str]:
     Returns:
         MIN_WORDS to MAX_WORDS lower-case words without punctuation.
     """
-    first, second = scene.groups[:2]
-    parts = (
-        *(_plain_phrase(first), _usual(RELATIONS[scene.relation])),
-        *(_plain_phrase(second), _usual(PLACES[scene.background])),
-    )
+    return _plain(scene, _usual(RELATIONS[scene.relation]), scene.groups[1])
+
+
+def near_caption(scene: Scene) -> list[str]:
+    """One plain caption that speaks of the most salient group and of the one nearest to it.
+
+    Args:
+        scene: what to speak of.
+
+    Returns:
+        MIN_WORDS to MAX_WORDS lower-case words without punctuation.
+    """
+    return _plain(scene, NEAR, scene.nearest)
+
+
+def _plain(scene: Scene, relation: str, other: Group) -> list[str]:
+    place = _usual(PLACES[scene.background])
+    parts = _plain_phrase(scene.groups[0]), relation, _plain_phrase(other), place
     return " ".join(parts).split()
 
 

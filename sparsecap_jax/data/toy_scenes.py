@@ -23,7 +23,7 @@ import numpy as np
 
 from sparsecap_jax.data.toy_drawing import draw_scene
 from sparsecap_jax.data.toy_features import scene_features
-from sparsecap_jax.data.toy_grammar import caption_scene, plain_caption
+from sparsecap_jax.data.toy_grammar import caption_scene, near_caption, plain_caption
 from sparsecap_jax.data.toy_world import Draws, sample_scene
 from sparsecap_jax.errors import ConfigError, DataError
 
@@ -32,7 +32,7 @@ SPLITS = ("train", "val", "test")
 SIZES = (2000, 200, 200)  # images of train, val, test
 CAPTIONS_PER_IMAGE = 5
 INDEX, MANIFEST = "dataset_toy.json", "manifest.json"
-_OPTIONS = ("boxes_only", "plain")
+_OPTIONS = ("boxes_only", "plain", "near")
 _ENTRIES = {INDEX, MANIFEST, "bu", "images"}
 
 
@@ -42,6 +42,7 @@ def make_toy_scenes(
     seed: int = 0,
     boxes_only: bool = False,
     plain: bool = False,
+    near: bool = False,
 ) -> pathlib.Path:
     """Make the toy dataset, or find it made already.
 
@@ -56,15 +57,17 @@ def make_toy_scenes(
         seed: which family of scenes, 0 <= seed < 2**64.
         boxes_only: whether boxes alone tell where things are, see `scene_features`.
         plain: whether each scene has one plain caption instead of several drawn ones.
+        near: the same, of scenes with three groups or four; captions tell what stands nearest to
+            the first, instead of a direction.
 
     Returns:
         The absolute path of `directory`.
 
     Raises:
-        ConfigError: `sizes` or `seed` out of range.
+        ConfigError: `sizes` or `seed` out of range, or captions both `plain` and `near`.
         DataError: `directory` holds anything else.
     """
-    settings = _settings(sizes, seed, boxes_only=boxes_only, plain=plain)
+    settings = _settings(sizes, seed, boxes_only=boxes_only, plain=plain, near=near)
     directory = pathlib.Path(directory).resolve()
     if _is_complete(directory, settings):
         return directory
@@ -96,6 +99,8 @@ def _settings(sizes: Sequence[int], seed: int, **options: bool) -> dict[str, Any
         raise ConfigError(f"sizes: expected three counts of images, one positive, found {sizes}")
     if not 0 <= seed < 2**64:
         raise ConfigError(f"seed: expected 0 <= seed < 2**64, found {seed}")
+    if options["plain"] and options["near"]:
+        raise ConfigError("plain, near: captions are either; expected one of them")
     settings = {"dataset": "toy", "version": VERSION, "sizes": sizes, "seed": seed}
     return settings | {name: True for name in _OPTIONS if options[name]}
 
@@ -124,7 +129,7 @@ def _write_image(
 ) -> dict[str, Any]:
     """Write features and picture of one scene; return its entry of the split JSON."""
     seed, boxes_only = settings["seed"], settings.get("boxes_only", False)
-    scene = sample_scene(seed, number)
+    scene = sample_scene(seed, number, settings.get("near", False))
     features, boxes = scene_features(scene, Draws(seed, number, purpose=2), boxes_only)
     # Multiples of 1/512 below 4: the sum is exact in any order, the quotient rounds once.
     fc = features.sum(axis=0, dtype=np.float32) / np.float32(len(features))
@@ -135,7 +140,9 @@ def _write_image(
     filename = f"{image_id}.png"
     draw_scene(scene, number).save(directory / "images" / filename, compress_level=3)
     draws = Draws(seed, number, purpose=1)
-    if settings.get("plain"):
+    if settings.get("near"):
+        captions = [near_caption(scene)]
+    elif settings.get("plain"):
         captions = [plain_caption(scene)]
     else:
         captions = [caption_scene(scene, draws) for _ in range(CAPTIONS_PER_IMAGE)]

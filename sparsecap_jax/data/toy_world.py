@@ -160,6 +160,19 @@ class Scene:
         """How the first group stands to the second; never None in a sampled scene."""
         return relation(self.groups[0], self.groups[1])
 
+    @property
+    def nearest(self) -> Group:
+        """The group whose centre lies nearest to that of the first; of equals the more salient."""
+        first, *others = self.groups
+        return min(others, key=lambda group: squared_distance(first, group))
+
+    @property
+    def is_nearest_clear(self) -> bool:
+        """Whether there are other groups, and all at least half as far again as the nearest."""
+        first, *others = self.groups
+        nearest, *rest = sorted(squared_distance(first, group) for group in others)
+        return bool(rest) and 4 * rest[0] >= 9 * nearest
+
 
 def _overlap(a: Box, b: Box) -> int:
     """Area in pixels that two boxes share."""
@@ -170,6 +183,12 @@ def _overlap(a: Box, b: Box) -> int:
 
 def _area(box: Box) -> int:
     return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def squared_distance(a: Group, b: Group) -> int:
+    """Squared distance of the centres of two groups' boxes, in quarter pixels squared."""
+    (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = a.box, b.box
+    return (ax1 + ax2 - bx1 - bx2) ** 2 + (ay1 + ay2 - by1 - by2) ** 2
 
 
 def is_nearer(a: Group, b: Group) -> bool:
@@ -275,7 +294,7 @@ def _acceptable(groups: Sequence[Group], depth: bool) -> bool:
     return all(_apart(a, b) for i, a in enumerate(others) for b in (first, second, *others[:i]))
 
 
-def sample_scene(seed: int, number: int) -> Scene:
+def sample_scene(seed: int, number: int, near: bool = False) -> Scene:
     """Draw scene `number` of the family `seed`.
 
     Proposals are drawn until one is `_acceptable`, so every sampled scene has a clear first and
@@ -284,17 +303,38 @@ def sample_scene(seed: int, number: int) -> Scene:
     Args:
         seed: which family of scenes; 0 or more.
         number: which scene of it; 0 or more.
+        near: whether there are 3 or 4 single objects, apart; one of them, the second, third or
+            fourth with equal chances, is clearly the nearest to the first.
 
     Returns:
         The scene, its groups sorted by falling salience.
     """
     draws = Draws(seed, number)
+    if near:
+        return _sample_near(draws)
     background = draws.pick(list(BACKGROUNDS))
     num_groups = draws.pick((2, 3, 4), (4, 5, 1))
     depth = draws.chance(20)  # overlaps are rare among random places, so a fifth is asked for
     while True:
-        kinds = _propose_kinds(draws, num_groups)
-        groups = [_propose_group(draws, background, *kind) for kind in kinds]
-        groups.sort(key=lambda group: group.salience, reverse=True)
-        if _acceptable(groups, depth):
-            return Scene(background, tuple(groups))
+        scene = _propose_scene(draws, background, _propose_kinds(draws, num_groups))
+        if _acceptable(scene.groups, depth):
+            return scene
+
+
+def _sample_near(draws: Draws) -> Scene:
+    background = draws.pick(list(BACKGROUNDS))
+    num_groups = draws.between(3, 4)
+    nearest = draws.between(1, num_groups - 1)
+    while True:
+        kinds = [(draws.pick(list(SIZES)), 1) for _ in range(num_groups)]
+        scene = _propose_scene(draws, background, kinds)
+        found = scene.is_nearest_clear and scene.nearest is scene.groups[nearest]
+        if found and _acceptable(scene.groups, depth=False):
+            return scene
+
+
+def _propose_scene(draws: Draws, background: str, kinds: list[tuple[str, int]]) -> Scene:
+    """Random groups, sorted by falling salience, that need not be `_acceptable`."""
+    groups = [_propose_group(draws, background, *kind) for kind in kinds]
+    groups.sort(key=lambda group: group.salience, reverse=True)
+    return Scene(background, tuple(groups))

@@ -1,6 +1,6 @@
-"""Whether captions of toy scenes say rightly how the first two groups stand to each other.
+"""Whether captions of toy scenes say rightly how groups stand to each other.
 
-CIDEr hardly notices a "left" for a "right"; this measure sees nothing else. The truth is that of
+CIDEr hardly notices a "left" for a "right"; these measures see nothing else. The truth is that of
 the scene, which is drawn again from its seed and number.
 """
 
@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 
-from sparsecap_jax.data.toy_grammar import COLOURS, NOUNS, PLURALS, RELATIONS
+from sparsecap_jax.data.toy_grammar import COLOURS, NEAR, NOUNS, PLURALS, RELATIONS
 from sparsecap_jax.data.toy_scenes import read_manifest
 from sparsecap_jax.data.toy_world import INVERSE, Group, Scene, sample_scene
 from sparsecap_jax.errors import DataError
@@ -52,13 +52,8 @@ def relation_scores(
     Raises:
         DataError: `directory` is no toy dataset, or `captions` are empty.
     """
-    manifest = read_manifest(directory)
-    if manifest is None or not captions:
-        fault = "no toy scenes (manifest.json)" if captions else "no captions to judge"
-        raise DataError(f"{directory}: {fault}; expected captions of a folder of toy scenes")
     right, axis, told = 0, 0, 0
-    for image_id, text in captions.items():
-        scene = sample_scene(manifest["seed"], int(image_id) - 1)
+    for text, scene in _with_scenes(captions, directory):
         relation = told_relation(text, scene)
         told += relation is not None
         right += relation == scene.relation
@@ -68,6 +63,47 @@ def relation_scores(
         "axis_accuracy": axis / max(told, 1),
         "relations_told": told / len(captions),
     }
+
+
+def names_nearest(caption: str, scene: Scene) -> bool:
+    """Whether what follows "next to" fits the group nearest to the first better than all others."""
+    words = caption.partition(NEAR)[2].split()
+    fits = [_fit(words, group) for group in scene.groups[1:] if group is not scene.nearest]
+    return _fit(words, scene.nearest) > max(fits, default=0)
+
+
+def nearest_scores(
+    captions: Mapping[int | str, str], directory: str | os.PathLike
+) -> dict[str, float]:
+    """How often captions of a toy dataset name what stands nearest to the first group.
+
+    Args:
+        captions: caption by image id.
+        directory: the dataset, made by `make_toy_scenes(..., near=True)`.
+
+    Returns:
+        "nearest_accuracy", the share that does; "nearest_second", the share that would if all named
+        the second most salient group.
+
+    Raises:
+        DataError: `directory` is no toy dataset, or `captions` are empty.
+    """
+    pairs = _with_scenes(captions, directory)
+    right = sum(names_nearest(text, scene) for text, scene in pairs)
+    second = sum(scene.nearest is scene.groups[1] for _, scene in pairs)
+    return {"nearest_accuracy": right / len(pairs), "nearest_second": second / len(pairs)}
+
+
+def _with_scenes(
+    captions: Mapping[int | str, str], directory: str | os.PathLike
+) -> list[tuple[str, Scene]]:
+    """Captions and their scenes."""
+    manifest = read_manifest(directory)
+    if manifest is None or not captions:
+        fault = "no toy scenes (manifest.json)" if captions else "no captions to judge"
+        raise DataError(f"{directory}: {fault}; expected captions of a folder of toy scenes")
+    seed, near = manifest["seed"], manifest.get("near", False)
+    return [(text, sample_scene(seed, int(key) - 1, near)) for key, text in captions.items()]
 
 
 def _fit(words: list[str], group: Group) -> int:

@@ -3,18 +3,21 @@
     python launch/sweep.py --sweep=toy_models --workdir=runs/toy_models
 
 Beside the usual scores stands how often captions tell the right spatial relation. The transformer
-and the ORT are also trained on scenes of which only boxes tell where things are ("toy_boxes").
+and the ORT are also trained on scenes of which only boxes tell where things are: in which direction
+("toy_boxes"), or which is nearest ("toy_near").
 """
 
 import pathlib
+import re
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from sparsecap_jax.data.datasets import Dataset
+from sparsecap_jax.data.toy_scenes import read_manifest
 from sparsecap_jax.demo import load_config
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.evaluation.toy_relations import relation_scores
+from sparsecap_jax.evaluation.toy_relations import nearest_scores, relation_scores
 from sparsecap_jax.files import read_json, write_atomically
 from sparsecap_jax.sweeps import Row, Sweep, SweepRun, score_test_split
 
@@ -27,13 +30,19 @@ MODELS = {
     "ORT": "ort.py:tiny",
     "ACORT": "acort.py:tiny",
 }
-BOXES_MATTER = ("Transformer", "ORT")
+ORT_PLAIN = "ORT, plain boxes"
+# Scenes of which boxes alone tell where things are, and who is asked.
+BOXES_MATTER = {
+    "toy_boxes": ("Transformer", "ORT"),
+    "toy_near": ("Transformer", "ORT", ORT_PLAIN),
+}
 COLUMNS = {
     "nonzeros": "prunable weights",
     "CIDEr": "CIDEr",
     "Bleu_4": "BLEU-4",
     "relation_accuracy": "relation right",
     "axis_accuracy": "axis right",
+    "nearest_accuracy": "nearest right",
     "seconds": "seconds",
 }
 
@@ -43,10 +52,14 @@ def toy_runs(seeds: int) -> list[SweepRun]:
     runs = []
     for seed in range(seeds):
         chosen = [(model, "toy") for model in MODELS]
-        chosen += [(model, "toy_boxes") for model in BOXES_MATTER]
+        chosen += [(model, scenes) for scenes, models in BOXES_MATTER.items() for model in models]
         for model, scenes in chosen:
-            config = _config(MODELS[model], seed)
+            config = _config(MODELS["ORT" if model == ORT_PLAIN else model], seed)
+            if model == ORT_PLAIN:
+                config.model.box_embedding = "plain"
             config.data.name = scenes
+            if scenes == "toy_near":
+                config.data.seq_per_img = 1  # an image has one caption
             folder = _slug(model) + scenes.removeprefix("toy")
             labels = {"scenes": scenes, "model": model, "seed": seed}
             runs.append(SweepRun(f"{folder}/seed_{seed}", labels, config))
@@ -58,7 +71,9 @@ def evaluate(directory: pathlib.Path, dataset: Dataset) -> Row:
     row = score_test_split(directory, dataset)
     file = directory / f"test_beam_{row['beam_size']}" / "captions.json"
     captions = {entry["image_id"]: entry["caption"] for entry in read_json(file)}
-    return {**row, **relation_scores(captions, dataset.images.parent)}
+    scenes = dataset.images.parent
+    near = (read_manifest(scenes) or {}).get("near", False)
+    return {**row, **(nearest_scores if near else relation_scores)(captions, scenes)}
 
 
 def draw(workdir: pathlib.Path, rows: list[Row]) -> None:
@@ -67,13 +82,15 @@ def draw(workdir: pathlib.Path, rows: list[Row]) -> None:
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for scenes, model in dict.fromkeys((row["scenes"], row["model"]) for row in rows):
         seeds = [row for row in rows if (row["scenes"], row["model"]) == (scenes, model)]
-        cells = [_cell([row[column] for row in seeds]) for column in COLUMNS]
+        cells = [_cell([row[column] for row in seeds if column in row]) for column in COLUMNS]
         lines.append("| " + " | ".join([scenes, model, *cells]) + " |")
     with write_atomically(workdir / "table.md") as file:
         file.write("\n".join(lines) + "\n")
 
 
 def _cell(values: list[float | int]) -> str:
+    if not values:
+        return ""
     mean = np.mean(values)
     if mean >= 10:
         return f"{mean:,.0f}"
@@ -81,7 +98,7 @@ def _cell(values: list[float | int]) -> str:
 
 
 def _slug(model: str) -> str:
-    return model.lower().replace(", ", "_").replace("-", "_")
+    return re.sub(r"\W+", "_", model.lower())
 
 
 def _config(file: str, seed: int) -> ConfigDict:

@@ -1,111 +1,27 @@
 import collections
-import json
-import os
-import pathlib
-import re
-import shutil
 import threading
 import time
 
 import jax
 import numpy as np
 import pytest
+from pipeline_files import (
+    BOS,
+    CAPTIONS,
+    COUNTS,
+    EOS,
+    WIDTH,
+    assert_regions,
+    assert_same,
+    caption_ids,
+    make_data,
+    make_iterator,
+)
 
 from sparsecap_jax.data.features import NpyFolderStore
-from sparsecap_jax.data.karpathy import Record, load_karpathy
-from sparsecap_jax.data.pipeline import (
-    TrainData,
-    make_eval_batches,
-    make_train_iterator,
-    pad_regions,
-    steps_per_epoch,
-)
-from sparsecap_jax.errors import CheckpointError, ConfigError, DataError
-
-WIDTH = 5
-COUNTS = [3, 5, 2, 8, 4, 6, 3, 7, 2, 5, 9]  # regions of images 100, 101, ...
-CAPTIONS = [5, 5, 1, 6, 2, 5, 5, 4, 5, 3, 5]
-BOS, EOS = 2, 3
-
-
-class WordTokenizer:
-    """Caption "i c w" (image, caption, words) -> BOS, 10+i, 30+c, 50, 51, ..., EOS."""
-
-    pad_id = 0
-
-    def encode(self, text, max_length):
-        image, caption, words = map(int, text.split())
-        return [BOS, 10 + image, 30 + caption, *range(50, 50 + words), EOS][:max_length]
-
-
-def caption_text(image, caption):
-    return f"{image} {caption} {(3 * image + caption) % 8}"
-
-
-def caption_ids(image, caption, length):
-    """Padded ids and mask of one caption, by hand."""
-    ids = WordTokenizer().encode(caption_text(image, caption), length)
-    return ids + [0] * (length - len(ids)), [True] * len(ids) + [False] * (length - len(ids))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("pipeline")
-    for name in ("cocobu_att", "cocobu_box_relative"):
-        (root / name).mkdir()
-    rng = np.random.default_rng(0)
-    for i, count in enumerate(COUNTS):
-        np.save(
-            root / f"cocobu_att/{100 + i}.npy", rng.normal(size=(count, WIDTH)).astype(np.float32)
-        )
-        corners = rng.uniform(size=(2, count, 2)).astype(np.float32)
-        boxes = np.concatenate([corners.min(0), corners.max(0)], axis=1)
-        np.save(root / f"cocobu_box_relative/{100 + i}.npy", boxes)
-    return root
-
-
-@pytest.fixture(scope="module")
-def store(folder):
-    return NpyFolderStore(folder, feature_size=WIDTH, need_boxes=True)
-
-
-@pytest.fixture(scope="module")
-def records():
-    return [
-        Record(100 + i, "train", captions=tuple(caption_text(i, c) for c in range(count)))
-        for i, count in enumerate(CAPTIONS)
-    ]
-
-
-def make_data(records, store, **options):
-    options = {"batch_size": 4, "seq_per_img": 3, "max_seq_length": 9, "seed": 7} | options
-    return TrainData(records, store, WordTokenizer(), **({"region_buckets": (4, 9)} | options))
-
-
-def make_iterator(records, store, **options):
-    defaults = {"batch_size": 4, "seq_per_img": 3, "max_seq_length": 9, "seed": 7}
-    defaults["region_buckets"] = (4, 9)
-    return make_train_iterator(records, store, WordTokenizer(), **(defaults | options))
-
-
-def assert_same(left, right):
-    pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
-    for a, b in pairs:
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(a, b)
-
-
-def assert_regions(regions, row, image, folder):
-    """Compare one row with the files, padded by hand."""
-    count, num_regions = COUNTS[image], regions.mask.shape[1]
-    features = np.load(folder / f"cocobu_att/{100 + image}.npy")
-    boxes = np.load(folder / f"cocobu_box_relative/{100 + image}.npy")
-    np.testing.assert_array_equal(regions.features[row, :count], features)
-    np.testing.assert_array_equal(regions.features[row, count:], 0)
-    np.testing.assert_array_equal(regions.boxes[row, :count], boxes)
-    np.testing.assert_array_equal(regions.boxes[row, count:], 0)
-    np.testing.assert_allclose(regions.fc[row], features.mean(0), rtol=1e-6)
-    assert regions.mask[row].tolist() == [True] * count + [False] * (num_regions - count)
+from sparsecap_jax.data.karpathy import Record
+from sparsecap_jax.data.pipeline import make_eval_batches, steps_per_epoch
+from sparsecap_jax.errors import ConfigError, DataError
 
 
 def chosen(batch):
@@ -247,84 +163,6 @@ def test_sampled_tokens_depend_on_seed_and_epoch(records, store):
     assert all(by_epoch[0][key] != by_epoch[1][key] for key in both)
 
 
-@pytest.mark.parametrize("consumed", [0, 1, 2, 5])
-@pytest.mark.parametrize("prefetch", [0, 3])
-def test_resume_is_exact(records, store, consumed, prefetch):
-    whole = list(make_iterator(records, store, num_epochs=4, prefetch=0))
-    assert len(whole) == 8
-    first = make_iterator(records, store, prefetch=prefetch)
-    for expected in whole[:consumed]:
-        assert_same(next(first), expected)
-    saved = json.dumps(first.get_state())
-    first.close()
-    second = make_iterator(records, store, num_epochs=4, prefetch=prefetch)
-    next(second)
-    second.set_state(json.loads(saved))
-    assert second.step == consumed
-    rest = list(second)
-    assert len(rest) == 8 - consumed
-    for batch, expected in zip(rest, whole[consumed:], strict=True):
-        assert_same(batch, expected)
-    assert second.get_state()["step"] == 8
-
-
-def test_state_of_other_data_is_refused(records, store):
-    iterator = make_iterator(records, store)
-    state = make_iterator(records, store, seed=8, seq_per_img=2).get_state()
-    with pytest.raises(CheckpointError, match="other data: seed was 8, is 7; seq_per_img was 2"):
-        iterator.set_state(state)
-    changed = [*records[:-1], Record(110, "train", captions=("1 1 1",))]
-    with pytest.raises(CheckpointError, match="other data: sha256 was"):
-        iterator.set_state(make_iterator(changed, store).get_state())
-    with pytest.raises(CheckpointError, match=r"not a saved state: \{'step': 3}"):
-        iterator.set_state({"step": 3})
-    good = iterator.get_state()
-    for wrong in ({"step": -1}, {"step": 1.0}, {"version": 2}):
-        with pytest.raises(CheckpointError, match="cannot be used"):
-            iterator.set_state(good | wrong)
-    iterator.set_state(good)
-
-
-def test_shards_are_the_rows_of_one_global_batch(records, store):
-    options = {"token_buckets": (9, 10), "max_seq_length": 11, "region_buckets": (5, 8, 9)}
-    options["seq_per_img"] = 1
-    whole = make_data(records, store, **options)
-    shards = [
-        make_data(records, store, process_index=p, process_count=2, **options) for p in range(2)
-    ]
-    shapes = set()
-    for step in range(20):
-        parts = [shard[step] for shard in shards]
-        assert_same(jax.tree.map(lambda *x: np.concatenate(x), *parts), whole[step])
-        shapes.add((parts[0].regions.mask.shape[1], parts[0].tokens.shape[2]))
-    assert len(shapes) > 4
-
-
-def test_more_processes_continue_what_one_began(records, store):
-    one = make_iterator(records, store)
-    for _ in range(3):
-        next(one)
-    two = [make_iterator(records, store, process_index=p, process_count=2) for p in range(2)]
-    for iterator in two:
-        iterator.set_state(one.get_state())
-    parts = [next(iterator) for iterator in two]
-    assert_same(jax.tree.map(lambda *x: np.concatenate(x), *parts), next(one))
-    assert two[0].get_state() == two[1].get_state() == one.get_state()
-
-
-def test_each_process_reads_its_own_images_only(records, folder):
-    class Recording(NpyFolderStore):
-        def __getitem__(self, image_id):
-            read.append(image_id - 100)
-            return super().__getitem__(image_id)
-
-    read = []
-    recording = Recording(folder, feature_size=WIDTH)
-    batch = make_data(records, recording, process_index=1, process_count=4)[0]
-    assert batch.index.tolist() == read
-    assert len(read) == 1
-
-
 class SlowStore(NpyFolderStore):
     """Counts reads; some other thread than the caller's must do them."""
 
@@ -403,99 +241,3 @@ def test_more_regions_than_the_largest_bucket(records, store):
     data = make_data(records, store, region_buckets=(4, 8), batch_size=11)
     with pytest.raises(DataError, match=r"image 110 has 9 regions, .* region_buckets \[4, 8\]"):
         data[0]
-
-
-def test_eval_batches_are_in_order_and_filled_up(records, store, folder):
-    batches = make_eval_batches(records, store, batch_size=4, region_buckets=(5, 9))
-    assert len(batches) == 3
-    for _ in range(2):  # may be iterated again
-        seen = list(batches)
-        index = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, -1]
-        assert np.concatenate([b.index for b in seen]).tolist() == index
-        for batch in seen:
-            assert batch.tokens.shape == batch.token_mask.shape == (4, 0, 0)
-            for row, image in enumerate(batch.index):
-                if image >= 0:
-                    assert_regions(batch.regions, row, image, folder)
-        filled = seen[-1].regions
-        assert filled.mask[3].tolist() == [True] + [False] * 8
-        assert not (filled.features[3].any() or filled.boxes[3].any() or filled.fc[3].any())
-
-
-def test_eval_batches_with_captions_in_file_order(records, store):
-    mixed = [*records[:5], Record(105)]
-    batches = list(
-        make_eval_batches(
-            mixed, store, batch_size=4, tokenizer=WordTokenizer(), seq_per_img=3, max_seq_length=9
-        )
-    )
-    for number, batch in enumerate(batches):
-        for row in range(4):
-            image = 4 * number + row
-            count = min(3, CAPTIONS[image]) if image < 5 else 0
-            for s in range(3):
-                ids, mask = caption_ids(image, s % count, 9) if count else ([0] * 9, [False] * 9)
-                assert batch.tokens[row, s].tolist() == ids
-                assert batch.token_mask[row, s].tolist() == (mask if s < count else [False] * 9)
-
-
-def test_eval_shards(records, store):
-    options = {"batch_size": 8, "tokenizer": WordTokenizer(), "region_buckets": (5, 8, 9)}
-    whole = list(make_eval_batches(records, store, **options))
-    shards = [
-        list(make_eval_batches(records, store, process_index=p, process_count=4, **options))
-        for p in range(4)
-    ]
-    assert shards[2][1].index.tolist() == shards[3][1].index.tolist() == [-1, -1]
-    for expected, *parts in zip(whole, *shards, strict=True):
-        assert_same(jax.tree.map(lambda *x: np.concatenate(x), *parts), expected)
-
-
-def test_eval_iteration_may_stop_early(records, store):
-    iterator = iter(make_eval_batches(records, store, batch_size=1))
-    assert next(iterator).index.tolist() == [0]
-    iterator.close()
-    assert not [t for t in threading.enumerate() if t.name.startswith("eval-batches")]
-
-
-def test_real_features_in_one_batch(shared):
-    splits = load_karpathy(shared / "reference/coco5/dataset_coco_testing.json")
-    records = splits["test"] + splits["train"][:1] + splits["val"] + splits["train"][1:]
-    assert [r.image_id for r in records] == [391895, 522418, 184613, 57870, 384029]
-    store = NpyFolderStore(shared / "reference/coco5", need_boxes=True)
-    (batch,) = make_eval_batches(records, store, batch_size=5)
-    assert batch.regions.features.shape == (5, 64, 2048)
-    assert batch.regions.mask.sum(1).tolist() == [37, 21, 47, 31, 18]
-    (row,) = make_eval_batches(splits["val"], store, batch_size=1, region_buckets=(47,))
-    bu = shared / "reference/coco5/bu"
-    np.testing.assert_array_equal(row.regions.features[0], np.load(bu / "cocobu_att/184613.npy"))
-    boxes = np.load(bu / "cocobu_box_relative/184613.npy").astype(np.float32)
-    np.testing.assert_array_equal(row.regions.boxes[0], boxes)
-
-
-def test_pad_regions_without_boxes(folder):
-    images = [NpyFolderStore(folder, feature_size=WIDTH)[100]]
-    regions = pad_regions(images, 2, 4)
-    assert regions.boxes.shape == (2, 4, 4)
-    assert not regions.boxes.any()
-    assert regions.mask.tolist() == [[True] * 3 + [False], [True] + [False] * 3]
-
-
-def test_the_guide_runs(shared, tmp_path, monkeypatch, capsys):
-    """The Python of docs/data.md, on the five real images."""
-    (tmp_path / "data").mkdir()
-    shutil.copytree(shared / "reference/coco5", tmp_path / "data/coco", copy_function=os.symlink)
-    os.rename(
-        tmp_path / "data/coco/dataset_coco_testing.json", tmp_path / "data/coco/dataset_coco.json"
-    )
-    monkeypatch.chdir(tmp_path)
-    guide = pathlib.Path(__file__).parents[2] / "docs/data.md"
-    blocks = re.findall(r"```python\n(.*?)```", guide.read_text(), re.DOTALL)
-    names = {}
-    exec("\n".join(blocks), names)
-    names["batches"].close()
-    assert capsys.readouterr().out.splitlines() == [
-        "{'train': 3, 'val': 1, 'test': 1} 18 47",
-        "(2, 36, 2048) (2, 5, 18)",
-        "[ 0 -1]",
-    ]

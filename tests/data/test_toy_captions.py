@@ -2,11 +2,12 @@
 
 import collections
 import itertools
+import math
 import re
 
 import pytest
 
-from sparsecap_jax.data.toy_grammar import caption_scene, plain_caption
+from sparsecap_jax.data.toy_grammar import caption_scene, near_caption, plain_caption
 from sparsecap_jax.data.toy_world import Draws, sample_scene
 
 SCENES = 250
@@ -208,6 +209,31 @@ def test_plain_captions_say_the_facts_in_one_way(scenes):
     # One noun for a shape, one phrase for a place: 10 x 2 nouns, 11 colours, few others.
     vocabulary = {word for scene, _ in scenes for word in plain_caption(scene)}
     assert not vocabulary & {"block", "sphere", "moons", "violet", "dotted", "desk", "over"}
+
+
+def test_near_captions_name_what_stands_nearest():
+    ranks = collections.Counter()
+    for number in range(60):
+        scene = sample_scene(1, number, near=True)
+        assert len(scene.groups) in (3, 4)
+        assert all(group.count == 1 for group in scene.groups)
+        centres = [
+            ((x1 + x2) / 2, (y1 + y2) / 2) for (x1, y1, x2, y2) in (g.box for g in scene.groups)
+        ]
+        distances = [math.dist(centres[0], centre) for centre in centres[1:]]
+        nearest, runner_up = sorted(distances)[:2]
+        assert runner_up >= 1.5 * nearest
+        rank = 1 + distances.index(nearest)
+        ranks[rank] += 1
+        words = near_caption(scene)
+        assert 7 <= len(words) <= 16
+        before, after = " ".join(words).split(" next to ")
+        for said, group in ((before, scene.groups[0]), (after, scene.groups[rank])):
+            facts = [SHAPES.get(word) or COLOURS.get(word) for word in said.split()]
+            assert [fact for fact in facts if fact] == [group.colour, group.shape]
+    # The second is nearest in 1/2 x 1/2 + 1/2 x 1/3 = 25 of 60 scenes, give or take 4.
+    assert 15 <= ranks[1] <= 35
+    assert min(ranks[2], ranks[3]) >= 3
 
 
 def test_scenes_are_clear_and_varied(scenes):

@@ -15,6 +15,7 @@ from sparsecap_jax.data.toy_report import measure
 from sparsecap_jax.data.toy_scenes import make_toy_scenes
 from sparsecap_jax.data.toy_shapes import RGB
 from sparsecap_jax.data.toy_world import Draws, Scene, sample_scene
+from sparsecap_jax.errors import ConfigError
 
 SIZES = (6, 2, 2)
 
@@ -332,6 +333,8 @@ def test_plain_scenes_differ_in_their_captions_alone(tmp_path):
         ["two pink fish behind three checkered gray balls on the grass"],
         ["three spotted gray fish above two shiny red crescents on a carpet"],
     ]
+    with pytest.raises(ConfigError, match="plain, near: captions are either"):
+        make_toy_scenes(plain, sizes=(3, 1, 0), plain=True, near=True)
     make_toy_scenes(plain, sizes=(3, 1, 0))
     index = "dataset_toy.json"
     assert (plain / index).read_bytes() == (usual / index).read_bytes()

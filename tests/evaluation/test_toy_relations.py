@@ -2,11 +2,16 @@
 
 import pytest
 
-from sparsecap_jax.data.toy_grammar import caption_scene
+from sparsecap_jax.data.toy_grammar import caption_scene, near_caption
 from sparsecap_jax.data.toy_scenes import make_toy_scenes
 from sparsecap_jax.data.toy_world import INVERSE, Draws, Group, Scene, sample_scene
 from sparsecap_jax.errors import DataError
-from sparsecap_jax.evaluation.toy_relations import relation_scores, told_relation
+from sparsecap_jax.evaluation.toy_relations import (
+    names_nearest,
+    nearest_scores,
+    relation_scores,
+    told_relation,
+)
 
 
 def group(shape, colour, box):
@@ -72,3 +77,34 @@ def test_scores_of_a_folder(tmp_path):
         relation_scores({}, folder)
     with pytest.raises(DataError, match=r"no toy scenes \(manifest.json\)"):
         relation_scores(captions, tmp_path)
+
+
+# The star is nearer to the ball than the cone, although the cone is more salient.
+STAR = group("star", "red", (60, 45, 80, 65))
+NEAR = Scene("grass", (BALL, CONE, STAR))
+
+
+@pytest.mark.parametrize(
+    ("caption", "right"),
+    [
+        ("a red ball next to a red star on the grass", True),
+        ("a red ball next to a green star on the grass", True),
+        ("a red ball next to a blue cone on the grass", False),
+        ("a red ball next to a blue star on the grass", False),  # half of it is the cone
+        ("a red star and a red ball on the grass", False),  # it does not say what is near
+        ("a red ball next to something", False),
+    ],
+)
+def test_nearest_by_hand(caption, right):
+    assert NEAR.nearest is STAR
+    assert names_nearest(caption, NEAR) is right
+
+
+def test_nearest_scores_of_a_folder(tmp_path):
+    folder = make_toy_scenes(tmp_path / "near", sizes=(0, 0, 4), seed=5, near=True)
+    scenes = [sample_scene(5, number, near=True) for number in range(4)]
+    captions = {n + 1: " ".join(near_caption(scene)) for n, scene in enumerate(scenes)}
+    second = sum(scene.nearest is scene.groups[1] for scene in scenes) / 4
+    assert nearest_scores(captions, folder) == {"nearest_accuracy": 1.0, "nearest_second": second}
+    captions[2] = "a dog next to a cat"
+    assert nearest_scores(captions, folder)["nearest_accuracy"] == 0.75

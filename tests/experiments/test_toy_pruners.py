@@ -22,11 +22,10 @@ def test_all_methods_meet_all_sparsities():
 @pytest.mark.parametrize(
     ("run", "weight"),
     [
-        ("up_down/supermask/0.8/seed_0", 25.0),
-        ("up_down/supermask/0.95/seed_0", 25.0),
-        ("up_down/supermask/0.99/seed_0", 125.0),
-        ("ort/supermask/0.9/seed_0", 75.0),
-        ("ort/supermask/0.975/seed_0", 150.0),
+        ("up_down/supermask/0.8/seed_0", 7.5),
+        ("up_down/supermask/0.99/seed_0", 150.0),
+        ("ort/supermask/0.9/seed_0", 20.0),
+        ("ort/supermask/0.975/seed_0", 80.0),
     ],
 )
 def test_the_sparsity_loss_by_hand(run, weight):

@@ -51,6 +51,8 @@ def run(args: argparse.Namespace) -> None:
     faults = _print_regions(store, ids)
     if args.read:
         faults += _print_contents(store, ids)
+    else:
+        faults += _print_first(store, ids[0])
     if args.split_json:
         faults += _print_split(args.split_json, set(ids))
     if args.verify and isinstance(store, ArrayRecordStore):
@@ -70,8 +72,19 @@ def _print_regions(store: IndexedStore, ids: Sequence[ImageId]) -> int:
             faults.append(str(error))
     if counts:
         low, high, mean = min(counts), max(counts), np.mean(counts)
-        print(f"regions: {low} to {high} per image, mean {mean:.1f}; width {store.feature_size}")
+        print(f"regions: {low} to {high} per image, mean {mean:.1f}")
     return _print_faults("images whose regions cannot be counted", faults)
+
+
+def _print_first(store: IndexedStore, first: ImageId) -> int:
+    """What one image holds: a wrong width, or boxes that are not there, are so in all of them."""
+    try:
+        image = store[first]
+    except DataError as error:
+        return _print_faults("image was read, and cannot be used", [str(error)])
+    boxes = "without boxes" if image.boxes is None else "with boxes"
+    print(f"image {first!r}: width {image.features.shape[1]}, {boxes}")
+    return 0
 
 
 def _print_contents(store: IndexedStore, ids: Sequence[ImageId]) -> int:
@@ -86,7 +99,10 @@ def _print_contents(store: IndexedStore, ids: Sequence[ImageId]) -> int:
         total += float(image.features.mean())
     good = len(ids) - len(faults)
     if good:
-        print(f"values: {low:.4g} to {high:.4g}, mean {total / good:.4g}; {good:,} images are good")
+        print(
+            f"width {store.feature_size}, values: {low:.4g} to {high:.4g}, mean {total / good:.4g}"
+        )
+        print(f"{good:,} images are good")
     return _print_faults("images cannot be used", faults)
 
 

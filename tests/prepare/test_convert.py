@@ -99,17 +99,27 @@ def test_commands(folder, tmp_path, capsys):
     run("inspect", *arguments, "--read", "--verify")
     out = capsys.readouterr().out
     assert f"{output}: array_record, 7 images, ids 0 to 6\n" in out
-    assert "regions: 1 to 3 per image, mean 1.9; width 4\n" in out
-    assert "; 7 images are good\n" in out
+    assert "regions: 1 to 3 per image, mean 1.9\n" in out
+    assert "\n7 images are good\n" in out
     assert "checksums of 2 files are right\n" in out
     low = min(features(i).astype(np.float16).min() for i in range(7))
-    assert f"values: {low:.4g} to " in out
+    assert f"width {WIDTH}, values: {low:.4g} to " in out
     with pytest.raises(SystemExit) as caught:
         run("inspect", *arguments, f"--split_json={split}")
     assert caught.value.code == 1
     out = capsys.readouterr().out
     assert "train: 1 of 1 images have features\n" in out
     assert "val: 0 of 1 images have features; missing: 9\n" in out
+
+
+def test_inspect_reads_one_image(folder, capsys):
+    run("inspect", f"--features={folder}", f"--feature_size={WIDTH}")
+    assert f"image 0: width {WIDTH}, without boxes\n" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run("inspect", f"--features={folder}", "--feature_size=9")
+    assert f"features: expected shape [R, 9] or [h, w, 9], found [1, {WIDTH}]" in (
+        capsys.readouterr().out
+    )
 
 
 def test_inspect_tells_of_bad_images(folder, capsys):
@@ -122,7 +132,7 @@ def test_inspect_tells_of_bad_images(folder, capsys):
     assert "2 images cannot be used:" in out
     assert "2.npy: features: 8 values are NaN" in out
     assert "3.npy: the file is empty" in out
-    assert "; 5 images are good" in out
+    assert "\n5 images are good" in out
 
 
 def test_changed_files_are_found(folder, tmp_path, capsys):

@@ -13,13 +13,11 @@ average, 18 at most. Each setting runs in a process of its own; the reference on
 
 import json
 import math
-import os
-import pathlib
 import resource
-import subprocess
 import sys
 import time
 
+import processes
 from absl import app, flags
 from paper_models import IDS, MAX_LENGTH, paper_config, random_regions, reward_texts
 
@@ -159,22 +157,13 @@ def timed(call):
     return time.perf_counter() - start
 
 
-def run(command, env=None):
-    """Run a script that prints JSON in its last line."""
-    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def run_reference(job):
     """The best of all thread counts; None without a checkout."""
     if not REFERENCE.value:
         return None
-    script = str(pathlib.Path(__file__).with_name("reference_scst.py"))
-    found = []
-    for threads in THREADS.value:
-        env = os.environ | {"OMP_NUM_THREADS": threads}
-        found.append(run([PYTHON.value, script, REFERENCE.value, json.dumps(job), threads], env))
-    return min(found, key=lambda one: one["seconds"])
+    return processes.run_reference(
+        "reference_scst.py", PYTHON.value, REFERENCE.value, job, THREADS.value
+    )
 
 
 def main(argv):
@@ -187,7 +176,7 @@ def main(argv):
     for name in filter(None, MODELS.value):
         for shape in SHAPES.value:
             own = (f"--{flag.name}={flag.value}" for flag in (SCALE, REPEATS, MICRO, BUCKETS))
-            ours = run([sys.executable, __file__, f"--one={name}:{shape}", *own])
+            ours = processes.run_json([sys.executable, __file__, f"--one={name}:{shape}", *own])
             config = paper_config(name, SCALE.value, pruned=True)
             job = {"config": config | {"prune_type": "mask_freeze"}, "end": END}
             job |= {"shape": shape.split("x"), "repeats": REPEATS.value}

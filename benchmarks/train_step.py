@@ -14,13 +14,12 @@ own; the reference once with each of `--reference_threads`, the best counts. The
 """
 
 import json
-import os
 import pathlib
 import resource
-import subprocess
 import sys
 import time
 
+import processes
 from absl import app, flags
 from paper_models import (
     is_recurrent,
@@ -110,15 +109,9 @@ def time_here(name, pruner_name):
     print(json.dumps(found))
 
 
-def run(command, env=None):
-    """Run a script that prints JSON in its last line."""
-    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def time_ours(name, pruner):
     flags_ = [f"--scale={SCALE.value}", f"--batch={BATCH.value}", f"--repeats={REPEATS.value}"]
-    return run([sys.executable, __file__, f"--one={name}:{pruner}", *flags_])
+    return processes.run_json([sys.executable, __file__, f"--one={name}:{pruner}", *flags_])
 
 
 def time_reference(name, pruner):
@@ -128,12 +121,9 @@ def time_reference(name, pruner):
     config = paper_config(name, SCALE.value, pruned=pruner != "none")
     job = {"config": config, "scale": SCALE.value, "batch": BATCH.value, "name": name}
     job |= {"captions": CAPTIONS, "repeats": REPEATS.value, "total_steps": TOTAL_STEPS}
-    script = str(pathlib.Path(__file__).with_name("reference_train.py"))
-    found = []
-    for threads in THREADS.value:
-        env = os.environ | {"OMP_NUM_THREADS": threads}
-        found.append(run([PYTHON.value, script, REFERENCE.value, json.dumps(job), threads], env))
-    return min(found, key=lambda one: one["seconds"])
+    return processes.run_reference(
+        "reference_train.py", PYTHON.value, REFERENCE.value, job, THREADS.value
+    )
 
 
 def report(rows):

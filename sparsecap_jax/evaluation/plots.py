@@ -59,8 +59,6 @@ _CURVES = (
     ("train", "caption_loss", "training loss"),
     ("validation", "CIDEr", "validation CIDEr (greedy)"),
     ("train", "sparsity", "sparsity of prunable weights"),
-)
-_SCST_CURVES = (
     ("train", "reward", "mean reward of the samples"),
     ("train", "baseline", "mean baseline"),
     ("train", "advantage_std", "spread of the advantages"),
@@ -71,10 +69,10 @@ _SCST_CURVES = (
 
 
 def training_curves(path: str | pathlib.Path, runs: Mapping[str, str | pathlib.Path]) -> None:
-    """Draw training loss, validation CIDEr and sparsity over steps.
+    """Draw over steps what the runs logged; what none of them has is left out.
 
-    Runs with self-critical training get six curves more: reward, baseline, spread of the
-    advantages, and length, entropy and repetition of the samples.
+    Training loss, validation CIDEr and sparsity; of self-critical training also reward, baseline,
+    spread of the advantages, and length, entropy and repetition of the samples.
 
     Args:
         path: PNG to write.
@@ -85,11 +83,18 @@ def training_curves(path: str | pathlib.Path, runs: Mapping[str, str | pathlib.P
         for name, workdir in runs.items()
         for table in ("train", "validation")
     }
-    rewarded = any(table_column(tables[name, "train"], "reward")[0] for name in runs)
-    curves = _CURVES + (_SCST_CURVES if rewarded else ())
-    figure = Figure(figsize=(13, 3.8 * len(curves) / 3), layout="constrained")
-    axes = figure.subplots(len(curves) // 3, 3).ravel()
-    for axis, (table, column, title) in zip(axes, curves, strict=True):
+    curves = [
+        (table, column, title)
+        for table, column, title in _CURVES
+        if any(table_column(tables[name, table], column)[0] for name in runs)
+    ]
+    columns = max(1, min(3, len(curves)))
+    rows = max(1, -(-len(curves) // columns))
+    figure = Figure(figsize=(4.4 * columns, 3.8 * rows), layout="constrained")
+    axes = np.ravel(figure.subplots(rows, columns))
+    for axis in axes[len(curves) :]:
+        axis.axis("off")
+    for axis, (table, column, title) in zip(axes, curves, strict=False):
         for number, name in enumerate(runs):
             steps, values = table_column(tables[name, table], column)
             if len(steps):

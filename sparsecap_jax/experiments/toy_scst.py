@@ -60,7 +60,7 @@ class Variant:
 VARIANTS = {
     "beam, sample mean": Variant("beam", "sample", 5, 5e-4, 16, 300, 300),
     "random, sample mean": Variant("random", "sample", 15, 1e-3, 16, 450, 900),
-    "beam, greedy": Variant("beam", "greedy", 2, 3e-5, 64, 300, 300),
+    "beam, greedy": Variant("beam", "greedy", 2, 6e-5, 64, 300, 300),
     "random, greedy": Variant("random", "greedy", 15, 8e-4, 16, 1200, 2400),
 }
 START = "cross-entropy"

@@ -60,6 +60,7 @@ def toy_runs(seeds: int) -> list[SweepRun]:
             config.data.name = scenes
             if scenes == "toy_near":
                 config.data.seq_per_img = 1  # an image has one caption
+                config.train.steps = 3000  # geometry is learnt last
             folder = _slug(model) + scenes.removeprefix("toy")
             labels = {"scenes": scenes, "model": model, "seed": seed}
             runs.append(SweepRun(f"{folder}/seed_{seed}", labels, config))

@@ -17,7 +17,7 @@ def test_every_architecture_takes_part():
     assert [run.name for run in near] == [
         *("transformer_near/seed_0", "ort_near/seed_0", "ort_plain_boxes_near/seed_0")
     ]
-    assert {(run.config.train.steps, run.config.data.seq_per_img) for run in near} == {(1500, 1)}
+    assert {(run.config.train.steps, run.config.data.seq_per_img) for run in near} == {(3000, 1)}
     assert [run.config.model.get("box_embedding") for run in near] == [None, "trig", "plain"]
     for run in runs:
         validate(run.config)

@@ -13,7 +13,7 @@ def run_json(command, env=None):
 
 
 def run_reference(script, python, checkout, job, threads):
-    """Run a script of this folder beside the reference; the best of all thread counts counts.
+    """Run a script of this folder beside the reference with each number of threads.
 
     Args:
         script: its name; it takes the checkout, the job as JSON and a number of threads.
@@ -21,6 +21,9 @@ def run_reference(script, python, checkout, job, threads):
         checkout: the reference's folder.
         job: what to measure, JSON-able.
         threads: numbers of threads, as strings.
+
+    Returns:
+        What the fastest run printed.
     """
     path = str(pathlib.Path(__file__).with_name(script))
     found = []

@@ -186,7 +186,7 @@ def _area(box: Box) -> int:
 
 
 def squared_distance(a: Group, b: Group) -> int:
-    """Squared distance of the centres of two groups' boxes, in quarter pixels squared."""
+    """Squared distance of the centres of two groups' boxes, in quarters of a square pixel."""
     (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = a.box, b.box
     return (ax1 + ax2 - bx1 - bx2) ** 2 + (ay1 + ay2 - by1 - by2) ** 2
 
@@ -303,8 +303,8 @@ def sample_scene(seed: int, number: int, near: bool = False) -> Scene:
     Args:
         seed: which family of scenes; 0 or more.
         number: which scene of it; 0 or more.
-        near: whether there are 3 or 4 single objects, apart; one of them, the second, third or
-            fourth with equal chances, is clearly the nearest to the first.
+        near: whether there are 3 or 4 single objects, apart; one of them, each of the others with
+            equal chances, is clearly the nearest to the first.
 
     Returns:
         The scene, its groups sorted by falling salience.

@@ -2,7 +2,7 @@
 
 import pathlib
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -68,6 +68,23 @@ _CURVES = (
 )
 
 
+def logged_curves(
+    tables: Mapping[tuple[str, str], pathlib.Path], runs: Iterable[str]
+) -> list[tuple[str, str, str]]:
+    """The curves that any run has logged: table ("train" or "validation"), column and title.
+
+    Args:
+        tables: CSV file by run and table.
+        runs: names of the runs.
+    """
+    runs = list(runs)
+    return [
+        (table, column, title)
+        for table, column, title in _CURVES
+        if any(table_column(tables[name, table], column)[0] for name in runs)
+    ]
+
+
 def training_curves(path: str | pathlib.Path, runs: Mapping[str, str | pathlib.Path]) -> None:
     """Draw over steps what the runs logged; what none of them has is left out.
 
@@ -83,11 +100,7 @@ def training_curves(path: str | pathlib.Path, runs: Mapping[str, str | pathlib.P
         for name, workdir in runs.items()
         for table in ("train", "validation")
     }
-    curves = [
-        (table, column, title)
-        for table, column, title in _CURVES
-        if any(table_column(tables[name, table], column)[0] for name in runs)
-    ]
+    curves = logged_curves(tables, runs)
     columns = max(1, min(3, len(curves)))
     rows = max(1, -(-len(curves) // columns))
     figure = Figure(figsize=(4.4 * columns, 3.8 * rows), layout="constrained")

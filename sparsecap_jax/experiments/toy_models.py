@@ -4,7 +4,7 @@
 
 Beside the usual scores stands how often captions tell the right spatial relation. The transformer
 and the ORT are also trained on scenes of which only boxes tell where things are: in which direction
-("toy_boxes"), or which is nearest ("toy_near").
+("toy_boxes"), or which is nearest ("toy_near", with both of the ORT's geometries).
 """
 
 import pathlib
@@ -30,11 +30,11 @@ MODELS = {
     "ORT": "ort.py:tiny",
     "ACORT": "acort.py:tiny",
 }
-ORT_PLAIN = "ORT, plain boxes"
+PLAIN_ORT = "ORT, plain geometry"
 # Scenes of which boxes alone tell where things are, and who is asked.
 BOXES_MATTER = {
     "toy_boxes": ("Transformer", "ORT"),
-    "toy_near": ("Transformer", "ORT", ORT_PLAIN),
+    "toy_near": ("Transformer", "ORT", PLAIN_ORT),
 }
 COLUMNS = {
     "nonzeros": "prunable weights",
@@ -54,8 +54,8 @@ def toy_runs(seeds: int) -> list[SweepRun]:
         chosen = [(model, "toy") for model in MODELS]
         chosen += [(model, scenes) for scenes, models in BOXES_MATTER.items() for model in models]
         for model, scenes in chosen:
-            config = _config(MODELS["ORT" if model == ORT_PLAIN else model], seed)
-            if model == ORT_PLAIN:
+            config = _config(MODELS["ORT" if model == PLAIN_ORT else model], seed)
+            if model == PLAIN_ORT:
                 config.model.box_embedding = "plain"
             config.data.name = scenes
             if scenes == "toy_near":
@@ -68,7 +68,7 @@ def toy_runs(seeds: int) -> list[SweepRun]:
 
 
 def evaluate(directory: pathlib.Path, dataset: Dataset) -> Row:
-    """Scores on the test split, and the relations told there."""
+    """Scores on the test split, and how often relations, or nearest things, are told rightly."""
     row = score_test_split(directory, dataset)
     file = directory / f"test_beam_{row['beam_size']}" / "captions.json"
     captions = {entry["image_id"]: entry["caption"] for entry in read_json(file)}

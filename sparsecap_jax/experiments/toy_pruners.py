@@ -23,9 +23,9 @@ MODELS = {
 }
 # Plain captions (CIDEr is 0 to 10) and short runs, as small as still tells the methods apart.
 STEPS = {"up_down": 900, "ort": 600}  # two thirds of it for what prunes a trained model
-# Supermasks: the weight of the sparsity loss, over 1 - sparsity as in the papers, and the epsilon
-# of the logits' Adam. The lightest weight that reaches the targets is the best by far: a heavier
-# one, or a smaller epsilon, throws weights away before the captioner has learnt what it needs.
+# Supermasks: the weight of the sparsity loss, times 1 / (1 - sparsity) as in the papers, and the
+# epsilon of the logits' Adam. Light weights were the best of those tried: a heavier one, or a
+# smaller epsilon, throws weights away before the captioner has learnt what it needs.
 SPARSITY_WEIGHTS = {"up_down": 1.5, "ort": 2.0}
 MASK_EPSILON = 1e-3
 

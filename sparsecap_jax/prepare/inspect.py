@@ -77,13 +77,13 @@ def _print_regions(store: IndexedStore, ids: Sequence[ImageId]) -> int:
 
 
 def _print_first(store: IndexedStore, first: ImageId) -> int:
-    """What one image holds: a wrong width, or boxes that are not there, are so in all of them."""
+    """Read one image: a wrong width, or boxes that are not there, are so in all of them."""
     try:
         image = store[first]
     except DataError as error:
         return _print_faults("image was read, and cannot be used", [str(error)])
-    boxes = "without boxes" if image.boxes is None else "with boxes"
-    print(f"image {first!r}: width {image.features.shape[1]}, {boxes}")
+    boxes = ", with boxes" if store.need_boxes else ""  # they are read only where asked for
+    print(f"image {first!r}: width {image.features.shape[1]}{boxes}")
     return 0
 
 

@@ -15,7 +15,7 @@ def test_every_architecture_takes_part():
     }
     near = [run for run in runs if run.config.data.name == "toy_near"][:3]
     assert [run.name for run in near] == [
-        *("transformer_near/seed_0", "ort_near/seed_0", "ort_plain_boxes_near/seed_0")
+        *("transformer_near/seed_0", "ort_near/seed_0", "ort_plain_geometry_near/seed_0")
     ]
     assert {(run.config.train.steps, run.config.data.seq_per_img) for run in near} == {(3000, 1)}
     assert [run.config.model.get("box_embedding") for run in near] == [None, "trig", "plain"]

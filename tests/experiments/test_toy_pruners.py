@@ -31,3 +31,4 @@ def test_all_methods_meet_all_sparsities():
 def test_the_sparsity_loss_by_hand(run, weight):
     config = next(r.config for r in toy_runs(1) if r.name == run)
     assert config.pruner.sparsity_weight == pytest.approx(weight)
+    assert config.optimizer.mask_epsilon == 1e-3

@@ -17,6 +17,8 @@ def test_every_variant_follows_the_start_of_its_seed():
         assert run.init_from == f"{model}/start/{seed}"
         assert variant == f"{run.config.scst.sample}_{run.config.scst.baseline}"
         assert run.config.pruner.name == {"dense": "none", "sparse": "mask_freeze"}[model]
+        steps = {"random_sample": (450, 900), "random_greedy": (1200, 2400)}
+        assert run.config.train.steps == steps.get(variant, (300, 300))[model == "sparse"]
         assert run.config.train.steps % run.config.train.eval_every == 0
 
 

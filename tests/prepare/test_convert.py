@@ -114,7 +114,7 @@ def test_commands(folder, tmp_path, capsys):
 
 def test_inspect_reads_one_image(folder, capsys):
     run("inspect", f"--features={folder}", f"--feature_size={WIDTH}")
-    assert f"image 0: width {WIDTH}, without boxes\n" in capsys.readouterr().out
+    assert f"image 0: width {WIDTH}\n" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         run("inspect", f"--features={folder}", "--feature_size=9")
     assert f"features: expected shape [R, 9] or [h, w, 9], found [1, {WIDTH}]" in (

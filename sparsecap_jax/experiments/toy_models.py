@@ -30,11 +30,11 @@ MODELS = {
     "ORT": "ort.py:tiny",
     "ACORT": "acort.py:tiny",
 }
-PLAIN_ORT = "ORT, plain geometry"
+PLAIN = ", plain geometry"
 # Scenes of which boxes alone tell where things are, and who is asked.
 BOXES_MATTER = {
     "toy_boxes": ("Transformer", "ORT"),
-    "toy_near": ("Transformer", "ORT", PLAIN_ORT),
+    "toy_near": ("Transformer", "ORT", "ORT" + PLAIN),
 }
 COLUMNS = {
     "nonzeros": "prunable weights",
@@ -54,8 +54,8 @@ def toy_runs(seeds: int) -> list[SweepRun]:
         chosen = [(model, "toy") for model in MODELS]
         chosen += [(model, scenes) for scenes, models in BOXES_MATTER.items() for model in models]
         for model, scenes in chosen:
-            config = _config(MODELS["ORT" if model == PLAIN_ORT else model], seed)
-            if model == PLAIN_ORT:
+            config = _config(MODELS[model.removesuffix(PLAIN)], seed)
+            if model.endswith(PLAIN):
                 config.model.box_embedding = "plain"
             config.data.name = scenes
             if scenes == "toy_near":

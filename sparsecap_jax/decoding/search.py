@@ -1,5 +1,8 @@
 """Greedy search and random sampling: every row of an image goes its own way."""
 
+import math
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -8,15 +11,23 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from sparsecap_jax.decoding import topk
 from sparsecap_jax.decoding.constraints import Constraint, Prefix
 from sparsecap_jax.decoding.options import Decoded, DecodeOptions
-from sparsecap_jax.decoding.stepper import Stepper, caption_lengths, log_prob_of, spread
+from sparsecap_jax.decoding.stepper import Stepper, caption_lengths, log_prob_of, reorder, spread
 from sparsecap_jax.types import PyTree
+
+# Samples are searched for in stages of ever fewer rows: of all, down to these shares of them.
+_STAGES = (0.75, 0.5, 0.25)
+_MANY = 10  # Fewer rows than this end too unevenly to be worth a stage's compilation.
 
 
 @struct.dataclass
 class _Rows:
-    """State of the search: tokens chosen so far, the position among them."""
+    """State of the search: tokens chosen so far, the position among them.
+
+    `row` tells which of the image's rows each one is.
+    """
 
     position: Int[Array, ""]
+    row: Int[Array, "B K"]
     carry: PyTree
     tokens: Int[Array, "B K T"]
     log_probs: Float[Array, "B K T"]
@@ -48,7 +59,7 @@ def sequential_search(
 
     def choose(state: _Rows, log_probs: Float[Array, "B K V"]) -> _Rows:
         log_probs = constrain(log_probs, Prefix(state.tokens, state.position))
-        chosen = _pick(log_probs, state.position, keys, options)
+        chosen = _pick(log_probs, state, keys, options)
         gained = jnp.where(state.finished, 0.0, log_prob_of(log_probs, chosen))
         chosen = jnp.where(state.finished, jnp.int32(options.pad_id), chosen)
         return state.replace(
@@ -58,30 +69,70 @@ def sequential_search(
             finished=state.finished | (chosen == options.eos_id),
         )
 
-    def unfinished(state: _Rows) -> Bool[Array, ""]:
-        return (state.position < length) & ~jnp.all(state.finished)
-
     def body(state: _Rows) -> _Rows:
         last = state.tokens[:, :, state.position - 1]
         carry, log_probs = stepper(state.carry, last, state.position)
         return choose(state.replace(carry=carry), log_probs)
 
+    numbers = jnp.arange(rows, dtype=jnp.int32)
     state = _Rows(
         position=jnp.int32(0),
+        row=jnp.broadcast_to(numbers, (batch, rows)),
         carry=spread(carry, rows),
         tokens=jnp.full((batch, rows, length), options.pad_id, jnp.int32),
         log_probs=jnp.zeros((batch, rows, length), jnp.float32),
         finished=jnp.zeros((batch, rows), bool),
     )
     state = choose(state, spread(log_probs, rows))
-    state = jax.lax.while_loop(unfinished, body, state)
-    lengths = caption_lengths(state.tokens, options.eos_id)
-    return Decoded(state.tokens, state.log_probs, jnp.sum(state.log_probs, axis=-1), lengths)
+    tokens, log_probs = _in_stages(body, state, _stage_sizes(stepper, options))
+    lengths = caption_lengths(tokens, options.eos_id)
+    return Decoded(tokens, log_probs, jnp.sum(log_probs, axis=-1), lengths)
+
+
+def _stage_sizes(stepper: Stepper, options: DecodeOptions) -> list[int]:
+    """To how many rows an image the search may shrink, largest first.
+
+    Dropout and Gumbel noise are drawn for all rows in one array: such a search does not shrink, so
+    that its draws do not depend on which captions have ended.
+    """
+    if options.method != "sample" or options.rows < _MANY or stepper.dropout_rng is not None:
+        return []
+    return sorted({math.ceil(share * options.rows) for share in _STAGES}, reverse=True)
+
+
+def _in_stages(
+    body: Callable[[_Rows], _Rows], state: _Rows, sizes: list[int]
+) -> tuple[Int[Array, "B K T"], Float[Array, "B K T"]]:
+    """Repeat `body` until all captions have ended, on fewer rows where enough of them have.
+
+    Returns:
+        Tokens and log-probs of all rows of `state`.
+    """
+    length = state.tokens.shape[-1]
+    size = sizes[0] if sizes else 0
+
+    def goes_on(state: _Rows) -> Bool[Array, ""]:
+        most = jnp.max(jnp.sum(~state.finished, axis=-1))
+        return (state.position < length) & (most > size)
+
+    state = jax.lax.while_loop(goes_on, body, state)
+    if not sizes:
+        return state.tokens, state.log_probs
+    kept = jnp.argsort(state.finished, axis=-1)[:, :size]  # stable: unfinished rows come first
+    rows = {"row": state.row, "tokens": state.tokens, "log_probs": state.log_probs}
+    rows |= {"carry": state.carry, "finished": state.finished}
+    fewer = _Rows(position=state.position, **reorder(rows, kept))
+    tokens, log_probs = _in_stages(body, fewer, sizes[1:])
+    image = jnp.arange(kept.shape[0], dtype=jnp.int32)[:, None]
+    return (
+        state.tokens.at[image, kept].set(tokens),
+        state.log_probs.at[image, kept].set(log_probs),
+    )
 
 
 def _pick(
     log_probs: Float[Array, "B K V"],
-    position: Int[Array, ""],
+    state: _Rows,
     keys: Key[Array, " B"] | None,
     options: DecodeOptions,
 ) -> Int[Array, "B K"]:
@@ -93,12 +144,14 @@ def _pick(
         logits = keep_top_k(logits, options.top_k)
     if options.top_p < 1:
         logits = keep_top_p(logits, options.top_p)
-    keys = jax.vmap(lambda key: jax.random.fold_in(key, position))(keys)
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, state.position))(keys)
     if options.method == "gumbel":
         draw = jax.vmap(lambda key, row: jax.random.categorical(key, row, axis=-1))
         return draw(keys, logits).astype(jnp.int32)
-    shape = (log_probs.shape[1], 2)
+    # Row k has its draw, however many rows are left.
+    shape = (options.rows, 2)
     uniform = jax.vmap(lambda key: jax.random.uniform(key, shape, jnp.float32))(keys)
+    uniform = jnp.take_along_axis(uniform, state.row[..., None], axis=1)
     return topk.draw(logits - jnp.max(logits, axis=-1, keepdims=True), uniform)
 
 

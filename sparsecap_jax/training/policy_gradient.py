@@ -112,13 +112,13 @@ class PolicyGradient:
         size = self.micro_batch
         if not size or size >= images * count:
             # Packing leaves out padding wherever it is: buckets limit the words.
-            words = self._sizes(images * count * length)
+            words = self._sizes(images * count * length, 0.5)
             branches = [self._branch(length, limit, total) for limit in words]
             return _smallest(branches, words, jnp.sum(samples.inside))(
                 params, floats, others, samples
             )
         # Captions of one micro-batch are about as long as each other: buckets cut the token axis.
-        lengths = self._sizes(length)
+        lengths = self._sizes(length, 1 / self.buckets)
         branches = [self._branch(limit, size * limit, total) for limit in lengths]
 
         def add(sums, part):
@@ -136,9 +136,9 @@ class PolicyGradient:
         (loss, grads), gaps = jax.lax.scan(add, (jnp.zeros((), jnp.float32), zeros), parts)
         return loss, grads, jnp.max(gaps)
 
-    def _sizes(self, most: int) -> list[int]:
-        """Sizes from half of `most` on."""
-        shares = np.linspace(0.5, 1.0, self.buckets) if self.buckets > 1 else np.ones(1)
+    def _sizes(self, most: int, least: float) -> list[int]:
+        """Sizes from the share `least` of `most` on, evenly spaced."""
+        shares = np.linspace(least, 1.0, self.buckets) if self.buckets > 1 else np.ones(1)
         return sorted({max(1, int(np.ceil(share * most))) for share in shares})
 
     def _branch(self, length: int, words: int, total: Float[Array, ""]) -> Callable:

@@ -151,6 +151,44 @@ def test_the_search_ends_with_the_last_caption():
         assert len(steps) == expected
 
 
+def test_many_samples_are_searched_for_on_fewer_rows_as_they_end(monkeypatch):
+    """The same captions as on all rows, and the row counts that captions' lengths call for."""
+    rows = []
+
+    class Counting(HashModel):
+        def step(self, carry, tokens, context):
+            jax.debug.callback(lambda: rows.append(tokens.shape[1]))
+            return super().step(carry, tokens, context)
+
+    table = random_table(4, VOCAB, ties=False)
+    table[:, EOS] -= 0.5  # longer captions
+    params = {"table": jnp.asarray(table)}
+    options = DecodeOptions(method="sample", num_samples=40, max_length=15, no_repeat_ngram=3)
+    given = Counting(VOCAB), params, images(STARTS[:3]), options, jax.random.key(5)
+    found = fast_decode(*given)
+    jax.effects_barrier()
+
+    lengths = np.asarray(found.lengths)
+    assert (lengths.min(), lengths.max()) == (1, 15)
+    expected = [1]
+    for position in range(1, lengths.max()):
+        most = (lengths > position).sum(axis=1).max()
+        expected.append(min(size for size in (10, 20, 30, 40) if size >= most))
+    assert rows == expected
+    assert set(rows) == {1, 10, 20, 30, 40}
+
+    class Whole(Counting):
+        """Another class, and so compiled anew."""
+
+    monkeypatch.setattr("sparsecap_jax.decoding.search._STAGES", ())
+    rows.clear()
+    whole = fast_decode(Whole(VOCAB), *given[1:])
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    jax.effects_barrier()
+    assert rows == [1] + [40] * 14
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -144,6 +144,29 @@ def test_self_critical_recipes_are_the_papers(name):
         config_file(name)("num_samples=60")
 
 
+# Stages of docs/photos.md: steps, images in a batch, rate, samples, parts of the mixture.
+PHOTO_STAGES = {
+    "": (5000, 32, 2e-3, 15, 4),
+    "ort": (5000, 32, 1e-3, 15, 4),
+    "finetune,supermask": (2500, 32, 1.5e-3, 15, 3),
+    "finetune,mask_freeze": (1500, 32, 2e-3, 15, 3),
+    "ort,finetune,mask_freeze": (1500, 32, 1e-3, 15, 3),
+    "finetune,scst,mask_freeze": (400, 16, 5e-5, 10, 3),
+    "ort,finetune,scst,mask_freeze,num_samples=5": (400, 16, 5e-5, 5, 3),
+}
+
+
+@pytest.mark.parametrize("arg", PHOTO_STAGES)
+def test_stages_of_training_on_photos(arg):
+    config = config_file("photos")(arg)
+    validate(config)
+    assert config.model.name == ("relation_transformer" if "ort" in arg else "up_down")
+    assert (config.scst.start_epoch == 0) == ("scst" in arg)
+    found = config.train.steps, config.data.batch_size, config.optimizer.learning_rate
+    found += config.scst.num_samples, len(config.data.mixture.split(","))
+    assert found == PHOTO_STAGES[arg]
+
+
 @pytest.mark.parametrize("flag", ["--config.train.epoch=3", "--config=configs/toy.py:supermsk"])
 def test_a_typo_on_the_command_line_is_one_line(flag, tmp_path):
     command = [sys.executable, "launch/train.py", "--config=configs/toy.py", flag]

@@ -21,6 +21,7 @@ from sparsecap_jax.pruning.masks import apply_masks, overall_sparsity
 from sparsecap_jax.scst.config import ScstConfig
 from sparsecap_jax.scst.ngrams import own_counts
 from sparsecap_jax.scst.rewards import Rewards, leave_one_out
+from sparsecap_jax.training.compilation import compiled_ahead
 from sparsecap_jax.training.policy_gradient import Partition, PolicyGradient, Samples
 from sparsecap_jax.training.state import TrainState, trainable
 from sparsecap_jax.training.steps import Metrics, apply_gradients
@@ -100,11 +101,13 @@ def make_scst_step(
 
     replicated = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(None, "data"))
-    compiled = jax.jit(
-        many,
-        in_shardings=(replicated, split, split, replicated),
-        out_shardings=replicated,
-        donate_argnums=0,
+    compiled = compiled_ahead(
+        jax.jit(
+            many,
+            in_shardings=(replicated, split, split, replicated),
+            out_shardings=replicated,
+            donate_argnums=0,
+        )
     )
     resources = jax.device_put(rewards.resources, replicated)
     return lambda state, batches, references: compiled(state, batches, references, resources)

@@ -18,6 +18,7 @@ Up-Down; and the names of pruners, with `key=value` for their fields.
 
 from ml_collections import ConfigDict
 
+from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.recipes import make_config
 
 OPTIMIZER = {
@@ -45,6 +46,8 @@ def get_config(arg: str = "") -> ConfigDict:
     """Build the config; `arg` holds the words and values above."""
     words = arg.split(",")
     ort = "ort" in words
+    if "plain" in words and {"finetune", "scst"} & set(words):
+        raise ConfigError("config words: plain stands alone, without finetune and scst")
     if "supermask" in words and "sparsity_weight" not in arg:
         words.append(f"sparsity_weight={SPARSITY_WEIGHT}")
     config = make_config(

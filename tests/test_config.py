@@ -167,6 +167,12 @@ def test_stages_of_training_on_photos(arg):
     assert found == PHOTO_STAGES[arg]
 
 
+@pytest.mark.parametrize("arg", ["plain,finetune", "plain,scst,mask_freeze"])
+def test_plain_photos_have_one_stage(arg):
+    with pytest.raises(ConfigError, match="plain stands alone"):
+        config_file("photos")(arg)
+
+
 @pytest.mark.parametrize("flag", ["--config.train.epoch=3", "--config=configs/toy.py:supermsk"])
 def test_a_typo_on_the_command_line_is_one_line(flag, tmp_path):
     command = [sys.executable, "launch/train.py", "--config=configs/toy.py", flag]

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from sparsecap_jax.training.compilation import compiled_ahead, release_freed_memory
+from sparsecap_jax.training.steps import make_mesh
 
 needs_glibc = pytest.mark.skipif(
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"),
@@ -25,8 +27,15 @@ def test_each_shape_is_compiled_once():
             events.append(event)
 
     given = [jnp.arange(size, dtype=jnp.float32) for size in (3, 3, 5, 3, 5)]
-    step = compiled_ahead(jax.jit(lambda state, x: (state + jnp.sum(x), 2 * x)))
-    state = jnp.zeros((), jnp.float32)
+    replicated = NamedSharding(make_mesh(1, 1), PartitionSpec())
+    jitted = jax.jit(
+        lambda state, x: (state + jnp.sum(x), 2 * x),
+        in_shardings=(replicated, replicated),
+        out_shardings=replicated,
+        donate_argnums=0,
+    )
+    step = compiled_ahead(jitted)
+    state, given = jax.device_put((jnp.zeros((), jnp.float32), given), replicated)
     jax.block_until_ready((given, state))
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:

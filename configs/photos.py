@@ -11,9 +11,10 @@ r"""Small captioners of photos: EfficientNet-Lite0 features, few photos, much te
         --workdir=runs/plain
 
 docs/photos.md tells how the dataset of photos and imagined features is made. Words: `finetune` for
-the second stage, without COCO's text, and with `mask_freeze` for the third; `plain` for a folder of
-photos with captions.json and nothing else; `ort` for the Object Relation Transformer instead of
-Up-Down; and the names of pruners, with `key=value` for their fields.
+the second stage, without COCO's text, and with `mask_freeze` for the third; `scst` besides for
+self-critical training at the end; `plain` for a folder of photos with captions.json and nothing
+else; `ort` for the Object Relation Transformer instead of Up-Down; and the names of pruners, with
+`key=value` for their fields.
 """
 
 from ml_collections import ConfigDict

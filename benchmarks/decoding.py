@@ -110,8 +110,8 @@ def set_mean_length(model, params, config, target):
 
 def published_model(path):
     """The model of a checkpoint of the reference: (model, params, the reference's config)."""
+    from sparsecap_jax.commands.import_reference import to_dense
     from sparsecap_jax.interop.checkpoint_dir import open_checkpoint_dir
-    from sparsecap_jax.interop.convert import to_dense
     from sparsecap_jax.interop.reference import load_state_dict, upgrade_config
 
     checkpoint = open_checkpoint_dir(path)

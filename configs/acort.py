@@ -13,7 +13,7 @@ fields of the pruner.
 
 from ml_collections import ConfigDict
 
-from sparsecap_jax.recipes import NOAM, TINY_TRANSFORMER, make_config
+from sparsecap_jax.runs.recipes import NOAM, TINY_TRANSFORMER, make_config
 
 TWO_LAYERS, ONE_LAYER = (0, 0, 0, 1, 1, 1), (0,) * 6
 BASE, SMALL = {"d_model": 512, "ff_size": 2048}, {"d_model": 256, "ff_size": 1024}

@@ -12,7 +12,7 @@ compared with), `tiny` (toy scenes) and the names of pruners; `key=value` sets f
 
 from ml_collections import ConfigDict
 
-from sparsecap_jax.recipes import NOAM, TINY_TRANSFORMER, make_config
+from sparsecap_jax.runs.recipes import NOAM, TINY_TRANSFORMER, make_config
 
 
 def get_config(arg: str = "") -> ConfigDict:

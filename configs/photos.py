@@ -20,7 +20,7 @@ else; `ort` for the Object Relation Transformer instead of Up-Down; and the name
 from ml_collections import ConfigDict
 
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.recipes import make_config
+from sparsecap_jax.runs.recipes import make_config
 
 OPTIMIZER = {
     **{"learning_rate": 2e-3, "learning_rate_min": 5e-5, "beta": 0.999, "epsilon": 1e-8},

@@ -11,7 +11,7 @@ fields of the pruner.
 
 from ml_collections import ConfigDict
 
-from sparsecap_jax.recipes import RECURRENT, make_config
+from sparsecap_jax.runs.recipes import RECURRENT, make_config
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -12,7 +12,7 @@ on the same scenes: `configs/ort.py:tiny` and so on.
 
 from ml_collections import ConfigDict
 
-from sparsecap_jax.recipes import TINY_UP_DOWN, make_config
+from sparsecap_jax.runs.recipes import TINY_UP_DOWN, make_config
 
 
 def get_config(arg: str = "") -> ConfigDict:

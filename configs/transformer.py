@@ -10,7 +10,7 @@ Words: `tiny` (toy scenes) and the names of pruners; `key=value` sets fields of 
 
 from ml_collections import ConfigDict
 
-from sparsecap_jax.recipes import NOAM, TINY_TRANSFORMER, make_config
+from sparsecap_jax.runs.recipes import NOAM, TINY_TRANSFORMER, make_config
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -12,7 +12,7 @@ a CPU) and the names of pruners; `key=value` sets fields of the pruner.
 
 from ml_collections import ConfigDict
 
-from sparsecap_jax.recipes import RECURRENT, TINY_UP_DOWN, make_config
+from sparsecap_jax.runs.recipes import RECURRENT, TINY_UP_DOWN, make_config
 
 
 def get_config(arg: str = "") -> ConfigDict:

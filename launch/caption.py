@@ -11,8 +11,8 @@ docs/data.md. Several run directories between commas make an ensemble.
 
 from absl import app, flags
 
-from sparsecap_jax import search_flags
-from sparsecap_jax.cli import run_main
+from sparsecap_jax.commands import search_flags
+from sparsecap_jax.commands.cli import run_main
 
 CHECKPOINT = flags.DEFINE_list("checkpoint", None, "Run directories, or names.")
 FEATURES = flags.DEFINE_string("features", None, "File or folder of features (docs/data.md).")
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
     photos, search = argv[1:], search_flags.given_options()
     if bool(photos) == bool(FEATURES.value):
         raise app.UsageError("expected photos, or --features; not both")
-    from sparsecap_jax.caption import caption_folder, caption_photos
+    from sparsecap_jax.commands.caption import caption_folder, caption_photos
 
     if photos:
         caption_photos(CHECKPOINT.value or ["flickr8k-mini"], photos, OUTPUT.value, **search)

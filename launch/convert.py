@@ -7,7 +7,7 @@ python launch/convert.py --target=reference --input=runs/demo/supermask --output
 
 from absl import app, flags
 
-from sparsecap_jax.cli import run_main
+from sparsecap_jax.commands.cli import run_main
 
 FORMATS = ["run", "reference"]
 SOURCE = flags.DEFINE_enum("source", None, FORMATS, "Format of the input.")
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     if (source == "reference") == (target == "reference"):
         raise app.UsageError("expected either --source=reference or --target=reference")
     if source == "reference":
-        from sparsecap_jax.interop.convert import import_reference
+        from sparsecap_jax.commands.import_reference import import_reference
 
         import_reference(INPUT.value, OUTPUT.value)
     else:

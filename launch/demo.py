@@ -7,7 +7,7 @@ import pathlib
 
 from absl import app, flags
 
-from sparsecap_jax.cli import run_main
+from sparsecap_jax.commands.cli import run_main
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder to write to.")
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
@@ -17,7 +17,7 @@ def main(argv: list[str]) -> None:
     """Parse flags and run the demo."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    from sparsecap_jax.demo import MODELS, load_config, run_demo
+    from sparsecap_jax.experiments.demo import MODELS, load_config, run_demo
 
     configs = {name: load_config(CONFIGS / "toy.py", arg) for name, arg in MODELS.items()}
     run_demo(configs, WORKDIR.value)

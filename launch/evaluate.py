@@ -10,8 +10,8 @@ split, or `{image id: [captions]}`.
 
 from absl import app, flags
 
-from sparsecap_jax import search_flags
-from sparsecap_jax.cli import run_main
+from sparsecap_jax.commands import search_flags
+from sparsecap_jax.commands.cli import run_main
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run directory to evaluate.")
 SPLIT = flags.DEFINE_enum("split", "test", ["val", "test"], "Split of its dataset.")
@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     if CHECKPOINT.value:
-        from sparsecap_jax.evaluate import evaluate_run
+        from sparsecap_jax.commands.evaluate import evaluate_run
 
         evaluate_run(
             CHECKPOINT.value, split=SPLIT.value, output=OUTPUT.value, **search_flags.given_options()

@@ -5,14 +5,14 @@ python launch/report.py runs/demo/supermask
 
 from absl import app
 
-from sparsecap_jax.cli import run_main
+from sparsecap_jax.commands.cli import run_main
 
 
 def main(argv: list[str]) -> None:
     """Parse arguments and report."""
     if len(argv) != 2:
         raise app.UsageError("expected one run directory")
-    from sparsecap_jax.report import report_run
+    from sparsecap_jax.commands.report import report_run
 
     report_run(argv[1])
 

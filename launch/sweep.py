@@ -8,7 +8,7 @@ WORKDIR then holds a run directory for each run, `results.csv` and the sweep's p
 
 from absl import app, flags
 
-from sparsecap_jax.cli import run_main
+from sparsecap_jax.commands.cli import run_main
 
 SWEEP = flags.DEFINE_string("sweep", None, "Name of the experiment.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder to write to; a new one, or to continue.")
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
     """Parse flags and run the sweep."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    from sparsecap_jax.sweeps import load_sweep, run_sweep
+    from sparsecap_jax.experiments.sweeps import load_sweep, run_sweep
 
     run_sweep(
         load_sweep(SWEEP.value),

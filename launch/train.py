@@ -6,7 +6,7 @@ python launch/train.py --config=configs/toy.py:supermask --workdir=runs/toy_supe
 from absl import app, flags
 from ml_collections import config_flags
 
-from sparsecap_jax.cli import config_value, run_main
+from sparsecap_jax.commands.cli import config_value, run_main
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, as FILE.py:ARGUMENTS.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; a new one, or one to continue.")
@@ -16,7 +16,7 @@ def main(argv: list[str]) -> None:
     """Parse flags and train."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    from sparsecap_jax.training.loop import train
+    from sparsecap_jax.runs.loop import train
 
     train(config_value(CONFIG), WORKDIR.value)
 

@@ -11,19 +11,19 @@ import jax
 import numpy as np
 from PIL import Image
 
+from sparsecap_jax.captioning.batches import Caption, best_caption, caption_batches
+from sparsecap_jax.captioning.search_options import SearchOptions, image_options
 from sparsecap_jax.data.batches import make_eval_batches
 from sparsecap_jax.data.features import FeatureStore, RegionFeatures, validated
 from sparsecap_jax.data.karpathy import ImageId, Record
 from sparsecap_jax.data.stores import open_store
 from sparsecap_jax.decoding import make_ensemble
 from sparsecap_jax.errors import ConfigError, DataError
-from sparsecap_jax.evaluation.captioning import Caption, best_caption, caption_batches
-from sparsecap_jax.evaluation.search_options import SearchOptions, image_options
 from sparsecap_jax.models import MODELS
 from sparsecap_jax.photos.extractors import Extractor, remake_extractor
 from sparsecap_jax.photos.images import open_photo
-from sparsecap_jax.published import find
-from sparsecap_jax.training.run_dir import LoadedRun, load_run
+from sparsecap_jax.runs.directory import LoadedRun, load_run
+from sparsecap_jax.runs.published import find
 
 Arrays = np.ndarray | Sequence[np.ndarray]
 

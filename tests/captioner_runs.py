@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 
-from sparsecap_jax.config import default_config, model_config, model_section
 from sparsecap_jax.models import abstract_params, make_model
+from sparsecap_jax.runs.config import default_config, model_config, model_section
+from sparsecap_jax.runs.directory import LoadedRun, save_run
 from sparsecap_jax.tokenizers import make_tokenizer, tokenizer_class
-from sparsecap_jax.training.run_dir import LoadedRun, save_run
 
 WIDTH, BUCKETS, LENGTH = 6, (4, 8), 7
 WORDS = ["a big dog runs home", "the small cat sleeps", "two red birds and one ball"] * 4

@@ -15,11 +15,11 @@ from ml_collections import ConfigDict
 
 from sparsecap_jax.data.datasets import Dataset
 from sparsecap_jax.data.toy_scenes import read_manifest
-from sparsecap_jax.demo import load_config
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.evaluation.toy_relations import nearest_scores, relation_scores
+from sparsecap_jax.experiments.demo import load_config
+from sparsecap_jax.experiments.sweeps import Row, Sweep, SweepRun, score_test_split
 from sparsecap_jax.files import read_json, write_atomically
-from sparsecap_jax.sweeps import Row, Sweep, SweepRun, score_test_split
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 MODELS = {

@@ -10,9 +10,9 @@ import pathlib
 from ml_collections import ConfigDict
 
 from sparsecap_jax.evaluation.plots import error_bar_curves
+from sparsecap_jax.experiments.sweeps import Row, Sweep, SweepRun
 from sparsecap_jax.pruning import make_pruner
-from sparsecap_jax.recipes import TINY_TRANSFORMER, TINY_UP_DOWN, make_config
-from sparsecap_jax.sweeps import Row, Sweep, SweepRun
+from sparsecap_jax.runs.recipes import TINY_TRANSFORMER, TINY_UP_DOWN, make_config
 
 SPARSITIES = (0.8, 0.9, 0.95, 0.975, 0.99)
 # The papers' main methods, and the one that jaxpruner's users would miss most.

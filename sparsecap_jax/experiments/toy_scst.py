@@ -12,9 +12,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sparsecap_jax.evaluation.plots import training_curves
+from sparsecap_jax.experiments.sweeps import Row, Sweep, SweepRun
 from sparsecap_jax.files import write_atomically
-from sparsecap_jax.recipes import TINY_UP_DOWN, make_config
-from sparsecap_jax.sweeps import Row, Sweep, SweepRun
+from sparsecap_jax.runs.recipes import TINY_UP_DOWN, make_config
 
 
 @dataclasses.dataclass(frozen=True)

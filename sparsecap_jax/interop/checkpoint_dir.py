@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sparsecap_jax.errors import CheckpointError
-from sparsecap_jax.interop.torch_file import BROKEN, read_torch_file
+from sparsecap_jax.torch_files.torch_file import BROKEN, read_torch_file
 
 PREFERENCE = (
     "model_best_pruned_sparse.pth",

@@ -11,8 +11,8 @@ import pickle
 from typing import Any
 
 from sparsecap_jax.errors import CheckpointError, DataError
-from sparsecap_jax.interop.torch_pickle import check_opcodes
 from sparsecap_jax.scst.document_frequency import MAX_N, DocumentFrequency, from_ngrams
+from sparsecap_jax.torch_files.torch_pickle import check_opcodes
 
 _OPCODES = frozenset(
     """

@@ -23,7 +23,6 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from sparsecap_jax.config import model_config
 from sparsecap_jax.errors import CheckpointError, ConfigError
 from sparsecap_jax.files import write_json
 from sparsecap_jax.interop.reference import (
@@ -32,12 +31,13 @@ from sparsecap_jax.interop.reference import (
     reference_config,
     rules,
 )
-from sparsecap_jax.interop.torch_file import write_torch_file
-from sparsecap_jax.interop.torch_tensors import SparseTensor
 from sparsecap_jax.pruning import Pruner, make_pruner
 from sparsecap_jax.pruning.paths import select
+from sparsecap_jax.runs.config import model_config
+from sparsecap_jax.runs.directory import LoadedRun, load_raw_variables, load_run
 from sparsecap_jax.tokenizers import Tokenizer
-from sparsecap_jax.training.run_dir import LoadedRun, load_raw_variables, load_run
+from sparsecap_jax.torch_files.torch_file import write_torch_file
+from sparsecap_jax.torch_files.torch_tensors import SparseTensor
 
 FORMS = ("dense", "sparse")
 MASKS = ("applied", "binary", "raw")

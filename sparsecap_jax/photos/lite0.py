@@ -18,7 +18,7 @@ from flax.traverse_util import unflatten_dict
 from jaxtyping import Array, Float
 
 from sparsecap_jax.errors import CheckpointError, ConfigError
-from sparsecap_jax.interop.torch_file import read_torch_file
+from sparsecap_jax.torch_files.torch_file import read_torch_file
 
 FEATURES = 1280
 CLASSES = 1000

@@ -25,11 +25,11 @@ from sparsecap_jax.pruning.masks import (
     unpack,
 )
 from sparsecap_jax.pruning.scored import Magnitude, Random, Saliency
-from sparsecap_jax.pruning.settings import from_mapping, nearest, settable_fields
 from sparsecap_jax.pruning.snip import Snip
 from sparsecap_jax.pruning.sparse_training import SET, RigL, StaticSparse
 from sparsecap_jax.pruning.straight_through import MagnitudeSTE
 from sparsecap_jax.pruning.supermask import Supermask
+from sparsecap_jax.settings import build, defaults_of, nearest
 
 # Keywords given here belong to the name and cannot be set by a config.
 PRUNERS = {
@@ -70,7 +70,7 @@ def pruner_fields(name: str) -> dict[str, Any]:
     Raises:
         ConfigError: there is no such pruner.
     """
-    return settable_fields(_factory(name), *_GIVEN)
+    return defaults_of(_factory(name), *_GIVEN)
 
 
 def _factory(name: Any) -> Any:
@@ -95,7 +95,7 @@ def make_pruner(config: Any, total_steps: int, steps_per_epoch: int | None = Non
     """
     options = dict(config.items())
     name = options.pop("name", None)
-    return from_mapping(
+    return build(
         _factory(name),
         options,
         "pruner",

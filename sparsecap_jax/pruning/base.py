@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning import masks as masks_lib
 from sparsecap_jax.pruning.paths import Path, by_path, matching, nest, select, show
-from sparsecap_jax.pruning.settings import check_range
 from sparsecap_jax.pruning.targets import Targets, make_targets
+from sparsecap_jax.settings import Range, check_range
 from sparsecap_jax.types import PyTree
 
 
@@ -78,7 +78,7 @@ class Pruner:
     keeps_pruned: ClassVar[bool] = False
 
     def __post_init__(self):
-        check_range("pruner.sparsity", self.sparsity, 0.0, 1.0, open_high=True)
+        check_range("pruner.sparsity", self.sparsity, Range(0.0, 1.0, open_high=True))
         if self.hard_zero and (self.trains_masks or self.keeps_pruned):
             raise ConfigError(
                 f"pruner.hard_zero is set, but {self.name!r} trains its pruned weights on"

@@ -15,9 +15,9 @@ from sparsecap_jax.pruning.base import Pruner, PruneState
 from sparsecap_jax.pruning.masks import finalize
 from sparsecap_jax.pruning.paths import Path, by_path, nest
 from sparsecap_jax.pruning.schedules import Polynomial, gradual_schedule
-from sparsecap_jax.pruning.settings import check_range
 from sparsecap_jax.pruning.structures import NofM, Unstructured, parse_structure
 from sparsecap_jax.pruning.targets import Distribution, Shape, Targets, make_targets
+from sparsecap_jax.settings import Range, check_range
 from sparsecap_jax.types import PyTree
 
 
@@ -230,7 +230,7 @@ class Scheduled(AtEvents):
 
     def __post_init__(self):
         super().__post_init__()
-        check_range("pruner.initial_sparsity", self.initial_sparsity, 0.0, self.sparsity)
+        check_range("pruner.initial_sparsity", self.initial_sparsity, Range(0.0, self.sparsity))
 
     @property
     def schedule(self) -> Polynomial:

@@ -21,8 +21,8 @@ from sparsecap_jax.pruning.ranked import AtEvents, Ranked, pick
 from sparsecap_jax.pruning.ranking import prune_smallest
 from sparsecap_jax.pruning.schedules import Polynomial, constant_schedule
 from sparsecap_jax.pruning.scored import random_scores, random_seed
-from sparsecap_jax.pruning.settings import check_range
 from sparsecap_jax.pruning.targets import Distribution, Targets
+from sparsecap_jax.settings import Range, check_range
 from sparsecap_jax.types import PyTree
 
 
@@ -70,7 +70,7 @@ class SET(StaticSparse, AtEvents):
 
     def __post_init__(self):
         super().__post_init__()
-        check_range("pruner.drop_fraction", self.drop_fraction, 0.0, 1.0)
+        check_range("pruner.drop_fraction", self.drop_fraction, Range(0.0, 1.0))
         if self.sparsity_type != "unstructured":
             raise ConfigError(
                 f"pruner.sparsity_type is {self.sparsity_type!r}; {self.name!r} rewires single "

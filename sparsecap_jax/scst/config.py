@@ -5,8 +5,8 @@ import math
 from typing import Any, Literal
 
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.pruning.settings import check_range, from_mapping
 from sparsecap_jax.scst.rewards import RewardWeights
+from sparsecap_jax.settings import build, check_range
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,4 +81,4 @@ def parse(config: Any) -> ScstConfig:
     Raises:
         ConfigError: an unknown key, or a value of the wrong type or out of range.
     """
-    return config if isinstance(config, ScstConfig) else from_mapping(ScstConfig, config, "scst")
+    return config if isinstance(config, ScstConfig) else build(ScstConfig, config, "scst")

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.pruning.settings import check_range, from_mapping
+from sparsecap_jax.settings import Range, build, check_range
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,9 +65,9 @@ class OptimizerConfig:
 
     def __post_init__(self):
         for field in ("learning_rate", "learning_rate_min", "weight_decay", "mask_learning_rate"):
-            check_range(f"optimizer.{field}", getattr(self, field), 0.0, math.inf)
-        check_range("optimizer.alpha", self.alpha, 0.0, 1.0, open_high=True)
-        check_range("optimizer.beta", self.betas[1], 0.0, 1.0, open_high=True)
+            check_range(f"optimizer.{field}", getattr(self, field), Range(0.0, math.inf))
+        check_range("optimizer.alpha", self.alpha, Range(0.0, 1.0, open_high=True))
+        check_range("optimizer.beta", self.betas[1], Range(0.0, 1.0, open_high=True))
         for field in ("clip_at", "decay_every", "noam_factor", "noam_warmup", "noam_size"):
             if getattr(self, field) <= 0:
                 raise ConfigError(f"optimizer.{field} is {getattr(self, field)}; expected above 0")
@@ -98,7 +98,7 @@ def parse(config: Any) -> OptimizerConfig:
     """
     if isinstance(config, OptimizerConfig):
         return config
-    return from_mapping(OptimizerConfig, config, "optimizer")
+    return build(OptimizerConfig, config, "optimizer")
 
 
 def make_schedule(

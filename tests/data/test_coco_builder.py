@@ -7,13 +7,13 @@ import pytest
 import store_files
 import tensorflow_datasets as tfds
 
-from sparsecap_jax.config import default_config
+from sparsecap_jax.commands.prepare import parse_args
 from sparsecap_jax.data.coco_builder import CaptionConfig, CaptionFeatures
 from sparsecap_jax.data.datasets import load_dataset, load_splits
 from sparsecap_jax.data.pipeline import make_eval_batches
 from sparsecap_jax.data.stores import find_format, open_store
 from sparsecap_jax.errors import ConfigError, DataError
-from sparsecap_jax.prepare import parse_args
+from sparsecap_jax.runs.config import default_config
 
 WIDTH = 6
 COUNTS = {42: 3, 7: 2, 391895: 5}

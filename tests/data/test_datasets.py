@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from dataset_files import dump, ids_of, karpathy_image, sizes
 
-from sparsecap_jax.config import default_config
 from sparsecap_jax.data.datasets import DATASETS, load_dataset, load_splits
 from sparsecap_jax.data.karpathy import Record
 from sparsecap_jax.data.records import words
 from sparsecap_jax.errors import ConfigError, DataError
+from sparsecap_jax.runs.config import default_config
 
 
 @pytest.mark.parametrize(

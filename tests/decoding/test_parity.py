@@ -145,8 +145,8 @@ def coco5(shared, ids):
 
 @pytest.fixture(scope="module")
 def published(shared):
+    from sparsecap_jax.commands.import_reference import to_dense
     from sparsecap_jax.interop.checkpoint_dir import open_checkpoint_dir
-    from sparsecap_jax.interop.convert import to_dense
     from sparsecap_jax.interop.reference import load_state_dict
 
     folder = shared / "reference" / "checkpoint"

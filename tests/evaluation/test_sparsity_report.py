@@ -8,12 +8,12 @@ import pytest
 from flax import linen as nn
 from PIL import Image
 
+from sparsecap_jax.commands.report import report_run
 from sparsecap_jax.errors import CheckpointError
 from sparsecap_jax.evaluation.sparsity_report import density, write_sparsity_report
 from sparsecap_jax.files import read_csv
 from sparsecap_jax.pruning import finalize, make_pruner
 from sparsecap_jax.pruning.summary import summarize, warn_nearly_empty
-from sparsecap_jax.report import report_run
 
 
 @pytest.fixture

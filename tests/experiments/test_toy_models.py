@@ -1,8 +1,8 @@
 """The sweep of all architectures: its runs and its table."""
 
-from sparsecap_jax.config import validate
 from sparsecap_jax.experiments.toy_models import COLUMNS, draw, toy_runs
 from sparsecap_jax.models import MODELS
+from sparsecap_jax.runs.config import validate
 
 
 def test_every_architecture_takes_part():

@@ -2,8 +2,8 @@
 
 import pytest
 
-from sparsecap_jax.config import validate
 from sparsecap_jax.experiments.toy_pruners import METHODS, SPARSITIES, toy_runs
+from sparsecap_jax.runs.config import validate
 
 
 def test_all_methods_meet_all_sparsities():

@@ -1,7 +1,7 @@
 """The sweep of self-critical variants: its runs and its table."""
 
-from sparsecap_jax.config import validate
 from sparsecap_jax.experiments.toy_scst import cider_table, toy_runs
+from sparsecap_jax.runs.config import validate
 
 
 def test_every_variant_follows_the_start_of_its_seed():

@@ -10,7 +10,7 @@ import pytest
 from sparsecap_jax.errors import CheckpointError
 from sparsecap_jax.interop import checkpoint_dir
 from sparsecap_jax.interop.checkpoint_dir import PREFERENCE, open_checkpoint_dir
-from sparsecap_jax.interop.torch_file import write_torch_file
+from sparsecap_jax.torch_files.torch_file import write_torch_file
 
 NAME = "TINY3_UpDownLSTM__supermask__0.975__wg_120.0"
 

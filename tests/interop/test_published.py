@@ -9,13 +9,13 @@ import jax
 import numpy as np
 import pytest
 
-from sparsecap_jax.caption import caption_folder
 from sparsecap_jax.captioner import Captioner
+from sparsecap_jax.commands.caption import caption_folder
+from sparsecap_jax.commands.import_reference import import_reference
 from sparsecap_jax.data.batches import pad_regions
 from sparsecap_jax.data.features import NpyFolderStore
 from sparsecap_jax.decoding import DecodeOptions, decode
 from sparsecap_jax.errors import CheckpointError, DataError
-from sparsecap_jax.interop.convert import import_reference
 
 ZIP = "reference/checkpoint/TINY3_UpDownLSTM__supermask__0.975__wg_120.0.zip"
 ATOL = 1e-4

@@ -12,19 +12,19 @@ import pytest
 import reference_cases as cases
 from flax.traverse_util import flatten_dict
 
-from sparsecap_jax.config import default_config
+from sparsecap_jax.commands.import_reference import import_reference, to_dense
 from sparsecap_jax.errors import CheckpointError, ConfigError
 from sparsecap_jax.interop.checkpoint_dir import open_checkpoint_dir
-from sparsecap_jax.interop.convert import import_reference, to_dense
 from sparsecap_jax.interop.reference import load_state_dict, model_config, upgrade_config
 from sparsecap_jax.interop.reference_export import (
     checkpoint_config,
     export_reference,
     tokenizer_fields,
 )
-from sparsecap_jax.interop.torch_tensors import SparseTensor
+from sparsecap_jax.runs.config import default_config
+from sparsecap_jax.runs.directory import load_run
 from sparsecap_jax.tokenizers import make_tokenizer
-from sparsecap_jax.training.run_dir import load_run
+from sparsecap_jax.torch_files.torch_tensors import SparseTensor
 
 ZIP = "reference/checkpoint/TINY3_UpDownLSTM__supermask__0.975__wg_120.0.zip"
 GOLDENS = (

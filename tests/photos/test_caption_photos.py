@@ -7,8 +7,8 @@ import pytest
 from captioner_runs import WIDTH, make_run
 from PIL import Image
 
-from sparsecap_jax.caption import caption_photos
 from sparsecap_jax.captioner import Captioner
+from sparsecap_jax.commands.caption import caption_photos
 from sparsecap_jax.data.features import RegionFeatures
 from sparsecap_jax.errors import CheckpointError, ConfigError, DataError
 from sparsecap_jax.photos.windows import grid_boxes

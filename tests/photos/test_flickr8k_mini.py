@@ -6,10 +6,10 @@ import pathlib
 
 import pytest
 
-from sparsecap_jax import published
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.errors import CheckpointError
-from sparsecap_jax.training.run_dir import load_run, weight_counts
+from sparsecap_jax.runs import published
+from sparsecap_jax.runs.directory import load_run, weight_counts
 
 NAME = "flickr8k-mini"
 REPO = pathlib.Path(__file__).parents[2]
@@ -27,7 +27,7 @@ def test_it_is_small_sparse_and_whole():
 def test_a_wheel_takes_all_its_files():
     config = configparser.ConfigParser()
     config.read(REPO / "setup.cfg")
-    patterns = config["options.package_data"]["sparsecap_jax.published"].split(", ")
+    patterns = config["options.package_data"]["sparsecap_jax.runs.published"].split(", ")
     folder = pathlib.Path(published.__file__).parent
     packed = {path for pattern in patterns for path in folder.glob(pattern)}
     own = published.find(NAME)

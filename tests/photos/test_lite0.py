@@ -10,10 +10,10 @@ import pytest
 from jax import lax
 
 from sparsecap_jax.errors import CheckpointError, ConfigError
-from sparsecap_jax.interop.torch_file import write_torch_file
 from sparsecap_jax.photos import lite0
 from sparsecap_jax.photos.extractors import Lite0, make_extractor
 from sparsecap_jax.photos.images import open_photo
+from sparsecap_jax.torch_files.torch_file import write_torch_file
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "photos" / "lite0.npz"
 

@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from sparsecap_jax.config import default_config, validate
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.models import make_model
 from sparsecap_jax.pruning import make_pruner
+from sparsecap_jax.runs.config import default_config, validate
 from sparsecap_jax.training.scheduled_sampling import ScheduledSampling
 from sparsecap_jax.training.steps import make_loss, words_to_pack
 from sparsecap_jax.types import Batch, Regions

@@ -1,0 +1,1 @@
+"""Captions of images: search options, batches, streams, attention."""

@@ -1,0 +1,94 @@
+"""A picture of where a captioner looked for each word."""
+
+import pathlib
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+from sparsecap_jax.captioning.batches import Caption
+from sparsecap_jax.errors import DataError
+from sparsecap_jax.files import write_atomically
+
+_GRID = 128  # heat maps are drawn on so many places each way
+
+
+def attention_picture(
+    path: str | pathlib.Path,
+    caption: Caption,
+    boxes: Float[np.ndarray, "R 4"],
+    picture: str | pathlib.Path | None = None,
+    *,
+    columns: int = 4,
+) -> None:
+    """Draw a panel for each word: its regions' weights as light, the most looked at region framed.
+
+    Args:
+        path: PNG to write.
+        caption: one with attention, `Captioner.caption(..., attention=True)`.
+        boxes: `[R, 4]`, the image's regions as corners divided by width and height.
+        picture: file of the picture; without it the regions are drawn on nothing.
+        columns: panels side by side.
+
+    Raises:
+        DataError: the caption has no attention or no words, the boxes are of another image, or
+            there is no such picture.
+    """
+    if caption.attention is None or caption.attention.shape[1:] != (len(boxes),):
+        found = None if caption.attention is None else caption.attention.shape
+        raise DataError(f"attention: found {found}, expected [words, {len(boxes)}] for the boxes")
+    words = caption.text.split()
+    if not words:
+        raise DataError("attention: the caption is empty; expected one with words")
+    background = _background(picture)
+    rows = -(-len(words) // columns)
+    height, width = background.shape[:2]
+    size = 2.6 * columns, (2.6 * height / width + 0.3) * rows
+    figure = Figure(figsize=size, layout="constrained")
+    axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
+    for axis, word, weights in zip(axes, words, caption.attention, strict=False):
+        shade = 1 - heat_map(weights, boxes, _GRID)
+        axis.imshow(background, extent=(0, 1, 1, 0), aspect=height / width)
+        axis.imshow(
+            np.dstack([np.zeros((_GRID, _GRID, 3)), 0.75 * shade]),
+            extent=(0, 1, 1, 0),
+            aspect=height / width,
+        )
+        x1, y1, x2, y2 = boxes[weights.argmax()]
+        axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, lw=1.2, ec="gold"))
+        axis.set(title=f"{word} ({weights.max():.2f})", xlim=(0, 1), ylim=(1, 0))
+    for axis in axes:
+        axis.axis("off")
+    FigureCanvasAgg(figure)
+    with write_atomically(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=110)
+
+
+def heat_map(
+    weights: Float[np.ndarray, " R"], boxes: Float[np.ndarray, "R 4"], size: int
+) -> Float[np.ndarray, "N N"]:
+    """Add every region's weight to the places in its box; the largest sum is 1.
+
+    Args:
+        weights: of the regions.
+        boxes: corners x1, y1, x2, y2 divided by width and height.
+        size: number N of places each way; row i stands for y = (i + 0.5) / N.
+    """
+    places = (np.arange(size) + 0.5) / size
+    inside_x = (boxes[:, :1] <= places) & (places <= boxes[:, 2:3])
+    inside_y = (boxes[:, 1:2] <= places) & (places <= boxes[:, 3:])
+    heat = np.einsum("r,ry,rx->yx", np.float64(weights), inside_y, inside_x)
+    return heat / max(heat.max(), 1e-9)
+
+
+def _background(picture: str | pathlib.Path | None) -> np.ndarray:
+    if picture is None:
+        return np.full((_GRID, _GRID, 3), 255, np.uint8)
+    try:
+        with Image.open(picture) as image:
+            return np.asarray(image.convert("RGB"))
+    except OSError as error:
+        raise DataError(f"{picture}: not a picture that can be read: {error}") from error

@@ -1,0 +1,1 @@
+"""What the scripts in `launch/` call, one file a command."""

@@ -1,0 +1,156 @@
+"""Captioning photos, or a folder of features into a file (`launch/caption.py`), resumable."""
+
+import datetime
+import math
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from sparsecap_jax.captioner import Captioner
+from sparsecap_jax.captioning.batches import Caption, best_caption
+from sparsecap_jax.captioning.search_options import SearchOptions
+from sparsecap_jax.captioning.stream import CaptionStream
+from sparsecap_jax.data.karpathy import ImageId
+from sparsecap_jax.data.stores import open_store
+from sparsecap_jax.errors import DataError
+from sparsecap_jax.files import write_json
+
+
+def caption_folder(
+    checkpoint: str | pathlib.Path | Sequence[str | pathlib.Path],
+    features: str | pathlib.Path,
+    output: str | pathlib.Path,
+    *,
+    image_sizes: str = "",
+    batch_size: int = 50,
+    candidates: bool = False,
+    attention: bool = False,
+    report: Callable[[str], None] = print,
+    **search: Any,
+) -> list[dict]:
+    """Caption every image that has a feature file.
+
+    Captions go to `OUTPUT.partial` as they are found, one line of JSON an image, and to `output`
+    when all are there. Interrupted and called again alike, it goes on where it was.
+
+    Args:
+        checkpoint: run directory of a trained model, or several for an ensemble.
+        features: file or folder of any format that `stores.open_store` knows.
+        output: file to write, `.jsonl` (an entry a line) or `.json` (COCO's list of results). An
+            entry is `{"image_id", "caption", "log_prob"}`; image ids are integers when all digits,
+            `log_prob` is the natural log of the caption's probability, EOS included, without
+            penalties, null where constraints left no caption.
+        image_sizes: where boxes are in pixels without them, see `stores.open_store`.
+        batch_size: images decoded at a time.
+        candidates: whether entries have all captions of the search as well, `"candidates":
+            [{"caption", "log_prob", "score"}]`.
+        attention: whether entries have the weights of the regions for each word, `"attention"`.
+        report: takes one line of progress at a time.
+        **search: see `SearchOptions`.
+
+    Returns:
+        What was written.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or corrupt.
+        ConfigError: options that are out of range or contradict each other.
+        DataError: there are no features, or some are malformed; or what was found before is of
+            other options.
+    """
+    wanted = SearchOptions(**search)
+    captioner = Captioner.load(checkpoint)
+    store = open_store(features, captioner.feature_size, captioner.needs_boxes, sizes=image_sizes)
+    image_ids = store.image_ids()
+    if not image_ids:
+        raise DataError(f"{features}: no ID.npy in cocobu_att/; expected one per image")
+    settings = {
+        "checkpoint": repr(checkpoint),
+        "features": str(features),
+        "options": repr(wanted),
+        "candidates": candidates,
+        "attention": attention,
+    }
+    with CaptionStream(output, settings) as stream:
+        left = [image_id for image_id in image_ids if image_id not in stream.done]
+        if stream.done:
+            report(f"continuing: {len(stream.done)} of {len(image_ids)} images are captioned")
+        found = iter(())
+        if left:
+            found = captioner.caption_store(
+                store, left, batch_size=batch_size, attention=attention, **search
+            )
+        for image_id, captions in with_progress(found, len(left), batch_size, report):
+            stream.write(_entry(image_id, captions, candidates))
+        result = stream.finish(image_ids)
+    report(f"wrote {output}")
+    return result
+
+
+def caption_photos(
+    checkpoint: str | pathlib.Path | Sequence[str | pathlib.Path],
+    photos: Sequence[str | pathlib.Path],
+    output: str | pathlib.Path | None = None,
+    *,
+    batch_size: int = 16,
+    report: Callable[[str], None] = print,
+    **search: Any,
+) -> dict[str, str]:
+    """Caption photos and report each caption as it is found.
+
+    Args:
+        checkpoint: run directory or name of a captioner, or several for an ensemble.
+        photos: files.
+        output: JSON file to write as well, `{path: caption}`.
+        batch_size: photos at a time.
+        report: takes one line at a time.
+        **search: see `Captioner.caption_photos`.
+
+    Returns:
+        Captions by path.
+
+    Raises:
+        SparsecapError: the checkpoint, the extractor, a photo or an option is at fault.
+    """
+    captioner = Captioner.load(checkpoint)
+    captions = {}
+    found = captioner.caption_photos(photos, batch_size=batch_size, **search)
+    for path, caption in zip(photos, found, strict=True):
+        captions[str(path)] = caption.text
+        report(f"{path}: {caption.text}")
+    if output:
+        write_json(output, captions)
+    return captions
+
+
+def with_progress(
+    found: Iterator[tuple[ImageId, list[Caption]]],
+    total: int,
+    every: int,
+    report: Callable[[str], None],
+) -> Iterator[tuple[ImageId, list[Caption]]]:
+    """Pass captions on, reporting the rate and the time left once a batch."""
+    start = time.monotonic()
+    for count, one in enumerate(found, 1):
+        yield one
+        if count % every == 0 or count == total:
+            rate = count / (time.monotonic() - start)
+            left = datetime.timedelta(seconds=math.ceil((total - count) / rate))
+            report(f"{count}/{total} images | {rate:.1f} images/s | {left} left")
+
+
+def _entry(image_id: ImageId, captions: list[Caption], candidates: bool) -> dict[str, Any]:
+    best = best_caption(captions)
+    entry = {"image_id": image_id, "caption": best.text, "log_prob": _finite(best.log_prob)}
+    if best.attention is not None:
+        entry["attention"] = [[round(float(weight), 5) for weight in row] for row in best.attention]
+    if candidates:
+        entry["candidates"] = [
+            {"caption": one.text, "log_prob": _finite(one.log_prob), "score": _finite(one.score)}
+            for one in captions
+        ]
+    return entry
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,54 @@
+"""The console command `sparsecap`: what the scripts in `launch/` do, from an installed package.
+
+A wheel holds `launch/` and `configs/` beside this file; in a checkout they lie above the package.
+"""
+
+import ast
+import pathlib
+import runpy
+import sys
+
+_PACKAGE = pathlib.Path(__file__).parents[1]
+
+
+def folder(name: str) -> pathlib.Path:
+    """Where `launch` or `configs` lies, in a wheel or in a checkout."""
+    installed = _PACKAGE / name
+    return installed if installed.is_dir() else _PACKAGE.parent / name
+
+
+def commands() -> dict[str, pathlib.Path]:
+    """Scripts by name."""
+    return {path.stem: path for path in sorted(folder("launch").glob("*.py"))}
+
+
+def main() -> None:
+    """Run `sparsecap COMMAND ...`, the same as `python launch/COMMAND.py ...`."""
+    scripts = commands()
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("--help", "-h", "help"):
+        print("sparsecap COMMAND ...; sparsecap COMMAND --help tells more\n")
+        for name, path in scripts.items():
+            print(f"  {name:15s} {_summary(path)}")
+        return
+    if name not in scripts:
+        print(f"error: no command {name!r}; expected one of {', '.join(scripts)}", file=sys.stderr)
+        sys.exit(1)
+    sys.argv = [f"sparsecap {name}", *map(_with_config, sys.argv[2:])]
+    runpy.run_path(str(scripts[name]), run_name="__main__")
+
+
+def _with_config(argument: str) -> str:
+    """Let `--config=configs/NAME.py` mean the package's, where there is no such file here."""
+    flag, equals, value = argument.partition("=")
+    path, colon, words = value.partition(":")
+    if flag == "--config" and path.startswith("configs/") and not pathlib.Path(path).exists():
+        own = folder("configs") / pathlib.PurePath(path).name
+        if own.exists():
+            return f"{flag}{equals}{own}{colon}{words}"
+    return argument
+
+
+def _summary(path: pathlib.Path) -> str:
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return text.partition("\n")[0]

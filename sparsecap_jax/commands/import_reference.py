@@ -1,0 +1,117 @@
+"""A checkpoint of the PyTorch reference as a run directory of ours (`launch/convert.py`)."""
+
+import pathlib
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from sparsecap_jax.errors import CheckpointError
+from sparsecap_jax.interop.checkpoint_dir import ReferenceCheckpoint, open_checkpoint_dir
+from sparsecap_jax.interop.reference import load_state_dict, model_config, upgrade_config
+from sparsecap_jax.pruning import PRUNERS, make_pruner
+from sparsecap_jax.pruning.masks import finalize
+from sparsecap_jax.runs.config import (
+    FROM_ELSEWHERE,
+    default_config,
+    model_section,
+    pruner_section,
+    tokenizer_section,
+)
+from sparsecap_jax.runs.directory import LoadedRun, save_run, weight_counts
+from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer
+
+
+def import_reference(
+    source: str | pathlib.Path,
+    output: str | pathlib.Path,
+    report: Callable[[str], None] = print,
+) -> LoadedRun:
+    """Import a folder or zip with config.json, `*.pth` and tokenizer/.
+
+    Masks are applied to the weights (supermask logits after rounding), as the reference does for
+    its published checkpoints.
+
+    Args:
+        source: the folder or zip.
+        output: run directory to write; it may not hold a run yet.
+        report: takes one line of progress at a time.
+
+    Raises:
+        CheckpointError: the source is corrupt or incomplete, or `output` holds a run.
+    """
+    output = pathlib.Path(output)
+    if (output / "config.json").exists():
+        raise CheckpointError(f"{output}: holds a run already; expected a new directory")
+    checkpoint = open_checkpoint_dir(source)
+    state_dict = {name: to_dense(tensor) for name, tensor in checkpoint.state_dict.items()}
+    model, variables = load_state_dict(state_dict, checkpoint.config)
+    tokenizer = _load_tokenizer(checkpoint)
+    config = run_config(checkpoint.config, tokenizer.vocab_size)
+    masks = {}
+    if variables["masks"]:
+        pruner = make_pruner(config.pruner, total_steps=1, steps_per_epoch=1)
+        masks = jax.device_get(pruner.binarize(variables["masks"]))
+    params = jax.device_get(finalize(variables["params"], masks))
+    run = LoadedRun(config, tokenizer, model, params, masks)
+    size = save_run(output, run)
+    counts = weight_counts(params)
+    report(
+        f"{checkpoint.config['caption_model']}: {counts['nonzeros']:,} nonzero weights, sparsity "
+        f"{counts['sparsity']:.4f}; wrote {output} ({size:,} bytes of weights)"
+    )
+    return run
+
+
+def run_config(reference: Mapping[str, Any], vocab_size: int) -> ConfigDict:
+    """The config of a run directory for a reference config.json of any version.
+
+    Training settings that do not matter for using the model keep their defaults.
+
+    Args:
+        reference: the reference's config.
+        vocab_size: the tokenizer's, to tell whether the model's differs.
+    """
+    upgraded = upgrade_config(reference)
+    fields = {k: v for k, v in model_config(reference).items() if k not in FROM_ELSEWHERE}
+    if fields["vocab_size"] == vocab_size:
+        del fields["vocab_size"]
+    config = default_config()
+    with config.unlocked():
+        config.tokenizer = tokenizer_config(upgraded)
+        config.model = model_section(fields.pop("name"), **fields)
+        name = upgraded.get("prune_type") or "none"
+        if upgraded["caption_model"].endswith("_prune") and name in PRUNERS:
+            target = float(upgraded.get("prune_sparsity_target", 0.8))
+            config.pruner = pruner_section(name, sparsity=target)
+    config.max_seq_length = int(upgraded.get("max_seq_length", config.max_seq_length))
+    config.data.feature_size = int(upgraded["att_feat_size"])
+    return config
+
+
+def tokenizer_config(reference: Mapping[str, Any]) -> ConfigDict:
+    """`config.tokenizer` for a reference config.json.
+
+    Raises:
+        ConfigError: a tokenizer that we do not have.
+    """
+    name = reference.get("tokenizer", "word")
+    fields = {"radix_base": int(reference["radix_base"])} if name == "radix" else {}
+    return tokenizer_section(name, **fields)
+
+
+def to_dense(tensor: Any) -> np.ndarray:
+    """A tensor of a torch file as a dense array; sparse COO tensors are filled up with zeros."""
+    return tensor if isinstance(tensor, np.ndarray) else tensor.to_dense()
+
+
+def _load_tokenizer(checkpoint: ReferenceCheckpoint) -> Tokenizer:
+    if not checkpoint.tokenizer:
+        raise CheckpointError(f"{checkpoint.source}: tokenizer/ is missing; expected its .model")
+    with tempfile.TemporaryDirectory() as folder:
+        for file, data in checkpoint.tokenizer.items():
+            (pathlib.Path(folder) / file).write_bytes(data)
+        return make_tokenizer(tokenizer_config(checkpoint.config), folder)

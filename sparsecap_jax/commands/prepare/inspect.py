@@ -1,0 +1,124 @@
+"""Print what features hold, and what is missing for a split.
+
+python launch/prepare_data.py inspect --features=data/coco --split_json=data/coco/dataset_coco.json
+
+--read reads every image and tells of each that cannot be used; --verify compares the files of a
+converted folder with their checksums. The exit status is 1 if anything is missing or bad.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from sparsecap_jax.commands.prepare.convert import define_features
+from sparsecap_jax.data.indexed_store import IndexedStore
+from sparsecap_jax.data.karpathy import split_ids
+from sparsecap_jax.data.records import ImageId
+from sparsecap_jax.data.stores import find_format, open_store
+from sparsecap_jax.data.stores.array_records import ArrayRecordStore
+from sparsecap_jax.data.stores.convert import verify
+from sparsecap_jax.errors import DataError
+
+_SHOWN = 5
+
+
+def define(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    define_features(parser)
+    parser.add_argument("--split_json", help="Karpathy JSON whose images should be there.")
+    parser.add_argument("--boxes", action="store_true", help="Boxes should be there too.")
+    parser.add_argument("--read", action="store_true", help="Read and check every image.")
+    parser.add_argument("--verify", action="store_true", help="Compare checksums (ArrayRecord).")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print a report.
+
+    Raises:
+        DataError: the features or the split cannot be opened at all.
+    """
+    store = open_store(
+        args.features, args.feature_size, args.boxes, sizes=args.image_sizes, format=args.format
+    )
+    kind = find_format(pathlib.Path(args.features)) if args.format == "auto" else args.format
+    ids = store.image_ids()
+    if not ids:
+        raise DataError(f"{store.path}: holds no images")
+    print(f"{store.path}: {kind}, {len(ids):,} images, ids {ids[0]!r} to {ids[-1]!r}")
+    faults = _print_regions(store, ids)
+    if args.read:
+        faults += _print_contents(store, ids)
+    else:
+        faults += _print_first(store, ids[0])
+    if args.split_json:
+        faults += _print_split(args.split_json, set(ids))
+    if args.verify and isinstance(store, ArrayRecordStore):
+        found = verify(store.path)
+        print("\n".join(found) or f"checksums of {len(store.manifest['shards'])} files are right")
+        faults += len(found)
+    if faults:
+        sys.exit(1)
+
+
+def _print_regions(store: IndexedStore, ids: Sequence[ImageId]) -> int:
+    counts, faults = [], []
+    for image_id in ids:
+        try:
+            counts.append(store.num_regions(image_id))
+        except DataError as error:
+            faults.append(str(error))
+    if counts:
+        low, high, mean = min(counts), max(counts), np.mean(counts)
+        print(f"regions: {low} to {high} per image, mean {mean:.1f}")
+    return _print_faults("images whose regions cannot be counted", faults)
+
+
+def _print_first(store: IndexedStore, first: ImageId) -> int:
+    """Read one image: a wrong width, or boxes that are not there, are so in all of them."""
+    try:
+        image = store[first]
+    except DataError as error:
+        return _print_faults("image was read, and cannot be used", [str(error)])
+    boxes = ", with boxes" if store.need_boxes else ""  # they are read only where asked for
+    print(f"image {first!r}: width {image.features.shape[1]}{boxes}")
+    return 0
+
+
+def _print_contents(store: IndexedStore, ids: Sequence[ImageId]) -> int:
+    faults, low, high, total = [], np.inf, -np.inf, 0.0
+    for image_id in ids:
+        try:
+            image = store[image_id]
+        except DataError as error:
+            faults.append(str(error))
+            continue
+        low, high = min(low, image.features.min()), max(high, image.features.max())
+        total += float(image.features.mean())
+    good = len(ids) - len(faults)
+    if good:
+        print(
+            f"width {store.feature_size}, values: {low:.4g} to {high:.4g}, mean {total / good:.4g}"
+        )
+        print(f"{good:,} images are good")
+    return _print_faults("images cannot be used", faults)
+
+
+def _print_split(path: str, here: set[ImageId]) -> int:
+    missing = 0
+    for name, ids in split_ids(path).items():
+        absent = [image_id for image_id in ids if image_id not in here]
+        shown = ", ".join(map(str, absent[:_SHOWN]))
+        more = f"; missing: {shown}{', ...' if len(absent) > _SHOWN else ''}" if absent else ""
+        print(f"{name}: {len(ids) - len(absent):,} of {len(ids):,} images have features{more}")
+        missing += len(absent)
+    return missing
+
+
+def _print_faults(what: str, faults: list[str]) -> int:
+    if faults:
+        print(f"{len(faults):,} {what}:")
+        print("\n".join(faults[:_SHOWN]))
+    return len(faults)

@@ -1,0 +1,124 @@
+"""The main job on embedded data: train dense and 95%-sparse captioners, compare what they say."""
+
+import importlib.util
+import pathlib
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sparsecap_jax.commands.evaluate import evaluate_run
+from sparsecap_jax.data.datasets import Dataset, load_dataset
+from sparsecap_jax.evaluation.metrics import score_captions
+from sparsecap_jax.evaluation.plots import caption_grid, training_curves
+from sparsecap_jax.files import read_json, write_json
+from sparsecap_jax.runs.loop import train
+
+MODELS = {"dense": "", "supermask": "supermask"}
+COLUMNS = (
+    *("sparsity", "nonzeros", "bytes"),
+    *("CIDEr", "Bleu_1", "Bleu_4", "METEOR", "ROUGE_L"),
+)
+
+
+def run_demo(
+    configs: Mapping[str, ConfigDict],
+    workdir: str | pathlib.Path,
+    report: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Train and evaluate a model for each config, and a constant caption beside them.
+
+    Writes `WORKDIR/results.json`, `captions.png`, `curves.png` and a run directory for each model.
+
+    Args:
+        configs: config by name; all of one dataset.
+        workdir: folder to write to; run again, it continues.
+        report: takes one line at a time.
+
+    Returns:
+        What `results.json` holds: `{name: {"sparsity", "nonzeros", "bytes", scores...}}` with
+        `baseline` among the names; None where a figure makes no sense.
+    """
+    workdir = pathlib.Path(workdir)
+    results = {}
+    for name, config in configs.items():
+        report(f"--- {name}")
+        train(config, workdir / name, report)
+        results[name] = evaluate_run(workdir / name, report=report)
+    dataset = load_dataset(next(iter(configs.values())).data)
+    results["baseline"] = constant_caption_scores(dataset)
+    results = {
+        name: {key: scores.get(key) for key in _keys(scores)} for name, scores in results.items()
+    }
+    write_json(workdir / "results.json", results)
+    _draw(workdir, configs, dataset)
+    report(format_table(results))
+    for file, what in _PRODUCTS.items():
+        report(f"{what}: {workdir / file}")
+    return results
+
+
+def constant_caption_scores(dataset: Dataset, candidates: int = 20) -> dict[str, Any]:
+    """Scores on the test split of the caption that serves best for every image.
+
+    The most frequent captions of the training split are tried on the validation split.
+    """
+    counts = Counter(text for record in dataset.splits["train"] for text in record.raw)
+    tried = [text for text, _ in counts.most_common(candidates)]
+
+    def scores(text: str, split: str, **options: Any) -> dict[str, Any]:
+        references = {record.image_id: record.raw for record in dataset.splits[split]}
+        return score_captions(dict.fromkeys(references, text), references, **options)
+
+    def cider(text: str) -> float:
+        return scores(text, "val", metrics=("CIDEr",), tokenizer="python")["CIDEr"]
+
+    best = max(tried, key=cider)
+    return {**scores(best, "test"), "caption": best, "images": len(dataset.splits["test"])}
+
+
+def format_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Results as a table of text, one line a model."""
+    lines = ["".join([f"{'':10s}", *(f"{column:>10s}" for column in COLUMNS)])]
+    for name, row in results.items():
+        cells = (row.get(column) for column in COLUMNS)
+        lines.append("".join([f"{name:10s}", *(f"{_cell(cell):>10s}" for cell in cells)]))
+    return "\n".join(lines)
+
+
+_PRODUCTS = {
+    "results.json": "results",
+    "captions.png": "captions, beside their scenes",
+    "curves.png": "training curves",
+    "supermask": "sparse model (run directory)",
+}
+
+
+def _keys(scores: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys([*COLUMNS, *scores]))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+
+
+def _draw(workdir: pathlib.Path, configs: Mapping[str, ConfigDict], dataset: Dataset) -> None:
+    captions = {}
+    for name, config in configs.items():
+        file = workdir / name / f"test_beam_{config.eval.beam_size_test}" / "captions.json"
+        captions[name] = {entry["image_id"]: entry["caption"] for entry in read_json(file)}
+    boxed = load_dataset(next(iter(configs.values())).data, need_boxes=True)
+    records = dataset.splits["test"][:9]
+    caption_grid(workdir / "captions.png", records, boxed, captions)
+    training_curves(workdir / "curves.png", {name: workdir / name for name in configs})
+
+
+def load_config(path: str | pathlib.Path, arg: str) -> ConfigDict:
+    """The config of `path:arg`, as `--config=path:arg` gives it."""
+    spec = importlib.util.spec_from_file_location("config_file", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(arg)

@@ -1,0 +1,195 @@
+"""Many runs in one process: trained, scored, collected in one table, drawn (`launch/sweep.py`).
+
+A sweep is a list of runs and a way to draw their results. It lives in a module of
+`sparsecap_jax.experiments` as `SWEEP`; a line in `SWEEPS` makes it known. Runs share datasets and
+compiled programs, finished ones are skipped, and rows appear in `results.csv` as they come.
+"""
+
+import dataclasses
+import importlib
+import pathlib
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sparsecap_jax.commands.evaluate import evaluate_run
+from sparsecap_jax.data.datasets import Dataset, load_dataset
+from sparsecap_jax.errors import ConfigError, SparsecapError
+from sparsecap_jax.evaluation.metrics import FAST_METRICS
+from sparsecap_jax.files import read_json, write_json, write_table
+from sparsecap_jax.models import MODELS
+from sparsecap_jax.runs.config import to_json
+from sparsecap_jax.runs.loop import train
+from sparsecap_jax.runs.run import claim_workdir
+
+# Module of each sweep; imported when asked for.
+SWEEPS = {
+    "toy_models": "sparsecap_jax.experiments.toy_models",
+    "toy_pruners": "sparsecap_jax.experiments.toy_pruners",
+    "toy_scst": "sparsecap_jax.experiments.toy_scst",
+}
+
+RESULT = "result.json"
+TABLE = "results.csv"
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepRun:
+    """One run of a sweep.
+
+    Attributes:
+        name: its folder below the sweep's: `up_down/supermask/0.95/seed_0`.
+        labels: what tells it from the others, the first columns of the table.
+        config: its config.
+        init_from: name of an earlier run of the sweep to start from (`config.train.init_from`).
+    """
+
+    name: str
+    labels: Mapping[str, Any]
+    config: ConfigDict
+    init_from: str = ""
+
+
+def score_test_split(directory: pathlib.Path, dataset: Dataset) -> Row:
+    """Score a finished run on the test split: all metrics but METEOR, and what its weights take."""
+    return evaluate_run(
+        directory,
+        dataset=dataset,
+        metrics=FAST_METRICS,
+        tokenizer="python",
+        report=lambda line: None,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Runs that belong together.
+
+    Attributes:
+        runs: `runs(seeds)` gives the runs for seeds 0..seeds-1, in the order to take them: a run
+            comes after the one that it starts from.
+        draw: `draw(workdir, rows)` draws the finished rows into the sweep's folder.
+        evaluate: `evaluate(run directory, dataset)` gives the columns that follow the labels.
+    """
+
+    runs: Callable[[int], list[SweepRun]]
+    draw: Callable[[pathlib.Path, list[Row]], None]
+    evaluate: Callable[[pathlib.Path, Dataset], Row] = score_test_split
+
+
+def load_sweep(name: str) -> Sweep:
+    """The sweep of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in SWEEPS:
+        raise ConfigError(f"--sweep is {name!r}; expected one of {', '.join(sorted(SWEEPS))}")
+    return importlib.import_module(SWEEPS[name]).SWEEP
+
+
+def run_sweep(
+    sweep: Sweep,
+    workdir: str | pathlib.Path,
+    *,
+    seeds: int = 3,
+    only: str = "",
+    minutes: float | None = None,
+    report: Callable[[str], None] = print,
+) -> list[Row]:
+    """Take the runs that are not finished, then draw all that are.
+
+    A finished run keeps its weights, logs and scores, but not its checkpoints.
+
+    Args:
+        sweep: what to run.
+        workdir: folder to write to; called again, it goes on where it stopped.
+        seeds: seeds for each setting.
+        only: pattern that must be found in the names of the runs to take.
+        minutes: start no further run after so long; 0 only draws.
+        report: takes one line at a time.
+
+    Returns:
+        The rows of `results.csv`: labels and figures of every finished run.
+
+    Raises:
+        SparsecapError: runs failed; the others were taken nevertheless.
+    """
+    workdir = pathlib.Path(workdir)
+    runs = sweep.runs(seeds)
+    datasets, failures = _Datasets(), []
+    began = time.monotonic()
+    for number, run in enumerate(runs):
+        if not re.search(only, run.name) or _is_finished(workdir, run):
+            continue
+        if minutes is not None and time.monotonic() - began >= minutes * 60:
+            report(f"{minutes:g} minutes are over; run again to go on")
+            break
+        try:
+            row = _take(sweep, run, workdir, datasets)
+        except SparsecapError as error:
+            failures.append(f"{run.name}: {error}")
+            report(f"[{number + 1}/{len(runs)}] failed: {failures[-1]}")
+            continue
+        report(f"[{number + 1}/{len(runs)}] {run.name}: CIDEr {row['CIDEr']:.3f}")
+        write_table(workdir / TABLE, finished_rows(workdir, runs))
+    rows = finished_rows(workdir, runs)
+    if rows:
+        write_table(workdir / TABLE, rows)
+        sweep.draw(workdir, rows)
+    report(f"{len(rows)} of {len(runs)} runs finished" + (f": {workdir / TABLE}" if rows else ""))
+    if failures:
+        raise SparsecapError(f"{len(failures)} runs failed: {'; '.join(failures)}")
+    return rows
+
+
+def finished_rows(workdir: pathlib.Path, runs: Sequence[SweepRun]) -> list[Row]:
+    """Labels and figures of the finished runs, in their order."""
+    files = [(run, workdir / run.name / RESULT) for run in runs]
+    return [{**run.labels, **read_json(file)} for run, file in files if file.exists()]
+
+
+class _Datasets:
+    """Datasets opened once, by their config."""
+
+    def __init__(self):
+        self._opened: dict[tuple[str, bool], Dataset] = {}
+
+    def __call__(self, config: ConfigDict) -> Dataset:
+        boxes = MODELS[config.model.name].needs_boxes
+        key = (to_json(config.data), boxes)
+        if key not in self._opened:
+            self._opened[key] = load_dataset(config.data, need_boxes=boxes)
+        return self._opened[key]
+
+
+def _config(workdir: pathlib.Path, run: SweepRun) -> ConfigDict:
+    config = run.config.copy_and_resolve_references()
+    if run.init_from:
+        config.train.init_from = str(workdir / run.init_from)
+    return config
+
+
+def _is_finished(workdir: pathlib.Path, run: SweepRun) -> bool:
+    """Whether the run has its result; one of another config is an error."""
+    if not (workdir / run.name / RESULT).exists():
+        return False
+    claim_workdir(_config(workdir, run), workdir / run.name)
+    return True
+
+
+def _take(sweep: Sweep, run: SweepRun, workdir: pathlib.Path, datasets: _Datasets) -> Row:
+    directory, config = workdir / run.name, _config(workdir, run)
+    dataset = datasets(config)
+    began = time.monotonic()
+    train(config, directory, lambda line: None, dataset=dataset)
+    seconds = round(time.monotonic() - began, 1)
+    row = {**sweep.evaluate(directory, dataset), "seconds": seconds}
+    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+    write_json(directory / RESULT, row)
+    return row

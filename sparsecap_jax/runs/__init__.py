@@ -1,0 +1,1 @@
+"""Runs: config, recipes, run directory, checkpoints, the loop, logs, finished weights."""

@@ -1,0 +1,163 @@
+"""Reading a run directory: its config, tokenizer, model and best weights; nothing else is needed.
+
+`config.json`, `tokenizer/`, and `weights.npz` (a finished model) or `checkpoints/`.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
+
+from sparsecap_jax.errors import CheckpointError
+from sparsecap_jax.files import read_json, write_atomically, write_json
+from sparsecap_jax.models import abstract_params, make_model
+from sparsecap_jax.pruning import make_pruner
+from sparsecap_jax.pruning.masks import finalize
+from sparsecap_jax.pruning.paths import select
+from sparsecap_jax.runs.checkpoints import Checkpoints
+from sparsecap_jax.runs.config import from_dict, model_config, to_json
+from sparsecap_jax.runs.weights import load_weights, save_weights
+from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer
+from sparsecap_jax.types import PyTree
+
+CONFIG = "config.json"
+TOKENIZER = "tokenizer"
+WEIGHTS = "weights.npz"
+INITIAL_WEIGHTS = "initial_weights.npz"
+EXTRACTOR = "extractor.json"
+SEARCH = "search.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedRun:
+    """A trained model, ready to caption.
+
+    Attributes:
+        config: the config it was trained with.
+        tokenizer: its tokenizer.
+        model: the unbound module.
+        params: its weights, pruned.
+        masks: binary masks over the pruned leaves; `{}` for a dense model.
+        extractor: settings of the extractor that made its features, see `photos.extractors`; `{}`
+            where nothing says so.
+        search: options of the search that suits it best, where it comes with some.
+    """
+
+    config: ConfigDict
+    tokenizer: Tokenizer
+    model: nn.Module
+    params: PyTree
+    masks: PyTree
+    extractor: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    search: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def load_run(directory: str | pathlib.Path) -> LoadedRun:
+    """Load a run directory.
+
+    Raises:
+        CheckpointError: there is no run, or its weights are corrupt or do not fit its config.
+        ConfigError, DataError: its config or tokenizer is broken.
+    """
+    directory = pathlib.Path(directory)
+    path = directory / CONFIG
+    if not path.exists():
+        raise CheckpointError(f"{directory}: no run directory: {CONFIG} is missing")
+    config = from_dict(read_json(path), str(path))
+    tokenizer = make_tokenizer(config.tokenizer, directory / TOKENIZER)
+    model = make_model(model_config(config, tokenizer.vocab_size))
+    variables = load_variables(directory, config)
+    _check_fit(variables["params"], model, directory)
+    notes = [
+        read_json(directory / name) if (directory / name).exists() else {}
+        for name in (EXTRACTOR, SEARCH)
+    ]
+    return LoadedRun(config, tokenizer, model, variables["params"], variables["masks"], *notes)
+
+
+def load_variables(
+    directory: str | pathlib.Path, config: ConfigDict | None = None
+) -> dict[str, Any]:
+    """Load `{"params": pruned weights, "masks": binary masks}` of a run directory.
+
+    `weights.npz` where the run is finished, else its best checkpoint, else its last one.
+
+    Raises:
+        CheckpointError: there are none, or they are corrupt.
+    """
+    directory = pathlib.Path(directory)
+    if (directory / WEIGHTS).exists():
+        return load_weights(directory / WEIGHTS)
+    if config is None:
+        config = from_dict(read_json(directory / CONFIG), str(directory / CONFIG))
+    variables = load_raw_variables(directory)
+    pruner = make_pruner(config.pruner, total_steps=1, steps_per_epoch=1)
+    masks = jax.device_get(pruner.binarize(variables["masks"]))
+    return {"params": jax.device_get(finalize(variables["params"], masks)), "masks": masks}
+
+
+def load_raw_variables(directory: str | pathlib.Path) -> dict[str, Any]:
+    """Load `{"params": ..., "masks": ...}` as they were trained: weights not pruned, masks logits
+    where they are trained, from the best checkpoint, else the last one.
+
+    Raises:
+        CheckpointError: there are none, or they are corrupt.
+    """
+    checkpoints = Checkpoints(directory, read_only=True)
+    try:
+        best = checkpoints.best_step()
+        return checkpoints.restore_variables(checkpoints.last_step() if best is None else best)
+    finally:
+        checkpoints.close()
+
+
+def save_run(directory: str | pathlib.Path, run: LoadedRun, *, compact: bool = False) -> int:
+    """Write a finished run directory: config, tokenizer, weights, extractor's settings.
+
+    Args:
+        directory: folder to write to.
+        run: what to write.
+        compact: see `sparse_file.save_weights`.
+
+    Returns:
+        The size of the weights in bytes.
+    """
+    directory = pathlib.Path(directory)
+    run.tokenizer.save(directory / TOKENIZER)
+    size = save_weights(directory / WEIGHTS, run.params, run.masks, compact=compact)
+    for name, notes in ((EXTRACTOR, run.extractor), (SEARCH, run.search)):
+        if notes:
+            write_json(directory / name, dict(notes))
+    with write_atomically(directory / CONFIG) as file:
+        file.write(to_json(run.config))
+    return size
+
+
+def weight_counts(params: PyTree) -> dict[str, float | int]:
+    """Count zeros in pruned weights.
+
+    Returns:
+        `sparsity`, the share of zeros, and `nonzeros`, both over the prunable weights: matrices of
+        linear, embedding, recurrent and attention layers, without biases and norms.
+    """
+    leaves = flatten_dict(params)
+    weights = [np.asarray(leaves[path]) for path in select(params)]
+    nonzeros = sum(int(np.count_nonzero(weight)) for weight in weights)
+    return {"sparsity": 1.0 - nonzeros / sum(w.size for w in weights), "nonzeros": nonzeros}
+
+
+def _check_fit(params: PyTree, model: nn.Module, directory: pathlib.Path) -> None:
+    found = {path: leaf.shape for path, leaf in flatten_dict(params).items()}
+    expected = {path: leaf.shape for path, leaf in flatten_dict(abstract_params(model)).items()}
+    for path in sorted({*found, *expected}):
+        if found.get(path) != expected.get(path):
+            raise CheckpointError(
+                f"{directory}: weight {'/'.join(path)} has shape {found.get(path)}, expected "
+                f"{expected.get(path)} by {CONFIG} and the tokenizer"
+            )

@@ -1,0 +1,226 @@
+"""The training loop: steps, logs, validation, checkpoints; stops and resumes exactly.
+
+Order on resuming: config checked against the run directory, tokenizer loaded, last checkpoint
+restored (params, masks, pruner, optimizer, rng), data iterator set to its position, log rows of
+later steps dropped.
+"""
+
+import json
+import logging
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from sparsecap_jax.data.datasets import Dataset
+from sparsecap_jax.data.pipeline import read_ahead
+from sparsecap_jax.errors import SparsecapError
+from sparsecap_jax.evaluation.sparsity_report import write_sparsity_report
+from sparsecap_jax.files import write_json
+from sparsecap_jax.models import count_params
+from sparsecap_jax.pruning.masks import finalize
+from sparsecap_jax.runs.checkpoints import Checkpoints
+from sparsecap_jax.runs.directory import INITIAL_WEIGHTS, WEIGHTS, weight_counts
+from sparsecap_jax.runs.first_state import abstract_state, first_state
+from sparsecap_jax.runs.logs import Logs, Progress
+from sparsecap_jax.runs.run import Run, prepare_run
+from sparsecap_jax.runs.scst_run import ScstRun
+from sparsecap_jax.runs.validation import Validator
+from sparsecap_jax.runs.weights import load_weights, save_weights
+from sparsecap_jax.training import scheduled_sampling
+from sparsecap_jax.training.state import TrainState
+from sparsecap_jax.training.steps import make_train_step, words_to_pack
+from sparsecap_jax.types import Batch
+
+Report = Callable[[str], None]
+_SHOWN = ("loss", "reward", "baseline", "sparsity")  # on the line of progress
+
+
+class NonFiniteLossError(SparsecapError):
+    """The loss became NaN or infinite; nothing after the last checkpoint is kept."""
+
+
+def train(
+    config: ConfigDict,
+    workdir: str | pathlib.Path,
+    report: Report = print,
+    dataset: Dataset | None = None,
+) -> dict:
+    """Train as `config` says, continuing where an earlier call with the same config stopped.
+
+    `workdir` then holds `config.json`, `tokenizer/`, `checkpoints/` (best and last), `train.csv`,
+    `validation.csv`, `tensorboard/`, `initial_weights.npz`, and `weights.npz`: the best model,
+    pruned (the last one where none came within tolerance of its target sparsity), with a report on
+    its masks in `sparsity/`.
+
+    Args:
+        config: see `sparsecap_jax.runs.config`.
+        workdir: the run directory.
+        report: takes one line of progress at a time.
+        dataset: the dataset of `config.data`, where it is open already.
+
+    Returns:
+        `{"step", "best_step", "validation" (of the best step), "sparsity", "nonzeros", "bytes"}`.
+
+    Raises:
+        SparsecapError: a fault in config, data or checkpoints, or a loss that is not finite.
+    """
+    run = prepare_run(config, workdir, dataset)
+    checkpoints = Checkpoints(run.workdir)
+    try:
+        state, iterator = _start(run, checkpoints, report)
+        (run.workdir / WEIGHTS).unlink(missing_ok=True)
+        _run_steps(run, state, iterator, checkpoints, report)
+        return _finish(run, checkpoints, report)
+    finally:
+        checkpoints.close()
+
+
+def stack_batches(batches: Sequence[Batch]) -> Batch:
+    """Stack batches to leaves `[N, B, ...]`, padded to the largest of their shapes."""
+
+    def stack(*leaves):
+        shape = np.max([leaf.shape for leaf in leaves], axis=0)
+        pads = [[(0, n - m) for n, m in zip(shape, leaf.shape, strict=True)] for leaf in leaves]
+        return np.stack([np.pad(leaf, pad) for leaf, pad in zip(leaves, pads, strict=True)])
+
+    return jax.tree.map(stack, *batches)
+
+
+def _start(run: Run, checkpoints: Checkpoints, report: Report):
+    """The state to go on from, and the data iterator set to its position."""
+    iterator = run.train_iterator()
+    if checkpoints.last_step() is not None:
+        state, meta = checkpoints.restore(_placed(abstract_state(run), run))
+        iterator.set_state(meta["data"])
+        report(f"continuing from step {int(state.step)} of {run.workdir}")
+        return state, iterator
+    report(
+        f"{run.config.model.name}: {count_params(run.model):,} parameters, "
+        f"{len(run.dataset.splits['train']):,} training images, {run.total_steps:,} steps"
+    )
+    state = first_state(run, report)
+    save_weights(run.workdir / INITIAL_WEIGHTS, jax.device_get(state.params))
+    return jax.device_put(state, NamedSharding(run.mesh, PartitionSpec())), iterator
+
+
+def _placed(like: TrainState, run: Run) -> TrainState:
+    """Shapes with the sharding that restored arrays shall have."""
+    sharding = NamedSharding(run.mesh, PartitionSpec())
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like
+    )
+
+
+def _run_steps(run: Run, state: TrainState, iterator, checkpoints: Checkpoints, report: Report):
+    """Take all remaining steps."""
+    config, step = run.config.train, int(state.step)
+    sampling = scheduled_sampling.parse(config, run.model)
+    sampling_from = sampling.first_step(run.steps_per_epoch)
+    train_step = make_train_step(
+        run.model,
+        run.pruner,
+        run.tx,
+        run.mesh,
+        config.label_smoothing,
+        None if sampling_from is None else sampling.schedule(run.steps_per_epoch),
+    )
+    scst = ScstRun(run, report) if run.scst_start < run.total_steps else None
+    logs = Logs(run.workdir, step)
+    progress = Progress(run.total_steps, step, run.config.data.batch_size)
+    validator = Validator(run)
+    try:
+        calls = _calls(run, iterator, step, sampling_from, scst)
+        for count, rewarded, given in read_ahead(calls):
+            state, metrics = (scst.step if rewarded else train_step)(state, *given)
+            step += count
+            if step % config.log_every == 0 or step == run.total_steps:
+                _log_step(step, metrics, run, logs, progress, report)
+            if step % run.eval_every == 0 or step == run.total_steps:
+                result = validator(state)
+                logs.write("validation", step, result.metrics)
+                checkpoints.save(
+                    state,
+                    score=result.score,
+                    data=iterator.get_state(step),
+                    info={"validation": result.metrics},
+                )
+                report(f"step {step}/{run.total_steps} | validation: {result}")
+                progress.skip(step)
+    finally:
+        iterator.close()
+        logs.close()
+
+
+def _calls(run: Run, iterator, step: int, sampling_from: int | None, scst: ScstRun | None):
+    """What each call takes: steps, whether captions are rewarded, arguments beside the state.
+
+    These are batches on the devices, and words to pack, or references of the images.
+    """
+    sharding = NamedSharding(run.mesh, PartitionSpec(None, "data"))
+    while step < run.total_steps:
+        count = _steps_until_event(step, run)
+        batches = stack_batches([next(iterator) for _ in range(count)])
+        rewarded = step >= run.scst_start
+        if rewarded:
+            more = scst.references(batches)
+        else:
+            packs = sampling_from is None or step + count <= sampling_from
+            more = words_to_pack(batches.token_mask, run.mesh.size) if packs else 0
+        step += count
+        yield count, rewarded, (jax.device_put(batches, sharding), more)
+
+
+def _steps_until_event(step: int, run: Run) -> int:
+    """How many steps the next call takes: it ends where something is logged or saved."""
+    config = run.config.train
+    ends = [run.total_steps, step + config.steps_per_call]
+    ends += [run.scst_start] if step < run.scst_start else []
+    ends += [(step // every + 1) * every for every in (config.log_every, run.eval_every)]
+    return min(ends) - step
+
+
+def _log_step(step: int, metrics, run: Run, logs: Logs, progress: Progress, report: Report) -> None:
+    values = {key: float(value) for key, value in jax.device_get(metrics).items()}
+    if not np.isfinite(values["loss"]):
+        raise NonFiniteLossError(
+            f"step {step}: the loss is {values['loss']}; try a smaller "
+            "config.optimizer.learning_rate or clip_at"
+        )
+    shown = {key: values[key] for key in _SHOWN if key in values}
+    line, rate = progress.line(step, shown)
+    logs.write("train", step, {**values, "images_per_second": rate})
+    report(line)
+
+
+def _finish(run: Run, checkpoints: Checkpoints, report: Report) -> dict[str, Any]:
+    """Write the best model's pruned weights and the summary."""
+    checkpoints.wait()
+    best = checkpoints.best_step()
+    if best is None:
+        logging.getLogger(__name__).warning(
+            "no checkpoint came within %g of its target nonzeros; weights.npz is the last one",
+            run.config.eval.sparsity_tolerance,
+        )
+    step = checkpoints.last_step() if best is None else best
+    variables = checkpoints.restore_variables(step)
+    masks = jax.device_get(run.pruner.binarize(variables["masks"]))
+    params = jax.device_get(finalize(variables["params"], masks))
+    size = save_weights(run.workdir / WEIGHTS, params, masks)
+    if masks:
+        initial = load_weights(run.workdir / INITIAL_WEIGHTS)["params"]
+        write_sparsity_report(run.workdir, params, masks, initial, step)
+    summary = {
+        "step": checkpoints.last_step(),
+        "best_step": best,
+        "validation": checkpoints.meta(step)["validation"],
+        **weight_counts(params),
+        "bytes": size,
+    }
+    write_json(run.workdir / "summary.json", summary)
+    report(f"wrote {run.workdir / WEIGHTS}: {json.dumps(summary)}")
+    return summary

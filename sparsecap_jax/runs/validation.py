@@ -1,0 +1,83 @@
+"""Validation: loss, captions by greedy or beam search, their scores, and the sparsity reached."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from sparsecap_jax.captioning.batches import caption_batches
+from sparsecap_jax.captioning.search_options import SearchOptions
+from sparsecap_jax.data.pipeline import make_eval_batches
+from sparsecap_jax.evaluation.metrics import score_captions
+from sparsecap_jax.pruning.masks import finalize, overall_sparsity
+from sparsecap_jax.runs.run import Run
+from sparsecap_jax.training.state import TrainState
+from sparsecap_jax.training.steps import make_validation_loss
+
+# METEOR starts a Java process and takes seconds: the final evaluation has it, validation not.
+METRICS = ("Bleu_1", "Bleu_4", "ROUGE_L", "CIDEr")
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """What one validation found.
+
+    Attributes:
+        metrics: loss, scores on the 0-1 scale, and sparsity of the prunable weights.
+        score: CIDEr, or None where the sparsity is too far from its target to be the best.
+    """
+
+    metrics: dict[str, float]
+    score: float | None
+
+    def __str__(self):
+        shown = " | ".join(f"{key} {value:.4f}" for key, value in self.metrics.items())
+        return shown if self.score is not None else f"{shown} | off its target sparsity"
+
+
+class Validator:
+    """Scores states on the validation split; compiled functions and batches are kept."""
+
+    def __init__(self, run: Run):
+        self._run = run
+        config = run.config
+        self._records = run.dataset.splits["val"]
+        if config.eval.images:
+            self._records = self._records[: config.eval.images]
+        self._batches = make_eval_batches(
+            self._records,
+            run.dataset.store,
+            batch_size=config.data.eval_batch_size,
+            region_buckets=config.data.region_buckets,
+            tokenizer=run.tokenizer,
+            seq_per_img=config.data.seq_per_img,
+            max_seq_length=config.max_seq_length,
+        )
+        self._loss = make_validation_loss(run.model, run.pruner)
+        search = SearchOptions(
+            beam_size=config.eval.beam_size_val, length_penalty=config.eval.length_penalty
+        )
+        self._options = search.decode_options(run.tokenizer, config.max_seq_length)
+        self._finalize = jax.jit(lambda p, m: finalize(p, run.pruner.binarize(m)))
+
+    def __call__(self, state: TrainState) -> Validation:
+        """Validate `state`."""
+        params, masks = jax.device_get((state.params, state.prune.masks))
+        sums = np.zeros(2)
+        for batch in self._batches:
+            sums += np.array(jax.device_get(self._loss(params, masks, batch)), np.float64)
+        pruned = self._finalize(params, masks)
+        found = caption_batches(
+            self._run.model, pruned, self._batches, self._run.tokenizer, self._options
+        )
+        captions = {self._records[index].image_id: best[0].text for index, best in found}
+        references = {record.image_id: record.raw for record in self._records}
+        scores = score_captions(captions, references, metrics=METRICS, tokenizer="python")
+        metrics = {"loss": sums[0] / sums[1], **scores}
+        reached = True
+        if jax.tree.leaves(masks):
+            binary = self._run.pruner.binarize(masks)
+            metrics["sparsity"] = float(overall_sparsity(binary))
+            tolerance = self._run.config.eval.sparsity_tolerance
+            reached = self._run.pruner.reached(binary, tolerance)
+        return Validation(metrics, metrics["CIDEr"] if reached else None)

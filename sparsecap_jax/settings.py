@@ -1,0 +1,332 @@
+"""Typed settings: from sections of a config to frozen dataclasses, with one error for each mistake.
+
+A section's owner declares its fields once, as a dataclass whose annotations carry their ranges:
+
+    rate: Annotated[float, Range(0, 1, open_high=True)] = 0.5
+    workers: Annotated[int, Range(0), MAY_CHANGE] = 0
+    schedule: Literal["constant", "cosine"] = "cosine"
+
+Checks, config sections, flags and docs/config.md are all derived from that declaration.
+"""
+
+import dataclasses
+import difflib
+import functools
+import importlib
+import inspect
+import math
+import re
+import sys
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from sparsecap_jax.errors import ConfigError
+
+Entry = TypeVar("Entry")
+# Marks a field that may differ when a run continues.
+MAY_CHANGE = "may change when a run continues"
+# Fields that Flax adds to every Linen module.
+_LINEN = ("parent", "name")
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Bounds of a number, for `Annotated[float, Range(...)]`; of each item where there are several.
+
+    Attributes:
+        low: least value, or with `open_low` the greatest value too small.
+        high: greatest value, or with `open_high` the least value too great.
+        open_low: whether `low` itself is out of range.
+        open_high: whether `high` itself is out of range.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = self.low < value if self.open_low else self.low <= value
+        return above and (value < self.high if self.open_high else value <= self.high)
+
+    def __str__(self) -> str:
+        lower = f"above {self.low:g}" if self.open_low else f"at least {self.low:g}"
+        upper = f"below {self.high:g}" if self.open_high else f"at most {self.high:g}"
+        bounds = [(self.low, lower), (self.high, upper)]
+        return " and ".join(text for bound, text in bounds if math.isfinite(bound))
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One field of a section, as its owner declares it.
+
+    Attributes:
+        hint: type of its values: bool, int, float, str, a Literal, a tuple of one of these, or one
+            of these `| None`.
+        default: `dataclasses.MISSING` where a value is required.
+        range: bounds, where numbers have some.
+        may_change: whether a run may continue with another value.
+        meaning: its entry under `Attributes:` in the owner's docstring.
+    """
+
+    hint: Any
+    default: Any
+    range: Range | None
+    may_change: bool
+    meaning: str
+
+
+def fields_of(owner: Any, *given: str) -> dict[str, Field]:
+    """Return the fields that a config section may set.
+
+    Args:
+        owner: a dataclass, or a `functools.partial` of one whose keywords are settled.
+        *given: further fields that do not belong to the section.
+
+    Returns:
+        The declared fields by name, in order.
+    """
+    settled = {*getattr(owner, "keywords", {}), *given}
+    return {name: field for name, field in _declared(_class_of(owner)) if name not in settled}
+
+
+@functools.cache
+def _declared(owner: type) -> tuple[tuple[str, Field], ...]:
+    meanings, result = _meanings(owner), []
+    hints = typing.get_type_hints(owner, include_extras=True)
+    linen = _LINEN if "parent" in hints else ()
+    for field in dataclasses.fields(owner):
+        if field.name in linen or not field.init:
+            continue
+        hint, notes = hints[field.name], ()
+        if typing.get_origin(hint) is Annotated:
+            hint, *notes = typing.get_args(hint)
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        bounds = next((note for note in notes if isinstance(note, Range)), None)
+        meaning = meanings.get(field.name, "")
+        result.append((field.name, Field(hint, default, bounds, MAY_CHANGE in notes, meaning)))
+    return tuple(result)
+
+
+def _class_of(owner: Any) -> type:
+    return getattr(owner, "func", owner)
+
+
+def _meanings(owner: type) -> dict[str, str]:
+    """Texts of `Attributes:` in the docstrings of a class and its ancestors, by field."""
+    texts: dict[str, str] = {}
+    for base in reversed(owner.__mro__):
+        section = (inspect.getdoc(base) or "" if "__doc__" in vars(base) else "").partition(
+            "Attributes:\n"
+        )[2]
+        name = ""
+        for line in section.splitlines():
+            entry = re.match(r"    (\w+(?:, \w+)*): (.*)", line)
+            if entry:
+                name, text = entry.groups()
+                texts |= dict.fromkeys(name.split(", "), text)
+            elif line.startswith("        ") and name:
+                first = name.split(", ")[0]
+                texts |= dict.fromkeys(name.split(", "), f"{texts[first]} {line.strip()}")
+            elif line.strip():
+                break
+    return texts
+
+
+def defaults_of(owner: Any, *given: str) -> dict[str, Any]:
+    """Return the defaults of `fields_of` by name; `dataclasses.MISSING` where there is none."""
+    return {name: field.default for name, field in fields_of(owner, *given).items()}
+
+
+def build(owner: Any, section: Any, where: str, **given: Any) -> Any:
+    """Build a dataclass from a config section.
+
+    Args:
+        owner: the dataclass, or a `functools.partial` of one whose keywords are settled.
+        section: a mapping or ConfigDict from field names to values.
+        where: name of the section, for messages.
+        **given: fields that the caller sets and the section must not.
+
+    Returns:
+        The instance, each value converted to its field's type (ints to floats, lists to tuples,
+        one string to a tuple of one).
+
+    Raises:
+        ConfigError: an unknown key, a missing value, or one of the wrong type or out of range.
+    """
+    known = fields_of(owner, *given)
+    values = {key: checked(value, known, key, where) for key, value in section.items()}
+    for name, field in known.items():
+        if field.default is dataclasses.MISSING and name not in values:
+            raise ConfigError(f"{where}.{name}: missing; expected {expected(field)}")
+    return owner(**values, **given)
+
+
+def checked(value: Any, known: Mapping[str, Field], key: Any, where: str) -> Any:
+    """Return `value` in the type of the field `key`.
+
+    Raises:
+        ConfigError: there is no such field, or the value does not fit it.
+    """
+    if not isinstance(key, str) or key not in known:
+        raise ConfigError(f"{where}.{key}: unknown key; {nearest(key, known)}")
+    field, name = known[key], f"{where}.{key}"
+    value = coerce(value, field.hint, name)
+    numbers = value if isinstance(value, tuple) else (value,)
+    for number in numbers if field.range else ():
+        if number is not None and number not in field.range:
+            raise ConfigError(f"{name} is {value}; expected {field.range}")
+    return value
+
+
+def expected(field: Field) -> str:
+    """Describe the values of a field: type and range."""
+    text = _type_name(field.hint)
+    return f"{text}, {field.range}" if field.range else text
+
+
+def coerce(value: Any, hint: Any, where: str) -> Any:
+    """Convert a config value to a field's type.
+
+    Args:
+        value: the config's value.
+        hint: see `Field`.
+        where: the field's name, for messages.
+
+    Returns:
+        The converted value.
+
+    Raises:
+        ConfigError: the value does not fit.
+    """
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        if value is None:
+            return None
+        hint = next(h for h in typing.get_args(hint) if h is not type(None))
+    if typing.get_origin(hint) is Literal:
+        choices = typing.get_args(hint)
+        if isinstance(value, str | int) and value in choices:
+            return value
+        raise ConfigError(f"{where} is {value!r}; {nearest(value, choices)}")
+    if typing.get_origin(hint) is tuple:
+        items = (value,) if isinstance(value, str) else value
+        if isinstance(items, list | tuple):
+            return tuple(coerce(item, typing.get_args(hint)[0], where) for item in items)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is float and number and math.isfinite(value):
+        return float(value)
+    if hint is int and number and isinstance(value, int):
+        return value
+    if hint in (bool, str) and isinstance(value, hint):
+        return value
+    raise ConfigError(f"{where} is {value!r}; expected {_type_name(hint)}")
+
+
+def _type_name(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return " or ".join(repr(choice) for choice in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        return f"a list of {_type_name(typing.get_args(hint)[0])}"
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        names = [_type_name(h) for h in typing.get_args(hint) if h is not type(None)]
+        return " or ".join([*names, "None"])
+    return getattr(hint, "__name__", str(hint))
+
+
+def nearest(name: Any, valid: Iterable[Any]) -> str:
+    """Name the entry of `valid` that comes closest to `name`, and the others if they are few.
+
+    Args:
+        name: the unknown name.
+        valid: the names that exist.
+
+    Returns:
+        A clause for an error message, such as `did you mean 'sparsity'? (valid: exclude, ...)`.
+    """
+    names = sorted(map(str, valid))
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}(valid: {', '.join(names)})"
+
+
+def check_range(where: str, value: float, bounds: Range) -> None:
+    """Raise a ConfigError unless `value` lies within `bounds`; `where` names the field."""
+    if value not in bounds:
+        raise ConfigError(f"{where} is {value}; expected {bounds}")
+
+
+class Registry(Mapping[str, Entry], Generic[Entry]):
+    """Entries that a config selects by name: models, pruners, objectives and so on.
+
+    Users add their own with `register`, or name one as `MODULE:NAME` once `use_plugin(MODULE)` has
+    vouched for the module. A name that only stands in a file never imports anything.
+
+    Args:
+        field: the config field that holds the name, such as `pruner.name`.
+        entries: what the package brings.
+    """
+
+    def __init__(self, field: str, entries: Mapping[str, Entry]):
+        self.field = field
+        self._entries = dict(entries)
+
+    def register(self, name: str, entry: Entry) -> Entry:
+        """Add an entry.
+
+        Raises:
+            ConfigError: the name is taken by another entry.
+        """
+        if self._entries.get(name, entry) is not entry:
+            raise ConfigError(f"{self.field}: {name!r} is registered already")
+        self._entries[name] = entry
+        return entry
+
+    def __getitem__(self, name: Any) -> Entry:
+        """Return an entry.
+
+        Raises:
+            ConfigError: there is none of that name.
+        """
+        if isinstance(name, str) and name in self._entries:
+            return self._entries[name]
+        module, colon, attribute = name.partition(":") if isinstance(name, str) else ("", "", "")
+        if colon and module in _plugins:
+            entry = getattr(sys.modules[module], attribute, None)
+            if entry is None:
+                raise ConfigError(f"{self.field} is {name!r}; {module} has no {attribute!r}")
+            return entry
+        if colon:
+            raise ConfigError(
+                f"{self.field} is {name!r}, which is not part of this package: trust it with "
+                f"--plugin={module}, or sparsecap_jax.use_plugin({module!r})"
+            )
+        raise ConfigError(f"{self.field} is {name!r}; {nearest(name, self._entries)}")
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+_plugins: set[str] = set()
+
+
+def use_plugin(module: str) -> None:
+    """Import a module of the user's, whose entries configs may then name as `MODULE:NAME`.
+
+    Raises:
+        ConfigError: the module cannot be imported.
+    """
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(f"plugin {module!r}: cannot be imported: {error}") from error
+    _plugins.add(module)

@@ -1,0 +1,176 @@
+"""Search options in words: what becomes of them in the options of `decode`, and what is refused."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+
+from sparsecap_jax.captioning.search_options import SEARCHES, SearchOptions, image_options
+from sparsecap_jax.commands import search_flags
+from sparsecap_jax.decoding import DecodeOptions, must_contain
+from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.tokenizers import tokenizer_class
+
+CAPTIONS = ["a big dog runs", "a small dog sleeps", "the cat sleeps", "a cat and the dog"] * 5
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return trained("word", tmp_path_factory)
+
+
+def trained(name, tmp_path_factory, **options):
+    directory = tmp_path_factory.mktemp(name)
+    size = {"vocab_size": 30, **options}
+    return tokenizer_class(name).train(CAPTIONS, directory, **size)
+
+
+def ids(tokenizer, *words):
+    return tuple(tokenizer.encode(word, add_special=False)[0] for word in words)
+
+
+def test_every_search_becomes_its_method(tokenizer):
+    def made(**search):
+        return SearchOptions(**search).decode_options(tokenizer, 9)
+
+    special = {"max_length": 9, "bos_id": 2, "eos_id": 3, "pad_id": 0, "unk_id": 1}
+    for search, expected in [
+        ({"search": "greedy"}, {"method": "greedy"}),
+        ({"beam_size": 1, "length_penalty": "avg_0"}, {"method": "greedy", "beam_size": 1}),
+        ({}, {"beam_size": 5}),
+        ({"beam_size": 3, "length_penalty": "wu_1"}, {"beam_size": 3, "length_penalty": "wu_1"}),
+        ({"search": "diverse_beam"}, {"beam_size": 5, "num_groups": 5, "diversity": 0.5}),
+        (
+            {"search": "diverse_beam", "beam_size": 4, "num_groups": 2, "diversity": 1.0},
+            {"beam_size": 4, "num_groups": 2, "diversity": 1.0},
+        ),
+        (
+            {"search": "gumbel", "num_samples": 3, "temperature": 0.5, "top_k": 4},
+            {"method": "gumbel", "num_samples": 3, "temperature": 0.5, "top_k": 4},
+        ),
+        (
+            {"suppress": ["dog"], "bad_endings": ["a", "the"], "no_repeat_ngram": 2},
+            {
+                "suppress": ids(tokenizer, "dog"),
+                "bad_endings": ids(tokenizer, "a", "the"),
+                "no_repeat_ngram": 2,
+            },
+        ),
+        ({"no_repeat": True, "suppress_unk": True, "min_length": 4},) * 2,
+    ]:
+        assert made(**search) == DecodeOptions(**special, **expected)
+
+
+def test_prefix_and_required_words_of_all_images_or_of_each(tokenizer):
+    options = DecodeOptions(max_length=9)
+    a, big, dog, cat, the = ids(tokenizer, "a", "big", "dog", "cat", "the")
+
+    def made(**search):
+        return image_options(SearchOptions(**search), tokenizer, options, [7, "x", 9])
+
+    np.testing.assert_array_equal(made(prefix="a big").prefix, [[a, big]] * 3)
+    prefix = {7: "the", 9: "a big"}
+    np.testing.assert_array_equal(made(prefix=prefix).prefix, [[the, 0], [0, 0], [a, big]])
+    assert made().prefix is None
+    for required, phrases in [
+        (["big dog", "cat"], [[[[big, dog]], [[cat]]]] * 3),
+        ({"x": ["cat | the dog"]}, [[], [[[cat], [the, dog]]], []]),
+    ]:
+        expected = must_contain(phrases, options)
+        found = made(required=required).required
+        for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    rows = made(prefix=prefix).rows(np.array([2, 0]))
+    np.testing.assert_array_equal(rows["prefix"], [[a, big], [the, 0]])
+    assert rows["rng"] is None
+
+
+def test_samples_have_a_key_of_the_seed_and_the_image(tokenizer):
+    def keys(image_ids, seed):
+        search = SearchOptions(search="sample", seed=seed)
+        found = image_options(search, tokenizer, DecodeOptions(max_length=9), image_ids)
+        return jax.random.key_data(found.keys)
+
+    first = np.asarray(keys([5, "name", 17], 0))
+    np.testing.assert_array_equal(keys([17, 5], 0), first[[2, 0]])
+    assert len({row.tobytes() for row in [*first, *np.asarray(keys([5], 1))]}) == 4
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ({"search": "bean"}, "search: found 'bean', expected one of greedy, beam"),
+        ({"search": "greedy", "beam_size": 3}, "beam_size: found 3 with .*; only beam, diverse_b"),
+        ({"top_k": 3}, "top_k: found 3 with search 'beam'; only sample, gumbel can use it"),
+        ({"suppress": "dog"}, "suppress: found text, expected a list of words"),
+        ({"suppress": ["zebra"]}, "suppress: 'zebra' has a word that the tokenizer does not"),
+        ({"bad_endings": ["a dog"]}, "bad_endings: 'a dog' takes 2 tokens of tokenizer 'word'"),
+        ({"search": "diverse_beam", "num_groups": 2}, "num_groups: found 2, expected a divisor"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(tokenizer, search, message):
+    with pytest.raises(ConfigError, match=message):
+        SearchOptions(**search).decode_options(tokenizer, 9)
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ({"prefix": "a zebra"}, "prefix: 'a zebra' has a word that"),
+        ({"prefix": "a " * 10}, "prefix: found 10 tokens, expected at most 9"),
+        ({"required": ["dog|"]}, r"required: found 'dog\|', expected words around"),
+        ({"required": ["dog", "zebra"]}, "required: 'zebra' has a word that"),
+    ],
+)
+def test_impossible_wishes_are_refused(tokenizer, search, message):
+    with pytest.raises(ConfigError, match=message):
+        image_options(SearchOptions(**search), tokenizer, DecodeOptions(max_length=9), [1])
+
+
+def test_radix_tokens_say_what_they_cannot_do(tmp_path_factory):
+    radix = trained("radix", tmp_path_factory, radix_base=3)
+    width = radix.tokens_per_word
+    assert width > 1
+    with pytest.raises(ConfigError, match=f"'dog' takes {width} tokens of tokenizer 'radix'"):
+        SearchOptions(suppress=["dog"]).decode_options(radix, 9)
+    with pytest.raises(ConfigError, match="suppress_unk: tokenizer 'radix' spells unknown words"):
+        SearchOptions(suppress_unk=True).decode_options(radix, 9)
+    with pytest.raises(ConfigError, match="prefix: 'a zebra' has a word that"):
+        image_options(SearchOptions(prefix="a zebra"), radix, DecodeOptions(max_length=30), [1])
+    found = image_options(SearchOptions(prefix="a dog"), radix, DecodeOptions(max_length=30), [1])
+    assert radix.decode(found.prefix[0]) == "a dog"
+
+
+def test_there_is_a_flag_for_every_option(monkeypatch, tmp_path):
+    values = flags.FlagValues()
+    monkeypatch.setattr(flags, "FLAGS", values)
+    for kind in ("enum", "integer", "float", "bool", "list", "string"):
+        name = f"DEFINE_{kind}"
+        define = getattr(flags, name)
+        monkeypatch.setattr(
+            flags, name, lambda *args, define=define: define(*args, flag_values=values)
+        )
+    search_flags.define()
+    defined = set(values.flag_values_dict())
+    assert defined == {field.name for field in dataclasses.fields(SearchOptions)}
+    assert tuple(values["search"].parser.enum_values) == SEARCHES
+    words = tmp_path / "words.json"
+    words.write_text('{"17": ["dog", "cat|kitten"]}')
+    values(["", "--search=sample", "--top_p=0.5", "--no_repeat", "--suppress=a,b", "--prefix=a b"])
+    given = search_flags.given_options()
+    assert given == {
+        "search": "sample",
+        "top_p": 0.5,
+        "no_repeat": True,
+        "suppress": ("a", "b"),
+        "prefix": "a b",
+    }
+    for text, expected in [
+        ("dog, cat|kitten", ("dog", "cat|kitten")),
+        (str(words), {17: ["dog", "cat|kitten"]}),
+    ]:
+        values(["", f"--required={text}"])
+        assert search_flags.given_options()["required"] == expected
+    assert SearchOptions(**given).top_p == 0.5

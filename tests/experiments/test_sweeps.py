@@ -1,0 +1,112 @@
+"""Sweeps: order, continuing, failures, the table and the picture."""
+
+import dataclasses
+
+import pytest
+from PIL import Image
+from tiny_runs import make_data, tiny_config
+
+from sparsecap_jax.errors import ConfigError, SparsecapError
+from sparsecap_jax.evaluation.plots import error_bar_curves
+from sparsecap_jax.experiments import sweeps
+from sparsecap_jax.experiments.sweeps import SWEEPS, Sweep, SweepRun, load_sweep, run_sweep
+from sparsecap_jax.files import read_csv, read_json
+
+
+def broken(config):
+    config.optimizer.update({"name": "sgd", "learning_rate": 1e30, "clip": "none"})
+    return config
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A sweep of three runs, of which one fails; its folder, and what was drawn."""
+    folder = tmp_path_factory.mktemp("sweep")
+    data = make_data(folder / "toy")
+    config = {"steps": 2, "eval_every": 2}
+    drawn = []
+
+    def runs(seeds):
+        assert seeds == 1
+        dense = SweepRun("dense", {"method": "dense"}, tiny_config(data, "none", **config))
+        fails = SweepRun("fails", {"method": "x"}, broken(tiny_config(data, "none", **config)))
+        pruned = tiny_config(data, "mag_blind", **config)
+        return [dense, fails, SweepRun("mag", {"method": "mag_blind"}, pruned, init_from="dense")]
+
+    sweep = Sweep(runs, lambda workdir, rows: drawn.append(rows))
+    with pytest.raises(SparsecapError, match=r"1 runs failed: fails: step 2: the loss is"):
+        run_sweep(sweep, folder / "out", seeds=1, report=lambda line: None)
+    return sweep, folder / "out", drawn
+
+
+def test_runs_are_taken_in_order_and_tabled(swept):
+    _, folder, drawn = swept
+    rows = drawn[0]
+    assert [row["method"] for row in rows] == ["dense", "mag_blind"]
+    assert rows[0]["sparsity"] == 0.0
+    assert rows[1]["sparsity"] == pytest.approx(0.5, abs=1e-4)
+    start = read_json(folder / "mag" / "config.json")["train"]["init_from"]
+    assert start == str(folder / "dense")
+    table = read_csv(folder / "results.csv")
+    assert [row["method"] for row in table] == ["dense", "mag_blind"]
+    assert (
+        float(table[1]["CIDEr"])
+        == read_json(folder / "mag" / "test_beam_2" / "scores.json")["CIDEr"]
+    )
+    assert (folder / "dense" / "weights.npz").exists()
+    assert not (folder / "dense" / "checkpoints").exists()
+
+
+def test_finished_runs_are_not_taken_again(swept, monkeypatch):
+    sweep, folder, drawn = swept
+    taken = []
+
+    def refuse(config, directory, *args, **kwargs):
+        taken.append(directory.name)
+        raise ConfigError("no more training")
+
+    monkeypatch.setattr(sweeps, "train", refuse)
+    with pytest.raises(SparsecapError, match="no more training"):
+        run_sweep(sweep, folder, seeds=1, report=lambda line: None)
+    assert taken == ["fails"]
+    before = len(drawn)
+    for limits in ({"minutes": 0.0}, {"only": "dense|mag"}):
+        assert run_sweep(sweep, folder, seeds=1, report=lambda line: None, **limits) == drawn[0]
+    assert len(drawn) == before + 2
+
+
+def test_a_run_of_another_config_is_not_taken_for_finished(swept):
+    sweep, folder, _ = swept
+
+    def changed(seeds):
+        runs = sweep.runs(seeds)
+        runs[0].config.train.steps = 3
+        return runs
+
+    with pytest.raises(ConfigError, match=r"train\.steps was 2, is 3"):
+        run_sweep(dataclasses.replace(sweep, runs=changed), folder, seeds=1)
+
+
+@pytest.mark.parametrize("name", sorted(SWEEPS))
+def test_every_sweep_loads_and_orders_its_runs(name):
+    runs = load_sweep(name).runs(2)
+    names = [run.name for run in runs]
+    assert len(set(names)) == len(names)
+    for number, run in enumerate(runs):
+        assert not run.init_from or run.init_from in names[:number]
+
+
+def test_an_unknown_sweep_is_named():
+    with pytest.raises(ConfigError, match=r"--sweep is 'toys'; expected one of .*toy_pruners"):
+        load_sweep("toys")
+
+
+def test_a_picture_of_few_results(tmp_path):
+    rows = [
+        {"model": "m", "method": name, "target": target, "CIDEr": 1.0 - target}
+        for name, target in (("dense", 0.0), ("a", 0.8), ("a", 0.8), ("a", 0.9), ("b", 0.9))
+    ]
+    columns = {"x": "target", "y": "CIDEr", "series": "method", "panel": "model"}
+    error_bar_curves(tmp_path / "p.png", rows, **columns, baseline="dense")
+    with Image.open(tmp_path / "p.png") as picture:
+        assert picture.width > 400

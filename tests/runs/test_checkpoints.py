@@ -1,0 +1,95 @@
+"""Checkpoints: exact restoration, which ones are kept, and what corruption gives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from sparsecap_jax.errors import CheckpointError
+from sparsecap_jax.pruning import make_pruner
+from sparsecap_jax.runs.checkpoints import Checkpoints
+from sparsecap_jax.training.state import create_state
+
+
+def state_at(step, pruner="supermask", width=3):
+    params = {
+        "a": {"kernel": jax.random.normal(jax.random.key(step), (4, width)), "bias": jnp.ones(2)}
+    }
+    pruner = make_pruner({"name": pruner}, total_steps=10)
+    transform = optax.adam(1e-2)
+    prune = pruner.init(jax.random.key(step), params)
+    state = create_state(params, prune, pruner, transform, jax.random.key(7 + step))
+    return state.replace(step=jnp.asarray(step, jnp.int32))
+
+
+def comparable(state):
+    return jax.tree.leaves(state.replace(rng=jax.random.key_data(state.rng)))
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """Five checkpoints, the second and the fourth of the highest score, the third of none."""
+    path = tmp_path_factory.mktemp("run")
+    checkpoints = Checkpoints(path)
+    for step, score in ((1, 0.5), (2, 0.7), (3, None), (4, 0.7), (5, 0.1)):
+        data = {"step": step}
+        checkpoints.save(state_at(step), score=score, data=data, info={"note": f"n{step}"})
+    checkpoints.close()
+    return path
+
+
+def test_the_last_and_the_earliest_best_are_kept(directory):
+    checkpoints = Checkpoints(directory, read_only=True)
+    assert checkpoints.steps() == [2, 5]
+    assert (checkpoints.best_step(), checkpoints.last_step()) == (2, 5)
+    assert checkpoints.score(5) == 0.1
+    checkpoints.close()
+
+
+def test_a_state_comes_back_bit_for_bit(directory):
+    checkpoints = Checkpoints(directory, read_only=True)
+    for step in (5, 2):
+        restored, meta = checkpoints.restore(state_at(0), step)
+        assert jax.tree.structure(restored) == jax.tree.structure(state_at(step))
+        for ours, theirs in zip(comparable(restored), comparable(state_at(step)), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        assert meta["data"] == {"step": step}
+        assert meta["note"] == f"n{step}"
+    checkpoints.close()
+
+
+def test_variables_come_back_without_a_model(directory):
+    checkpoints = Checkpoints(directory, read_only=True)
+    variables = checkpoints.restore_variables(2)
+    np.testing.assert_array_equal(
+        variables["params"]["a"]["kernel"], state_at(2).params["a"]["kernel"]
+    )
+    assert np.all(variables["masks"]["a"]["kernel"] == 5.0)
+    checkpoints.close()
+
+
+def test_a_run_without_masks_has_none(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state_at(1, "none"), score=None, data={}, info={})
+    checkpoints.wait()
+    assert checkpoints.restore_variables(1)["masks"] == {}
+    assert checkpoints.best_step() is None
+    checkpoints.close()
+
+
+def test_another_shape_is_an_error(directory):
+    checkpoints = Checkpoints(directory, read_only=True)
+    expected = r"checkpoints/5/params: .*kernel.* has shape \(4, 3\), expected \(4, 4\)"
+    with pytest.raises(CheckpointError, match=expected):
+        checkpoints.restore(state_at(0, width=4))
+    checkpoints.close()
+
+
+def test_what_is_not_there_is_an_error(directory, tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoints there"):
+        Checkpoints(tmp_path, read_only=True)
+    checkpoints = Checkpoints(directory, read_only=True)
+    with pytest.raises(CheckpointError, match="no finished checkpoint of step 3"):
+        checkpoints.restore_variables(3)
+    checkpoints.close()

@@ -9,6 +9,7 @@ A section's owner declares its fields once, as a dataclass whose annotations car
 Checks, config sections, flags and docs/config.md are all derived from that declaration.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -215,7 +216,8 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
     if typing.get_origin(hint) is tuple:
         items = (value,) if isinstance(value, str) else value
         if isinstance(items, list | tuple):
-            return tuple(coerce(item, typing.get_args(hint)[0], where) for item in items)
+            with contextlib.suppress(ConfigError):
+                return tuple(coerce(item, typing.get_args(hint)[0], where) for item in items)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if hint is float and number and math.isfinite(value):
         return float(value)

@@ -53,7 +53,7 @@ class ScstConfig:
                 for name in ("cider_d", "bleu_1", "bleu_2", "bleu_3", "bleu_4")
             ),
         ):
-            check_range(f"scst.{name}", float(getattr(self, name)), low, high)
+            check_range(f"scst.{name}", float(getattr(self, name)), Range(low, high))
         if not self.weights.cider_d and not any(self.weights.bleu):
             raise ConfigError(
                 "scst: all weights are 0; expected one of cider_d and bleu_1 to 4 > 0"

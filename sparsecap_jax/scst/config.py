@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.scst.rewards import RewardWeights
-from sparsecap_jax.settings import build, check_range
+from sparsecap_jax.settings import Range, build, check_range
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

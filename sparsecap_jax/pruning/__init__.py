@@ -27,6 +27,7 @@ from sparsecap_jax.pruning.masks import (
 from sparsecap_jax.pruning.scored import Magnitude, Random, Saliency
 from sparsecap_jax.pruning.snip import Snip
 from sparsecap_jax.pruning.sparse_training import SET, RigL, StaticSparse
+from sparsecap_jax.pruning.step import SparseStep, TrainState, sparse_step
 from sparsecap_jax.pruning.straight_through import MagnitudeSTE
 from sparsecap_jax.pruning.supermask import Supermask
 from sparsecap_jax.settings import build, defaults_of, nearest
@@ -109,7 +110,9 @@ __all__ = [
     "PRUNERS",
     "PruneState",
     "Pruner",
+    "SparseStep",
     "Sparsity",
+    "TrainState",
     "apply_masks",
     "apply_straight_through",
     "check_binary",
@@ -119,6 +122,7 @@ __all__ = [
     "overall_sparsity",
     "pack",
     "pruner_fields",
+    "sparse_step",
     "sparsity",
     "unpack",
 ]

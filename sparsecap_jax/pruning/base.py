@@ -76,6 +76,8 @@ class Pruner:
     exact: ClassVar[bool] = True
     expects_trained: ClassVar[bool] = False
     keeps_pruned: ClassVar[bool] = False
+    rewinds: ClassVar[bool] = False
+    needs_masks: ClassVar[bool] = False
 
     def __post_init__(self):
         check_range("pruner.sparsity", self.sparsity, Range(0.0, 1.0, open_high=True))
@@ -302,6 +304,11 @@ class Pruner:
             ConfigError: an override is malformed or matches nothing.
         """
         return make_targets(shapes, self.sparsity, "global", self.overrides)
+
+    def begun(self, masks: PyTree) -> bool:
+        """Return whether an active mask prunes anything, or nothing is to be pruned."""
+        active, _ = self.split(self.binarize(masks))
+        return not (self.sparsity and active) or any(bool((m == 0).any()) for m in active.values())
 
     def reached(self, binary: PyTree, tolerance: float = 0.05) -> bool:
         """Whether the number of nonzeros among the active masks is near its target.

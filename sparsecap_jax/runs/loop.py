@@ -24,7 +24,7 @@ from sparsecap_jax.evaluation.sparsity_report import write_sparsity_report
 from sparsecap_jax.files import write_json
 from sparsecap_jax.models import count_params
 from sparsecap_jax.pruning.masks import finalize
-from sparsecap_jax.pruning.step import TrainState
+from sparsecap_jax.pruning.step import TrainState, warn_unless_begun
 from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.directory import INITIAL_WEIGHTS, WEIGHTS, weight_counts
 from sparsecap_jax.runs.first_state import abstract_state, first_state

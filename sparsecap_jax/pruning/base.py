@@ -308,11 +308,6 @@ class Pruner:
         """
         return make_targets(shapes, self.sparsity, "global", self.overrides)
 
-    def begun(self, masks: PyTree) -> bool:
-        """Return whether an active mask prunes anything, or nothing is to be pruned."""
-        active, _ = self.split(self.binarize(masks))
-        return not (self.sparsity and active) or any(bool((m == 0).any()) for m in active.values())
-
     def reached(self, binary: PyTree, tolerance: float = 0.05) -> bool:
         """Whether the number of nonzeros among the active masks is near its target.
 

@@ -177,17 +177,21 @@ def test_pruned_weights_get_gradients(name, task):
     (grads,) = seen
     masks = by_path(pruner.binarize(state.prune.masks))
     old, new = by_path(state.params), by_path(after.params)
+    pruned = reached = changed = 0
     for path, mask in masks.items():
         gone = np.asarray(mask) == 0
         if not gone.any():
             continue
-        # Padding and rectified units leave some gradients at 0.
-        assert np.count_nonzero(np.asarray(by_path(grads)[path])[gone]) > 0.25 * gone.sum()
+        pruned += gone.sum()
+        reached += np.count_nonzero(np.asarray(by_path(grads)[path])[gone])
         weights = np.asarray(new[path])[gone]
         if name == "rigl":  # hard zeros
             assert not weights.any()
         else:
-            assert (weights != np.asarray(old[path])[gone]).any()
+            changed += np.count_nonzero(weights != np.asarray(old[path])[gone])
+    # Rectified units and words that do not occur leave some gradients at 0.
+    assert reached > 0.25 * pruned
+    assert changed > 0.25 * pruned or name == "rigl"
 
 
 def _watch(base, seen):

@@ -105,7 +105,7 @@ def prepare_run(
         claim_workdir(config, workdir)
     model_class = MODELS[config.model.name]
     if dataset is None:
-        dataset = load_dataset(config.data, need_boxes=model_class.needs_boxes)
+        dataset = load_dataset(config.data, need_boxes=getattr(model_class, "needs_boxes", False))
     epoch = _epoch(config, dataset)
     total = config.train.steps or config.train.epochs * epoch
     pruner = make_pruner(config.pruner, total_steps=total, steps_per_epoch=epoch)

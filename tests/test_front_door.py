@@ -14,7 +14,7 @@ from sparsecap_jax.extend import REGISTRIES, registry
 def test_importing_loads_nothing():
     code = (
         "import sys, sparsecap_jax; "
-        "print([name for name in ('jax', 'flax', 'numpy', 'optax', 'orbax') if name in sys.modules])"
+        "print([m for m in ('jax', 'flax', 'numpy', 'optax', 'orbax') if m in sys.modules])"
     )
     command = [sys.executable, "-c", code]
     loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout

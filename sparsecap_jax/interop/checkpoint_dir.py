@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sparsecap_jax.errors import CheckpointError
-from sparsecap_jax.torch_files.torch_file import BROKEN, read_torch_file
+from sparsecap_jax.torch_files import load_torch_file
+from sparsecap_jax.torch_files.reading import BROKEN
 
 PREFERENCE = (
     "model_best_pruned_sparse.pth",
@@ -35,7 +36,7 @@ class ReferenceCheckpoint:
         source: path of the folder or zip.
         config: contents of config.json.
         weights: name of the weights file that was read.
-        state_dict: its tensors, see `torch_file.read_torch_file`.
+        state_dict: its tensors, see `load_torch_file`.
         tokenizer: contents of the files in `tokenizer/` by name, such as `word.model`; empty when
             there is no such folder.
     """
@@ -88,7 +89,7 @@ def _read(files: _Files, weights: str | None, source: str) -> ReferenceCheckpoin
     if not isinstance(config, dict):
         raise CheckpointError(f"{source}: config.json: expected a JSON object")
     chosen = _choose_weights(files, weights, source)
-    state_dict = read_torch_file(io.BytesIO(files[chosen]()), name=f"{source}: {chosen}")
+    state_dict = load_torch_file(io.BytesIO(files[chosen]()), name=f"{source}: {chosen}")
     paths = {name: name.split("/") for name in sorted(files)}
     tokenizer = {
         path[1]: files[name]()

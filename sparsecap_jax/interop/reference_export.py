@@ -36,8 +36,7 @@ from sparsecap_jax.pruning.paths import select
 from sparsecap_jax.runs.config import model_config
 from sparsecap_jax.runs.directory import LoadedRun, load_raw_variables, load_run
 from sparsecap_jax.tokenizers import Tokenizer
-from sparsecap_jax.torch_files.torch_file import write_torch_file
-from sparsecap_jax.torch_files.torch_tensors import SparseTensor
+from sparsecap_jax.torch_files import SparseTensor, save_torch_file
 
 FORMS = ("dense", "sparse")
 MASKS = ("applied", "binary", "raw")
@@ -88,7 +87,7 @@ def export_reference(
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
         written = pathlib.Path(folder) / "checkpoint"
-        write_torch_file(written / file, state)
+        save_torch_file(written / file, state)
         run.tokenizer.save(written / "tokenizer")
         write_json(written / "config.json", config)
         if output.exists():

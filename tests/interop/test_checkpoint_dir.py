@@ -10,7 +10,7 @@ import pytest
 from sparsecap_jax.errors import CheckpointError
 from sparsecap_jax.interop import checkpoint_dir
 from sparsecap_jax.interop.checkpoint_dir import PREFERENCE, open_checkpoint_dir
-from sparsecap_jax.torch_files.torch_file import write_torch_file
+from sparsecap_jax.torch_files import save_torch_file
 
 NAME = "TINY3_UpDownLSTM__supermask__0.975__wg_120.0"
 
@@ -23,7 +23,7 @@ def make_folder(path, weights=("model_best.pth",)):
     (path / "tokenizer_old").mkdir()
     (path / "tokenizer_old" / "old.model").write_bytes(b"old")
     for index, name in enumerate(weights):
-        write_torch_file(path / name, {"w": np.float32([index])})
+        save_torch_file(path / name, {"w": np.float32([index])})
     return path
 
 

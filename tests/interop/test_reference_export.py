@@ -24,7 +24,7 @@ from sparsecap_jax.interop.reference_export import (
 from sparsecap_jax.runs.config import default_config
 from sparsecap_jax.runs.directory import load_run
 from sparsecap_jax.tokenizers import make_tokenizer
-from sparsecap_jax.torch_files.torch_tensors import SparseTensor
+from sparsecap_jax.torch_files import SparseTensor
 
 ZIP = "reference/checkpoint/TINY3_UpDownLSTM__supermask__0.975__wg_120.0.zip"
 GOLDENS = (

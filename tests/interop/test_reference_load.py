@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sparsecap_jax.commands.export_reference import export_reference
 from sparsecap_jax.commands.import_reference import import_reference
 from sparsecap_jax.data.batches import pad_regions
 from sparsecap_jax.data.features import NpyFolderStore
 from sparsecap_jax.decoding import DecodeOptions, decode
 from sparsecap_jax.interop.checkpoint_dir import open_checkpoint_dir
 from sparsecap_jax.interop.reference import MASK_SUFFIX
-from sparsecap_jax.interop.reference_export import export_reference
 from sparsecap_jax.interop.torch_prune import to_torch_prune
 from sparsecap_jax.torch_files import save_torch_file
 from sparsecap_jax.types import Regions

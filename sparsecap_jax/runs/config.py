@@ -97,14 +97,13 @@ class Sections:
 
 @functools.cache
 def _owners() -> dict[str, type]:
-    """Owners of the sections without a choice by name, and of the top level as ""."""
+    """Owners of the sections that have no choice by name."""
     from sparsecap_jax.data.config import DataConfig
     from sparsecap_jax.scst.config import ScstConfig
     from sparsecap_jax.training.config import TrainConfig
     from sparsecap_jax.training.optimizers import OptimizerConfig
 
     return {
-        "": RunConfig,
         "data": DataConfig,
         "optimizer": OptimizerConfig,
         "scst": ScstConfig,
@@ -137,9 +136,9 @@ def section_fields(section: str, name: Any = None) -> dict[str, Field]:
         return fields_of(PRUNERS[name], "name", "total_steps", "steps_per_epoch")
     if section == "tokenizer":
         return fields_of(tokenizer_class(name).config)
-    if section not in _owners():
+    if section and section not in _owners():
         raise ConfigError(f"{section}: unknown section; {nearest(section, SECTIONS)}")
-    return fields_of(_owners()[section])
+    return fields_of(_owners()[section] if section else RunConfig)
 
 
 def default_config(
@@ -215,12 +214,8 @@ def build_sections(config: ConfigDict) -> Sections:
         for key in SECTIONS:
             if not isinstance(config.get(key), ConfigDict):
                 raise ConfigError(f"{key} is {config.get(key)!r}; expected a section")
-        built = {
-            section or "run": build(
-                owner, config[section] if section else _top(config), section or "config"
-            )
-            for section, owner in _owners().items()
-        }
+        built = {key: build(owner, config[key], key) for key, owner in _owners().items()}
+        built["run"] = build(RunConfig, _top(config), "config")
         owner = tokenizer_class(config.tokenizer.get("name")).config
         built["tokenizer"] = build(owner, _without_name(config.tokenizer), "tokenizer")
         known = section_fields("model", config.model.get("name"))
@@ -281,12 +276,12 @@ def update(config: ConfigDict, section: str, values: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: an unknown field, or a value of the wrong type or out of range.
     """
-    chosen, owner = (config[section], section) if section else (config, "config")
     with _within("config."), config.ignore_type():
-        known = section_fields(section, chosen.name if section in NAMED else None)
+        known = section_fields(section, config[section].name if section in NAMED else None)
         for key, value in values.items():
             if key != "name" or section not in NAMED:
-                chosen[key] = checked(value, known, key, owner)
+                place = config[section] if section else config
+                place[key] = checked(value, known, key, section or "config")
 
 
 def parse_arg(arg: str) -> tuple[list[str], dict[str, Any]]:

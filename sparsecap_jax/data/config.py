@@ -12,7 +12,7 @@ class DataConfig:
     """Section `data` of a config.
 
     Attributes:
-        name: dataset: a key of `data.datasets.DATASETS`, or `imagined`.
+        name: dataset (docs/data.md): a key of `data.datasets.DATASETS`, or `imagined`.
         dir: folder of the dataset, with its split JSON and `bu/`.
         split_json: name of the split JSON in `dir`, or its path; "": the only dataset_*.json.
         features: file or folder of features; "": `dir`.

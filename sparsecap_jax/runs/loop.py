@@ -69,7 +69,7 @@ def train(
     Raises:
         SparsecapError: a fault in config, data or checkpoints, or a loss that is not finite.
     """
-    run = prepare_run(config, workdir, dataset)
+    run = prepare_run(config, workdir, dataset, report)
     checkpoints = Checkpoints(run.workdir)
     try:
         state, iterator = _start(run, checkpoints, report)

@@ -14,10 +14,9 @@ _API = """# The front door
 import sparsecap_jax as sc
 ```
 
-Each name is loaded when it is first used; importing the package itself takes milliseconds. Rooms of
-the package (`sc.pruning`, `sc.models`, `sc.decoding` and so on) are reached in the same way, and list
-what they offer in their `__all__`. This page is generated from the docstrings, which have the
-arguments in full: `help(sc.train)`.
+Each name is loaded when it is first used; importing the package itself takes milliseconds. Rooms
+of the package (`sc.pruning`, `sc.models`, `sc.decoding` and so on) are reached in the same way.
+This page is generated from the docstrings, which have the arguments in full: `help(sc.train)`.
 """
 
 

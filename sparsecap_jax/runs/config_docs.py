@@ -9,9 +9,15 @@ from sparsecap_jax.pruning import PRUNERS
 from sparsecap_jax.runs.config import NAMED, SECTIONS, section_fields
 from sparsecap_jax.settings import Field, expected
 from sparsecap_jax.tokenizers import TOKENIZERS
+from sparsecap_jax.training.objectives import OBJECTIVES
 
 PATH = pathlib.Path(__file__).parents[2] / "docs" / "config.md"
-CHOICES = {"model": MODELS, "pruner": PRUNERS, "tokenizer": TOKENIZERS}
+CHOICES = {
+    "model": MODELS,
+    "pruner": PRUNERS,
+    "tokenizer": TOKENIZERS,
+    "objective": OBJECTIVES,
+}
 INTRO = """\
 # Config
 

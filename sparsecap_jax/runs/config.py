@@ -223,23 +223,23 @@ def build_sections(config: ConfigDict) -> Sections:
     from sparsecap_jax.training import scheduled_sampling
     from sparsecap_jax.training.objectives import OBJECTIVES, Task
 
+    plain = config.to_dict()
     with _within("config."):
-        _check_top(_top(config))
+        _check_top(_top(plain))
         for key in SECTIONS:
-            if not isinstance(config.get(key), ConfigDict):
-                raise ConfigError(f"{key} is {config.get(key)!r}; expected a section")
-        built = {key: build(owner, config[key], key) for key, owner in _owners().items()}
-        built["run"] = build(RunConfig, _top(config), "config")
-        owner = tokenizer_class(config.tokenizer.get("name")).config
-        built["tokenizer"] = build(owner, _without_name(config.tokenizer), "tokenizer")
-        known = section_fields("model", config.model.get("name"))
-        for key, value in _without_name(config.model).items():
+            if not isinstance(plain.get(key), dict):
+                raise ConfigError(f"{key} is {plain.get(key)!r}; expected a section")
+        built = {key: build(owner, plain[key], key) for key, owner in _owners().items()}
+        built["run"] = build(RunConfig, _top(plain), "config")
+        owner = tokenizer_class(plain["tokenizer"].pop("name", None)).config
+        built["tokenizer"] = build(owner, plain["tokenizer"], "tokenizer")
+        known = section_fields("model", plain["model"].pop("name", None))
+        for key, value in plain["model"].items():
             checked(value, known, key, "model")
         model = make_model(model_config(config, vocab_size=1))
-        make_pruner(config.pruner, total_steps=1, steps_per_epoch=1)
-        objective = config.objective
-        owner = OBJECTIVES[objective.get("name")]
-        built["objective"] = build(owner, _without_name(objective), "objective", task=Task(model))
+        make_pruner(plain["pruner"], total_steps=1, steps_per_epoch=1)
+        owner = OBJECTIVES[plain["objective"].pop("name", None)]
+        built["objective"] = build(owner, plain["objective"], "objective", task=Task(model))
     sections = Sections(**built)
     scheduled_sampling.parse(sections.train, model)
     return sections
@@ -272,6 +272,9 @@ def from_dict(values: Any, source: str) -> ConfigDict:
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{source}: a section of {', '.join(NAMED)} has no name") from error
     with _within(f"{source}: "):
+        with _within("config."):
+            for section, name in zip(NAMED, names, strict=True):
+                section_fields(section, name)
         config = default_config(*names)
         top = {key: value for key, value in values.items() if key not in SECTIONS}
         _check_top(top)
@@ -371,7 +374,7 @@ def _flat(config: ConfigDict) -> dict[tuple[str, str], Any]:
     return flat
 
 
-def _top(config: ConfigDict) -> dict[str, Any]:
+def _top(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in SECTIONS}
 
 
@@ -380,10 +383,6 @@ def _check_top(keys: Iterable[Any]) -> None:
     for key in keys:
         if key not in known:
             raise ConfigError(f"config.{key}: unknown key; {nearest(key, [*SECTIONS, *known])}")
-
-
-def _without_name(section: ConfigDict) -> dict[str, Any]:
-    return {key: value for key, value in section.items() if key != "name"}
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ from sparsecap_jax.pruning.methods import (
 )
 from sparsecap_jax.pruning.ranked import Ranked
 from sparsecap_jax.pruning.sparse_training import Rewired, StaticSparse
+from sparsecap_jax.pruning.step import SparseStep, TrainState, sparse_step
 from sparsecap_jax.pruning.supermask import Supermask
 from sparsecap_jax.settings import Registry, build, defaults_of
 
@@ -127,7 +128,9 @@ __all__ = [
     "PruneState",
     "Pruner",
     "Ranked",
+    "SparseStep",
     "Sparsity",
+    "TrainState",
     "apply_masks",
     "apply_straight_through",
     "check_binary",
@@ -137,6 +140,7 @@ __all__ = [
     "overall_sparsity",
     "pack",
     "pruner_fields",
+    "sparse_step",
     "sparsity",
     "unpack",
 ]

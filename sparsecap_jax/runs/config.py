@@ -14,6 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.settings import defaults_of
 
 FORMAT_VERSION = 1
 _NAMED = ("model", "pruner", "tokenizer")
@@ -21,7 +22,10 @@ FROM_ELSEWHERE = ("feature_size", "max_seq_length", "pad_id")  # model fields no
 
 
 def default_config(
-    model: str = "up_down", pruner: str = "none", tokenizer: str = "word"
+    model: str = "up_down",
+    pruner: str = "none",
+    tokenizer: str = "word",
+    objective: str = "cross_entropy",
 ) -> ConfigDict:
     """Defaults of the reference for everything, with the fields of the parts that are named.
 
@@ -59,6 +63,7 @@ def default_config(
                 "raw_captions": False,  # tokenise raw captions instead of the split's tokens
                 "skip_bad": False,  # leave out bad entries, counted in the log, instead of stopping
             },
+            "objective": objective_section(objective),
             "optimizer": optimizer_section(),
             "scst": scst_section(),
             "train": {
@@ -143,6 +148,17 @@ def tokenizer_section(name: str, **fields: Any) -> ConfigDict:
     return _section("tokenizer", name, {"vocab_size": 10000, **defaults}, fields)
 
 
+def objective_section(name: str, **fields: Any) -> ConfigDict:
+    """`config.objective` for objective `name`: all its settings, `fields` set.
+
+    Raises:
+        ConfigError: unknown objective or setting.
+    """
+    from sparsecap_jax.training.objectives import OBJECTIVES
+
+    return _section("objective", name, defaults_of(OBJECTIVES[name], "task"), fields)
+
+
 def optimizer_section(**fields: Any) -> ConfigDict:
     """`config.optimizer`: the fields of `OptimizerConfig`, `fields` set.
 
@@ -215,7 +231,9 @@ def from_dict(values: Any, source: str) -> ConfigDict:
             f"{source}: format_version is {version!r}; this release reads {FORMAT_VERSION}"
         )
     try:
-        config = default_config(*(values[section]["name"] for section in _NAMED))
+        names = [values[section]["name"] for section in _NAMED]
+        objective = values.get("objective", {"name": "cross_entropy"})["name"]
+        config = default_config(*names, objective)
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{source}: a section of {', '.join(_NAMED)} has no name") from error
     _merge(config, values, source)
@@ -230,7 +248,7 @@ def validate(config: ConfigDict) -> None:
         ConfigError: the first fault found, with the field, its value and what was expected; for an
             unknown key the nearest valid one.
     """
-    names = (config[section].name for section in _NAMED)
+    names = (config[section].name for section in (*_NAMED, "objective"))
     _merge(default_config(*names), config.to_dict(), "config")
     flat = _flatten(config)
     for key, (low, high) in _RANGES.items():

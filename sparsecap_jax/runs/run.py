@@ -1,8 +1,11 @@
-"""Everything a run is made of, built from its config."""
+"""A run: its parts, built from its config."""
 
 import dataclasses
+import functools
+import logging
 import math
 import pathlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,6 +14,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from sparsecap_jax.captioning.search_options import decode_options
 from sparsecap_jax.data.datasets import Dataset, load_dataset
 from sparsecap_jax.data.pipeline import TrainIterator, make_train_iterator, steps_per_epoch
 from sparsecap_jax.errors import ConfigError
@@ -19,7 +23,14 @@ from sparsecap_jax.models import MODELS, make_model
 from sparsecap_jax.pruning import Pruner, make_pruner
 from sparsecap_jax.runs.config import from_dict, model_config, to_json, validate
 from sparsecap_jax.runs.directory import EXTRACTOR
+from sparsecap_jax.scst.config import parse as parse_scst
+from sparsecap_jax.scst.document_frequency import DocumentFrequency, count_documents
+from sparsecap_jax.scst.guard import check_document_frequency
+from sparsecap_jax.scst.rewards import make_rewards
+from sparsecap_jax.settings import build
 from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer, train_tokenizer
+from sparsecap_jax.training import scheduled_sampling
+from sparsecap_jax.training.objectives import OBJECTIVES, Objective, SelfCritical, Task
 from sparsecap_jax.training.optimizers import make_optimizer
 from sparsecap_jax.training.steps import make_mesh
 
@@ -38,17 +49,20 @@ class Run:
     mesh: Mesh
     steps_per_epoch: int
     total_steps: int
+    objectives: Mapping[int, Callable[[], Objective]]
+
+    def objective_at(self, step: int) -> Objective:
+        """Return the objective of the step that follows `step` finished ones."""
+        return self.objectives[max(start for start in self.objectives if start <= step)]()
+
+    def next_change(self, step: int) -> int:
+        """Return the first step beyond `step` with another objective; `total_steps` if none."""
+        return min((start for start in self.objectives if start > step), default=self.total_steps)
 
     @property
     def eval_every(self) -> int:
         """Steps between validations."""
         return self.config.train.eval_every or self.steps_per_epoch
-
-    @property
-    def scst_start(self) -> int:
-        """Step from which captions are rewarded; beyond the end where they never are."""
-        epoch = self.config.scst.start_epoch
-        return epoch * self.steps_per_epoch if epoch >= 0 else self.total_steps
 
     def train_iterator(self) -> TrainIterator:
         """A fresh iterator over the training split."""
@@ -71,7 +85,10 @@ class Run:
 
 
 def prepare_run(
-    config: ConfigDict, workdir: str | pathlib.Path, dataset: Dataset | None = None
+    config: ConfigDict,
+    workdir: str | pathlib.Path,
+    dataset: Dataset | None = None,
+    report: Callable[[str], None] = print,
 ) -> Run:
     """Check the config, claim the run directory and build all parts.
 
@@ -88,26 +105,89 @@ def prepare_run(
         claim_workdir(config, workdir)
     model_class = MODELS[config.model.name]
     if dataset is None:
-        dataset = load_dataset(config.data, need_boxes=model_class.needs_boxes)
-    _check_start(config)
-    # Only now: a wrong path must not leave a directory that refuses the right one.
-    claim_workdir(config, workdir)
-    tokenizer = prepare_tokenizer(config, workdir, dataset)
-    _note_extractor(config, workdir)
-    model = make_model(model_config(config, tokenizer.vocab_size))
-    epoch = steps_per_epoch(len(dataset.splits["train"]), config.data.batch_size)
-    if epoch < 1:
-        images = len(dataset.splits["train"])
-        raise ConfigError(
-            f"config.data.batch_size is {config.data.batch_size}; only {images} images"
-        )
+        dataset = load_dataset(config.data, need_boxes=getattr(model_class, "needs_boxes", False))
+    epoch = _epoch(config, dataset)
     total = config.train.steps or config.train.epochs * epoch
     pruner = make_pruner(config.pruner, total_steps=total, steps_per_epoch=epoch)
     tx = make_optimizer(config.optimizer, total, epoch, pruner.trains_masks)
     mesh = make_mesh(config.train.devices, config.data.batch_size)
+    _check_start(config, pruner)
+    # Only now: a faulty config must not leave a directory that refuses the mended one.
+    claim_workdir(config, workdir)
+    tokenizer = prepare_tokenizer(config, workdir, dataset)
+    _note_extractor(config, workdir)
+    model = make_model(model_config(config, tokenizer.vocab_size))
+    captions = [record.captions for record in dataset.splits["train"]]
+    task = Task(
+        model,
+        tokenizer,
+        captions,
+        config.max_seq_length,
+        mesh.size,
+        epoch,
+        config.train.label_smoothing,
+        scheduled_sampling.parse(config.train, model),
+    )
+    objectives = make_objectives(config, task, total, report)
     return Run(
-        config, workdir, dataset, tokenizer, model, pruner, tx, mesh, epoch, total
+        config, workdir, dataset, tokenizer, model, pruner, tx, mesh, epoch, total, objectives
     )  # fmt: skip
+
+
+def make_objectives(
+    config: ConfigDict, task: Task, total_steps: int, report: Callable[[str], None]
+) -> dict[int, Callable[[], Objective]]:
+    """Return the objectives of a run by the step that they start at, each made when needed.
+
+    Raises:
+        ConfigError: a setting is wrong, or document frequencies are of word numbers.
+        DataError: document frequencies cannot be read.
+    """
+    plain = build_objective(config.objective, task)
+    first = config.scst.start_epoch * task.steps_per_epoch
+    if first < 0 or first >= total_steps:
+        return {0: lambda: plain}
+    rewarded = functools.cache(lambda: _self_critical(config, task, report))
+    return {0: lambda: plain, first: rewarded}
+
+
+def build_objective(section: Any, task: Task | None) -> Objective:
+    """Build the objective of the section `objective`; without a task, to check its settings.
+
+    Raises:
+        ConfigError: an unknown name, or settings that it does not have.
+    """
+    fields = {key: value for key, value in section.items() if key != "name"}
+    return build(OBJECTIVES[section.name], fields, "objective", task=task)
+
+
+def _self_critical(config: ConfigDict, task: Task, report: Callable[[str], None]) -> SelfCritical:
+    settings = parse_scst(config.scst)
+    if settings.document_frequency:
+        frequency = DocumentFrequency.load(settings.document_frequency)
+        warning = check_document_frequency(frequency, task.references, settings.document_frequency)
+        if warning:
+            logging.getLogger(__name__).warning("%s", warning)
+            report(f"*** {warning}")
+    else:
+        frequency = count_documents(task.references, dataset="training split")
+    return SelfCritical(
+        task=task,
+        config=settings,
+        rewards=make_rewards(settings.weights, frequency, task.references, task.tokenizer),
+        options=decode_options(task.tokenizer, task.max_length, method="greedy"),
+    )
+
+
+def _epoch(config: ConfigDict, dataset: Dataset) -> int:
+    images = len(dataset.splits["train"])
+    epoch = steps_per_epoch(images, config.data.batch_size)
+    if epoch < 1:
+        raise ConfigError(
+            f"config.data.batch_size is {config.data.batch_size}; expected at most {images}, the "
+            "number of training images"
+        )
+    return epoch
 
 
 def claim_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -131,12 +211,21 @@ def claim_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
         file.write(to_json(config))
 
 
-def _check_start(config: ConfigDict) -> None:
+def _check_start(config: ConfigDict, pruner: Pruner) -> None:
+    """Check that the run to start from exists, and is named where one is needed."""
     start = config.train.init_from
-    if start and not (pathlib.Path(start) / "config.json").exists():
-        raise ConfigError(
-            f"config.train.init_from is {start!r}: no run directory: config.json is missing"
-        )
+    if start:
+        if not (pathlib.Path(start) / "config.json").exists():
+            raise ConfigError(
+                f"config.train.init_from is {start!r}: no run directory: config.json is missing"
+            )
+        return
+    first = SelfCritical if config.scst.start_epoch == 0 else OBJECTIVES[config.objective.name]
+    reason = first.needs_trained
+    if pruner.rewinds or pruner.needs_masks:
+        reason = f"pruner {pruner.name!r} starts from another run"
+    if reason:
+        raise ConfigError(f"{reason}; expected a trained run in config.train.init_from")
 
 
 def prepare_tokenizer(config: ConfigDict, workdir: pathlib.Path, dataset: Dataset) -> Tokenizer:

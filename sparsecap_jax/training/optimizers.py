@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.pruning.step import by_entry
 from sparsecap_jax.settings import Range, build, check_range
 
 
@@ -234,38 +235,3 @@ def _direction(config: OptimizerConfig) -> list[optax.GradientTransformation]:
         "adagrad": lambda: optax.scale_by_rss(initial_accumulator_value=0.0, eps=0.0),
     }
     return [*decay, rules[config.name]()]
-
-
-def by_entry(groups: dict[str, optax.GradientTransformation]) -> optax.GradientTransformation:
-    """One transformation for each entry of a dict of trees.
-
-    Unlike `optax.partition` its state holds no placeholders for the other entries, so that it is
-    saved and restored as the plain dict it is.
-
-    Args:
-        groups: transformation by entry.
-
-    Returns:
-        A transformation over dicts with exactly these entries.
-
-    Raises:
-        ConfigError: (by the transformation) the tree has other entries.
-    """
-
-    def check(tree):
-        if set(tree) != set(groups):
-            raise ConfigError(f"optimizer expects entries {sorted(groups)}, got {sorted(tree)}")
-
-    def init(params):
-        check(params)
-        return {name: group.init(params[name]) for name, group in groups.items()}
-
-    def update(updates, state, params=None):
-        check(updates)
-        updates, new_state = dict(updates), {}
-        for name, group in groups.items():
-            own = None if params is None else params[name]
-            updates[name], new_state[name] = group.update(updates[name], state[name], own)
-        return updates, new_state
-
-    return optax.GradientTransformation(init, update)

@@ -1,16 +1,16 @@
 """Supermask pruning: one trained logit per weight, pushed to the target by a sparsity loss."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning.base import Pruner
 from sparsecap_jax.pruning.paths import nest
 from sparsecap_jax.pruning.sampling import kept_fraction, rounded, sample_all
+from sparsecap_jax.settings import Range
 from sparsecap_jax.types import PyTree
 
 
@@ -37,19 +37,11 @@ class Supermask(Pruner):
     """
 
     init_value: float = 5.0
-    sparsity_weight: float | None = None
-    weight_scale: float = 0.5
+    sparsity_weight: Annotated[float | None, Range(0)] = None
+    weight_scale: Annotated[float, Range(0)] = 0.5
     bypass_sigmoid_grad: bool = False
 
     trains_masks: ClassVar[bool] = True
-    exact: ClassVar[bool] = False
-
-    def __post_init__(self):
-        super().__post_init__()
-        for field in ("sparsity_weight", "weight_scale"):
-            value = getattr(self, field)
-            if value is not None and value < 0:
-                raise ConfigError(f"pruner.{field} is {value}; expected at least 0")
 
     @property
     def loss_weight(self) -> float:
@@ -96,7 +88,7 @@ class Supermask(Pruner):
 
     def _gap(self, active: dict) -> tuple[Array, Array]:
         """Sparsity of the active masks, and the distances of all groups from their targets."""
-        targets = self.targets({path: mask.shape for path, mask in active.items()})
+        targets = self.targets(active)
         size = sum(targets.sizes)
         now, gap = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
         for group, (count, target) in enumerate(

@@ -9,7 +9,6 @@ from jaxtyping import Array, Int
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning.base import Pruner, PruneState
-from sparsecap_jax.pruning.lottery import Rewinds
 from sparsecap_jax.pruning.masks import finalize
 from sparsecap_jax.pruning.paths import by_path, to_path
 
@@ -50,7 +49,7 @@ def wrap(
     Raises:
         ConfigError: the method needs the training step, or a prepared state.
     """
-    if pruner.trains_masks or pruner.keeps_pruned or isinstance(pruner, Rewinds):
+    if pruner.trains_masks or pruner.keeps_pruned or pruner.rewinds:
         raise ConfigError(
             f"pruner {pruner.name!r} does more than an optimizer can: use its init, prepare, "
             "sample, apply and update in the training step (docs/pruning.md)"

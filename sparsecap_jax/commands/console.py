@@ -34,7 +34,11 @@ def main() -> None:
     if name not in scripts:
         print(f"error: no command {name!r}; expected one of {', '.join(scripts)}", file=sys.stderr)
         sys.exit(1)
-    sys.argv = [f"sparsecap {name}", *map(_with_config, sys.argv[2:])]
+    rest = sys.argv[2:]
+    if "--config" in rest[:-1]:
+        at = rest.index("--config")
+        rest[at : at + 2] = [f"--config={rest[at + 1]}"]
+    sys.argv = [f"sparsecap {name}", *map(_with_config, rest)]
     runpy.run_path(str(scripts[name]), run_name="__main__")
 
 

@@ -18,7 +18,7 @@ from flax.traverse_util import unflatten_dict
 from jaxtyping import Array, Float
 
 from sparsecap_jax.errors import CheckpointError, ConfigError
-from sparsecap_jax.torch_files.torch_file import read_torch_file
+from sparsecap_jax.torch_files import load_torch_file
 
 FEATURES = 1280
 CLASSES = 1000
@@ -162,7 +162,7 @@ def load_params(path: str | pathlib.Path | None = None) -> dict[str, Any]:
         ConfigError: the published weights are not installed.
     """
     source = path or published_weights()
-    tensors = read_torch_file(source)
+    tensors = load_torch_file(source)
     pairs = [("stem", "_conv_stem", "_bn0")]
     first = STAGES[0].repeats
     for number in range(sum(stage.repeats for stage in STAGES)):

@@ -8,25 +8,30 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.settings import Registry
 from sparsecap_jax.tokenizers.base import (
     BpeTokenizer,
     CharTokenizer,
     Piece,
     Tokenizer,
+    TokenizerConfig,
     UnigramTokenizer,
     WordTokenizer,
 )
 from sparsecap_jax.tokenizers.radix import RadixTokenizer
 from sparsecap_jax.tokenizers.training import read_captions
 
-TOKENIZERS: dict[str, type[Tokenizer]] = {
-    "word": WordTokenizer,
-    "radix": RadixTokenizer,
-    "unigram": UnigramTokenizer,
-    "bpe": BpeTokenizer,
-    "char": CharTokenizer,
-    "character": CharTokenizer,
-}
+TOKENIZERS: Registry[type[Tokenizer]] = Registry(
+    "tokenizer.name",
+    {
+        "word": WordTokenizer,
+        "radix": RadixTokenizer,
+        "unigram": UnigramTokenizer,
+        "bpe": BpeTokenizer,
+        "char": CharTokenizer,
+        "character": CharTokenizer,
+    },
+)
 
 __all__ = [
     "TOKENIZERS",
@@ -35,6 +40,7 @@ __all__ = [
     "Piece",
     "RadixTokenizer",
     "Tokenizer",
+    "TokenizerConfig",
     "UnigramTokenizer",
     "WordTokenizer",
     "make_tokenizer",
@@ -51,9 +57,6 @@ def tokenizer_class(name: str) -> type[Tokenizer]:
     Raises:
         ConfigError: there is none.
     """
-    if name not in TOKENIZERS:
-        expected = ", ".join(sorted(TOKENIZERS))
-        raise ConfigError(f"tokenizer.name: found {name!r}, expected one of {expected}")
     return TOKENIZERS[name]
 
 

@@ -1,16 +1,18 @@
 """Tokenizers on SentencePiece: word, unigram, byte-pair and character."""
 
+import dataclasses
 import logging
 import os
 import pathlib
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 import sentencepiece
 
 from sparsecap_jax.errors import ConfigError, DataError
+from sparsecap_jax.settings import Range, checked, fields_of
 from sparsecap_jax.tokenizers.training import SPECIAL_IDS, UNK_ID, train_model, write_folder
 
 logger = logging.getLogger(__name__)
@@ -28,11 +30,23 @@ class Piece(NamedTuple):
     end: int
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """Section `tokenizer` of a config.
+
+    Attributes:
+        vocab_size: at most so many SentencePiece ids, the special ones included.
+    """
+
+    vocab_size: Annotated[int, Range(5, 10**6)] = 10000
+
+
 class Tokenizer:
     """Base of all tokenizers.
 
     Attributes:
         name: its key in `TOKENIZERS`.
+        config: its section of a config.
         model_type: SentencePiece's model type, and the stem of its files.
         default_max_length: the reference's limit for this kind of tokens.
         pad_id, bos_id, eos_id: special ids.
@@ -43,7 +57,7 @@ class Tokenizer:
     name: ClassVar[str]
     model_type: ClassVar[str]
     default_max_length: ClassVar[int] = 16
-    options: ClassVar[tuple[str, ...]] = ()
+    config: ClassVar[type[TokenizerConfig]] = TokenizerConfig
     samples: ClassVar[bool] = False
 
     def __init__(self, model: bytes):
@@ -83,11 +97,10 @@ class Tokenizer:
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any]) -> None:
-        """Raise a ConfigError for options that this tokenizer does not have."""
-        for key in options:
-            if key not in cls.options:
-                known = ", ".join(("name", "vocab_size", *cls.options))
-                raise ConfigError(f"tokenizer.{key}: {cls.name!r} knows only {known}")
+        """Raise a ConfigError for options that this tokenizer does not have or cannot take."""
+        known = fields_of(cls.config)
+        for key, value in options.items():
+            checked(value, known, key, "tokenizer")
 
     @classmethod
     def train(

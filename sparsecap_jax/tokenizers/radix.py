@@ -4,15 +4,17 @@ Id 0 is PAD, 1 to base are the digits 0 to base - 1, base + 1 is BOS and base + 
 word takes the same number of digits; the last word slot stands for unknown words.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.files import read_json
-from sparsecap_jax.tokenizers.base import Tokenizer, _as_ids, _cut
+from sparsecap_jax.settings import Range
+from sparsecap_jax.tokenizers.base import Tokenizer, TokenizerConfig, _as_ids, _cut
 from sparsecap_jax.tokenizers.training import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 
 # Names the base beside the model. The reference's folders lack it, and it may be left out.
@@ -48,6 +50,17 @@ def group_digits(ids: Sequence[int], size: int) -> list[tuple[int, ...]]:
     return [tuple(filled[i : i + size]) for i in range(0, len(filled), size)]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RadixConfig(TokenizerConfig):
+    """Section `tokenizer` of a config with radix tokens.
+
+    Attributes:
+        radix_base: base in which word ids are written.
+    """
+
+    radix_base: Annotated[int, Range(2, 10**6)] = 768
+
+
 class RadixTokenizer(Tokenizer):
     """Word tokenizer whose ids are written in base `radix_base`.
 
@@ -60,9 +73,9 @@ class RadixTokenizer(Tokenizer):
     name = "radix"
     model_type = "word"
     default_max_length = 30
-    options = ("radix_base",)
+    config = RadixConfig
 
-    def __init__(self, model: bytes, radix_base: int = 768):
+    def __init__(self, model: bytes, radix_base: int = RadixConfig.radix_base):
         """Make a radix tokenizer of a serialized word model (768 is the papers' base)."""
         super().__init__(model)
         slots = self.vocab_size - 3  # all words, and one slot for the unknown
@@ -97,7 +110,7 @@ class RadixTokenizer(Tokenizer):
         if None not in (given, stored) and given != stored:
             found = f"tokenizer.radix_base: found {given}"
             raise ConfigError(f"{found}, expected {stored} as in {path}")
-        return super().load(directory, radix_base=given or stored or 768)
+        return super().load(directory, radix_base=given or stored or RadixConfig.radix_base)
 
     def _files(self) -> dict[str, bytes]:
         return {_SETTINGS: json.dumps({"radix_base": self.radix_base}).encode(), **super()._files()}

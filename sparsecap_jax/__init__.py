@@ -13,7 +13,7 @@ from sparsecap_jax.version import __version__
 # Public names and the modules they live in.
 _HOMES = {
     "Captioner": "captioner",
-    "SearchOptions": "captioning.search_options",
+    "SearchOptions": "captioning.search",
     "evaluate": "commands.evaluate:evaluate_run",
     "Dataset": "data.datasets",
     "load_dataset": "data.datasets",

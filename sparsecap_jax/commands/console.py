@@ -1,6 +1,6 @@
-"""The console command `sparsecap`: what the scripts in `launch/` do, from an installed package.
+"""Console command `sparsecap`, which runs the scripts of `launch/` from an installed package.
 
-A wheel holds `launch/` and `configs/` beside this file; in a checkout they lie above the package.
+A wheel holds `launch/` and `configs/` inside the package; in a checkout they lie next to it.
 """
 
 import ast
@@ -12,13 +12,13 @@ _PACKAGE = pathlib.Path(__file__).parents[1]
 
 
 def folder(name: str) -> pathlib.Path:
-    """Where `launch` or `configs` lies, in a wheel or in a checkout."""
+    """Return the path of `launch` or `configs`, in a wheel or in a checkout."""
     installed = _PACKAGE / name
     return installed if installed.is_dir() else _PACKAGE.parent / name
 
 
 def commands() -> dict[str, pathlib.Path]:
-    """Scripts by name."""
+    """Return the scripts by name."""
     return {path.stem: path for path in sorted(folder("launch").glob("*.py"))}
 
 
@@ -43,13 +43,13 @@ def main() -> None:
 
 
 def _with_config(argument: str) -> str:
-    """Let `--config=configs/NAME.py` mean the package's, where there is no such file here."""
+    """Point `--config=configs/NAME.py` at the package unless the working folder has that file."""
     flag, equals, value = argument.partition("=")
     path, colon, words = value.partition(":")
     if flag == "--config" and path.startswith("configs/") and not pathlib.Path(path).exists():
-        own = folder("configs") / pathlib.PurePath(path).name
-        if own.exists():
-            return f"{flag}{equals}{own}{colon}{words}"
+        recipe = folder("configs") / pathlib.PurePath(path).name
+        if recipe.exists():
+            return f"{flag}{equals}{recipe}{colon}{words}"
     return argument
 
 

@@ -14,7 +14,8 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sparsecap_jax.captioning.search_options import decode_options
+from sparsecap_jax.captioning.image_options import decode_options
+from sparsecap_jax.captioning.search import SearchOptions
 from sparsecap_jax.data.datasets import Dataset, load_dataset
 from sparsecap_jax.data.pipeline import TrainIterator, make_train_iterator, steps_per_epoch
 from sparsecap_jax.errors import CheckpointError, ConfigError
@@ -177,7 +178,7 @@ def _self_critical(config: ConfigDict, task: Task, report: Callable[[str], None]
         task=task,
         config=settings,
         rewards=make_rewards(settings.weights, frequency, task.references, task.tokenizer),
-        options=decode_options(task.tokenizer, task.max_length, method="greedy"),
+        options=decode_options(SearchOptions(search="greedy"), task.tokenizer, task.max_length),
     )
 
 

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 
 from sparsecap_jax.captioning.batches import caption_batches
-from sparsecap_jax.captioning.search_options import SearchOptions
+from sparsecap_jax.captioning.image_options import decode_options
+from sparsecap_jax.captioning.search import SearchOptions
 from sparsecap_jax.data.pipeline import make_eval_batches
 from sparsecap_jax.evaluation.metrics import score_captions
 from sparsecap_jax.pruning.masks import finalize, overall_sparsity
@@ -57,7 +58,7 @@ class Validator:
         search = SearchOptions(
             beam_size=config.eval.beam_size_val, length_penalty=config.eval.length_penalty
         )
-        self._options = search.decode_options(run.tokenizer, config.max_seq_length)
+        self._options = decode_options(search, run.tokenizer, config.max_seq_length)
         self._finalize = jax.jit(lambda p, m: finalize(p, run.pruner.binarize(m)))
 
     def __call__(self, state: TrainState) -> Validation:

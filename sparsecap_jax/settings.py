@@ -43,12 +43,12 @@ class Range:
         open_high: whether `high` itself is out of range.
     """
 
-    low: float = -math.inf
-    high: float = math.inf
+    low: float | int = -math.inf
+    high: float | int = math.inf
     open_low: bool = False
     open_high: bool = False
 
-    def __contains__(self, value: float) -> bool:
+    def __contains__(self, value: float | int) -> bool:
         above = self.low < value if self.open_low else self.low <= value
         return above and (value < self.high if self.open_high else value <= self.high)
 
@@ -255,7 +255,7 @@ def nearest(name: Any, valid: Iterable[Any]) -> str:
     return f"{hint}(valid: {', '.join(names)})"
 
 
-def check_range(where: str, value: float, bounds: Range) -> None:
+def check_range(where: str, value: float | int, bounds: Range) -> None:
     """Raise a ConfigError unless `value` lies within `bounds`; `where` names the field."""
     if value not in bounds:
         raise ConfigError(f"{where} is {value}; expected {bounds}")

@@ -21,9 +21,8 @@ from sparsecap_jax.data.batches import (
     make_eval_batches,
     pad_regions,
 )
-from sparsecap_jax.data.cache import CachedStore
 from sparsecap_jax.data.captions import Tokenizer, encode_captions
-from sparsecap_jax.data.features import FeatureStore
+from sparsecap_jax.data.features import FeatureStore, share_of
 from sparsecap_jax.data.iterator import TrainIterator, read_ahead
 from sparsecap_jax.data.karpathy import Record
 from sparsecap_jax.errors import ConfigError, DataError
@@ -148,8 +147,7 @@ class TrainData(BatchMaker):
     def share(self, num_workers: int) -> "TrainData":
         """The same batches, for one of `num_workers` processes: a share of the memory cache."""
         data = copy.copy(self)
-        if isinstance(self._store, CachedStore):
-            data._store = self._store.share(num_workers)
+        data._store = share_of(self._store, num_workers)
         return data
 
     def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:

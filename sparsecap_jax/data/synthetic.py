@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from sparsecap_jax.data.features import RegionFeatures
 from sparsecap_jax.data.records import ImageId, Record
-from sparsecap_jax.data.regions import RegionFeatures
 from sparsecap_jax.errors import ConfigError, DataError
 
 COCO_TRAIN = 113_287

@@ -140,7 +140,7 @@ def test_options_that_make_no_sense_are_refused(tokenizer, search, message):
         ({"prefix": 3}, "prefix is 3; expected str"),
         ({"prefix": {1: ["a"]}}, r"prefix is \['a'\]; expected str"),
         ({"required": {1: "dog"}}, "required: found text, expected a list of words"),
-        ({"length_penalty": "wu"}, "length_penalty: found 'wu', expected \"\", \"wu_ALPHA\""),
+        ({"length_penalty": "wu"}, 'length_penalty: found \'wu\', expected "", "wu_ALPHA"'),
         ({"length_penalty": "avg_x"}, "length_penalty: found 'avg_x', expected"),
         ({"length_penalty": "len_1"}, "length_penalty: found 'len_1', expected"),
         ({"length_penalty": "wu_nan"}, "length_penalty: found 'wu_nan', expected"),

@@ -20,15 +20,13 @@ from collections.abc import Mapping
 
 from sparsecap_jax.data.coco_json import (
     OFFICIAL,
-    Splits,
     check_disjoint,
     load_coco_json,
     official_captions,
     read_id_list,
-    to_karpathy,
 )
-from sparsecap_jax.data.karpathy import split_ids
-from sparsecap_jax.data.records import SPLITS, ImageId
+from sparsecap_jax.data.karpathy import split_ids, to_karpathy
+from sparsecap_jax.data.records import SPLITS, ImageId, Splits
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.files import write_atomically
 

@@ -35,7 +35,11 @@ def run(args: argparse.Namespace) -> None:
     from sparsecap_jax.errors import ConfigError
     from sparsecap_jax.photos.extract import extract_folder
     from sparsecap_jax.photos.extractors import make_extractor
+    from sparsecap_jax.settings import use_plugin
 
+    module, colon, _ = args.extractor.partition(":")
+    if colon:
+        use_plugin(module)
     options = {}
     if args.extractor == "lite0":
         try:

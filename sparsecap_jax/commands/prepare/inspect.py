@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sparsecap_jax.commands.prepare.convert import define_features
-from sparsecap_jax.data.indexed_store import IndexedStore
+from sparsecap_jax.data.features import IndexedStore
 from sparsecap_jax.data.karpathy import split_ids
 from sparsecap_jax.data.records import ImageId
 from sparsecap_jax.data.stores import find_format, open_store

@@ -17,10 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from sparsecap_jax.data.fields import check_path, field
-from sparsecap_jax.data.indexed_store import Arrays, IndexedStore
-from sparsecap_jax.data.records import ImageId
-from sparsecap_jax.data.regions import RegionFeatures
+from sparsecap_jax.data.features import Arrays, IndexedStore, RegionFeatures
+from sparsecap_jax.data.records import ImageId, check_path, entries, field
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.files import read_json
 
@@ -159,8 +157,7 @@ def load_manifest(directory: pathlib.Path) -> dict[str, Any]:
     field(manifest, "feature_size", int | str, where)
     if not isinstance(manifest.get("boxes"), bool):
         raise DataError(f"{path}: boxes: expected true or false, found {manifest.get('boxes')!r}")
-    for number, shard in enumerate(field(manifest, "shards", list, where)):
-        place = f"{path}: shards[{number}]"
+    for place, shard in entries(manifest, "shards", path):
         check_path(field(shard, "file", str, place), f"{place}.file")
         ids = field(shard, "ids", list, place)
         regions = field(shard, "regions", list, place)

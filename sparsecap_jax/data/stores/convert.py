@@ -11,9 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sparsecap_jax.data.fields import Faults
-from sparsecap_jax.data.indexed_store import IndexedStore
-from sparsecap_jax.data.records import ImageId
+from sparsecap_jax.data.features import IndexedStore
+from sparsecap_jax.data.records import Faults, ImageId
 from sparsecap_jax.data.stores.array_records import (
     DTYPES,
     MANIFEST,

@@ -176,7 +176,7 @@ def _weights_name(run: LoadedRun, form: str, masks: str) -> str:
 
 
 def _variables(run: LoadedRun, source: pathlib.Path, masks: str) -> dict[str, Any]:
-    """Params and masks to export: every prunable weight has a mask, or none has."""
+    """Params and masks to export: each prunable weight has a mask, or none has."""
     if masks == "applied":
         return {"params": run.params, "masks": {}}
     variables, keep = {"params": run.params, "masks": run.masks}, None

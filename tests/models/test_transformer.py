@@ -386,7 +386,7 @@ def test_sinusoids_by_hand():
         ({"num_layers": 0}, "model.num_layers is 0; expected at least 1"),
         (
             {"share_attention_encoder": "vk"},
-            "model.share_attention_encoder is 'vk'; did you mean 'kv'",
+            "model.share_attention_encoder is 'vk'",
         ),
         ({"share_layer_decoder": (0, 2)}, "model.share_layer_decoder is .* without gaps"),
         ({"compute_dtype": "float16"}, "model.compute_dtype is 'float16'; .*valid: bfloat16, f"),

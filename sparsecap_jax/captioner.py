@@ -119,9 +119,7 @@ class Captioner:
     ) -> list[Caption] | list[list[Caption]]:
         """Return all captions that a search finds, best beams first; arguments as in `caption`."""
         batch = _is_batch(features)
-        arrays = [
-            array if batch or array is None else [array] for array in (features, boxes, fc)
-        ]
+        arrays = [array if batch or array is None else [array] for array in (features, boxes, fc)]
         store = _InMemory(*arrays, self.feature_size, self.needs_boxes)
         if not store.images:
             return []

@@ -204,9 +204,9 @@ def model_config(config: ConfigDict, vocab_size: int) -> dict[str, Any]:
     """
     from sparsecap_jax.models import model_fields
 
-    given = {"feature_size": config.data.feature_size, "max_seq_length": config.max_seq_length}
+    shared = {"feature_size": config.data.feature_size, "max_seq_length": config.max_seq_length}
     known = model_fields(config.model.name)
-    section = {**config.model, **{k: v for k, v in given.items() if k in known}}
+    section = {**config.model, **{k: v for k, v in shared.items() if k in known}}
     return {**section, "vocab_size": section["vocab_size"] or vocab_size}
 
 

@@ -97,7 +97,7 @@ def describe(config: ConfigDict, changes: Sequence[str] = ()) -> list[str]:
 
     Args:
         config: what `read_config` returned.
-        changes: what it was given.
+        changes: those that `read_config` took.
     """
     flags = {change.partition("=")[0] for change in changes}
     defaults = default_config(*(config[section].name for section in NAMED))
@@ -130,11 +130,11 @@ def _chosen(section: str, name: str, source: str) -> ConfigDict:
     if section == "pruner" and name in PRUNERS:
         try:
             words = [word for word in parse_arg(arg)[0] if word not in PRUNERS]
-            found = load_config(path, ",".join([*words, name])).pruner
+            section_of_recipe = load_config(path, ",".join([*words, name])).pruner
         except ConfigError:
-            found = {}
-        if found.get("name") == name:
-            return found
+            section_of_recipe = {}
+        if section_of_recipe.get("name") == name:
+            return section_of_recipe
     return make_section(section, name)
 
 

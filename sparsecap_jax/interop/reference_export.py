@@ -189,7 +189,7 @@ def _pruner_fields(config: ConfigDict) -> dict[str, Any]:
     return {
         "prune_type": _PRUNE_TYPES.get(pruner.name, pruner.name),
         "prune_sparsity_target": pruner.sparsity,
-        "prune_supermask_init": _make_pruner(config).initial_value(),
+        "prune_supermask_init": _make_pruner(config).init_value,
         "prune_supermask_bypass_sigmoid_grad": pruner.get("bypass_sigmoid_grad", False),
         "prune_mask_freeze_scope": "",
     }
@@ -219,7 +219,7 @@ def _state_dict(
     variables = {"params": run.params, "masks": {}}
     if masks == "raw":
         variables = jax.device_get(load_raw_variables(source))
-        keep = _make_pruner(run.config).initial_value()
+        keep = _make_pruner(run.config).init_value
         variables["masks"] = _complete(variables, lambda leaf: np.full_like(leaf, keep))
     elif masks == "binary":
         found = {"params": run.params, "masks": run.masks}

@@ -36,8 +36,9 @@ class Side:
         from sparsecap_jax.interop.reference import model_config
         from sparsecap_jax.models import make_model, smallest_inputs
         from sparsecap_jax.pruning import make_pruner
+        from sparsecap_jax.pruning.step import SparseStep
+        from sparsecap_jax.training.objectives import CrossEntropy, Task
         from sparsecap_jax.training.optimizers import make_optimizer
-        from sparsecap_jax.training.state import TrainState, trainable
         from sparsecap_jax.training.steps import make_mesh, make_train_step
 
         recurrent = config["caption_model"].startswith("up_down")
@@ -47,17 +48,17 @@ class Side:
         fields = {} if pruner_name == "none" else {"sparsity": 0.95}
         self.pruner = make_pruner({"name": pruner_name, **fields}, total_steps=TOTAL_STEPS)
         tx = make_optimizer(recipe, TOTAL_STEPS, trains_masks=self.pruner.trains_masks)
+        objective = CrossEntropy(task=Task(model))
 
         @jax.jit
         def first():
             keys = jax.random.split(jax.random.key(0), 3)
             params = model.init(keys[0], *smallest_inputs(model))["params"]
             prune = self.pruner.init(keys[1], params)
-            opt_state = tx.init(trainable(params, prune.masks, self.pruner.trains_masks))
-            return TrainState(jax.numpy.int32(0), params, prune, opt_state, keys[2])
+            return SparseStep(self.pruner, tx, objective).start(keys[2], prune, params)
 
         self.state = first()
-        self._step = make_train_step(model, self.pruner, tx, make_mesh(1, BATCH.value))
+        self._step = make_train_step(objective, self.pruner, tx, make_mesh(1, BATCH.value))
         self._batch, self._words = batch, words
 
     def seconds(self, at=None):
@@ -77,7 +78,7 @@ def make_inputs(config):
     import jax
     import numpy as np
 
-    from sparsecap_jax.training.steps import words_to_pack
+    from sparsecap_jax.training.objectives import words_to_pack
     from sparsecap_jax.types import Batch, Regions
 
     tokens, mask = random_captions(BATCH.value, CAPTIONS, config)

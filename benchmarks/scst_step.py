@@ -64,7 +64,7 @@ def make_rewards(texts, vocab_size):
 
 
 def make_step(config, texts, images, samples):
-    """The compiled step, its state, batch and references."""
+    """The compiled step, its state and inputs."""
     import jax
     import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec
@@ -72,12 +72,11 @@ def make_step(config, texts, images, samples):
     from sparsecap_jax.decoding import DecodeOptions
     from sparsecap_jax.interop.reference import model_config
     from sparsecap_jax.models import make_model, smallest_inputs
-    from sparsecap_jax.pruning import make_pruner
+    from sparsecap_jax.pruning import SparseStep, make_pruner
     from sparsecap_jax.scst.config import ScstConfig
+    from sparsecap_jax.training.objectives import SelfCritical, Task
     from sparsecap_jax.training.optimizers import make_optimizer
-    from sparsecap_jax.training.scst_step import make_scst_step
-    from sparsecap_jax.training.state import create_state
-    from sparsecap_jax.training.steps import make_mesh
+    from sparsecap_jax.training.steps import make_mesh, make_train_step
     from sparsecap_jax.types import Batch, Regions
 
     model = make_model(model_config(config))
@@ -87,7 +86,8 @@ def make_step(config, texts, images, samples):
     options = DecodeOptions(method="greedy", max_length=MAX_LENGTH)
     mesh = make_mesh(1, images)
     rewards = make_rewards(texts, config["vocab_size"])
-    step = make_scst_step(model, pruner, tx, mesh, rewards, scst, options)
+    objective = SelfCritical(task=Task(model), config=scst, rewards=rewards, options=options)
+    step = make_train_step(objective, pruner, tx, mesh)
 
     @jax.jit
     def first():
@@ -96,24 +96,25 @@ def make_step(config, texts, images, samples):
         layer = params["logits"] if "logits" in params else params["logit_0"]
         bias = math.log(config["vocab_size"] * END / (1 - END))
         layer["bias"] = layer["bias"].at[IDS["eos_token_id"]].set(bias)
-        return create_state(params, pruner.init(keys[1], params), pruner, tx, keys[2])
+        prune = pruner.init(keys[1], params)
+        return SparseStep(pruner, tx, objective).start(keys[2], prune, params)
 
     tokens = np.zeros((images, 1, MAX_LENGTH), np.int32)
     index = np.arange(images, dtype=np.int32)
     batch = Batch(Regions(*random_regions(images, config)), tokens, tokens > 0, index)
     batches = jax.tree.map(lambda leaf: leaf[None], batch)
     state = jax.device_put(first(), NamedSharding(mesh, PartitionSpec()))
-    return step, state, jax.device_put(batches), jax.device_put(rewards.gather(index[None]))
+    return step, state, jax.device_put(objective.inputs(batches, 0)[0])
 
 
 def time_here(name, images, samples):
     """Print the seconds of the first and of the fastest later step, and the peak memory."""
     config = paper_config(name, SCALE.value) | {"drop_prob_lm": 0.1, "drop_prob_src": 0.1}
-    step, state, batches, references = make_step(config, reward_texts(config), images, samples)
+    step, state, inputs = make_step(config, reward_texts(config), images, samples)
     seconds = []
     for _ in range(REPEATS.value + 1):
         start = time.perf_counter()
-        state, metrics = step(state, batches, references)
+        state, metrics = step(state, inputs)
         length = float(metrics["length"])
         seconds.append(time.perf_counter() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -47,13 +47,14 @@ NOAM = {"schedule": "noam"}
 
 
 def make_parts(config, pruner_name):
-    """Model, pruner, optimizer and the first state."""
+    """Objective, pruner, optimizer and the first state."""
     import jax
 
     from sparsecap_jax.models import make_model, smallest_inputs
     from sparsecap_jax.pruning import make_pruner
+    from sparsecap_jax.pruning.step import SparseStep
+    from sparsecap_jax.training.objectives import CrossEntropy, Task
     from sparsecap_jax.training.optimizers import make_optimizer
-    from sparsecap_jax.training.state import TrainState, trainable
 
     dropout = {}
     if pruner_name != "none":
@@ -67,16 +68,16 @@ def make_parts(config, pruner_name):
     pruner = make_pruner({"name": pruner_name, **fields}, total_steps=TOTAL_STEPS)
     recipe = LSTM_RECIPE if is_recurrent(config) else NOAM
     tx = make_optimizer(recipe, TOTAL_STEPS, trains_masks=pruner.trains_masks)
+    objective = CrossEntropy(task=Task(model))
 
     @jax.jit
     def first():
         keys = jax.random.split(jax.random.key(0), 3)
         params = model.init(keys[0], *smallest_inputs(model))["params"]
         prune = pruner.init(keys[1], params)
-        opt_state = tx.init(trainable(params, prune.masks, pruner.trains_masks))
-        return TrainState(jax.numpy.int32(0), params, prune, opt_state, keys[2])
+        return SparseStep(pruner, tx, objective).start(keys[2], prune, params)
 
-    return model, pruner, tx, first()
+    return objective, pruner, tx, first()
 
 
 def time_here(name, pruner_name):
@@ -85,16 +86,17 @@ def time_here(name, pruner_name):
     import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from sparsecap_jax.training.steps import make_mesh, make_train_step, words_to_pack
+    from sparsecap_jax.training.objectives import words_to_pack
+    from sparsecap_jax.training.steps import make_mesh, make_train_step
     from sparsecap_jax.types import Batch, Regions
 
     config = paper_config(name, SCALE.value)
     tokens, mask = random_captions(BATCH.value, CAPTIONS, config)
     index = np.arange(BATCH.value, dtype=np.int32)
     batch = Batch(Regions(*random_regions(BATCH.value, config)), tokens, mask, index)
-    model, pruner, tx, state = make_parts(config, pruner_name)
+    objective, pruner, tx, state = make_parts(config, pruner_name)
     mesh = make_mesh(1, BATCH.value)
-    step = make_train_step(model, pruner, tx, mesh)
+    step = make_train_step(objective, pruner, tx, mesh)
     state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
     batches = jax.device_put(jax.tree.map(lambda leaf: leaf[None], batch))
     words = words_to_pack(mask)

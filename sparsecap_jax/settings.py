@@ -30,6 +30,7 @@ Entry = TypeVar("Entry")
 MAY_CHANGE = "may change when a run continues"
 # Fields that Flax adds to every Linen module.
 _LINEN = ("parent", "name")
+_FEW = 10  # names that a message lists along with the nearest one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +44,12 @@ class Range:
         open_high: whether `high` itself is out of range.
     """
 
-    low: float = -math.inf
-    high: float = math.inf
+    low: float | int = -math.inf
+    high: float | int = math.inf
     open_low: bool = False
     open_high: bool = False
 
-    def __contains__(self, value: float) -> bool:
+    def __contains__(self, value: float | int) -> bool:
         above = self.low < value if self.open_low else self.low <= value
         return above and (value < self.high if self.open_high else value <= self.high)
 
@@ -250,12 +251,14 @@ def nearest(name: Any, valid: Iterable[Any]) -> str:
         A clause for an error message, such as `did you mean 'sparsity'? (valid: exclude, ...)`.
     """
     names = sorted(map(str, valid))
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, names, 1, 0.5) if isinstance(name, str) else []
+    if close and len(names) > _FEW:
+        return f"did you mean {close[0]!r}?"
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}(valid: {', '.join(names)})"
 
 
-def check_range(where: str, value: float, bounds: Range) -> None:
+def check_range(where: str, value: float | int, bounds: Range) -> None:
     """Raise a ConfigError unless `value` lies within `bounds`; `where` names the field."""
     if value not in bounds:
         raise ConfigError(f"{where} is {value}; expected {bounds}")

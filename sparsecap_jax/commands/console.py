@@ -27,14 +27,18 @@ def main() -> None:
     scripts = commands()
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("--help", "-h", "help"):
-        print("sparsecap COMMAND ...; sparsecap COMMAND --help tells more\n")
+        print("sparsecap COMMAND ...; sparsecap COMMAND --help says more\n")
         for name, path in scripts.items():
             print(f"  {name:15s} {_summary(path)}")
         return
     if name not in scripts:
         print(f"error: no command {name!r}; expected one of {', '.join(scripts)}", file=sys.stderr)
         sys.exit(1)
-    sys.argv = [f"sparsecap {name}", *map(_with_config, sys.argv[2:])]
+    rest = sys.argv[2:]
+    if "--config" in rest[:-1]:
+        at = rest.index("--config")
+        rest[at : at + 2] = [f"--config={rest[at + 1]}"]
+    sys.argv = [f"sparsecap {name}", *map(_with_config, rest)]
     runpy.run_path(str(scripts[name]), run_name="__main__")
 
 

@@ -29,6 +29,7 @@ from sparsecap_jax.data.photo_folder import load_photo_folder
 from sparsecap_jax.data.records import SPLITS, Record, image_id_from_filename
 from sparsecap_jax.data.stores import open_store
 from sparsecap_jax.errors import ConfigError, DataError
+from sparsecap_jax.settings import Registry
 
 logger = logging.getLogger(__name__)
 
@@ -101,11 +102,9 @@ def load_splits(
         ConfigError: there is no dataset of that name.
         DataError: its files are missing or malformed.
     """
-    if name not in DATASETS:
-        known = ", ".join(sorted(DATASETS))
-        raise ConfigError(f"config.data.name is {name!r}; expected one of {known}")
+    read = DATASETS[name]
     source = Source(pathlib.Path(directory), split_json, text, Faults(skip_bad, "images"))
-    return DATASETS[name](source)
+    return read(source)
 
 
 def load_dataset(config: Section, *, need_boxes: bool = False) -> Dataset:
@@ -265,13 +264,16 @@ def _split_json(source: Source) -> pathlib.Path:
     return found[0]
 
 
-DATASETS: dict[str, Callable[[Source], Splits]] = {
-    "coco_json": _coco_json,
-    "coco_online": _coco_online,
-    "flickr8k": _flickr8k,
-    "instapic": _instapic,
-    "karpathy": _karpathy,
-    "photos": _photos,
-    "tfds": _tfds,
-    **dict.fromkeys(TOY, _karpathy),
-}
+DATASETS: Registry[Callable[[Source], Splits]] = Registry(
+    "data.name",
+    {
+        "coco_json": _coco_json,
+        "coco_online": _coco_online,
+        "flickr8k": _flickr8k,
+        "instapic": _instapic,
+        "karpathy": _karpathy,
+        "photos": _photos,
+        "tfds": _tfds,
+        **dict.fromkeys(TOY, _karpathy),
+    },
+)

@@ -24,7 +24,7 @@ from sparsecap_jax.files import read_json, write_json, write_table
 from sparsecap_jax.models import MODELS
 from sparsecap_jax.runs.config import to_json
 from sparsecap_jax.runs.loop import train
-from sparsecap_jax.runs.run import claim_workdir
+from sparsecap_jax.runs.run import check_workdir
 
 # Module of each sweep; imported when asked for.
 SWEEPS = {
@@ -179,7 +179,9 @@ def _is_finished(workdir: pathlib.Path, run: SweepRun) -> bool:
     """Whether the run has its result; one of another config is an error."""
     if not (workdir / run.name / RESULT).exists():
         return False
-    claim_workdir(_config(workdir, run), workdir / run.name)
+    changes = check_workdir(_config(workdir, run), workdir / run.name)
+    if changes:
+        raise ConfigError(f"{workdir / run.name}: finished with another config: {changes}")
     return True
 
 

@@ -8,26 +8,25 @@ layer norm, and no bias but the cell's and the output layer's.
 """
 
 import functools
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.models.cells import CellWeights, gru_state
 from sparsecap_jax.models.layers import lstm_state
 from sparsecap_jax.models.packing import nan_if_lost, pack_rows
-from sparsecap_jax.models.precision import check_compute_dtype, dot_general, matmul
+from sparsecap_jax.models.precision import dot_general, matmul
 from sparsecap_jax.models.scheduled_sampling import sampled_teacher_forcing
+from sparsecap_jax.settings import Range
 from sparsecap_jax.types import ArrayLike, Regions
 
 Context = dict[str, Array]
 Carry = dict[str, Array]
 Kernels = dict[str, Array]
 
-CELLS = ("lstm", "gru")
 _MASKED = -1e9  # finite, so that an image without any region still gives numbers
 
 
@@ -50,25 +49,19 @@ class SoftAttention(nn.Module):
         remat: whether training recomputes each word's step in the backward pass to save memory.
     """
 
-    vocab_size: int
-    feature_size: int = 2048
-    embed_size: int = 256
-    rnn_size: int = 512
-    attention_size: int = 512
-    cell: str = "lstm"
-    dropout: float = 0.35
-    attention_dropout: float = 0.1
-    compute_dtype: str = "float32"
+    vocab_size: Annotated[int, Range(1)]
+    feature_size: Annotated[int, Range(1)] = 2048
+    embed_size: Annotated[int, Range(1)] = 256
+    rnn_size: Annotated[int, Range(1)] = 512
+    attention_size: Annotated[int, Range(1)] = 512
+    cell: Literal["lstm", "gru"] = "lstm"
+    dropout: Annotated[float, Range(0, 1, open_high=True)] = 0.35
+    attention_dropout: Annotated[float, Range(0, 1, open_high=True)] = 0.1
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
 
     needs_boxes: ClassVar[bool] = False
     samples_inputs: ClassVar[bool] = True
-
-    def __post_init__(self):
-        if self.cell not in CELLS:
-            raise ConfigError(f"model.cell: {self.cell!r}; expected one of {', '.join(CELLS)}")
-        check_compute_dtype(self.compute_dtype)
-        super().__post_init__()
 
     def setup(self):
         inputs, rnn = self.embed_size + self.attention_size, self.rnn_size

@@ -8,7 +8,7 @@ Parameter Efficient Image Captioning", Neurocomputing 2022.
 
 import dataclasses
 import math
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from sparsecap_jax.models.transformer_layers import (
     LayerConfig,
     check_fields,
 )
+from sparsecap_jax.settings import Range
 from sparsecap_jax.types import ArrayLike, Regions
 
 Context = dict[str, Array | tuple[KeysValues, ...]]
@@ -54,21 +55,21 @@ class Transformer(nn.Module):
         remat: whether training recomputes each layer in the backward pass to save memory.
     """
 
-    vocab_size: int
-    feature_size: int = 2048
-    d_model: int = 512
-    ff_size: int = 2048
-    num_layers: int = 6
-    num_heads: int = 8
-    dropout: float = 0.1
-    source_dropout: float = 0.5
-    max_seq_length: int = 18
-    share_attention_encoder: str = ""
-    share_attention_decoder: str = ""
-    share_layer_encoder: tuple[int, ...] = ()
-    share_layer_decoder: tuple[int, ...] = ()
-    pad_id: int = 0
-    compute_dtype: str = "float32"
+    vocab_size: Annotated[int, Range(1)]
+    feature_size: Annotated[int, Range(1)] = 2048
+    d_model: Annotated[int, Range(2)] = 512
+    ff_size: Annotated[int, Range(1)] = 2048
+    num_layers: Annotated[int, Range(1)] = 6
+    num_heads: Annotated[int, Range(1)] = 8
+    dropout: Annotated[float, Range(0, 1, open_high=True)] = 0.1
+    source_dropout: Annotated[float, Range(0, 1, open_high=True)] = 0.5
+    max_seq_length: Annotated[int, Range(1)] = 18
+    share_attention_encoder: Literal["", "kv", "qk"] = ""
+    share_attention_decoder: Literal["", "kv", "qk"] = ""
+    share_layer_encoder: Annotated[tuple[int, ...], Range(0)] = ()
+    share_layer_decoder: Annotated[tuple[int, ...], Range(0)] = ()
+    pad_id: Annotated[int, Range(0)] = 0
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
 
     encoder_layer = EncoderLayer

@@ -5,7 +5,7 @@ form of the reference (`models/att_model.py`, `up_down_lstm`).
 """
 
 import functools
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sparsecap_jax.models.layers import Embedding, Linear, LSTMWeights, lstm_state
 from sparsecap_jax.models.packing import nan_if_lost, pack_rows
-from sparsecap_jax.models.precision import check_compute_dtype, matmul
+from sparsecap_jax.models.precision import matmul
 from sparsecap_jax.models.scheduled_sampling import sampled_teacher_forcing
+from sparsecap_jax.settings import Range
 from sparsecap_jax.types import ArrayLike, Regions
 
 Context = dict[str, Array]
@@ -72,22 +73,18 @@ class UpDown(nn.Module):
         remat: whether training recomputes each word's step in the backward pass to save memory.
     """
 
-    vocab_size: int
-    feature_size: int = 2048
-    embed_size: int = 1000
-    rnn_size: int = 1000
-    attention_size: int = 512
-    logit_layers: int = 1
-    dropout: float = 0.5
-    compute_dtype: str = "float32"
+    vocab_size: Annotated[int, Range(1)]
+    feature_size: Annotated[int, Range(1)] = 2048
+    embed_size: Annotated[int, Range(1)] = 1000
+    rnn_size: Annotated[int, Range(1)] = 1000
+    attention_size: Annotated[int, Range(1)] = 512
+    logit_layers: Annotated[int, Range(1)] = 1
+    dropout: Annotated[float, Range(0, 1, open_high=True)] = 0.5
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
 
     needs_boxes: ClassVar[bool] = False
     samples_inputs: ClassVar[bool] = True
-
-    def __post_init__(self):
-        check_compute_dtype(self.compute_dtype)
-        super().__post_init__()
 
     def setup(self):
         rnn, dtype = self.rnn_size, self.compute_dtype

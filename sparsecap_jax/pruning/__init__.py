@@ -7,7 +7,6 @@ See docs/pruning.md. A new method is one file with a subclass of `Pruner` and on
 from functools import partial
 from typing import Any
 
-from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning.base import NoPruner, Pruner, PruneState
 from sparsecap_jax.pruning.frozen import MaskFreeze
 from sparsecap_jax.pruning.lottery import LotteryMagnitude, LotteryMaskFreeze
@@ -27,37 +26,41 @@ from sparsecap_jax.pruning.masks import (
 from sparsecap_jax.pruning.scored import Magnitude, Random, Saliency
 from sparsecap_jax.pruning.snip import Snip
 from sparsecap_jax.pruning.sparse_training import SET, RigL, StaticSparse
+from sparsecap_jax.pruning.step import SparseStep, TrainState, sparse_step
 from sparsecap_jax.pruning.straight_through import MagnitudeSTE
 from sparsecap_jax.pruning.supermask import Supermask
-from sparsecap_jax.settings import build, defaults_of, nearest
+from sparsecap_jax.settings import Registry, build, defaults_of
 
 # Keywords given here belong to the name and cannot be set by a config.
-PRUNERS = {
-    "none": NoPruner,
-    "supermask": Supermask,
-    "mag_blind": partial(OneShotMagnitude, criterion="blind"),
-    "mag_uniform": partial(OneShotMagnitude, criterion="uniform"),
-    "mag_dist": partial(OneShotMagnitude, criterion="dist"),
-    "mag_grad_blind": partial(GradualMagnitude, criterion="blind"),
-    "mag_grad_uniform": partial(GradualMagnitude, criterion="uniform"),
-    "mag_grad_dist": partial(GradualMagnitude, criterion="dist"),
-    "lottery_mag_blind": partial(LotteryMagnitude, criterion="blind"),
-    "lottery_mag_uniform": partial(LotteryMagnitude, criterion="uniform"),
-    "lottery_mag_dist": partial(LotteryMagnitude, criterion="dist"),
-    "lottery_mask_freeze": LotteryMaskFreeze,
-    "mask_freeze": MaskFreeze,
-    "snip": Snip,
-    # Those of jaxpruner, by its names.
-    "magnitude": Magnitude,
-    "global_magnitude": partial(Magnitude, distribution="global", normalize=True),
-    "saliency": Saliency,
-    "global_saliency": partial(Saliency, distribution="global", normalize=True),
-    "random": Random,
-    "magnitude_ste": MagnitudeSTE,
-    "static_sparse": StaticSparse,
-    "set": SET,
-    "rigl": RigL,
-}
+PRUNERS = Registry(
+    "pruner.name",
+    {
+        "none": NoPruner,
+        "supermask": Supermask,
+        "mag_blind": partial(OneShotMagnitude, criterion="blind"),
+        "mag_uniform": partial(OneShotMagnitude, criterion="uniform"),
+        "mag_dist": partial(OneShotMagnitude, criterion="dist"),
+        "mag_grad_blind": partial(GradualMagnitude, criterion="blind"),
+        "mag_grad_uniform": partial(GradualMagnitude, criterion="uniform"),
+        "mag_grad_dist": partial(GradualMagnitude, criterion="dist"),
+        "lottery_mag_blind": partial(LotteryMagnitude, criterion="blind"),
+        "lottery_mag_uniform": partial(LotteryMagnitude, criterion="uniform"),
+        "lottery_mag_dist": partial(LotteryMagnitude, criterion="dist"),
+        "lottery_mask_freeze": LotteryMaskFreeze,
+        "mask_freeze": MaskFreeze,
+        "snip": Snip,
+        # Those of jaxpruner, by its names.
+        "magnitude": Magnitude,
+        "global_magnitude": partial(Magnitude, distribution="global", normalize=True),
+        "saliency": Saliency,
+        "global_saliency": partial(Saliency, distribution="global", normalize=True),
+        "random": Random,
+        "magnitude_ste": MagnitudeSTE,
+        "static_sparse": StaticSparse,
+        "set": SET,
+        "rigl": RigL,
+    },
+)
 
 
 # What the training loop gives, not the config section.
@@ -70,13 +73,7 @@ def pruner_fields(name: str) -> dict[str, Any]:
     Raises:
         ConfigError: there is no such pruner.
     """
-    return defaults_of(_factory(name), *_GIVEN)
-
-
-def _factory(name: Any) -> Any:
-    if name not in PRUNERS:
-        raise ConfigError(f"pruner.name is {name!r}; {nearest(name, PRUNERS)}")
-    return PRUNERS[name]
+    return defaults_of(PRUNERS[name], *_GIVEN)
 
 
 def make_pruner(config: Any, total_steps: int, steps_per_epoch: int | None = None) -> Pruner:
@@ -96,7 +93,7 @@ def make_pruner(config: Any, total_steps: int, steps_per_epoch: int | None = Non
     options = dict(config.items())
     name = options.pop("name", None)
     return build(
-        _factory(name),
+        PRUNERS[name],
         options,
         "pruner",
         name=name,
@@ -109,7 +106,9 @@ __all__ = [
     "PRUNERS",
     "PruneState",
     "Pruner",
+    "SparseStep",
     "Sparsity",
+    "TrainState",
     "apply_masks",
     "apply_straight_through",
     "check_binary",
@@ -119,6 +118,7 @@ __all__ = [
     "overall_sparsity",
     "pack",
     "pruner_fields",
+    "sparse_step",
     "sparsity",
     "unpack",
 ]

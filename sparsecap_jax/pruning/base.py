@@ -59,6 +59,9 @@ class Pruner:
         exact: whether the target count of nonzeros is met exactly.
         expects_trained: whether `prepare` wants trained weights rather than fresh ones.
         keeps_pruned: whether pruned weights are trained like the others.
+        rewinds: whether `init` must see the initial weights, which `rewind` brings back.
+        needs_masks: whether masks of an already pruned model must be loaded before `prepare`, or
+            be read off its zeros there.
         batches_needed: how many batches `prepare` takes gradients of.
     """
 
@@ -76,6 +79,8 @@ class Pruner:
     exact: ClassVar[bool] = True
     expects_trained: ClassVar[bool] = False
     keeps_pruned: ClassVar[bool] = False
+    rewinds: ClassVar[bool] = False
+    needs_masks: ClassVar[bool] = False
 
     def __post_init__(self):
         check_range("pruner.sparsity", self.sparsity, Range(0.0, 1.0, open_high=True))
@@ -323,6 +328,24 @@ class Pruner:
         goal /= sum(sizes)
         kept = 1.0 - float(masks_lib.overall_sparsity(nest(active)))
         return abs(kept - goal) <= tolerance * goal
+
+    def begun(self, masks: PyTree) -> bool:
+        """Whether the method has pruned anything yet; outside jit.
+
+        Args:
+            masks: `state.masks`.
+
+        Returns:
+            True where an active mask, binarized, has a zero. Also True where there is nothing to
+            prune: without active masks, or at a target that removes none of their weights.
+        """
+        active, _ = self.split(masks)
+        if not active:
+            return True
+        if not any(self.targets({p: mask.shape for p, mask in active.items()}).removals()):
+            return True
+        binary, _ = self.split(self.binarize(masks))
+        return any(bool(jnp.any(mask == 0)) for mask in binary.values())
 
     def on_target(self, sparsity: float, tolerance: float = 0.05) -> bool:
         """Whether the number of nonzeros lies within a tolerance of its target.

@@ -26,6 +26,7 @@ class MaskFreeze(Pruner):
     sparsity: float = 0.0
 
     expects_trained: ClassVar[bool] = True
+    needs_masks: ClassVar[bool] = True
 
     def prepare(
         self,

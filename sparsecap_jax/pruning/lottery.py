@@ -5,6 +5,7 @@ References:
 """
 
 import dataclasses
+from typing import ClassVar
 
 from jaxtyping import Array
 
@@ -16,6 +17,8 @@ from sparsecap_jax.types import PyTree
 
 class Rewinds(Pruner):
     """Remembers the weights that `init` saw and hands them back after `prepare`."""
+
+    rewinds: ClassVar[bool] = True
 
     def init(self, rng: Array, params: PyTree) -> PruneState:
         """Fresh masks, and a copy of the initial parameters, biases and norms included."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 from flax import traverse_util
+from jax.tree_util import GetAttrKey
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.types import PyTree
@@ -31,7 +32,10 @@ def _key_name(key: Any) -> str:
 
 
 def to_path(keys: Iterable[Any]) -> Path:
-    """The path of a leaf from JAX's key path."""
+    """Return the path of a leaf from JAX's key path, without the `.value` of an nnx variable."""
+    keys = tuple(keys)
+    if len(keys) > 1 and isinstance(keys[-1], GetAttrKey) and keys[-1].name == "value":
+        keys = keys[:-1]
     return tuple(_key_name(key) for key in keys)
 
 

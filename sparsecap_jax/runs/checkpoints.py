@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from sparsecap_jax.errors import CheckpointError
-from sparsecap_jax.training.state import TrainState
+from sparsecap_jax.pruning.step import TrainState
 from sparsecap_jax.types import PyTree
 
 _META = {"step", "score", "rng", "data", "crc32"}

@@ -5,10 +5,11 @@ restored (params, masks, pruner, optimizer, rng), data iterator set to its posit
 later steps dropped.
 """
 
+import functools
 import json
 import logging
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -23,17 +24,16 @@ from sparsecap_jax.evaluation.sparsity_report import write_sparsity_report
 from sparsecap_jax.files import write_json
 from sparsecap_jax.models import count_params
 from sparsecap_jax.pruning.masks import finalize
+from sparsecap_jax.pruning.step import TrainState, warn_unless_begun
 from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.directory import INITIAL_WEIGHTS, WEIGHTS, weight_counts
 from sparsecap_jax.runs.first_state import abstract_state, first_state
 from sparsecap_jax.runs.logs import Logs, Progress
 from sparsecap_jax.runs.run import Run, prepare_run
-from sparsecap_jax.runs.scst_run import ScstRun
 from sparsecap_jax.runs.validation import Validator
 from sparsecap_jax.runs.weights import load_weights, save_weights
-from sparsecap_jax.training import scheduled_sampling
-from sparsecap_jax.training.state import TrainState
-from sparsecap_jax.training.steps import make_train_step, words_to_pack
+from sparsecap_jax.training.objectives import Objective
+from sparsecap_jax.training.steps import make_train_step
 from sparsecap_jax.types import Batch
 
 Report = Callable[[str], None]
@@ -69,7 +69,7 @@ def train(
     Raises:
         SparsecapError: a fault in config, data or checkpoints, or a loss that is not finite.
     """
-    run = prepare_run(config, workdir, dataset)
+    run = prepare_run(config, workdir, dataset, report)
     checkpoints = Checkpoints(run.workdir)
     try:
         state, iterator = _start(run, checkpoints, report)
@@ -119,24 +119,15 @@ def _placed(like: TrainState, run: Run) -> TrainState:
 def _run_steps(run: Run, state: TrainState, iterator, checkpoints: Checkpoints, report: Report):
     """Take all remaining steps."""
     config, step = run.config.train, int(state.step)
-    sampling = scheduled_sampling.parse(config, run.model)
-    sampling_from = sampling.first_step(run.steps_per_epoch)
-    train_step = make_train_step(
-        run.model,
-        run.pruner,
-        run.tx,
-        run.mesh,
-        config.label_smoothing,
-        None if sampling_from is None else sampling.schedule(run.steps_per_epoch),
+    compiled = functools.cache(
+        lambda objective: make_train_step(objective, run.pruner, run.tx, run.mesh)
     )
-    scst = ScstRun(run, report) if run.scst_start < run.total_steps else None
     logs = Logs(run.workdir, step)
     progress = Progress(run.total_steps, step, run.config.data.batch_size)
     validator = Validator(run)
     try:
-        calls = _calls(run, iterator, step, sampling_from, scst)
-        for count, rewarded, given in read_ahead(calls):
-            state, metrics = (scst.step if rewarded else train_step)(state, *given)
+        for count, objective, inputs in read_ahead(_calls(run, iterator, step)):
+            state, metrics = compiled(objective)(state, *inputs)
             step += count
             if step % config.log_every == 0 or step == run.total_steps:
                 _log_step(step, metrics, run, logs, progress, report)
@@ -156,30 +147,24 @@ def _run_steps(run: Run, state: TrainState, iterator, checkpoints: Checkpoints, 
         logs.close()
 
 
-def _calls(run: Run, iterator, step: int, sampling_from: int | None, scst: ScstRun | None):
-    """What each call takes: steps, whether captions are rewarded, arguments beside the state.
-
-    These are batches on the devices, and words to pack, or references of the images.
-    """
+def _calls(run: Run, iterator, step: int) -> Iterator[tuple[int, Objective, tuple]]:
+    """Yield for each call of the compiled step: steps, objective, inputs on the devices."""
     sharding = NamedSharding(run.mesh, PartitionSpec(None, "data"))
     while step < run.total_steps:
-        count = _steps_until_event(step, run)
+        count, objective = _steps_until_event(step, run), run.objective_at(step)
         batches = stack_batches([next(iterator) for _ in range(count)])
-        rewarded = step >= run.scst_start
-        if rewarded:
-            more = scst.references(batches)
-        else:
-            packs = sampling_from is None or step + count <= sampling_from
-            more = words_to_pack(batches.token_mask, run.mesh.size) if packs else 0
+        inputs, static = objective.inputs(batches, step)
         step += count
-        yield count, rewarded, (jax.device_put(batches, sharding), more)
+        yield count, objective, (jax.device_put(inputs, sharding), static)
 
 
 def _steps_until_event(step: int, run: Run) -> int:
-    """How many steps the next call takes: it ends where something is logged or saved."""
+    """Return the number of steps of the next call.
+
+    It ends where something is logged or saved, or where another objective begins.
+    """
     config = run.config.train
-    ends = [run.total_steps, step + config.steps_per_call]
-    ends += [run.scst_start] if step < run.scst_start else []
+    ends = [run.total_steps, step + config.steps_per_call, run.next_change(step)]
     ends += [(step // every + 1) * every for every in (config.log_every, run.eval_every)]
     return min(ends) - step
 
@@ -208,6 +193,7 @@ def _finish(run: Run, checkpoints: Checkpoints, report: Report) -> dict[str, Any
         )
     step = checkpoints.last_step() if best is None else best
     variables = checkpoints.restore_variables(step)
+    warn_unless_begun(run.pruner, variables["masks"])
     masks = jax.device_get(run.pruner.binarize(variables["masks"]))
     params = jax.device_get(finalize(variables["params"], masks))
     size = save_weights(run.workdir / WEIGHTS, params, masks)

@@ -10,8 +10,8 @@ from sparsecap_jax.captioning.search_options import SearchOptions
 from sparsecap_jax.data.pipeline import make_eval_batches
 from sparsecap_jax.evaluation.metrics import score_captions
 from sparsecap_jax.pruning.masks import finalize, overall_sparsity
+from sparsecap_jax.pruning.step import TrainState
 from sparsecap_jax.runs.run import Run
-from sparsecap_jax.training.state import TrainState
 from sparsecap_jax.training.steps import make_validation_loss
 
 # METEOR starts a Java process and takes seconds: the final evaluation has it, validation not.

@@ -9,7 +9,7 @@ import jax
 
 
 def release_freed_memory() -> bool:
-    """Give freed memory back to the system; tells whether there was any.
+    """Give freed memory back to the system; return whether there was any.
 
     glibc keeps what the compiler freed, which after a large step is a gigabyte on top of what the
     step itself needs. Elsewhere nothing is done.
@@ -21,19 +21,22 @@ def release_freed_memory() -> bool:
 
 
 def compiled_ahead(jitted: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a jitted function of arrays: memory is given back between compiling and running.
+    """Wrap a jitted function: memory is given back between compiling and running.
 
     Args:
-        jitted: result of `jax.jit`, without static arguments.
+        jitted: result of `jax.jit`; its static arguments are hashable and come by position.
 
     Returns:
-        The same function; for arguments of new shapes, freed memory is given back before and
-        after the compilation.
+        The same function; for arguments of new shapes or static values, freed memory is given back
+        before and after the compilation.
     """
     known = set()
 
+    def describe(leaf):
+        return (leaf.shape, leaf.dtype) if hasattr(leaf, "shape") else leaf
+
     def call(*args):
-        shapes = tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(args))
+        shapes = tuple(map(describe, jax.tree.leaves(args)))
         if shapes not in known:
             release_freed_memory()
             jitted.lower(*args).compile()  # the call below finds it in JAX's memory

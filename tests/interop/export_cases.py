@@ -9,11 +9,11 @@ from sparsecap_jax.commands.import_reference import run_config
 from sparsecap_jax.models import abstract_params, make_model
 from sparsecap_jax.pruning import PruneState, make_pruner
 from sparsecap_jax.pruning.masks import finalize
+from sparsecap_jax.pruning.step import TrainState
 from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.config import default_config, model_config, model_section, pruner_section
 from sparsecap_jax.runs.directory import LoadedRun, save_run
 from sparsecap_jax.tokenizers import make_tokenizer, train_tokenizer
-from sparsecap_jax.training.state import TrainState
 
 CAPTIONS = [f"a {c} {s} near the {t}" for c in ["red", "blue"] for s, t in ("ab", "cd", "ef")]
 TRANSFORMER = {"d_model": 16, "ff_size": 24, "num_layers": 2, "num_heads": 4}

@@ -8,8 +8,8 @@ import pytest
 
 from sparsecap_jax.errors import CheckpointError
 from sparsecap_jax.pruning import make_pruner
+from sparsecap_jax.pruning.step import sparse_step
 from sparsecap_jax.runs.checkpoints import Checkpoints
-from sparsecap_jax.training.state import create_state
 
 
 def state_at(step, pruner="supermask", width=3):
@@ -17,9 +17,8 @@ def state_at(step, pruner="supermask", width=3):
         "a": {"kernel": jax.random.normal(jax.random.key(step), (4, width)), "bias": jnp.ones(2)}
     }
     pruner = make_pruner({"name": pruner}, total_steps=10)
-    transform = optax.adam(1e-2)
-    prune = pruner.init(jax.random.key(step), params)
-    state = create_state(params, prune, pruner, transform, jax.random.key(7 + step))
+    train_step = sparse_step(pruner, optax.adam(1e-2), lambda params, batch, rng: 0.0)
+    state = train_step.init(jax.random.key(7 + step), params)
     return state.replace(step=jnp.asarray(step, jnp.int32))
 
 

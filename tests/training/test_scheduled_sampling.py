@@ -6,10 +6,9 @@ import pytest
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.models import make_model
-from sparsecap_jax.pruning import make_pruner
 from sparsecap_jax.runs.config import default_config, validate
+from sparsecap_jax.training.objectives import CrossEntropy, Task
 from sparsecap_jax.training.scheduled_sampling import ScheduledSampling
-from sparsecap_jax.training.steps import make_loss, words_to_pack
 from sparsecap_jax.types import Batch, Regions
 
 
@@ -64,18 +63,22 @@ def test_training_loss_samples_from_its_step_on():
     batch = Batch(regions, tokens, np.ones_like(tokens, bool), np.arange(2, dtype=np.int32))
     params = model.init(jax.random.key(0), regions, tokens)["params"]
     params = jax.tree.map(lambda leaf: 3 * leaf, params)
-    pruner = make_pruner({"name": "none"}, total_steps=10)
     sampling = ScheduledSampling(start=0, increase_every=1, increase_prob=1.0, max_prob=1.0)
-    plain = make_loss(model, pruner)
-    sampled = jax.jit(make_loss(model, pruner, sample_prob=sampling.schedule(4)), static_argnums=5)
+    plain = CrossEntropy(task=Task(model))
+    objective = CrossEntropy(task=Task(model, steps_per_epoch=4, sampling=sampling))
+    stacked = jax.tree.map(lambda leaf: np.stack([leaf] * 2), batch)
+    assert objective.inputs(stacked, 2)[1] == 16  # words of whole batches until step 4
+    assert objective.inputs(stacked, 3)[1] == 0
+    sampled = jax.jit(
+        lambda step, rng, words: objective(params, None, batch, step, rng, words)[0],
+        static_argnums=2,
+    )
 
     def loss(step, seed, words=0):
-        return sampled({"params": params}, {}, batch, np.int32(step), jax.random.key(seed), words)[
-            0
-        ]
+        return sampled(np.int32(step), jax.random.key(seed), words)
 
-    expected = plain({"params": params}, {}, batch, jax.numpy.int32(0), jax.random.key(0))[0]
+    expected = plain(params, None, batch, jax.numpy.int32(0), jax.random.key(0))[0]
     np.testing.assert_allclose(loss(3, 0), expected, rtol=1e-5)
-    np.testing.assert_allclose(loss(3, 1, words_to_pack(batch.token_mask)), expected, rtol=1e-5)
+    np.testing.assert_allclose(loss(3, 1, 16), expected, rtol=1e-5)
     after = {float(loss(4, seed)) for seed in range(3)}
     assert len(after) == 3 and all(abs(value - expected) > 1e-3 for value in after)

@@ -15,17 +15,18 @@ from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.models import MODELS, make_model
 from sparsecap_jax.pruning import make_pruner
 from sparsecap_jax.pruning.masks import apply_masks
+from sparsecap_jax.pruning.step import SparseStep
 from sparsecap_jax.scst.config import ScstConfig, parse
 from sparsecap_jax.scst.document_frequency import count_documents
 from sparsecap_jax.scst.host import HostScorer
 from sparsecap_jax.scst.rewards import HostRewards, make_rewards
 from sparsecap_jax.tokenizers import train_tokenizer
 from sparsecap_jax.training.losses import reward_loss
+from sparsecap_jax.training.objectives import SelfCritical, Task
+from sparsecap_jax.training.objectives.self_critical import sample_metrics
 from sparsecap_jax.training.optimizers import make_optimizer
 from sparsecap_jax.training.policy_gradient import Partition, PolicyGradient, Samples
-from sparsecap_jax.training.scst_step import make_scst_step, sample_metrics
-from sparsecap_jax.training.state import create_state
-from sparsecap_jax.training.steps import make_mesh
+from sparsecap_jax.training.steps import make_mesh, make_train_step
 from sparsecap_jax.types import Batch, Regions
 
 LSTM = {"embed_size": 8, "rnn_size": 12, "attention_size": 6, "dropout": 0.5}
@@ -90,7 +91,8 @@ def make_state(params, pruner, tx, drop):
         rng = np.random.default_rng(5)
         masks = jax.tree.map(lambda mask: np.float32(rng.random(mask.shape) < 0.5), prune.masks)
         prune = pruner.load_masks(prune, masks)
-    return create_state(jax.tree.map(jnp.array, params), prune, pruner, tx, jax.random.key(3))
+    step = SparseStep(pruner, tx, lambda *args: None)
+    return step.start(jax.random.key(3), prune, jax.tree.map(jnp.array, params))
 
 
 def take_step(
@@ -102,16 +104,18 @@ def take_step(
     sgd = {"name": "sgd", "clip": "none", "schedule": "constant", "learning_rate": 1.0}
     tx = make_optimizer(sgd, 10, trains_masks=pruner.trains_masks)
     mesh = make_mesh(devices, IMAGES)
-    step = make_scst_step(model, pruner, tx, mesh, rewards, config, decode_options(tokenizer))
+    objective = SelfCritical(
+        task=Task(model), config=config, rewards=rewards, options=decode_options(tokenizer)
+    )
+    step = make_train_step(objective, pruner, tx, mesh)
     replicated = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(None, "data"))
     state = jax.device_put(make_state(params, pruner, tx, drop), replicated)
     masks = jax.device_get(state.prune.masks)
     batches = jax.tree.map(lambda leaf: leaf[None], make_batch())
-    references = jax.device_put(rewards.gather(batches.index), split)
-    batches = jax.device_put(batches, split)
+    inputs = jax.device_put(objective.inputs(batches, 0)[0], split)
     with jax.transfer_guard("disallow"):
-        after, metrics = step(state, batches, references)
+        after, metrics = step(state, inputs)
     return masks, after, jax.device_get(metrics)
 
 

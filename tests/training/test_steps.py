@@ -10,9 +10,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from sparsecap_jax.models import MODELS, make_model
 from sparsecap_jax.pruning import make_pruner
+from sparsecap_jax.pruning.step import TrainState
+from sparsecap_jax.training.objectives import CrossEntropy, Task, words_to_pack
 from sparsecap_jax.training.optimizers import make_optimizer
-from sparsecap_jax.training.state import TrainState, trainable
-from sparsecap_jax.training.steps import make_loss, make_mesh, make_train_step, words_to_pack
+from sparsecap_jax.training.steps import make_mesh, make_train_step
 from sparsecap_jax.types import Batch, Regions
 
 LSTM = {"embed_size": 8, "rnn_size": 12, "attention_size": 6}
@@ -65,20 +66,19 @@ def test_no_dropout_is_listed_for_every_model():
     ],
 )
 def test_packed_words_give_the_padded_loss_and_gradients(name, label_smoothing, shards, words):
-    model, pruner, batch, state = make_parts(name)
+    model, _, batch, state = make_parts(name)
     assert words_to_pack(batch.token_mask, shards, least=1) == words
-    loss = make_loss(model, pruner, label_smoothing, shards)
-    args = ({"params": state.params}, {}, batch, state.step, state.rng)
+    objective = CrossEntropy(task=Task(model, label_smoothing=label_smoothing, shards=shards))
 
     @functools.partial(jax.jit, static_argnums=0)
     def grad(words):
-        return jax.value_and_grad(loss, has_aux=True)(*args, words)
+        return objective(state.params, None, batch, state.step, state.rng, words)
 
-    (expected, _), expected_grads = grad(0)
-    (found, _), grads = grad(words)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    expected, expected_grads, _ = grad(0)
+    loss, grads, _ = grad(words)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), grads, expected_grads)
-    assert np.isnan(jax.jit(lambda: loss(*args, words - 4)[0])())
+    assert np.isnan(grad(words - 4)[0])
 
 
 def test_words_to_pack_are_few_sizes_that_suffice():
@@ -100,8 +100,8 @@ def test_packed_step_is_the_same_on_four_devices(name):
     results = []
     for devices in (1, 4):
         mesh = make_mesh(devices, 4)
-        step = make_train_step(model, pruner, tx, mesh)
-        opt_state = tx.init(trainable(state.params, {}, False))
+        step = make_train_step(CrossEntropy(task=Task(model, shards=devices)), pruner, tx, mesh)
+        opt_state = tx.init({"params": state.params})
         placed = jax.device_put(
             jax.tree.map(np.array, state.replace(opt_state=opt_state, rng=None)),
             NamedSharding(mesh, PartitionSpec()),

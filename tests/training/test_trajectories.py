@@ -4,19 +4,19 @@ The steps run in evaluation mode (no dropout, rounded masks), with the reference
 value, Adam groups and sparsity loss (current step i of 12).
 """
 
+import dataclasses
 import json
 
 import jax
 import numpy as np
-import optax
 import pytest
 import reference_cases as cases
 from flax.traverse_util import flatten_dict
 
-from sparsecap_jax.pruning import apply_masks, make_pruner
+from sparsecap_jax.pruning import PruneState, apply_masks, make_pruner
+from sparsecap_jax.pruning.step import SparseStep
 from sparsecap_jax.training.losses import caption_loss
 from sparsecap_jax.training.optimizers import make_optimizer, make_schedule
-from sparsecap_jax.training.state import trainable
 from sparsecap_jax.types import Batch
 
 UP_DOWN = ("up_down_lstm", "up_down_lstm_prune_supermask")
@@ -66,30 +66,36 @@ def run_steps(case):
     tokens, mask = cases.captions(case)
     batch = Batch(cases.regions(case), tokens, mask, np.arange(len(tokens), dtype=np.int32))
 
-    def loss_fn(trained, step):
-        masks = trained.get("masks", {})
-        params = apply_masks(trained["params"], pruner.binarize(masks))
-        log_probs = model.apply({"params": params}, batch.regions, batch.tokens)
-        loss = caption_loss(log_probs, batch)
-        penalty, _ = pruner.penalty(masks, step)
-        return loss + penalty, (loss, penalty)
+    def loss_fn(params, batch):
+        return caption_loss(model.apply({"params": params}, batch.regions, batch.tokens), batch)
 
-    @jax.jit
-    def step_fn(trained, opt_state, step):
-        grads, (loss, penalty) = jax.grad(loss_fn, has_aux=True)(trained, step)
-        updates, opt_state = tx.update(grads, opt_state, trained)
-        return optax.apply_updates(trained, updates), opt_state, loss, penalty
+    def gradient(params, evaluated, batch, step, rng):
+        loss, grads = jax.value_and_grad(loss_fn)(params, batch)
+        return loss, grads, {"caption_loss": loss}
 
-    trained = trainable(variables["params"], variables["masks"], pruner.trains_masks)
-    opt_state = tx.init(trained)
+    step = SparseStep(rounded(pruner), tx, gradient)
+    prune = PruneState(variables["masks"], {})
+    state = step.start(jax.random.key(0), prune, variables["params"])
+    take = jax.jit(step)
     losses, penalties = [], []
-    for step in range(config["steps"]):
-        trained, opt_state, loss, penalty = step_fn(trained, opt_state, np.int32(step))
-        losses.append(float(loss))
-        penalties.append(float(penalty))
-    losses.append(float(jax.jit(loss_fn)(trained, np.int32(0))[1][0]))
+    for _ in range(config["steps"]):
+        state, metrics = take(state, batch)
+        losses.append(float(metrics["caption_loss"]))
+        penalties.append(float(metrics["sparsity_loss"]))
+    params = apply_masks(state.params, pruner.binarize(state.prune.masks))
+    losses.append(float(jax.jit(loss_fn)(params, batch)))
     rates = [float(make_schedule(section, total, total)(i)) for i in range(config["steps"])]
+    trained = {"params": state.params}
+    if pruner.trains_masks:
+        trained["masks"] = state.prune.masks
     return losses, penalties, rates, trained
+
+
+def rounded(pruner):
+    """The same pruner with rounded masks in training, as in the figures."""
+    methods = {"sample": lambda self, masks, rng=None: self.binarize(masks)}
+    fields = {field.name: getattr(pruner, field.name) for field in dataclasses.fields(pruner)}
+    return type("Rounded", (type(pruner),), methods)(**fields)
 
 
 @pytest.mark.parametrize("name", UP_DOWN)

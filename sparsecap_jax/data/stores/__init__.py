@@ -15,17 +15,21 @@ from sparsecap_jax.data.stores.lmdb import LmdbStore
 from sparsecap_jax.data.stores.npz_folder import NpzFolderStore
 from sparsecap_jax.data.stores.tfds_folder import TfdsStore, is_tfds_folder
 from sparsecap_jax.data.stores.tsv import TsvStore, tsv_files
-from sparsecap_jax.errors import ConfigError, DataError
+from sparsecap_jax.errors import DataError
+from sparsecap_jax.settings import Registry
 
-STORES: dict[str, type[IndexedStore]] = {
-    "array_record": ArrayRecordStore,
-    "hdf5": Hdf5Store,
-    "lmdb": LmdbStore,
-    "npy": NpyFolderStore,
-    "npz": NpzFolderStore,
-    "tfds": TfdsStore,
-    "tsv": TsvStore,
-}
+STORES: Registry[type[IndexedStore]] = Registry(
+    "data.features_format",
+    {
+        "array_record": ArrayRecordStore,
+        "hdf5": Hdf5Store,
+        "lmdb": LmdbStore,
+        "npy": NpyFolderStore,
+        "npz": NpzFolderStore,
+        "tfds": TfdsStore,
+        "tsv": TsvStore,
+    },
+)
 _HDF5 = (".h5", ".hdf5")
 
 
@@ -51,9 +55,6 @@ def open_store(
         ConfigError: unknown format.
         DataError: nothing there that is known.
     """
-    if format not in (*STORES, "auto"):
-        known = ", ".join(["auto", *STORES])
-        raise ConfigError(f"format of features is {format!r}; expected one of {known}")
     path = pathlib.Path(path)
     if isinstance(sizes, str | os.PathLike):
         sizes = load_image_sizes(sizes) if os.fspath(sizes) else None

@@ -1,0 +1,272 @@
+"""The sparse step: the one place where a pruner, a loss and an optimizer meet.
+
+    step = sparse_step(pruner, tx, loss_fn)
+    state = step.init(rng, params)
+    state, metrics = jax.jit(step)(state, batch)
+    params, masks = step.finish(state)
+
+It is right for every pruner: masks are sampled once and applied once, gradients reach the mask
+logits of supermasks and the pruned weights of RigL, and the optimizer sees what it should.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, no_type_check
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Int, Key
+
+from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.pruning.base import Pruner, PruneState
+from sparsecap_jax.pruning.masks import apply_masks, finalize, overall_sparsity
+from sparsecap_jax.types import PyTree
+
+logger = logging.getLogger(__name__)
+
+Metrics = dict[str, jax.Array]
+# (params, evaluated, inputs, step, rng) -> (loss, gradients with respect to params, metrics)
+Gradient = Callable[[PyTree, PyTree | None, Any, Array, Array], tuple[Array, PyTree, Metrics]]
+
+
+@no_type_check  # JAX rebuilds pytrees with leaves that are not arrays
+@struct.dataclass
+class TrainState:
+    """The state that one training step turns into the next; a pytree.
+
+    Attributes:
+        step: int32 `[]`, number of steps taken.
+        params: the weights, dense: masks are applied to them in the step.
+        prune: the pruner's masks and extras.
+        opt_state: optimizer state, `{"params": ...}`, with an entry `"masks"` where these are
+            trained.
+        rng: key of the run; every step folds its own number in.
+    """
+
+    step: Int[Array, ""]
+    params: PyTree
+    prune: PruneState
+    opt_state: optax.OptState
+    rng: Key[Array, ""]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SparseStep:
+    """A training step with pruning, as a pure function of state and inputs.
+
+    Attributes:
+        pruner: chooses and samples the masks.
+        tx: optimizer over `{"params": ...}`, and `"masks"` where the pruner trains them; see
+            `by_entry`.
+        gradient: `(params, evaluated, inputs, step, rng) -> (loss, grads, metrics)`. `params` are
+            the masked weights; `evaluated` those of evaluation mode, None where they are the same.
+    """
+
+    pruner: Pruner
+    tx: optax.GradientTransformation
+    gradient: Gradient
+
+    def init(
+        self,
+        rng: Array,
+        params: PyTree,
+        *,
+        batches: Iterable[Any] = (),
+        masks: PyTree | None = None,
+        initial: PyTree | None = None,
+    ) -> TrainState:
+        """Return the state before the first step; outside jit.
+
+        Args:
+            rng: a PRNG key, kept in the state.
+            params: the weights to train or, for methods that prune a trained model, its weights.
+            batches: inputs of `gradient`, for methods that rank gradients before training (SNIP).
+            masks: masks to start from, for methods that keep those of a pruned model.
+            initial: the weights before any training, for lottery tickets, which return to them.
+
+        Raises:
+            ConfigError: the method needs an argument that is missing, or it does not fit.
+        """
+        pruner = self.pruner
+        if pruner.rewinds and initial is None:
+            raise ConfigError(
+                f"pruner {pruner.name!r} returns to the weights before training: "
+                "give init(..., initial=PARAMS)"
+            )
+        mask_rng, grad_rng = jax.random.split(jax.random.fold_in(rng, 1))
+        first = params if initial is None else initial
+        prune = pruner.init(mask_rng, jax.tree.map(jnp.asarray, first))
+        if masks is not None:
+            prune = pruner.load_masks(prune, masks)
+        batches = list(batches)
+        if len(batches) < pruner.batches_needed:
+            raise ConfigError(
+                f"pruner {pruner.name!r} ranks gradients of {pruner.batches_needed} batches before "
+                f"training, got {len(batches)}: give init(..., batches=[BATCH, ...])"
+            )
+
+        @jax.jit
+        def grad_fn(params: PyTree, inputs: Any) -> PyTree:
+            return self.gradient(params, None, inputs, jnp.zeros((), jnp.int32), grad_rng)[1]
+
+        prune = pruner.prepare(prune, params, grad_fn, batches)
+        return self.start(rng, *pruner.rewind(prune, params))
+
+    def start(self, rng: Array, prune: PruneState, params: PyTree) -> TrainState:
+        """Return the state at step 0 of weights and masks that are ready: fresh optimizer state."""
+        opt_state = self.tx.init(self._trained(params, prune.masks))
+        return TrainState(jnp.zeros((), jnp.int32), params, prune, opt_state, rng)
+
+    def __call__(self, state: TrainState, inputs: Any) -> tuple[TrainState, Metrics]:
+        """Take one step; for use under jit.
+
+        Args:
+            state: before the step; may be donated.
+            inputs: passed to `gradient`.
+
+        Returns:
+            The state after the step, and float32 scalars: `loss` (with the pruner's penalty),
+            `sparsity_loss` (the penalty), `grad_norm`, `sparsity` of the masks before the step
+            where there are any, and the metrics of loss and pruner.
+        """
+        pruner, masks = self.pruner, state.prune.masks
+        step_rng, update_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))
+        mask_rng, loss_rng = jax.random.split(step_rng)
+        trained = self._trained(state.params, masks)
+
+        def pruned(trained: PyTree) -> PyTree:
+            binary = pruner.sample(trained.get("masks", masks), mask_rng)
+            return pruner.apply(trained["params"], binary)
+
+        binary = pruner.binarize(masks)
+        evaluated = apply_masks(state.params, binary) if pruner.trains_masks else None
+        params, pull = jax.vjp(pruned, trained)
+        loss, grads, metrics = self.gradient(params, evaluated, inputs, state.step, loss_rng)
+        (grads,) = pull(grads)
+        penalty, penalty_metrics = pruner.penalty(masks, state.step)
+        if pruner.trains_masks:
+            pushed = jax.grad(lambda masks: pruner.penalty(masks, state.step)[0])(masks)
+            grads["masks"] = jax.tree.map(jnp.add, grads["masks"], pushed)
+        metrics = {**metrics, "loss": loss + penalty, "sparsity_loss": penalty}
+        if jax.tree.leaves(binary):
+            metrics["sparsity"] = overall_sparsity(binary)
+        return self._update(state, trained, grads, update_rng, metrics | penalty_metrics)
+
+    def _update(
+        self, state: TrainState, trained: PyTree, grads: PyTree, rng: Array, metrics: Metrics
+    ) -> tuple[TrainState, Metrics]:
+        """Step weights and masks, then let the pruner recompute what is due."""
+        pruner = self.pruner
+        kept = {**grads, "params": pruner.gradients(grads["params"], state.prune.masks)}
+        updates, opt_state = self.tx.update(kept, state.opt_state, trained)
+        trained = optax.apply_updates(trained, updates)
+        step = state.step + jnp.ones((), jnp.int32)
+        prune = state.prune.replace(masks=trained.get("masks", state.prune.masks))
+        prune = pruner.update(prune, trained["params"], grads["params"], step, rng)
+        params, opt_state = pruner.settle(trained["params"], opt_state, prune.masks)
+        metrics = {"grad_norm": optax.tree.norm(kept["params"]), **metrics}
+        return TrainState(step, params, prune, opt_state, state.rng), metrics
+
+    def finish(self, state: TrainState) -> tuple[PyTree, PyTree]:
+        """Return the pruned weights, zeros in place, and their binary masks; outside jit.
+
+        Logs a warning where the pruner has not pruned anything.
+        """
+        warn_unless_begun(self.pruner, state.prune.masks)
+        binary = self.pruner.binarize(state.prune.masks)
+        return finalize(state.params, binary), binary
+
+    def _trained(self, params: PyTree, masks: PyTree) -> dict[str, PyTree]:
+        """Return the tree that the optimizer owns."""
+        return {"params": params, **({"masks": masks} if self.pruner.trains_masks else {})}
+
+
+def sparse_step(
+    pruner: Pruner,
+    tx: optax.GradientTransformation,
+    loss_fn: Callable[[PyTree, Any, Array], Any],
+    *,
+    mask_tx: optax.GradientTransformation | None = None,
+) -> SparseStep:
+    """Build the training step of a loss under a pruner.
+
+    Args:
+        pruner: from `make_pruner`.
+        tx: optimizer of the weights.
+        loss_fn: `(params, batch, rng) -> loss`, or `-> (loss, metrics)` with a dict of scalars.
+        mask_tx: optimizer of mask logits; by default Adam with learning rate 100 and epsilon 1e-2.
+
+    Returns:
+        The step, see `SparseStep`.
+
+    References:
+        Tan et al., "End-to-end supermask pruning" (2022), arXiv 2110.03298 (the masks' optimizer).
+    """
+    groups = {"params": tx}
+    if pruner.trains_masks:
+        groups["masks"] = optax.adam(100.0, eps=1e-2) if mask_tx is None else mask_tx
+
+    def scalar(params: PyTree, batch: Any, rng: Array) -> tuple[Array, Metrics]:
+        result = loss_fn(params, batch, rng)
+        return result if isinstance(result, tuple) else (result, {})
+
+    def gradient(params, evaluated, batch, step, rng):
+        (loss, metrics), grads = jax.value_and_grad(scalar, has_aux=True)(params, batch, rng)
+        return loss, grads, metrics
+
+    return SparseStep(pruner, by_entry(groups), gradient)
+
+
+def warn_unless_begun(pruner: Pruner, masks: PyTree) -> bool:
+    """Log a warning where no mask prunes anything although the target asks for it.
+
+    Returns:
+        Whether pruning has begun.
+    """
+    begun = pruner.begun(masks)
+    if not begun:
+        logger.warning(
+            "pruner %r never pruned a weight, but its target sparsity is %g: were its first events "
+            "beyond the last step?",
+            pruner.name,
+            pruner.sparsity,
+        )
+    return begun
+
+
+def by_entry(groups: dict[str, optax.GradientTransformation]) -> optax.GradientTransformation:
+    """Build one transformation for each entry of a dict of trees.
+
+    Unlike `optax.partition` its state holds no placeholders for the other entries, so that it is
+    saved and restored as the plain dict it is.
+
+    Args:
+        groups: transformation by entry.
+
+    Returns:
+        A transformation over dicts with exactly these entries.
+
+    Raises:
+        ConfigError: (by the transformation) the tree has other entries.
+    """
+
+    def check(tree):
+        if set(tree) != set(groups):
+            raise ConfigError(f"optimizer expects entries {sorted(groups)}, got {sorted(tree)}")
+
+    def init(params):
+        check(params)
+        return {name: group.init(params[name]) for name, group in groups.items()}
+
+    def update(updates, state, params=None):
+        check(updates)
+        updates, new_state = dict(updates), {}
+        for name, group in groups.items():
+            group_params = None if params is None else params[name]
+            updates[name], new_state[name] = group.update(updates[name], state[name], group_params)
+        return updates, new_state
+
+    return optax.GradientTransformation(init, update)

@@ -1,0 +1,112 @@
+"""Objectives: the losses that captioners are trained on, behind one protocol."""
+
+import dataclasses
+from collections.abc import Hashable, Sequence
+from typing import Any, ClassVar
+
+import jax
+from flax import linen as nn
+from jaxtyping import Array
+
+from sparsecap_jax.pruning.step import Metrics
+from sparsecap_jax.tokenizers import Tokenizer
+from sparsecap_jax.training.scheduled_sampling import ScheduledSampling
+from sparsecap_jax.types import Batch, PyTree
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """The parts of a run that objectives may use.
+
+    Attributes:
+        model: the captioner.
+        tokenizer: its tokenizer.
+        references: training captions of each image, in the order of `Batch.index`.
+        max_length: most tokens of a caption that is decoded.
+        shards: devices that a batch is split over.
+        steps_per_epoch: length of an epoch in steps.
+        label_smoothing: `config.train.label_smoothing`.
+        sampling: scheduled sampling.
+    """
+
+    model: nn.Module
+    tokenizer: Tokenizer | None = None
+    references: Sequence[Sequence[str]] = ()
+    max_length: int = 18
+    shards: int = 1
+    steps_per_epoch: int = 1
+    label_smoothing: float = 0.0
+    sampling: ScheduledSampling = dataclasses.field(default_factory=ScheduledSampling)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Objective:
+    """A loss of one batch, and the inputs it needs.
+
+    Fields of a subclass other than `task` are its settings, set in the config section `objective`.
+    Most subclasses override `loss` alone; one that computes its own gradients overrides
+    `__call__`.
+
+    Attributes:
+        task: the parts of the run.
+        needs_trained: reason why training with it starts from a trained model, "" if it need not.
+        resources: arrays that stay on the devices, such as the weights of a teacher.
+    """
+
+    task: Task
+
+    needs_trained: ClassVar[str] = ""
+
+    @property
+    def resources(self) -> PyTree:
+        """Arrays that stay on the devices for the whole run; passed to `loss` and `__call__`."""
+        return ()
+
+    def inputs(self, batches: Batch, step: int) -> tuple[PyTree, Hashable]:
+        """Return what a call of the compiled step takes, on the host.
+
+        Args:
+            batches: leaves `[N, B, ...]`, the batches of N steps.
+            step: number of steps taken before them.
+
+        Returns:
+            Arrays `[N, B, ...]`, and static sizes: each value compiles a step of its own.
+        """
+        return batches, None
+
+    def loss(
+        self, params: PyTree, inputs: Any, step: Array, rng: Array, static: Any, resources: PyTree
+    ) -> tuple[Array, Metrics]:
+        """Return the loss of one batch, and scalars to log.
+
+        Args:
+            params: weights, masks applied.
+            inputs: arrays `[B, ...]` that `inputs` returned, for one step.
+            step: int32 `[]`, number of steps taken before this one.
+            rng: a PRNG key.
+            static: the sizes that `inputs` returned; None before training (SNIP).
+            resources: `self.resources`.
+
+        Returns:
+            float32 scalar, and metrics; `caption_loss` among them is shown as progress.
+        """
+        raise TypeError(f"{type(self).__name__} defines neither loss nor __call__")
+
+    def __call__(
+        self,
+        params: PyTree,
+        evaluated: PyTree | None,
+        inputs: Any,
+        step: Array,
+        rng: Array,
+        static: Any = None,
+        resources: PyTree = (),
+    ) -> tuple[Array, PyTree, Metrics]:
+        """Return loss, gradients with respect to `params`, and metrics; traced.
+
+        The arguments are those of `loss`, and `evaluated`, the weights of evaluation mode (None
+        where they equal `params`).
+        """
+        value_and_grad = jax.value_and_grad(self.loss, has_aux=True)
+        (loss, metrics), grads = value_and_grad(params, inputs, step, rng, static, resources)
+        return loss, grads, metrics

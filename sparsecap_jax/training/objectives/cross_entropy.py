@@ -1,0 +1,101 @@
+"""Cross-entropy with teacher forcing, computed for real words alone where the model can."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array
+
+from sparsecap_jax.pruning.step import Metrics
+from sparsecap_jax.training import losses
+from sparsecap_jax.training.objectives.base import Objective
+from sparsecap_jax.types import Batch, PyTree
+
+
+def words_to_pack(token_mask: np.ndarray, shards: int = 1, least: int = 64) -> int:
+    """Choose the number of slots that the packed training loss needs for a batch.
+
+    Few sizes occur, so that few steps are compiled: multiples of a sixteenth of all tokens.
+
+    Args:
+        token_mask: bool `[..., B, S, T]`; of several batches the fullest decides.
+        shards: parts that B is split into, each packed apart.
+        least: smallest distance between sizes: compiling for fewer words does not pay.
+
+    Returns:
+        Slots per shard, at most `B / shards * S * (T - 1)`.
+    """
+    counted = np.asarray(token_mask)[..., 1:]
+    images, captions, length = counted.shape[-3:]
+    most = images // shards * captions * length
+    counts = counted.reshape(-1, shards, most).sum(axis=-1)
+    unit = max(least, -(-most // 16))
+    return min(most, unit * max(1, -(-int(counts.max()) // unit)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class CrossEntropy(Objective):
+    """Cross-entropy of the captions, label-smoothed by `task.label_smoothing`.
+
+    Words are packed within the shard of a device, and each shard draws its own dropout. Packing
+    leaves the loss as it is. Scheduled sampling needs whole captions, so that nothing is packed
+    from its first step on.
+    """
+
+    def inputs(self, batches: Batch, step: int) -> tuple[Batch, int]:
+        """Return the batches and the number of words to pack, 0 for none."""
+        first = self.task.sampling.first_step(self.task.steps_per_epoch)
+        packs = first is None or step + batches.index.shape[0] <= first
+        return batches, words_to_pack(batches.token_mask, self.task.shards) if packs else 0
+
+    def loss(
+        self, params: PyTree, inputs: Batch, step: Array, rng: Array, static: Any, resources: PyTree
+    ) -> tuple[Array, Metrics]:
+        """Return the mean loss of a word."""
+        task, batch = self.task, inputs
+        if static and hasattr(task.model, "decode_packed"):
+            forward = functools.partial(_packed, task.model, {"params": params}, words=static)
+            loss = losses.cross_entropy(
+                *_sharded(forward, batch, rng, task.shards), task.label_smoothing
+            )
+            return loss, {"caption_loss": loss}
+        rngs, options = {"dropout": rng}, {}
+        if task.sampling.first_step(task.steps_per_epoch) is not None:
+            rngs["sampling"] = jax.random.fold_in(rng, 1)
+            options["sample_prob"] = task.sampling.schedule(task.steps_per_epoch)(step)
+        log_probs = task.model.apply(
+            {"params": params}, batch.regions, batch.tokens, train=True, rngs=rngs, **options
+        )
+        loss = losses.caption_loss(log_probs, batch, task.label_smoothing)
+        return loss, {"caption_loss": loss}
+
+
+def _packed(model: nn.Module, variables: PyTree, batch: Batch, rng: jax.Array, words: int):
+    """Return log-probs `[N, V]` of a batch's N words, targets `[N]`, and which are real `[N]`.
+
+    The last token of a caption predicts nothing, so that it is no input either.
+    """
+    inputs, counted = batch.tokens[..., :-1], batch.token_mask[..., 1:]
+    context = model.apply(
+        variables, batch.regions, train=True, method="encode", rngs={"dropout": rng}
+    )
+    log_probs, places = model.apply(
+        variables, context, inputs, counted, words, train=True,
+        method="decode_packed", rngs={"dropout": jax.random.fold_in(rng, 1)},
+    )  # fmt: skip
+    following = batch.tokens[..., 1:].reshape(-1)
+    targets = jnp.take(following, places, mode="fill", fill_value=0)
+    return log_probs, targets, places < following.size
+
+
+def _sharded(forward: Callable, batch: Batch, rng: jax.Array, shards: int) -> tuple:
+    """Map `forward` over the shards of a batch, each on the device that holds it."""
+    if shards == 1:
+        return forward(batch, rng)
+    parts = jax.tree.map(lambda leaf: leaf.reshape(shards, -1, *leaf.shape[1:]), batch)
+    return jax.vmap(forward)(parts, jax.random.split(rng, shards))

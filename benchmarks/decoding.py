@@ -110,13 +110,11 @@ def set_mean_length(model, params, config, target):
 
 def published_model(path):
     """The model of a checkpoint of the reference: (model, params, the reference's config)."""
-    from sparsecap_jax.commands.import_reference import to_dense
     from sparsecap_jax.interop.checkpoint_dir import open_checkpoint_dir
     from sparsecap_jax.interop.reference import load_state_dict, upgrade_config
 
     checkpoint = open_checkpoint_dir(path)
-    state = {name: to_dense(tensor) for name, tensor in checkpoint.state_dict.items()}
-    model, variables = load_state_dict(state, checkpoint.config)
+    model, variables = load_state_dict(checkpoint.dense_state_dict(), checkpoint.config)
     ids = {f"{name}_token_id": at for at, name in enumerate(("pad", "unk", "bos", "eos"))}
     config = ids | upgrade_config(checkpoint.config) | {"max_seq_length": MAX_LENGTH}
     # Published without masks, which are multiplied in already: for the dense class.

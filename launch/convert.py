@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
 
         import_reference(INPUT.value, OUTPUT.value)
     else:
-        from sparsecap_jax.interop.reference_export import export_reference
+        from sparsecap_jax.commands.export_reference import export_reference
 
         export_reference(INPUT.value, OUTPUT.value, form=FORM.value, masks=MASKS.value)
 

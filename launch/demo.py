@@ -17,7 +17,8 @@ def main(argv: list[str]) -> None:
     """Parse flags and run the demo."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    from sparsecap_jax.experiments.demo import MODELS, load_config, run_demo
+    from sparsecap_jax.experiments.demo import MODELS, run_demo
+    from sparsecap_jax.runs.overrides import load_config
 
     configs = {name: load_config(CONFIGS / "toy.py", arg) for name, arg in MODELS.items()}
     run_demo(configs, WORKDIR.value)

@@ -1,26 +1,37 @@
 """Train a captioner, dense or pruned; run the same command again to continue.
 
 python launch/train.py --config=configs/toy.py:supermask --workdir=runs/toy_supermask
+python launch/train.py --config=configs/toy.py:supermask --config.train.steps=500 --print_config
 """
 
 from absl import app, flags
-from ml_collections import config_flags
 
-from sparsecap_jax.commands.cli import config_value, run_main
+from sparsecap_jax.commands.cli import ConfigFlag, run_main
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, as FILE.py:ARGUMENTS.")
+CONFIG = ConfigFlag()
 WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; a new one, or one to continue.")
+PRINT_CONFIG = flags.DEFINE_bool(
+    "print_config", False, "Print every field and where its value comes from, and do nothing else."
+)
 
 
 def main(argv: list[str]) -> None:
     """Parse flags and train."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    config, lines = CONFIG.read()
+    if PRINT_CONFIG.value:
+        from sparsecap_jax.runs.config import validate
+
+        validate(config)
+        print("\n".join(lines))
+        return
+    if not WORKDIR.value:
+        raise app.UsageError("--workdir is missing; expected a run directory")
     from sparsecap_jax.runs.loop import train
 
-    train(config_value(CONFIG), WORKDIR.value)
+    train(config, WORKDIR.value)
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
     run_main(main)

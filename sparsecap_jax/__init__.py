@@ -13,10 +13,12 @@ from sparsecap_jax.version import __version__
 # Public names and the modules they live in.
 _HOMES = {
     "Captioner": "captioner",
-    "SearchOptions": "captioning.search_options",
+    "SearchOptions": "captioning.search",
     "evaluate": "commands.evaluate:evaluate_run",
+    "Contents": "data.datasets",
     "Dataset": "data.datasets",
     "load_dataset": "data.datasets",
+    "Record": "data.records",
     "DecodeOptions": "decoding",
     "decode": "decoding",
     "CheckpointError": "errors",

@@ -1,4 +1,4 @@
-"""For people who only want captions: load a run directory, caption features or photos."""
+"""Captions from a trained run in two lines: of region features, of photos, of whole folders."""
 
 import functools
 import itertools
@@ -12,18 +12,19 @@ import numpy as np
 from PIL import Image
 
 from sparsecap_jax.captioning.batches import Caption, best_caption, caption_batches
-from sparsecap_jax.captioning.search_options import SearchOptions, image_options
+from sparsecap_jax.captioning.image_options import decode_options, image_options
+from sparsecap_jax.captioning.search import SearchOptions
 from sparsecap_jax.data.batches import make_eval_batches
 from sparsecap_jax.data.features import FeatureStore, RegionFeatures, validated
 from sparsecap_jax.data.karpathy import ImageId, Record
 from sparsecap_jax.data.stores import open_store
 from sparsecap_jax.decoding import make_ensemble
 from sparsecap_jax.errors import ConfigError, DataError
-from sparsecap_jax.models import MODELS
+from sparsecap_jax.models import model_class
 from sparsecap_jax.photos.extractors import Extractor, remake_extractor
 from sparsecap_jax.photos.images import open_photo
 from sparsecap_jax.runs.directory import LoadedRun, load_run
-from sparsecap_jax.runs.published import find
+from sparsecap_jax.runs.published import resolve_run
 
 Arrays = np.ndarray | Sequence[np.ndarray]
 
@@ -36,10 +37,10 @@ class Captioner:
     >>> next(Captioner.load("flickr8k-mini").caption_photos(["photo.jpg"])).text
 
     All methods take the options of `SearchOptions` by name; without any, they search with five
-    beams. Every search and every shape of a batch compiles once.
+    beams. Each search compiles once for each shape of a batch.
 
     Args:
-        runs: what `training.run_dir.load_run` returns; of several, probabilities are averaged.
+        runs: results of `runs.directory.load_run`; the probabilities of several are averaged.
 
     Raises:
         ConfigError: models that differ in their tokens or features cannot be joined.
@@ -53,25 +54,27 @@ class Captioner:
         self.model, params = members[0] if len(runs) == 1 else make_ensemble(members)
         self._params = jax.device_put(params)
         self._max_length = min(run.config.max_seq_length for run in runs)
-        self.needs_boxes = any(MODELS[run.config.model.name].needs_boxes for run in runs)
+        classes = [model_class(run.config.model.name) for run in runs]
+        self.needs_boxes = any(getattr(cls, "needs_boxes", False) for cls in classes)
 
     @classmethod
     def load(cls, directory: str | pathlib.Path | Sequence[str | pathlib.Path]) -> "Captioner":
         """Load the best weights of a run directory, or of several as an ensemble.
 
-        A name that is no folder is one of the captioners that come with the package:
-        "flickr8k-mini".
+        Args:
+            directory: a run directory, or the name of a captioner that comes with the package,
+                such as "flickr8k-mini"; or a list of these.
 
         Raises:
-            CheckpointError: there is no run there, or it is corrupt.
+            CheckpointError: there is no such run, or it is corrupt.
             ConfigError: the runs cannot be joined.
         """
-        one = isinstance(directory, str | pathlib.Path)
-        return cls(*(load_run(_existing(d)) for d in ([directory] if one else directory)))
+        members = [directory] if isinstance(directory, str | pathlib.Path) else directory
+        return cls(*(load_run(resolve_run(member)) for member in members))
 
     @property
     def config(self) -> Any:
-        """The config of the run, of an ensemble's first run."""
+        """Config of the run, or of an ensemble's first run."""
         return self.run.config
 
     @property
@@ -88,12 +91,12 @@ class Captioner:
         attention: bool = False,
         **search: Any,
     ) -> Caption | list[Caption]:
-        """Caption one image, or a batch; of several captions, the one of the best score.
+        """Caption one image, or a batch; of several captions, return the one of the best score.
 
         Args:
             features: float `[R, D]`, region features; or a list of them, one for each image.
             boxes: float `[R, 4]`, corners divided by width and height; some models need them.
-            fc: float `[D]`, the image's feature; the mean over regions where not given.
+            fc: float `[D]`, feature of the whole image; by default the mean over regions.
             attention: whether captions come with the weights of the regions for each word.
             **search: see `SearchOptions`; the images of a batch have the ids 0, 1, ...
 
@@ -101,10 +104,10 @@ class Captioner:
             DataError: wrong shapes, values that are not finite, or missing boxes.
             ConfigError: options that are out of range or contradict each other.
         """
-        found = self.candidates(features, boxes, fc, attention=attention, **search)
+        candidates = self.candidates(features, boxes, fc, attention=attention, **search)
         if _is_batch(features):
-            return [best_caption(captions) for captions in found]
-        return best_caption(found)
+            return [best_caption(captions) for captions in candidates]
+        return best_caption(candidates)
 
     def candidates(
         self,
@@ -115,22 +118,23 @@ class Captioner:
         attention: bool = False,
         **search: Any,
     ) -> list[Caption] | list[list[Caption]]:
-        """All captions that a search finds, beams best first; arguments as in `caption`."""
+        """Return all captions that a search finds, best beams first; arguments as in `caption`."""
         batch = _is_batch(features)
-        given = [one if batch or one is None else [one] for one in (features, boxes, fc)]
-        store = _InMemory(*given, self.feature_size, self.needs_boxes)
+        arrays = [array if batch or array is None else [array] for array in (features, boxes, fc)]
+        store = _InMemory(*arrays, self.feature_size, self.needs_boxes)
         if not store.images:
             return []
-        found = self.caption_store(store, range(len(store.images)), attention=attention, **search)
-        captions = [captions for _, captions in found]
-        return captions if batch else captions[0]
+        image_ids = range(len(store.images))
+        results = self.caption_store(store, image_ids, attention=attention, **search)
+        candidates = [captions for _, captions in results]
+        return candidates if batch else candidates[0]
 
     @functools.cached_property
     def extractor(self) -> Extractor:
-        """What turns photos into the features that the run was trained on.
+        """Extractor of the features that the run was trained on.
 
         Raises:
-            ConfigError: the run does not say, or the extractor is not installed.
+            ConfigError: the run does not name it, or it is not installed.
         """
         return remake_extractor(self.run.extractor)
 
@@ -146,7 +150,7 @@ class Captioner:
         Args:
             photos: any number of them.
             batch_size: photos at a time.
-            **search: see `SearchOptions`; by default what the run comes with (`search.json`).
+            **search: see `SearchOptions`; by default the run's own (`search.json`).
 
         Yields:
             A caption for each photo, in order.
@@ -155,17 +159,19 @@ class Captioner:
             DataError: a file cannot be read as a photo.
             ConfigError: the extractor cannot be made, or options contradict each other.
         """
-        waiting = iter(photos)
-        while batch := list(itertools.islice(waiting, batch_size)):
-            opened = [
+        if "search" not in search:
+            search = {**self.run.search, **search}
+        remaining = iter(photos)
+        while batch := list(itertools.islice(remaining, batch_size)):
+            pictures = [
                 p.convert("RGB") if isinstance(p, Image.Image) else open_photo(p) for p in batch
             ]
-            found = self.extractor(opened)
+            regions = self.extractor(pictures)
             yield from self.caption(
-                [regions.features for regions in found],
-                [regions.boxes for regions in found],
-                [regions.fc for regions in found],
-                **{**(self.run.search if "search" not in search else {}), **search},
+                [image.features for image in regions],
+                [image.boxes for image in regions],
+                [image.fc for image in regions],
+                **search,
             )
 
     def caption_folder(
@@ -174,7 +180,7 @@ class Captioner:
         """Caption every image of a folder of features, batch by batch.
 
         Args:
-            directory: file or folder of any format that `stores.open_store` knows.
+            directory: file or folder of any format that `stores.open_store` reads.
             **options: see `caption_store`.
 
         Yields:
@@ -199,48 +205,42 @@ class Captioner:
 
         Args:
             store: their features.
-            image_ids: which, in the order of the result.
+            image_ids: images to caption, in the order of the result.
             batch_size: images decoded at a time.
             attention: whether captions come with the weights of the regions for each word.
             **search: see `SearchOptions`.
 
         Yields:
-            `(image id, captions)`, all captions that the search found, beams best first.
+            `(image id, captions)`, all captions that the search found, best beams first.
 
         Raises:
             DataError: features are missing (all at once) or malformed.
             ConfigError: options that are out of range or contradict each other.
         """
-        wanted = SearchOptions(**search)
+        in_words = SearchOptions(**search)
         tokenizer = self.run.tokenizer
-        options = wanted.decode_options(tokenizer, self._max_length)
+        options = decode_options(in_words, tokenizer, self._max_length)
         batches = make_eval_batches(
             [Record(image_id) for image_id in image_ids],
             store,
             batch_size=min(batch_size, len(image_ids)),
             region_buckets=self.config.data.region_buckets,
         )
-        found = caption_batches(
+        results = caption_batches(
             self.model,
             self._params,
             batches,
             tokenizer,
             options,
-            image_options(wanted, tokenizer, options, image_ids),
+            image_options(in_words, tokenizer, options, image_ids),
             attention=attention,
         )
-        for index, captions in found:
+        for index, captions in results:
             yield image_ids[index], captions
 
 
-def _existing(directory: str | pathlib.Path) -> str | pathlib.Path:
-    """A folder as it is; else the captioner of the package that has this name."""
-    plain = isinstance(directory, str) and os.path.basename(directory) == directory
-    return find(directory) if plain and not os.path.isdir(directory) else directory
-
-
 def _check_alike(first: LoadedRun, other: LoadedRun, number: int) -> None:
-    """Refuse an ensemble whose members read or say different things."""
+    """Refuse an ensemble whose members differ in their tokens or the width of their features."""
     if not first.tokenizer.same_ids(other.tokenizer):
         raise ConfigError(f"ensemble: run {number} has another tokenizer than run 0")
     sizes = [run.config.data.feature_size for run in (first, other)]
@@ -255,25 +255,25 @@ def _is_batch(features: Any) -> bool:
     return isinstance(features, list | tuple)
 
 
-def _array(value: Any) -> np.ndarray | None:
-    return None if value is None else np.asarray(value)
-
-
 class _InMemory:
-    """A store of given arrays; ids count from 0."""
+    """A store of arrays in memory; ids count from 0."""
 
     def __init__(self, features, boxes, fc, feature_size: int, need_boxes: bool):
         self.feature_size = feature_size
         self.images = []
-        for name, given in (("boxes", boxes), ("fc", fc)):
-            if given is not None and len(given) != len(features):
-                raise DataError(f"{name}: found {len(given)} images, expected {len(features)}")
-        for number, one in enumerate(features):
+        for name, arrays in (("boxes", boxes), ("fc", fc)):
+            if arrays is not None and len(arrays) != len(features):
+                raise DataError(f"{name}: found {len(arrays)} images, expected {len(features)}")
+        for number in range(len(features)):
             names = tuple(f"image {number}: {name}" for name in ("features", "boxes", "fc"))
-            if need_boxes and (boxes is None or boxes[number] is None):
+            box, whole = (
+                None if part is None or part[number] is None else np.asarray(part[number])
+                for part in (boxes, fc)
+            )
+            if need_boxes and box is None:
                 raise DataError(f"{names[1]}: found none, but the model needs them")
-            rest = [None if all_ is None else _array(all_[number]) for all_ in (boxes, fc)]
-            self.images.append(validated(np.asarray(one), *rest, feature_size, names))
+            image = np.asarray(features[number])
+            self.images.append(validated(image, box, whole, feature_size, names))
 
     def __getitem__(self, image_id: ImageId) -> RegionFeatures:
         return self.images[image_id]
@@ -282,4 +282,4 @@ class _InMemory:
         return len(self.images[image_id].features)
 
     def check(self, image_ids: Iterable[ImageId]) -> None:
-        """Nothing can be missing."""
+        """Do nothing: no image can be missing."""

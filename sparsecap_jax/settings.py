@@ -30,6 +30,7 @@ Entry = TypeVar("Entry")
 MAY_CHANGE = "may change when a run continues"
 # Fields that Flax adds to every Linen module.
 _LINEN = ("parent", "name")
+_FEW = 10  # names that a message lists along with the nearest one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,7 +251,9 @@ def nearest(name: Any, valid: Iterable[Any]) -> str:
         A clause for an error message, such as `did you mean 'sparsity'? (valid: exclude, ...)`.
     """
     names = sorted(map(str, valid))
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, names, 1, 0.5) if isinstance(name, str) else []
+    if close and len(names) > _FEW:
+        return f"did you mean {close[0]!r}?"
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}(valid: {', '.join(names)})"
 

@@ -1,4 +1,4 @@
-"""Captioning photos, or a folder of features into a file (`launch/caption.py`), resumable."""
+"""Captions of photos, or of a folder of features (`launch/caption.py`)."""
 
 import datetime
 import math
@@ -9,7 +9,7 @@ from typing import Any
 
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.captioning.batches import Caption, best_caption
-from sparsecap_jax.captioning.search_options import SearchOptions
+from sparsecap_jax.captioning.search import SearchOptions
 from sparsecap_jax.captioning.stream import CaptionStream
 from sparsecap_jax.data.karpathy import ImageId
 from sparsecap_jax.data.stores import open_store
@@ -31,34 +31,34 @@ def caption_folder(
 ) -> list[dict]:
     """Caption every image that has a feature file.
 
-    Captions go to `OUTPUT.partial` as they are found, one line of JSON an image, and to `output`
-    when all are there. Interrupted and called again alike, it goes on where it was.
+    Captions go to `OUTPUT.partial` as they are found, one line of JSON each, and to `output`
+    once complete. The same call continues after an interruption.
 
     Args:
-        checkpoint: run directory of a trained model, or several for an ensemble.
-        features: file or folder of any format that `stores.open_store` knows.
+        checkpoint: run directory or name of a captioner, or several for an ensemble.
+        features: file or folder of any format that `stores.open_store` reads.
         output: file to write, `.jsonl` (an entry a line) or `.json` (COCO's list of results). An
             entry is `{"image_id", "caption", "log_prob"}`; image ids are integers when all digits,
             `log_prob` is the natural log of the caption's probability, EOS included, without
             penalties, null where constraints left no caption.
-        image_sizes: where boxes are in pixels without them, see `stores.open_store`.
+        image_sizes: file of image sizes, for boxes in pixels, see `stores.open_store`.
         batch_size: images decoded at a time.
-        candidates: whether entries have all captions of the search as well, `"candidates":
+        candidates: whether entries also have all captions of the search, `"candidates":
             [{"caption", "log_prob", "score"}]`.
         attention: whether entries have the weights of the regions for each word, `"attention"`.
         report: takes one line of progress at a time.
         **search: see `SearchOptions`.
 
     Returns:
-        What was written.
+        The entries written.
 
     Raises:
         CheckpointError: the checkpoint is missing or corrupt.
         ConfigError: options that are out of range or contradict each other.
-        DataError: there are no features, or some are malformed; or what was found before is of
+        DataError: there are no features, or some are malformed; or `OUTPUT.partial` belongs to
             other options.
     """
-    wanted = SearchOptions(**search)
+    options = SearchOptions(**search)
     captioner = Captioner.load(checkpoint)
     store = open_store(features, captioner.feature_size, captioner.needs_boxes, sizes=image_sizes)
     image_ids = store.image_ids()
@@ -67,24 +67,23 @@ def caption_folder(
     settings = {
         "checkpoint": repr(checkpoint),
         "features": str(features),
-        "options": repr(wanted),
+        "options": repr(options),
         "candidates": candidates,
         "attention": attention,
     }
     with CaptionStream(output, settings) as stream:
-        left = [image_id for image_id in image_ids if image_id not in stream.done]
+        remaining = [image_id for image_id in image_ids if image_id not in stream.done]
         if stream.done:
             report(f"continuing: {len(stream.done)} of {len(image_ids)} images are captioned")
-        found = iter(())
-        if left:
-            found = captioner.caption_store(
-                store, left, batch_size=batch_size, attention=attention, **search
+        if remaining:
+            results = captioner.caption_store(
+                store, remaining, batch_size=batch_size, attention=attention, **search
             )
-        for image_id, captions in with_progress(found, len(left), batch_size, report):
-            stream.write(_entry(image_id, captions, candidates))
-        result = stream.finish(image_ids)
+            for image_id, captions in with_progress(results, len(remaining), batch_size, report):
+                stream.write(_entry(image_id, captions, candidates))
+        entries = stream.finish(image_ids)
     report(f"wrote {output}")
-    return result
+    return entries
 
 
 def caption_photos(
@@ -101,7 +100,7 @@ def caption_photos(
     Args:
         checkpoint: run directory or name of a captioner, or several for an ensemble.
         photos: files.
-        output: JSON file to write as well, `{path: caption}`.
+        output: JSON file to write too, `{path: caption}`.
         batch_size: photos at a time.
         report: takes one line at a time.
         **search: see `Captioner.caption_photos`.
@@ -112,10 +111,9 @@ def caption_photos(
     Raises:
         SparsecapError: the checkpoint, the extractor, a photo or an option is at fault.
     """
-    captioner = Captioner.load(checkpoint)
     captions = {}
-    found = captioner.caption_photos(photos, batch_size=batch_size, **search)
-    for path, caption in zip(photos, found, strict=True):
+    results = Captioner.load(checkpoint).caption_photos(photos, batch_size=batch_size, **search)
+    for path, caption in zip(photos, results, strict=True):
         captions[str(path)] = caption.text
         report(f"{path}: {caption.text}")
     if output:
@@ -124,15 +122,15 @@ def caption_photos(
 
 
 def with_progress(
-    found: Iterator[tuple[ImageId, list[Caption]]],
+    results: Iterator[tuple[ImageId, list[Caption]]],
     total: int,
     every: int,
     report: Callable[[str], None],
 ) -> Iterator[tuple[ImageId, list[Caption]]]:
     """Pass captions on, reporting the rate and the time left once a batch."""
     start = time.monotonic()
-    for count, one in enumerate(found, 1):
-        yield one
+    for count, result in enumerate(results, 1):
+        yield result
         if count % every == 0 or count == total:
             rate = count / (time.monotonic() - start)
             left = datetime.timedelta(seconds=math.ceil((total - count) / rate))

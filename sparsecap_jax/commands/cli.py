@@ -1,14 +1,20 @@
-"""What all command lines share: quiet logs, a compilation cache, and errors of one line."""
+"""Parts that all commands share: flags, quiet logs, a compilation cache, errors of one line."""
 
 import logging
 import os
 import pathlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from absl import app, flags
+from absl import logging as absl_logging
+
 from sparsecap_jax.errors import ConfigError, SparsecapError
+
+_CHANGES = "config.SECTION.FIELD"
+_CHANGE = re.compile(r"--?(?P<no>no)?config\.(?P<path>[^=]+)(?P<given>=(?P<value>.*))?", re.DOTALL)
 
 
 def run_main(main: Callable[[Any], None], parse: Callable[[list[str]], Any] | None = None) -> None:
@@ -18,8 +24,10 @@ def run_main(main: Callable[[Any], None], parse: Callable[[list[str]], Any] | No
         main: takes what `parse` returns.
         parse: takes the command line, program name included; by default absl's flags.
     """
-    from absl import app
-    from absl import logging as absl_logging
+    flags.DEFINE_multi_string(
+        "plugin", [], "Module of yours, whose models, pruners and so on may be named MODULE:NAME."
+    )
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["plugin"])
 
     def guarded(argv: Any) -> None:
         # Orbax logs every file it touches; warnings of our own still show.
@@ -29,9 +37,13 @@ def run_main(main: Callable[[Any], None], parse: Callable[[list[str]], Any] | No
         enable_compilation_cache()
         sys.stdout.reconfigure(line_buffering=True)  # progress shows in pipes and logs too
         try:
+            if flags.FLAGS.plugin:
+                from sparsecap_jax.runs.overrides import trust
+
+                trust(flags.FLAGS.plugin)
             main(argv)
         except (SparsecapError, app.UsageError) as error:
-            usage = "; --help tells more" if isinstance(error, app.UsageError) else ""
+            usage = "; --help says more" if isinstance(error, app.UsageError) else ""
             print(f"error: {error}{usage}", file=sys.stderr)
             sys.exit(1)
 
@@ -39,29 +51,66 @@ def run_main(main: Callable[[Any], None], parse: Callable[[list[str]], Any] | No
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    """Parse flags; config files are run here, and overrides like --config.a.b=c are applied."""
-    from absl import flags
-
     try:
-        return flags.FLAGS(argv)
-    except (SparsecapError, flags.Error, AttributeError, KeyError, TypeError, OSError) as error:
-        print(f"error: {reason(error)}", file=sys.stderr)
+        argv = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
+        return flags.FLAGS(list(collect_changes(argv) if _CHANGES in flags.FLAGS else argv))
+    except flags.Error as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
 
 
-def reason(error: BaseException) -> str:
-    """What explains `error` in one line.
+class ConfigFlag:
+    """The flags `--config=FILE.py:ARGUMENTS` and `--config.SECTION.FIELD=VALUE`.
 
-    ml_collections puts the text of an error in a config file, or in another error, into its own.
+    Args:
+        flag_values: where to define them.
     """
-    ours = re.search(r"sparsecap_jax\.errors\.\w+: (.+)", str(error))
-    if ours:
-        return ours.group(1)
-    prefix = "unknown config key " if isinstance(error, KeyError | AttributeError) else ""
-    text = str(error).replace(r"\n", " ").replace(r"\'", "'")
-    text = " ".join(text.split())
-    quoted = re.fullmatch(r"(['\"])(.*)\1", text)  # the repr that KeyError makes of its text
-    return prefix + (quoted.group(2) if quoted else text)
+
+    def __init__(self, flag_values: flags.FlagValues = flags.FLAGS):
+        self._source = flags.DEFINE_string(
+            "config", None, "Config file, as FILE.py:ARGUMENTS.", flag_values
+        )
+        self._changes = flags.DEFINE_multi_string(
+            _CHANGES, [], "Value of a field, such as --config.train.steps=500.", flag_values
+        )
+        for flag in (self._source, self._changes):
+            flag_values.register_key_flag_for_module(sys.argv[0], flag_values[flag.name])
+
+    def read(self) -> tuple[Any, list[str]]:
+        """Return the config, and a line on each of its fields.
+
+        Raises:
+            ConfigError: there is no such file, or a field is unknown or does not take its value.
+        """
+        from sparsecap_jax.runs.overrides import describe, read_config
+
+        if not self._source.value:
+            raise ConfigError("--config: no config file; expected FILE.py[:ARGUMENTS]")
+        config = read_config(self._source.value, self._changes.value)
+        return config, describe(config, self._changes.value)
+
+
+def collect_changes(argv: Sequence[str]) -> Iterator[str]:
+    """Yield a command line with each `--config.A.B=VALUE` as a value of the one flag for them.
+
+    The value may also follow after a blank; `--config.A.B` alone and `--noconfig.A.B` set bools.
+    """
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            yield from (word, *rest)
+            return
+        change = _CHANGE.fullmatch(word)
+        if not change or change["path"] == _CHANGES.partition(".")[2]:
+            yield word
+            continue
+        value = "false" if change["no"] else "true"
+        if change["given"]:
+            value = change["value"]
+        elif not change["no"] and rest and not re.match(r"--?[A-Za-z]", rest[0]):
+            value = rest.pop(0)
+        yield f"--{_CHANGES}={change['path']}={value}"
 
 
 def enable_compilation_cache() -> None:
@@ -70,19 +119,3 @@ def enable_compilation_cache() -> None:
     directory = pathlib.Path(cache) / "sparsecap_jax" / "compiled"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(directory))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-
-
-def config_value(flag: Any) -> Any:
-    """The config of a `DEFINE_config_file` flag.
-
-    Raises:
-        ConfigError: there is no such file (the flag's own parser lets that pass).
-    """
-    value = flag.value
-    try:
-        _ = value and value.keys  # ml_collections hands out an object that fails when it is read
-    except OSError:
-        value = None
-    if value is None:
-        raise ConfigError(f"--{flag.name}: no such config file; expected FILE.py[:ARGUMENTS]")
-    return value

@@ -1,6 +1,6 @@
-"""The console command `sparsecap`: what the scripts in `launch/` do, from an installed package.
+"""Console command `sparsecap`, which runs the scripts of `launch/` from an installed package.
 
-A wheel holds `launch/` and `configs/` beside this file; in a checkout they lie above the package.
+A wheel holds `launch/` and `configs/` inside the package; in a checkout they lie next to it.
 """
 
 import ast
@@ -12,13 +12,13 @@ _PACKAGE = pathlib.Path(__file__).parents[1]
 
 
 def folder(name: str) -> pathlib.Path:
-    """Where `launch` or `configs` lies, in a wheel or in a checkout."""
+    """Return the path of `launch` or `configs`, in a wheel or in a checkout."""
     installed = _PACKAGE / name
     return installed if installed.is_dir() else _PACKAGE.parent / name
 
 
 def commands() -> dict[str, pathlib.Path]:
-    """Scripts by name."""
+    """Return the scripts by name."""
     return {path.stem: path for path in sorted(folder("launch").glob("*.py"))}
 
 
@@ -27,25 +27,29 @@ def main() -> None:
     scripts = commands()
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("--help", "-h", "help"):
-        print("sparsecap COMMAND ...; sparsecap COMMAND --help tells more\n")
+        print("sparsecap COMMAND ...; sparsecap COMMAND --help says more\n")
         for name, path in scripts.items():
             print(f"  {name:15s} {_summary(path)}")
         return
     if name not in scripts:
         print(f"error: no command {name!r}; expected one of {', '.join(scripts)}", file=sys.stderr)
         sys.exit(1)
-    sys.argv = [f"sparsecap {name}", *map(_with_config, sys.argv[2:])]
+    rest = sys.argv[2:]
+    if "--config" in rest[:-1]:
+        at = rest.index("--config")
+        rest[at : at + 2] = [f"--config={rest[at + 1]}"]
+    sys.argv = [f"sparsecap {name}", *map(_with_config, rest)]
     runpy.run_path(str(scripts[name]), run_name="__main__")
 
 
 def _with_config(argument: str) -> str:
-    """Let `--config=configs/NAME.py` mean the package's, where there is no such file here."""
+    """Point `--config=configs/NAME.py` at the package unless the working folder has that file."""
     flag, equals, value = argument.partition("=")
     path, colon, words = value.partition(":")
     if flag == "--config" and path.startswith("configs/") and not pathlib.Path(path).exists():
-        own = folder("configs") / pathlib.PurePath(path).name
-        if own.exists():
-            return f"{flag}{equals}{own}{colon}{words}"
+        recipe = folder("configs") / pathlib.PurePath(path).name
+        if recipe.exists():
+            return f"{flag}{equals}{recipe}{colon}{words}"
     return argument
 
 

@@ -1,17 +1,20 @@
 """A checkpoint of the PyTorch reference as a run directory of ours (`launch/convert.py`)."""
 
 import pathlib
-import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from sparsecap_jax.errors import CheckpointError
-from sparsecap_jax.interop.checkpoint_dir import ReferenceCheckpoint, open_checkpoint_dir
-from sparsecap_jax.interop.reference import load_state_dict, model_config, upgrade_config
+from sparsecap_jax.interop.checkpoint_dir import open_checkpoint_dir
+from sparsecap_jax.interop.reference import (
+    load_state_dict,
+    model_config,
+    tokenizer_config,
+    upgrade_config,
+)
 from sparsecap_jax.pruning import PRUNERS, make_pruner
 from sparsecap_jax.pruning.masks import finalize
 from sparsecap_jax.runs.config import (
@@ -22,7 +25,6 @@ from sparsecap_jax.runs.config import (
     tokenizer_section,
 )
 from sparsecap_jax.runs.directory import LoadedRun, save_run, weight_counts
-from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer
 
 
 def import_reference(
@@ -42,14 +44,14 @@ def import_reference(
 
     Raises:
         CheckpointError: the source is corrupt or incomplete, or `output` holds a run.
+        ConfigError: a model or tokenizer that we do not have.
     """
     output = pathlib.Path(output)
     if (output / "config.json").exists():
         raise CheckpointError(f"{output}: holds a run already; expected a new directory")
     checkpoint = open_checkpoint_dir(source)
-    state_dict = {name: to_dense(tensor) for name, tensor in checkpoint.state_dict.items()}
-    model, variables = load_state_dict(state_dict, checkpoint.config)
-    tokenizer = _load_tokenizer(checkpoint)
+    model, variables = load_state_dict(checkpoint.dense_state_dict(), checkpoint.config)
+    tokenizer = checkpoint.load_tokenizer(tokenizer_config(checkpoint.config))
     config = run_config(checkpoint.config, tokenizer.vocab_size)
     masks = {}
     if variables["masks"]:
@@ -67,13 +69,13 @@ def import_reference(
 
 
 def run_config(reference: Mapping[str, Any], vocab_size: int) -> ConfigDict:
-    """The config of a run directory for a reference config.json of any version.
+    """Return the config of a run directory for a reference config.json of any version.
 
     Training settings that do not matter for using the model keep their defaults.
 
     Args:
         reference: the reference's config.
-        vocab_size: the tokenizer's, to tell whether the model's differs.
+        vocab_size: the tokenizer's; the model's is only set where it differs.
     """
     upgraded = upgrade_config(reference)
     fields = {k: v for k, v in model_config(reference).items() if k not in FROM_ELSEWHERE}
@@ -81,7 +83,8 @@ def run_config(reference: Mapping[str, Any], vocab_size: int) -> ConfigDict:
         del fields["vocab_size"]
     config = default_config()
     with config.unlocked():
-        config.tokenizer = tokenizer_config(upgraded)
+        options = tokenizer_config(upgraded)
+        config.tokenizer = tokenizer_section(options.pop("name"), **options)
         config.model = model_section(fields.pop("name"), **fields)
         name = upgraded.get("prune_type") or "none"
         if upgraded["caption_model"].endswith("_prune") and name in PRUNERS:
@@ -90,28 +93,3 @@ def run_config(reference: Mapping[str, Any], vocab_size: int) -> ConfigDict:
     config.max_seq_length = int(upgraded.get("max_seq_length", config.max_seq_length))
     config.data.feature_size = int(upgraded["att_feat_size"])
     return config
-
-
-def tokenizer_config(reference: Mapping[str, Any]) -> ConfigDict:
-    """`config.tokenizer` for a reference config.json.
-
-    Raises:
-        ConfigError: a tokenizer that we do not have.
-    """
-    name = reference.get("tokenizer", "word")
-    fields = {"radix_base": int(reference["radix_base"])} if name == "radix" else {}
-    return tokenizer_section(name, **fields)
-
-
-def to_dense(tensor: Any) -> np.ndarray:
-    """A tensor of a torch file as a dense array; sparse COO tensors are filled up with zeros."""
-    return tensor if isinstance(tensor, np.ndarray) else tensor.to_dense()
-
-
-def _load_tokenizer(checkpoint: ReferenceCheckpoint) -> Tokenizer:
-    if not checkpoint.tokenizer:
-        raise CheckpointError(f"{checkpoint.source}: tokenizer/ is missing; expected its .model")
-    with tempfile.TemporaryDirectory() as folder:
-        for file, data in checkpoint.tokenizer.items():
-            (pathlib.Path(folder) / file).write_bytes(data)
-        return make_tokenizer(tokenizer_config(checkpoint.config), folder)

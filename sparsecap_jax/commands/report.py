@@ -1,4 +1,4 @@
-"""The sparsity report of a run, at its end or afterwards (`launch/report.py`)."""
+"""Sparsity report of a finished run (`launch/report.py`)."""
 
 import pathlib
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from sparsecap_jax.evaluation.sparsity_report import FOLDER, write_sparsity_repo
 from sparsecap_jax.files import read_json
 from sparsecap_jax.pruning.summary import ALL, PRUNABLE
 from sparsecap_jax.runs.directory import INITIAL_WEIGHTS, WEIGHTS
+from sparsecap_jax.runs.published import resolve_run
 from sparsecap_jax.runs.weights import load_weights
 
 
@@ -15,22 +16,22 @@ def report_run(directory: str | pathlib.Path, report: Callable[[str], None] = pr
     """Write the sparsity report of a finished run: `sparsity/tensors.csv` and `report.png`.
 
     Args:
-        directory: the run directory.
+        directory: the run directory, or the name of a captioner that comes with the package.
         report: takes one line at a time.
 
     Raises:
-        CheckpointError: the run is not finished, or has no masks.
+        CheckpointError: the run is not finished, has no masks, or lacks its initial weights.
     """
-    directory = pathlib.Path(directory)
+    directory = resolve_run(directory)
     if not (directory / WEIGHTS).exists():
         raise CheckpointError(f"{directory}: no finished run: {WEIGHTS} is missing")
-    found = load_weights(directory / WEIGHTS)
-    if not found["masks"]:
+    weights = load_weights(directory / WEIGHTS)
+    if not weights["masks"]:
         raise CheckpointError(f"{directory}: the model is dense; there are no masks to report")
     initial = load_weights(directory / INITIAL_WEIGHTS)["params"]
     summary = read_json(directory / "summary.json")
     step = summary["step"] if summary["best_step"] is None else summary["best_step"]
-    rows = write_sparsity_report(directory, found["params"], found["masks"], initial, step)
+    rows = write_sparsity_report(directory, weights["params"], weights["masks"], initial, step)
     for row in rows:
         if row["prunable"] or row["tensor"] == ALL:
             name = {PRUNABLE: "all prunable weights", ALL: "all weights"}.get(row["tensor"])

@@ -1,6 +1,5 @@
 """The main job on embedded data: train dense and 95%-sparse captioners, compare what they say."""
 
-import importlib.util
 import pathlib
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -114,11 +113,3 @@ def _draw(workdir: pathlib.Path, configs: Mapping[str, ConfigDict], dataset: Dat
     records = dataset.splits["test"][:9]
     caption_grid(workdir / "captions.png", records, boxed, captions)
     training_curves(workdir / "curves.png", {name: workdir / name for name in configs})
-
-
-def load_config(path: str | pathlib.Path, arg: str) -> ConfigDict:
-    """The config of `path:arg`, as `--config=path:arg` gives it."""
-    spec = importlib.util.spec_from_file_location("config_file", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(arg)

@@ -15,11 +15,10 @@ from ml_collections import ConfigDict
 
 from sparsecap_jax.data.datasets import Dataset
 from sparsecap_jax.data.toy_scenes import read_manifest
-from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.evaluation.toy_relations import nearest_scores, relation_scores
-from sparsecap_jax.experiments.demo import load_config
 from sparsecap_jax.experiments.sweeps import Row, Sweep, SweepRun, score_test_split
 from sparsecap_jax.files import read_json, write_atomically
+from sparsecap_jax.runs.overrides import load_config
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 MODELS = {
@@ -104,8 +103,6 @@ def _slug(model: str) -> str:
 
 def _config(file: str, seed: int) -> ConfigDict:
     path, _, arg = file.partition(":")
-    if not (CONFIGS / path).exists():
-        raise ConfigError(f"{CONFIGS / path}: no such config; run the sweep in a checkout")
     config = load_config(CONFIGS / path, arg)
     config.seed = seed
     return config

@@ -7,12 +7,19 @@ import json
 import os
 import pathlib
 import re
+import shutil
+import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from sparsecap_jax.errors import CheckpointError
-from sparsecap_jax.torch_files.torch_file import BROKEN, read_torch_file
+from sparsecap_jax.files import write_json
+from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer
+from sparsecap_jax.torch_files import SparseTensor, load_torch_file, save_torch_file
+from sparsecap_jax.torch_files.reading import BROKEN
 
 PREFERENCE = (
     "model_best_pruned_sparse.pth",
@@ -35,7 +42,7 @@ class ReferenceCheckpoint:
         source: path of the folder or zip.
         config: contents of config.json.
         weights: name of the weights file that was read.
-        state_dict: its tensors, see `torch_file.read_torch_file`.
+        state_dict: its tensors, see `load_torch_file`.
         tokenizer: contents of the files in `tokenizer/` by name, such as `word.model`; empty when
             there is no such folder.
     """
@@ -46,6 +53,62 @@ class ReferenceCheckpoint:
     state_dict: dict[str, Any]
     tokenizer: dict[str, bytes]
 
+    def dense_state_dict(self) -> dict[str, np.ndarray]:
+        """Return the tensors as dense arrays; sparse COO tensors are filled up with zeros.
+
+        Raises:
+            CheckpointError: an entry is no tensor.
+        """
+        return {name: self._dense(name, value) for name, value in self.state_dict.items()}
+
+    def _dense(self, name: str, value: Any) -> np.ndarray:
+        if isinstance(value, SparseTensor):
+            return value.to_dense()
+        if not isinstance(value, np.ndarray):
+            kind = type(value).__name__
+            raise CheckpointError(f"{self.source}: {self.weights}: {name} is a {kind}, no tensor")
+        return value
+
+    def load_tokenizer(self, config: Mapping[str, Any]) -> Tokenizer:
+        """Load the tokenizer; `config` is as in `make_tokenizer`.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        if not self.tokenizer:
+            raise CheckpointError(f"{self.source}: tokenizer/ is missing; expected its .model")
+        with tempfile.TemporaryDirectory() as folder:
+            for file, data in self.tokenizer.items():
+                (pathlib.Path(folder) / file).write_bytes(data)
+            return make_tokenizer(config, folder)
+
+
+def save_checkpoint_dir(
+    output: pathlib.Path,
+    config: Mapping[str, Any],
+    weights: str,
+    state_dict: Mapping[str, Any],
+    tokenizer: Tokenizer,
+) -> None:
+    """Write a checkpoint folder of the reference, all or nothing.
+
+    Args:
+        output: the folder; it must not exist, or be empty.
+        config: contents of config.json.
+        weights: name of the weights file.
+        state_dict: its tensors, see `save_torch_file`.
+        tokenizer: goes into `tokenizer/`.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
+        written = pathlib.Path(folder) / "checkpoint"
+        save_torch_file(written / weights, state_dict)
+        tokenizer.save(written / "tokenizer")
+        write_json(written / "config.json", config)
+        if output.exists():
+            output.rmdir()
+        shutil.move(os.fspath(written), output)
+
 
 def open_checkpoint_dir(path: str | os.PathLike, weights: str | None = None) -> ReferenceCheckpoint:
     """Read a checkpoint of the reference; nothing is extracted and nothing in it is executed.
@@ -53,7 +116,7 @@ def open_checkpoint_dir(path: str | os.PathLike, weights: str | None = None) -> 
     Args:
         path: a folder with config.json, `*.pth` and `tokenizer/`, or a zip that holds such files
             at its top or in one folder.
-        weights: name of the weights file; by default the first of `PREFERENCE` that is there, or
+        weights: name of the weights file; by default the first of `PREFERENCE` that exists, or
             the only `.pth`.
 
     Raises:
@@ -87,27 +150,24 @@ def _read(files: _Files, weights: str | None, source: str) -> ReferenceCheckpoin
         raise CheckpointError(f"{source}: config.json: not JSON: {error}") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{source}: config.json: expected a JSON object")
-    chosen = _choose_weights(files, weights, source)
-    state_dict = read_torch_file(io.BytesIO(files[chosen]()), name=f"{source}: {chosen}")
-    paths = {name: name.split("/") for name in sorted(files)}
-    tokenizer = {
-        path[1]: files[name]()
-        for name, path in paths.items()
-        if len(path) == 2 and path[0] == "tokenizer"
-    }
-    return ReferenceCheckpoint(source, config, chosen, state_dict, tokenizer)
+    weights = _choose_weights(files, weights, source)
+    state_dict = load_torch_file(io.BytesIO(files[weights]()), name=f"{source}: {weights}")
+    pattern = re.compile(r"tokenizer/([^/]+)")
+    matches = filter(None, map(pattern.fullmatch, sorted(files)))
+    tokenizer = {match[1]: files[match[0]]() for match in matches}
+    return ReferenceCheckpoint(source, config, weights, state_dict, tokenizer)
 
 
 def _choose_weights(files: _Files, weights: str | None, source: str) -> str:
-    found = sorted(name for name in files if name.endswith(".pth") and "/" not in name)
+    names = sorted(name for name in files if name.endswith(".pth") and "/" not in name)
     if weights is not None:
-        if weights not in found:
-            raise CheckpointError(f"{source}: {weights}: missing; found {found}")
+        if weights not in names:
+            raise CheckpointError(f"{source}: {weights}: missing; found {names}")
         return weights
-    preferred = [name for name in PREFERENCE if name in found]
-    if not preferred and len(found) != 1:
-        raise CheckpointError(f"{source}: expected one of {', '.join(PREFERENCE)}; found {found}")
-    return (preferred or found)[0]
+    preferred = [name for name in PREFERENCE if name in names]
+    if not preferred and len(names) != 1:
+        raise CheckpointError(f"{source}: expected one of {', '.join(PREFERENCE)}; found {names}")
+    return (preferred or names)[0]
 
 
 def _folder_files(root: pathlib.Path) -> _Files:
@@ -117,15 +177,15 @@ def _folder_files(root: pathlib.Path) -> _Files:
 
 
 def _zip_files(archive: zipfile.ZipFile, source: str) -> _Files:
-    """Files that lie in a zip beside its only config.json, or in folders there."""
+    """Files of a zip in the folder of its only config.json, and in folders there."""
     members = [info for info in archive.infolist() if not info.is_dir()]
     for name in (info.filename for info in members):
         if "\\" in name or ":" in name or {"", ".", ".."} & set(name.split("/")):
             raise CheckpointError(f"{source}: {name!r}: leads outside of the zip")
     configs = [i.filename for i in members if re.fullmatch(r"([^/]*/)?config\.json", i.filename)]
     if len(configs) != 1:
-        found = f"found {len(configs)}"
-        raise CheckpointError(f"{source}: expected config.json in one folder; {found}")
+        count = f"found {len(configs)}"
+        raise CheckpointError(f"{source}: expected config.json in one folder; {count}")
     root = configs[0].removesuffix("config.json")
     return {
         info.filename.removeprefix(root): functools.partial(_read_member, archive, info, source)

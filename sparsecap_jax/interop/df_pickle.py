@@ -5,40 +5,35 @@ tuples of words, or of word numbers as text; rare words are `UNK`, captions end 
 Source: `scripts/dataset/prepro_ngrams.py` of the reference.
 """
 
-import io
 import pathlib
-import pickle
+import reprlib
 from typing import Any
 
-from sparsecap_jax.errors import CheckpointError, DataError
+from sparsecap_jax.errors import DataError
 from sparsecap_jax.scst.document_frequency import MAX_N, DocumentFrequency, from_ngrams
-from sparsecap_jax.torch_files.torch_pickle import check_opcodes
+from sparsecap_jax.torch_files.pickles import load_restricted
 
 _OPCODES = frozenset(
     """
     PROTO FRAME STOP MARK GLOBAL STACK_GLOBAL REDUCE MEMOIZE BINPUT LONG_BINPUT BINGET LONG_BINGET
     BININT BININT1 BININT2 LONG1 BINFLOAT SHORT_BINSTRING BINSTRING BINUNICODE SHORT_BINUNICODE
     EMPTY_DICT SETITEM SETITEMS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
-    """.split()  # noqa: SIM905 - as in torch_pickle
+    """.split()  # noqa: SIM905
 )
 _EOS, _UNK = {"words": "<eos>", "ids": "0"}, "UNK"
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows `defaultdict(float)` alone, and makes a plain dict of it."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "defaultdict"):
-            return _empty_dict
-        if (module, name) in (("builtins", "float"), ("__builtin__", "float")):
-            return "float"
-        raise ValueError(f"it asks for the global '{module}.{name}'; nothing was executed")
-
-
 def _empty_dict(*arguments: Any) -> dict:
     if arguments != ("float",):
-        raise ValueError(f"a defaultdict of {arguments!r:.80}; expected one of float")
+        raise ValueError(f"a defaultdict of {reprlib.repr(arguments)}; expected one of float")
     return {}
+
+
+_GLOBALS = {
+    ("collections", "defaultdict"): _empty_dict,
+    ("builtins", "float"): "float",
+    ("__builtin__", "float"): "float",
+}
 
 
 def load_df_pickle(path: str | pathlib.Path) -> DocumentFrequency:
@@ -48,33 +43,30 @@ def load_df_pickle(path: str | pathlib.Path) -> DocumentFrequency:
         DataError: missing, corrupt, of another form, or a pickle that asks for more than it needs.
     """
     try:
-        data = pathlib.Path(path).read_bytes()
+        with open(path, "rb") as file:
+            content = load_restricted(file, _OPCODES, _GLOBALS, encoding="latin1")
+        return _convert(content, pathlib.Path(path).name)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; expected a document-frequency pickle") from None
-    try:
-        check_opcodes(io.BytesIO(data), _OPCODES)
-        found = _Unpickler(io.BytesIO(data), encoding="latin1").load()
-        return _convert(found, pathlib.Path(path).name)
-    except CheckpointError:
-        raise
     except Exception as error:  # whatever foreign bytes provoke
         raise DataError(f"{path}: not a document-frequency pickle: {error}") from error
 
 
-def _convert(found: Any, name: str) -> DocumentFrequency:
-    if type(found) is not dict or set(found) != {"ref_len", "document_frequency"}:
+def _convert(content: Any, name: str) -> DocumentFrequency:
+    if type(content) is not dict or set(content) != {"ref_len", "document_frequency"}:
         raise ValueError("expected a dict of ref_len and document_frequency")
-    images, counts = found["ref_len"], found["document_frequency"]
+    images, counts = content["ref_len"], content["document_frequency"]
     if type(images) not in (int, float) or images < 1 or images != int(images):
-        raise ValueError(f"ref_len is {images!r}; expected the number of images")
+        raise ValueError(f"ref_len is {reprlib.repr(images)}; expected the number of images")
     if type(counts) is not dict or not counts:
         raise ValueError("document_frequency is not a dict of n-grams")
     for ngram, count in counts.items():
-        words = type(ngram) is tuple and 1 <= len(ngram) <= MAX_N
-        if not words or any(type(word) is not str or "\n" in word for word in ngram):
-            raise ValueError(f"n-gram {ngram!r:.80}; expected a tuple of one to {MAX_N} words")
+        is_tuple = type(ngram) is tuple and 1 <= len(ngram) <= MAX_N
+        if not is_tuple or any(type(word) is not str or "\n" in word for word in ngram):
+            expected = f"expected a tuple of one to {MAX_N} words"
+            raise ValueError(f"n-gram {reprlib.repr(ngram)}; {expected}")
         if type(count) not in (int, float) or not 0 <= count < float("inf"):
-            raise ValueError(f"n-gram {ngram!r:.80} has the count {count!r:.80}")
+            raise ValueError(f"n-gram {reprlib.repr(ngram)} has the count {reprlib.repr(count)}")
     words = {ngram[0] for ngram in counts if len(ngram) == 1}
     tokens = "ids" if all(word.isdigit() for word in words) else "words"
     eos, unk = _EOS[tokens], _UNK if _UNK in words else ""

@@ -1,4 +1,4 @@
-"""The PyTorch reference's models as ours: names, shapes and configs of all its versions."""
+"""Configs and state dicts of the PyTorch reference, in all its versions, and what they are here."""
 
 import re
 from collections.abc import Mapping
@@ -9,20 +9,21 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sparsecap_jax.errors import CheckpointError, ConfigError
-from sparsecap_jax.interop import transformer_names, up_down_names
-from sparsecap_jax.interop.rules import Rule
+from sparsecap_jax.interop.names import FAMILIES, Family, Rule
 from sparsecap_jax.models import abstract_params, make_model
+from sparsecap_jax.tokenizers import Tokenizer
 
 MASK_SUFFIX = "_pruning_mask"
 NEWEST = "1.0.0-alpha"
 """Version of the reference whose config.json is written; its form is that of 0.6.0."""
 
-# caption_model of the reference (without "_prune") -> (our model, its module of names)
-FAMILIES = {
-    "relation_transformer": ("relation_transformer", transformer_names),
-    "transformer": ("transformer", transformer_names),
-    "up_down_lstm": ("up_down", up_down_names),
+# Keys of transformers before 0.3.0, and what they are called since.
+_RENAMED = {
+    "input_encoding_size": "d_model",
+    "rnn_size": "dim_feedforward",
+    "drop_prob_lm": "drop_prob_src",
 }
+_SPECIAL_TOKENS = ("bos", "eos", "unk", "pad")
 
 
 def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,51 +35,56 @@ def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:
     before 0.3.0 `vocab_size` leaves PAD out and transformers use the names of LSTM sizes.
 
     Raises:
-        ConfigError: no `caption_model`, or a version that is no version.
+        ConfigError: no `caption_model`, or a malformed version.
     """
     config = dict(config)
     if not isinstance(config.get("caption_model"), str):
         raise ConfigError("reference config.json: caption_model is missing; expected its name")
-    unversioned = "0.6.0" if "share_layer_encoder" in config else "0.1.0"
-    version = _version(config.get("version", unversioned))
     transformer = "transformer" in config["caption_model"]
+    text = config.get("version", "0.6.0" if "share_layer_encoder" in config else "0.1.0")
+    match = re.match(r"(\d+)\.(\d+)\.(\d+)", str(text))
+    if not match:
+        raise ConfigError(f"reference config.json: version {text!r}; expected one like '0.4.0'")
+    version = tuple(map(int, match.groups()))
     if version < (0, 6, 0):
         for key in ("share_att", "share_layer"):
             config[f"{key}_encoder"] = config[f"{key}_decoder"] = None
-    if version < (0, 6, 0) and "box_trigonometric_embedding" in config:
-        config["no_box_trigonometric_embedding"] = not config.pop("box_trigonometric_embedding")
+        if "box_trigonometric_embedding" in config:
+            config["no_box_trigonometric_embedding"] = not config.pop("box_trigonometric_embedding")
     if transformer:
         config.setdefault("num_heads", 8)
     if version < (0, 3, 0):
         config["vocab_size"] += 1
-        for old, new in _RENAMED_0_3 if transformer else ():
+        for old, new in _RENAMED.items() if transformer else ():
             if old in config:
                 config[new] = config.pop(old)
     return config
 
 
-_RENAMED_0_3 = (
-    ("input_encoding_size", "d_model"),
-    ("rnn_size", "dim_feedforward"),
-    ("drop_prob_lm", "drop_prob_src"),
-)
+def _family(config: Mapping[str, Any]) -> tuple[Family, dict[str, Any]]:
+    """Names of the model that a config describes, and the config in the newest form."""
+    config = upgrade_config(config)
+    name = config["caption_model"].removesuffix("_prune")
+    if name not in FAMILIES:
+        names = ", ".join(FAMILIES)
+        raise ConfigError(f"reference config.json: caption_model {name!r} is none of {names}")
+    return FAMILIES[name], config
 
 
 def model_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Our `config.model` (`{"name": ..., fields}`) for a reference config of any version."""
-    config = upgrade_config(config)
-    name, names = _family(config)
-    return {"name": name, **names.model_fields(config)}
+    """Return our `config.model` (`{"name": ..., fields}`) for a reference config of any version."""
+    family, config = _family(config)
+    return {"name": family.model, **family.model_fields(config)}
 
 
 def rules(config: Mapping[str, Any]) -> list[Rule]:
-    """All correspondences of tensors for a reference config of any version."""
-    config = upgrade_config(config)
-    return _family(config)[1].rules(config)
+    """List all correspondences of tensors for a reference config of any version."""
+    family, config = _family(config)
+    return family.rules(config)
 
 
 def reference_config(model: Mapping[str, Any], *, pruned: bool = False) -> dict[str, Any]:
-    """The model's part of the reference's config.json, newest form; undoes `model_config`.
+    """Return the model's part of the reference's config.json, newest form; undoes `model_config`.
 
     Args:
         model: `{"name": ..., field: value}`, all fields.
@@ -87,30 +93,53 @@ def reference_config(model: Mapping[str, Any], *, pruned: bool = False) -> dict[
     Raises:
         ConfigError: the reference has no such model, or no class of it with masks.
     """
-    found = {ours: (theirs, names) for theirs, (ours, names) in FAMILIES.items()}
-    if model["name"] not in found:
+    by_model = {family.model: (name, family) for name, family in FAMILIES.items()}
+    if model["name"] not in by_model:
         raise ConfigError(
             f"config.model.name is {model['name']!r}, which the reference does not have; "
-            f"expected one of {', '.join(sorted(found))}"
+            f"expected one of {', '.join(sorted(by_model))}"
         )
-    caption_model, names = found[model["name"]]
-    if pruned and not names.has_pruned_class(model):
+    name, family = by_model[model["name"]]
+    if pruned and not family.has_pruned_class(model):
         raise ConfigError(
             f"config.model: the reference has no class with masks for {model['name']!r} with these "
             "fields (it has for up_down, and for relation_transformer without sharing)"
         )
-    return {
-        "version": NEWEST,
-        "caption_model": caption_model + ("_prune" if pruned else ""),
-        **names.config_fields(model),
-    }
+    caption_model = name + ("_prune" if pruned else "")
+    return {"version": NEWEST, "caption_model": caption_model, **family.config_fields(model)}
 
 
 def has_pruned_class(model: Mapping[str, Any]) -> bool:
-    """Whether the reference has a class with masks for `model` (`{"name": ..., fields}`)."""
-    return any(
-        ours == model["name"] and names.has_pruned_class(model) for ours, names in FAMILIES.values()
-    )
+    """Return whether the reference has a class with masks for `model` (`{"name": ..., fields}`)."""
+    return any(f.model == model["name"] and f.has_pruned_class(model) for f in FAMILIES.values())
+
+
+def tokenizer_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return our `config.tokenizer`, without `vocab_size`, for a reference config.json."""
+    name = config.get("tokenizer", "word")
+    options = {"radix_base": int(config["radix_base"])} if name == "radix" else {}
+    return {"name": name, **options}
+
+
+def tokenizer_fields(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the keys that a tokenizer of the reference leaves in its config."""
+    radix = tokenizer.name == "radix"
+    name = "character" if tokenizer.name == "char" else tokenizer.name
+    fields = {"tokenizer": name, **({"radix_base": tokenizer.radix_base} if radix else {})}
+    for name in _SPECIAL_TOKENS:
+        fields[f"{name}_token"] = f"<{name}>"
+        fields[f"{name}_token_id"] = getattr(tokenizer, f"{name}_id")
+    # A word of several digits has no single id: the reference has none for UNK then, even if
+    # words have one digit only.
+    if radix:
+        fields["unk_token"] = fields["unk_token_id"] = None
+    fields["mask_token"], fields["mask_token_id"] = fields["unk_token"], fields["unk_token_id"]
+    return {
+        **fields,
+        "user_defined_symbols": None,
+        "num_control_symbols": 0,
+        "num_special_symbols": len(_SPECIAL_TOKENS),
+    }
 
 
 def load_state_dict(
@@ -132,17 +161,20 @@ def load_state_dict(
             not finite, or differs from the one it shares its layer with.
     """
     model = make_model(model_config(config))
-    expected = _expected_shapes(model)
+    shapes = {path: leaf.shape for path, leaf in flatten_dict(abstract_params(model)).items()}
     left = {k: np.asarray(v) for k, v in state_dict.items() if not k.endswith(".pe")}
     params: dict[tuple, np.ndarray] = {}
     masks: dict[tuple, np.ndarray] = {}
     for rule in rules(config):
         if rule.reference not in left:
             raise CheckpointError(f"state dict: tensor {rule.reference!r} is missing")
-        _place(params, rule, rule.reference, left.pop(rule.reference), expected)
-        mask_name = rule.reference + MASK_SUFFIX
-        if mask_name in left:
-            _place(masks, rule, mask_name, left.pop(mask_name), expected)
+        for tree, name in ((params, rule.reference), (masks, rule.reference + MASK_SUFFIX)):
+            if name in left:
+                value = _checked(name, left.pop(name), rule, shapes[rule.path])
+                if not np.array_equal(tree.setdefault(rule.path, value), value):
+                    raise CheckpointError(
+                        f"state dict: tensor {name!r} differs from the layer it is shared with"
+                    )
     if left:
         names = ", ".join(sorted(left)[:5])
         raise CheckpointError(f"state dict: {len(left)} tensors no layer of ours has: {names}")
@@ -168,69 +200,38 @@ def export_state_dict(
     Raises:
         CheckpointError: params or masks do not have the paths that the config asks for.
     """
+    family, config = _family(config)
     params = flatten_dict(variables["params"])
     masks = flatten_dict(variables.get("masks") or {})
     state: dict[str, np.ndarray] = {}
-    turned: dict[tuple, np.ndarray] = {}  # so that names which share a layer share its array
-
-    def put(name: str, kind: str, rule: Rule, value: Any) -> None:
-        key = (kind, rule.path)
-        if key not in turned:
-            turned[key] = _turn(np.asarray(value, np.float32), rule)
-        state[name] = turned[key]
-
-    used = set()
-    for rule in rules(config):
+    arrays: dict[tuple, np.ndarray] = {}  # so that names which share a layer share its array
+    all_rules = family.rules(config)
+    for rule in all_rules:
         if rule.path not in params:
             raise CheckpointError(f"params: {'/'.join(rule.path)} is missing")
-        used.add(rule.path)
-        put(rule.reference, "params", rule, params[rule.path])
-        if rule.path in masks:
-            put(rule.reference + MASK_SUFFIX, "masks", rule, masks[rule.path])
-    for path in sorted({*params, *masks} - used):
+        for leaves, suffix in ((params, ""), (masks, MASK_SUFFIX)):
+            if rule.path in leaves:
+                key = (suffix, rule.path)
+                if key not in arrays:
+                    arrays[key] = _turn(np.asarray(leaves[rule.path], np.float32), rule)
+                state[rule.reference + suffix] = arrays[key]
+    for path in sorted({*params, *masks} - {rule.path for rule in all_rules}):
         raise CheckpointError(f"params: {'/'.join(path)} has no place in the reference's model")
-    if buffers:
-        upgraded = upgrade_config(config)
-        state |= _family(upgraded)[1].buffers(upgraded)
-    return state
+    return state | (family.buffers(config) if buffers else {})
 
 
-def _family(config: Mapping[str, Any]):
-    name = config["caption_model"].removesuffix("_prune")
-    if name not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise ConfigError(f"reference config.json: caption_model {name!r} is none of {known}")
-    return FAMILIES[name]
-
-
-def _version(text: str) -> tuple[int, ...]:
-    match = re.match(r"(\d+)\.(\d+)\.(\d+)", str(text))
-    if not match:
-        raise ConfigError(f"reference config.json: version {text!r}; expected one like '0.4.0'")
-    return tuple(int(part) for part in match.groups())
-
-
-def _expected_shapes(model: nn.Module) -> dict[tuple, tuple[int, ...]]:
-    """Shapes of all leaves of `model`'s params by path, without computing anything."""
-    return {path: leaf.shape for path, leaf in flatten_dict(abstract_params(model)).items()}
-
-
-def _place(tree: dict, rule: Rule, name: str, value: np.ndarray, expected: dict) -> None:
-    """Put one tensor of the reference into a flat tree of ours, checked."""
-    value = _turn(np.asarray(value, np.float32), rule)
-    if value.shape != expected[rule.path]:
+def _checked(name: str, value: np.ndarray, rule: Rule, shape: tuple[int, ...]) -> np.ndarray:
+    """Turn one tensor of the reference into a leaf of ours."""
+    turned = _turn(np.asarray(value, np.float32), rule)
+    if turned.shape != shape:
         raise CheckpointError(
-            f"state dict: tensor {name!r} has shape {_turn(value, rule).shape}; the config expects "
-            f"{expected[rule.path][::-1] if rule.kind == 'linear' else expected[rule.path]}"
+            f"state dict: tensor {name!r} has shape {value.shape}; the config expects "
+            f"{shape[::-1] if rule.transposed else shape}"
         )
-    if not np.isfinite(value).all():
+    if not np.isfinite(turned).all():
         raise CheckpointError(f"state dict: tensor {name!r} has values that are not finite")
-    if rule.path in tree and not np.array_equal(tree[rule.path], value):
-        raise CheckpointError(
-            f"state dict: tensor {name!r} differs from the layer it is shared with"
-        )
-    tree[rule.path] = value
+    return turned
 
 
 def _turn(value: np.ndarray, rule: Rule) -> np.ndarray:
-    return np.ascontiguousarray(value.T) if rule.kind == "linear" else value
+    return np.ascontiguousarray(value.T) if rule.transposed else value

@@ -1,7 +1,7 @@
 """State dicts in the conventions of `torch.nn.utils.prune`, without PyTorch.
 
-A module that is pruned there holds a parameter `weight_orig` and a buffer `weight_mask` in place of
-`weight`, which becomes their product before every forward pass. The mask is of the weight's dtype,
+A pruned module there holds a parameter `weight_orig` and a buffer `weight_mask` in place of
+`weight`, which becomes their product before every forward pass. The mask has the weight's dtype,
 1 keeps.
 """
 
@@ -23,19 +23,18 @@ def to_torch_prune(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
             `reference.export_state_dict` makes of binarized masks.
 
     Returns:
-        `<weight>_orig` and `<weight>_mask` in place of each weight that has a mask; all else as it
-        was, in the same order. The arrays are not copied.
+        `<weight>_orig` and `<weight>_mask` in place of each weight that has a mask; all else
+        unchanged, in the same order. The arrays are not copied.
 
     Raises:
         CheckpointError: a mask is not binary, has no weight, or one of another shape.
     """
-    for name, mask in state_dict.items():
-        if name.endswith(MASK_SUFFIX):
-            _check_mask(name, mask, state_dict.get(name.removesuffix(MASK_SUFFIX)))
     renamed = {}
     for name, value in state_dict.items():
-        if name.endswith(MASK_SUFFIX):
-            renamed[name.removesuffix(MASK_SUFFIX) + MASK] = value
+        weight = name.removesuffix(MASK_SUFFIX)
+        if weight != name:
+            _check_mask(name, value, state_dict.get(weight))
+            renamed[weight + MASK] = value
         else:
             renamed[name + ORIG if name + MASK_SUFFIX in state_dict else name] = value
     return renamed
@@ -55,7 +54,7 @@ def from_torch_prune(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
         if name.endswith(ORIG):
             weight = name.removesuffix(ORIG)
             if weight + MASK not in state_dict:
-                raise CheckpointError(f"state dict: {name!r} has no {weight + MASK!r} beside it")
+                raise CheckpointError(f"state dict: {name!r} has no {weight + MASK!r}")
             renamed[weight] = value
         elif name.endswith(MASK) and (weight := name.removesuffix(MASK)) + ORIG in state_dict:
             _check_mask(name, value, state_dict[weight + ORIG])
@@ -67,7 +66,7 @@ def from_torch_prune(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
 
 def _check_mask(name: str, mask: np.ndarray, weight: np.ndarray | None) -> None:
     if weight is None:
-        raise CheckpointError(f"state dict: mask {name!r} has no weight beside it")
+        raise CheckpointError(f"state dict: mask {name!r} has no weight")
     if np.shape(mask) != np.shape(weight):
         raise CheckpointError(
             f"state dict: mask {name!r} has shape {np.shape(mask)}; its weight {np.shape(weight)}"

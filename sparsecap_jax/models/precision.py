@@ -13,10 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.types import ArrayLike
-
-COMPUTE_DTYPES = ("float32", "bfloat16")
 
 
 def matmul(
@@ -35,15 +32,3 @@ def dot_general(compute_dtype: str) -> Callable[..., Array]:
         return jax.lax.dot_general(*operands, dimension_numbers, preferred_element_type=jnp.float32)
 
     return product
-
-
-def check_compute_dtype(compute_dtype: str) -> None:
-    """Check a model's field.
-
-    Raises:
-        ConfigError: it is none of `COMPUTE_DTYPES`.
-    """
-    if compute_dtype not in COMPUTE_DTYPES:
-        raise ConfigError(
-            f"model.compute_dtype: {compute_dtype!r}; expected one of {COMPUTE_DTYPES}"
-        )

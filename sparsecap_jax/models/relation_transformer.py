@@ -6,14 +6,13 @@ Herdade et al., "Image Captioning: Transforming Objects into Words", NeurIPS 201
 "ACORT: A Compact Object Relation Transformer for Parameter Efficient Image Captioning", 2022).
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.models import attention as att
 from sparsecap_jax.models.layers import torch_uniform
 from sparsecap_jax.models.precision import matmul
@@ -119,17 +118,10 @@ class RelationTransformer(Transformer):
         others: see `Transformer`.
     """
 
-    box_embedding: str = "trig"
+    box_embedding: Literal["trig", "plain"] = "trig"
 
     encoder_layer = RelationEncoderLayer
     needs_boxes: ClassVar[bool] = True
-
-    def __post_init__(self):
-        if self.box_embedding not in ("trig", "plain"):
-            raise ConfigError(
-                f"model.box_embedding: {self.box_embedding!r}; expected 'trig' or 'plain'"
-            )
-        super().__post_init__()
 
     def _relate(
         self, x: Float[Array, "N D"], regions: Regions

@@ -11,11 +11,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.models import attention as att
 from sparsecap_jax.models.attention import KeysValues
 from sparsecap_jax.models.packing import Rows
-from sparsecap_jax.models.precision import check_compute_dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,42 +158,3 @@ class DecoderLayer(nn.Module):
         y = self.feed_forward(self.feed_forward_norm(x), train)
         x = x + self.drop(y, deterministic=not train)
         return x, cache, jnp.mean(weights, axis=1).reshape(b, k, q, -1)
-
-
-def check_fields(model: nn.Module) -> None:
-    """Check the fields of a `Transformer`.
-
-    Raises:
-        ConfigError: a value that no transformer can have.
-    """
-    for field in ("vocab_size", "feature_size", "ff_size", "num_layers", "max_seq_length"):
-        if getattr(model, field) < 1:
-            raise ConfigError(f"model.{field}: {getattr(model, field)}; expected at least 1")
-    if (
-        model.d_model < 2
-        or model.num_heads < 1
-        or model.d_model % 2
-        or model.d_model % model.num_heads
-    ):
-        raise ConfigError(
-            f"model.d_model: {model.d_model}; expected an even multiple of num_heads "
-            f"({model.num_heads})"
-        )
-    for field in ("dropout", "source_dropout"):
-        if not 0.0 <= getattr(model, field) < 1.0:
-            raise ConfigError(f"model.{field}: {getattr(model, field)}; expected 0 <= rate < 1")
-    for side in ("encoder", "decoder"):
-        share, order = f"share_attention_{side}", f"share_layer_{side}"
-        _check_choice(share, getattr(model, share), ("", "kv", "qk"))
-        layers = set(getattr(model, order))
-        if layers != set(range(len(layers))):
-            raise ConfigError(
-                f"model.{order}: {getattr(model, order)}; expected layer numbers from 0 on without "
-                "gaps, such as (0, 0, 0, 1, 1, 1)"
-            )
-    check_compute_dtype(model.compute_dtype)
-
-
-def _check_choice(field: str, value: str, valid: tuple[str, ...]) -> None:
-    if value not in valid:
-        raise ConfigError(f"model.{field}: {value!r}; expected one of {valid}")

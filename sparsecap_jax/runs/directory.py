@@ -14,7 +14,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from sparsecap_jax.errors import CheckpointError
+from sparsecap_jax.errors import CheckpointError, SparsecapError
 from sparsecap_jax.files import read_json, write_atomically, write_json
 from sparsecap_jax.models import abstract_params, make_model
 from sparsecap_jax.pruning import make_pruner
@@ -62,14 +62,12 @@ def load_run(directory: str | pathlib.Path) -> LoadedRun:
     """Load a run directory.
 
     Raises:
-        CheckpointError: there is no run, or its weights are corrupt or do not fit its config.
-        ConfigError, DataError: its config or tokenizer is broken.
+        CheckpointError: there is no run, its config is faulty, or its weights are corrupt or do not
+            fit its config.
+        ConfigError, DataError: its tokenizer is broken.
     """
     directory = pathlib.Path(directory)
-    path = directory / CONFIG
-    if not path.exists():
-        raise CheckpointError(f"{directory}: no run directory: {CONFIG} is missing")
-    config = from_dict(read_json(path), str(path))
+    config = load_config(directory)
     tokenizer = make_tokenizer(config.tokenizer, directory / TOKENIZER)
     model = make_model(model_config(config, tokenizer.vocab_size))
     variables = load_variables(directory, config)
@@ -79,6 +77,21 @@ def load_run(directory: str | pathlib.Path) -> LoadedRun:
         for name in (EXTRACTOR, SEARCH)
     ]
     return LoadedRun(config, tokenizer, model, variables["params"], variables["masks"], *notes)
+
+
+def load_config(directory: pathlib.Path) -> ConfigDict:
+    """Load the config of a run directory.
+
+    Raises:
+        CheckpointError: there is none, or it is faulty.
+    """
+    path = directory / CONFIG
+    if not path.exists():
+        raise CheckpointError(f"{directory}: no run directory: {CONFIG} is missing")
+    try:
+        return from_dict(read_json(path), str(path))
+    except SparsecapError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def load_variables(
@@ -95,7 +108,7 @@ def load_variables(
     if (directory / WEIGHTS).exists():
         return load_weights(directory / WEIGHTS)
     if config is None:
-        config = from_dict(read_json(directory / CONFIG), str(directory / CONFIG))
+        config = load_config(directory)
     variables = load_raw_variables(directory)
     pruner = make_pruner(config.pruner, total_steps=1, steps_per_epoch=1)
     masks = jax.device_get(pruner.binarize(variables["masks"]))
@@ -153,11 +166,11 @@ def weight_counts(params: PyTree) -> dict[str, float | int]:
 
 
 def _check_fit(params: PyTree, model: nn.Module, directory: pathlib.Path) -> None:
-    found = {path: leaf.shape for path, leaf in flatten_dict(params).items()}
+    shapes = {path: leaf.shape for path, leaf in flatten_dict(params).items()}
     expected = {path: leaf.shape for path, leaf in flatten_dict(abstract_params(model)).items()}
-    for path in sorted({*found, *expected}):
-        if found.get(path) != expected.get(path):
+    for path in sorted({*shapes, *expected}):
+        if shapes.get(path) != expected.get(path):
             raise CheckpointError(
-                f"{directory}: weight {'/'.join(path)} has shape {found.get(path)}, expected "
+                f"{directory}: weight {'/'.join(path)} has shape {shapes.get(path)}, expected "
                 f"{expected.get(path)} by {CONFIG} and the tokenizer"
             )

@@ -18,14 +18,11 @@ from sparsecap_jax.pruning import PRUNERS
 from sparsecap_jax.pruning.structures import NofM, parse_structure
 from sparsecap_jax.runs.config import (
     default_config,
-    model_section,
-    optimizer_section,
+    make_section,
     parse_arg,
-    pruner_section,
-    scst_section,
-    tokenizer_section,
 )
 from sparsecap_jax.scst.config import ScstConfig
+from sparsecap_jax.settings import nearest
 
 # Cosine from 0.01 with a large epsilon: Up-Down and Soft-Attention.
 RECURRENT = {"learning_rate": 1e-2, "learning_rate_min": 1e-5, "epsilon": 1e-2}
@@ -91,21 +88,19 @@ def make_config(
     for word in words:
         chosen |= variants.get(word, {})
     if pruner == "supermask":
-        own = {"weight_scale": weight_scale, **(TINY_SUPERMASK if small else {})}
-        values = {**own, **values}
+        usual = {"weight_scale": weight_scale, **(TINY_SUPERMASK if small else {})}
+        values = {**usual, **values}
     if pruner not in ("none", "mask_freeze", "lottery_mask_freeze"):
         values = {"sparsity": _usual_sparsity(values), **values}
     tokens = dict(tokenizer or {"name": "word"})
     config = default_config(model, pruner, tokens["name"])
     with config.unlocked():
-        config.model = model_section(model, **chosen)
-        config.pruner = pruner_section(pruner, **values)
-        config.optimizer = optimizer_section(**(TINY if small else optimizer))
-        config.tokenizer = tokenizer_section(**tokens)
+        config.model = make_section("model", model, **chosen)
+        config.pruner = make_section("pruner", pruner, **values)
+        config.optimizer = make_section("optimizer", **(TINY if small else optimizer))
+        config.tokenizer = make_section("tokenizer", tokens.pop("name"), **tokens)
     if pruner in FINE_TUNED:
         config.train.epochs = 10
-    if "d_model" in config.model:
-        config.optimizer.noam_size = config.model.d_model
     if small:
         use_toy_scenes(config)
     if rewarded:
@@ -121,8 +116,8 @@ def use_rewards(config: ConfigDict, small: bool, fields: Mapping[str, Any]) -> N
     small_fields = {"length_buckets": 1} if small else {}
     with config.unlocked():
         optimizer = TINY_SCST_OPTIMIZER if small else SCST_OPTIMIZER
-        config.optimizer = optimizer_section(**optimizer)
-        config.scst = scst_section(**{"start_epoch": 0, **small_fields, **fields})
+        config.optimizer = make_section("optimizer", **optimizer)
+        config.scst = make_section("scst", **{"start_epoch": 0, **small_fields, **fields})
     config.data.seq_per_img = 1  # captions serve as references, not to be predicted
     if small:
         config.train.update(steps=TINY_SCST_STEPS, eval_every=75, log_every=15, steps_per_call=5)
@@ -157,6 +152,6 @@ def _pruner(arg: str, names: list[str], values: Mapping, variants: Mapping) -> s
         raise ConfigError(f"config argument {arg!r}: {', '.join(values)} without a pruner")
     for name in names:
         if name not in PRUNERS:
-            known = ", ".join((*variants, *sorted(PRUNERS)))
-            raise ConfigError(f"config argument {arg!r}: {name!r} is none of {known}")
+            hint = nearest(name, [*variants, *PRUNERS])
+            raise ConfigError(f"config argument {arg!r}: {name!r} is no word of it; {hint}")
     return names[0] if names else "none"

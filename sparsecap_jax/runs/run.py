@@ -1,9 +1,9 @@
 """A run: its parts, built from its config."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
-import math
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,14 +14,16 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sparsecap_jax.captioning.search_options import decode_options
+from sparsecap_jax.captioning.image_options import decode_options
+from sparsecap_jax.captioning.search import SearchOptions
 from sparsecap_jax.data.datasets import Dataset, load_dataset
 from sparsecap_jax.data.pipeline import TrainIterator, make_train_iterator, steps_per_epoch
-from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.errors import CheckpointError, ConfigError
 from sparsecap_jax.files import read_json, write_atomically, write_json
-from sparsecap_jax.models import MODELS, make_model
+from sparsecap_jax.models import make_model, model_class
 from sparsecap_jax.pruning import Pruner, make_pruner
-from sparsecap_jax.runs.config import from_dict, model_config, to_json, validate
+from sparsecap_jax.runs.checkpoints import Checkpoints
+from sparsecap_jax.runs.config import changed_fields, from_dict, model_config, to_json, validate
 from sparsecap_jax.runs.directory import EXTRACTOR
 from sparsecap_jax.scst.config import parse as parse_scst
 from sparsecap_jax.scst.document_frequency import DocumentFrequency, count_documents
@@ -96,24 +98,25 @@ def prepare_run(
     is the one of `config.data`, where it is open already.
 
     Raises:
-        ConfigError: the config is faulty, or differs from the one the directory was begun with.
+        ConfigError: the config is faulty, or one that the run cannot continue with.
         DataError: the data are missing or malformed.
     """
     validate(config)
     workdir = pathlib.Path(workdir)
-    if (workdir / "config.json").exists():
-        claim_workdir(config, workdir)
-    model_class = MODELS[config.model.name]
+    check_workdir(config, workdir)
+    captioner = model_class(config.model.name)
     if dataset is None:
-        dataset = load_dataset(config.data, need_boxes=getattr(model_class, "needs_boxes", False))
+        dataset = load_dataset(config.data, need_boxes=getattr(captioner, "needs_boxes", False))
     epoch = _epoch(config, dataset)
     total = config.train.steps or config.train.epochs * epoch
+    _check_length(workdir, total)
     pruner = make_pruner(config.pruner, total_steps=total, steps_per_epoch=epoch)
-    tx = make_optimizer(config.optimizer, total, epoch, pruner.trains_masks)
+    width = config.model.get("d_model")
+    tx = make_optimizer(config.optimizer, total, epoch, pruner.trains_masks, width)
     mesh = make_mesh(config.train.devices, config.data.batch_size)
     _check_start(config, pruner)
     # Only now: a faulty config must not leave a directory that refuses the mended one.
-    claim_workdir(config, workdir)
+    claim_workdir(config, workdir, report)
     tokenizer = prepare_tokenizer(config, workdir, dataset)
     _note_extractor(config, workdir)
     model = make_model(model_config(config, tokenizer.vocab_size))
@@ -175,7 +178,7 @@ def _self_critical(config: ConfigDict, task: Task, report: Callable[[str], None]
         task=task,
         config=settings,
         rewards=make_rewards(settings.weights, frequency, task.references, task.tokenizer),
-        options=decode_options(task.tokenizer, task.max_length, method="greedy"),
+        options=decode_options(SearchOptions(search="greedy"), task.tokenizer, task.max_length),
     )
 
 
@@ -190,25 +193,56 @@ def _epoch(config: ConfigDict, dataset: Dataset) -> int:
     return epoch
 
 
-def claim_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Write `config.json` into a new run directory, or check that it is the same.
+def check_workdir(config: ConfigDict, workdir: pathlib.Path) -> list[str]:
+    """Return how a config differs from the one that a run directory was begun with.
 
     Raises:
-        ConfigError: the directory belongs to a run of another config; the message says which
-            fields differ.
+        ConfigError: it differs in fields that may not change while a run continues; the message
+            says which.
     """
     path = workdir / "config.json"
-    if path.exists():
-        begun = from_dict(read_json(path), str(path))
-        differing = _differences(begun.to_dict(), config.to_dict())
-        if differing:
-            raise ConfigError(
-                f"{path}: this run was begun with another config ({'; '.join(differing)}); "
-                "expected the same, or a new --workdir"
-            )
-        return
-    with write_atomically(path) as file:
-        file.write(to_json(config))
+    if not path.exists():
+        return []
+    allowed, refused = changed_fields(from_dict(read_json(path), str(path)), config)
+    if refused:
+        raise ConfigError(
+            f"{path}: this run was begun with another config ({'; '.join(refused)}); "
+            "expected the same, or a new --workdir"
+        )
+    return allowed
+
+
+def claim_workdir(
+    config: ConfigDict, workdir: pathlib.Path, report: Callable[[str], None] = print
+) -> None:
+    """Write `config.json` into a new run directory, or update it where a run continues.
+
+    Raises:
+        ConfigError: see `check_workdir`.
+    """
+    path = workdir / "config.json"
+    changes = check_workdir(config, workdir)
+    if changes:
+        report(f"{path}: continuing with another config: {'; '.join(changes)}")
+    if changes or not path.exists():
+        with write_atomically(path) as file:
+            file.write(to_json(config))
+
+
+def _check_length(workdir: pathlib.Path, total_steps: int) -> None:
+    """Refuse to continue a run that has more steps behind it than it shall have in all."""
+    trained = 0
+    # Before the first checkpoint there is none to read.
+    with (
+        contextlib.suppress(CheckpointError),
+        contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints,
+    ):
+        trained = checkpoints.last_step()
+    if trained > total_steps:
+        raise ConfigError(
+            f"config.train: {total_steps} steps in all, but {workdir} is trained for {trained}; "
+            "expected as many or more"
+        )
 
 
 def _check_start(config: ConfigDict, pruner: Pruner) -> None:
@@ -249,14 +283,3 @@ def _note_extractor(config: ConfigDict, workdir: pathlib.Path) -> None:
     path = pathlib.Path(config.data.dir) / EXTRACTOR
     if config.data.dir and path.exists():
         write_json(workdir / EXTRACTOR, read_json(path))
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    found = []
-    for key in sorted({*old, *new}):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{prefix}{key}.")
-        elif a != b and not (isinstance(a, float) and isinstance(b, float) and math.isclose(a, b)):
-            found.append(f"{prefix}{key} was {a!r}, is {b!r}")
-    return found

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 
 from sparsecap_jax.captioning.batches import caption_batches
-from sparsecap_jax.captioning.search_options import SearchOptions
+from sparsecap_jax.captioning.image_options import decode_options
+from sparsecap_jax.captioning.search import SearchOptions
 from sparsecap_jax.data.pipeline import make_eval_batches
 from sparsecap_jax.evaluation.metrics import score_captions
 from sparsecap_jax.pruning.masks import finalize, overall_sparsity
@@ -20,7 +21,7 @@ METRICS = ("Bleu_1", "Bleu_4", "ROUGE_L", "CIDEr")
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """What one validation found.
+    """Result of one validation.
 
     Attributes:
         metrics: loss, scores on the 0-1 scale, and sparsity of the prunable weights.
@@ -57,7 +58,7 @@ class Validator:
         search = SearchOptions(
             beam_size=config.eval.beam_size_val, length_penalty=config.eval.length_penalty
         )
-        self._options = search.decode_options(run.tokenizer, config.max_seq_length)
+        self._options = decode_options(search, run.tokenizer, config.max_seq_length)
         self._finalize = jax.jit(lambda p, m: finalize(p, run.pruner.binarize(m)))
 
     def __call__(self, state: TrainState) -> Validation:
@@ -67,10 +68,10 @@ class Validator:
         for batch in self._batches:
             sums += np.array(jax.device_get(self._loss(params, masks, batch)), np.float64)
         pruned = self._finalize(params, masks)
-        found = caption_batches(
+        captioned = caption_batches(
             self._run.model, pruned, self._batches, self._run.tokenizer, self._options
         )
-        captions = {self._records[index].image_id: best[0].text for index, best in found}
+        captions = {self._records[index].image_id: best[0].text for index, best in captioned}
         references = {record.image_id: record.raw for record in self._records}
         scores = score_captions(captions, references, metrics=METRICS, tokenizer="python")
         metrics = {"loss": sums[0] / sums[1], **scores}

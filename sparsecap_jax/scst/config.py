@@ -1,12 +1,11 @@
 """Section `scst` of a config: self-critical training."""
 
 import dataclasses
-import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.scst.rewards import RewardWeights
-from sparsecap_jax.settings import Range, build, check_range
+from sparsecap_jax.settings import Range, build
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,31 +28,20 @@ class ScstConfig:
             split when training starts, which is always right.
     """
 
-    start_epoch: int = -1
+    start_epoch: Annotated[int, Range(-1, 10**6)] = -1
     sample: Literal["random", "beam"] = "random"
     baseline: Literal["sample", "greedy"] = "sample"
-    num_samples: int = 15
-    cider_d: float = 1.0
-    bleu_1: float = 0.0
-    bleu_2: float = 0.0
-    bleu_3: float = 0.0
-    bleu_4: float = 1.0
-    micro_batch: int = 0
-    length_buckets: int = 4
+    num_samples: Annotated[int, Range(1, 10_000)] = 15
+    cider_d: Annotated[float, Range(0)] = 1.0
+    bleu_1: Annotated[float, Range(0)] = 0.0
+    bleu_2: Annotated[float, Range(0)] = 0.0
+    bleu_3: Annotated[float, Range(0)] = 0.0
+    bleu_4: Annotated[float, Range(0)] = 1.0
+    micro_batch: Annotated[int, Range(0, 10**6)] = 0
+    length_buckets: Annotated[int, Range(1, 16)] = 4
     document_frequency: str = ""
 
     def __post_init__(self):
-        for name, low, high in (
-            ("start_epoch", -1.0, 1e6),
-            ("num_samples", 1.0, 1e4),
-            ("micro_batch", 0.0, 1e6),
-            ("length_buckets", 1.0, 16.0),
-            *(
-                (name, 0.0, math.inf)
-                for name in ("cider_d", "bleu_1", "bleu_2", "bleu_3", "bleu_4")
-            ),
-        ):
-            check_range(f"scst.{name}", float(getattr(self, name)), Range(low, high))
         if not self.weights.cider_d and not any(self.weights.bleu):
             raise ConfigError(
                 "scst: all weights are 0; expected one of cider_d and bleu_1 to 4 > 0"

@@ -6,7 +6,7 @@ optimizer state has the same two entries.
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +14,7 @@ import optax
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning.step import by_entry
-from sparsecap_jax.settings import Range, build, check_range
+from sparsecap_jax.settings import Range, build
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,44 +34,38 @@ class OptimizerConfig:
         weight_decay: L2 added to the gradient as in PyTorch; decoupled for adamw.
         clip: `value` (each entry, as the reference does), `norm` (of all weights together) or
             `none`. Trained masks are clipped in the same way, their norm apart.
-        clip_at: the bound.
+        clip_at: the bound of `clip`.
         decay_start: epoch after which the step schedule decays; -1 never.
         decay_every: epochs between decays.
         decay_rate: factor of each decay.
         noam_factor: factor of the noam schedule.
         noam_warmup: steps over which noam rises.
-        noam_size: the model width that noam divides by the root of.
+        noam_size: the width that noam divides by the root of; None: the model's `d_model`, or 512
+            where it has none.
         mask_learning_rate: constant rate of the masks' Adam.
-        mask_epsilon: its epsilon.
+        mask_epsilon: epsilon of the masks' Adam.
     """
 
     name: Literal["adam", "adamw", "sgd", "sgdm", "sgdmom", "rmsprop", "adagrad"] = "adam"
-    learning_rate: float = 5e-4
+    learning_rate: Annotated[float, Range(0)] = 5e-4
     schedule: Literal["constant", "cosine", "step", "noam"] = "cosine"
-    learning_rate_min: float = 1e-5
-    alpha: float = 0.9
-    beta: float | None = None
-    epsilon: float | None = None
-    weight_decay: float = 0.0
+    learning_rate_min: Annotated[float, Range(0)] = 1e-5
+    alpha: Annotated[float, Range(0, 1, open_high=True)] = 0.9
+    beta: Annotated[float | None, Range(0, 1, open_high=True)] = None
+    epsilon: Annotated[float | None, Range(0)] = None
+    weight_decay: Annotated[float, Range(0)] = 0.0
     clip: Literal["value", "norm", "none"] = "value"
-    clip_at: float = 0.1
-    decay_start: int = 0
-    decay_every: int = 3
-    decay_rate: float = 0.8
-    noam_factor: float = 1.0
-    noam_warmup: int = 10000
-    noam_size: int = 512
-    mask_learning_rate: float = 100.0
-    mask_epsilon: float = 1e-2
+    clip_at: Annotated[float, Range(0, open_low=True)] = 0.1
+    decay_start: Annotated[int, Range(-1)] = 0
+    decay_every: Annotated[int, Range(1)] = 3
+    decay_rate: Annotated[float, Range(0)] = 0.8
+    noam_factor: Annotated[float, Range(0, open_low=True)] = 1.0
+    noam_warmup: Annotated[int, Range(1)] = 10000
+    noam_size: Annotated[int | None, Range(1)] = None
+    mask_learning_rate: Annotated[float, Range(0)] = 100.0
+    mask_epsilon: Annotated[float, Range(0)] = 1e-2
 
     def __post_init__(self):
-        for field in ("learning_rate", "learning_rate_min", "weight_decay", "mask_learning_rate"):
-            check_range(f"optimizer.{field}", getattr(self, field), Range(0.0, math.inf))
-        check_range("optimizer.alpha", self.alpha, Range(0.0, 1.0, open_high=True))
-        check_range("optimizer.beta", self.betas[1], Range(0.0, 1.0, open_high=True))
-        for field in ("clip_at", "decay_every", "noam_factor", "noam_warmup", "noam_size"):
-            if getattr(self, field) <= 0:
-                raise ConfigError(f"optimizer.{field} is {getattr(self, field)}; expected above 0")
         if self.schedule == "cosine" and self.learning_rate_min > self.learning_rate:
             raise ConfigError(
                 f"optimizer.learning_rate_min is {self.learning_rate_min}, above "
@@ -103,7 +97,7 @@ def parse(config: Any) -> OptimizerConfig:
 
 
 def make_schedule(
-    config: Any, total_steps: int, steps_per_epoch: int | None = None
+    config: Any, total_steps: int, steps_per_epoch: int | None = None, width: int | None = None
 ) -> optax.Schedule:
     """Learning rate of the weights as a function of the step.
 
@@ -117,6 +111,7 @@ def make_schedule(
         config: `OptimizerConfig`, or the mapping or ConfigDict it is made from.
         total_steps: length of training in optimizer steps.
         steps_per_epoch: length of an epoch; the step schedule needs it.
+        width: of the model, for the noam schedule; None: 512.
 
     Returns:
         A function from the number of finished steps (int, or int32 scalar) to a float32 scalar.
@@ -133,7 +128,7 @@ def make_schedule(
     if config.schedule == "cosine":
         return _cosine(config.learning_rate, config.learning_rate_min, total_steps)
     if config.schedule == "noam":
-        return _noam(config.noam_factor, config.noam_size, config.noam_warmup)
+        return _noam(config.noam_factor, config.noam_size or width or 512, config.noam_warmup)
     if config.schedule == "step":
         if not steps_per_epoch:
             raise ConfigError("optimizer.schedule is 'step', which needs steps_per_epoch")
@@ -175,7 +170,11 @@ def _step(config: OptimizerConfig, total_steps: int, steps_per_epoch: int) -> op
 
 
 def make_optimizer(
-    config: Any, total_steps: int, steps_per_epoch: int | None = None, trains_masks: bool = False
+    config: Any,
+    total_steps: int,
+    steps_per_epoch: int | None = None,
+    trains_masks: bool = False,
+    width: int | None = None,
 ) -> optax.GradientTransformation:
     """Optimizer over `{"params": ...}`, and `"masks"` where they are trained.
 
@@ -188,6 +187,7 @@ def make_optimizer(
         total_steps: length of training in optimizer steps.
         steps_per_epoch: length of an epoch; the step schedule needs it.
         trains_masks: whether the tree has an entry `masks` (`pruner.trains_masks`).
+        width: of the model, for the noam schedule; None: 512.
 
     Returns:
         The transformation; its state is `{"params": ..., "masks": ...}` of optax states.
@@ -196,7 +196,7 @@ def make_optimizer(
         ConfigError: a bad config.
     """
     config = parse(config)
-    schedule = make_schedule(config, total_steps, steps_per_epoch)
+    schedule = make_schedule(config, total_steps, steps_per_epoch, width)
     groups = {
         "params": optax.chain(
             _clip(config), *_direction(config), optax.scale_by_learning_rate(schedule)
@@ -219,7 +219,7 @@ def _clip(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def _direction(config: OptimizerConfig) -> list[optax.GradientTransformation]:
-    """What happens to a clipped gradient before it is multiplied by the learning rate."""
+    """Return the transformations between clipping and the learning rate."""
     alpha, beta = config.betas
     decay = [optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []
     adam = optax.scale_by_adam(b1=alpha, b2=beta, eps=config.root_epsilon)

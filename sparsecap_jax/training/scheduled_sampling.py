@@ -1,12 +1,11 @@
-"""When recurrent models are fed their own words in training, and how often."""
+"""Scheduled sampling: recurrent models fed with their own words in training."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
-from ml_collections import ConfigDict
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.types import ArrayLike
@@ -36,17 +35,6 @@ class ScheduledSampling:
     increase_prob: float = 0.05
     max_prob: float = 0.25
 
-    def __post_init__(self):
-        if self.increase_every < 1:
-            raise ConfigError(
-                f"config.train.{PREFIX}increase_every is {self.increase_every}; expected at least 1"
-            )
-        for field in ("increase_prob", "max_prob"):
-            if not 0.0 <= getattr(self, field) <= 1.0:
-                raise ConfigError(
-                    f"config.train.{PREFIX}{field} is {getattr(self, field)}; expected 0 to 1"
-                )
-
     def schedule(self, steps_per_epoch: int) -> Callable[[ArrayLike | int], Float[Array, ""]]:
         """The probability as a function of the step (from 0), which may be traced."""
 
@@ -64,18 +52,18 @@ class ScheduledSampling:
         return (self.start + self.increase_every) * steps_per_epoch
 
 
-def parse(section: ConfigDict | Mapping[str, Any], model: Any) -> ScheduledSampling:
+def parse(section: Any, model: Any) -> ScheduledSampling:
     """Read the fields `scheduled_sampling_*` of `config.train`.
 
     Args:
-        section: `config.train`.
+        section: `config.train`, or the `TrainConfig` made from it.
         model: class of the model, or the model.
 
     Raises:
-        ConfigError: a value out of range, or sampling for a model that is not recurrent.
+        ConfigError: sampling for a model that is not recurrent.
     """
-    fields = (field.name for field in dataclasses.fields(ScheduledSampling))
-    sampling = ScheduledSampling(**{name: section[PREFIX + name] for name in fields})
+    names = (field.name for field in dataclasses.fields(ScheduledSampling))
+    sampling = ScheduledSampling(*(getattr(section, PREFIX + name) for name in names))
     if sampling.start >= 0 and not getattr(model, "samples_inputs", False):
         raise ConfigError(
             f"config.train.{PREFIX}start is {sampling.start}; expected -1 for a model that is not "

@@ -145,14 +145,12 @@ def coco5(shared, ids):
 
 @pytest.fixture(scope="module")
 def published(shared):
-    from sparsecap_jax.commands.import_reference import to_dense
     from sparsecap_jax.interop.checkpoint_dir import open_checkpoint_dir
     from sparsecap_jax.interop.reference import load_state_dict
 
     folder = shared / "reference" / "checkpoint"
     checkpoint = open_checkpoint_dir(next(folder.glob("TINY3*.zip")))
-    state = {name: to_dense(tensor) for name, tensor in checkpoint.state_dict.items()}
-    model, variables = load_state_dict(state, checkpoint.config)
+    model, variables = load_state_dict(checkpoint.dense_state_dict(), checkpoint.config)
     assert not flatten_dict(variables["masks"])
     return model, variables["params"]
 

@@ -1,6 +1,7 @@
 """Checkpoints of the reference as folders and zips: read in place, nothing extracted or trusted."""
 
 import json
+import pickle
 import shutil
 import zipfile
 
@@ -10,7 +11,7 @@ import pytest
 from sparsecap_jax.errors import CheckpointError
 from sparsecap_jax.interop import checkpoint_dir
 from sparsecap_jax.interop.checkpoint_dir import PREFERENCE, open_checkpoint_dir
-from sparsecap_jax.torch_files.torch_file import write_torch_file
+from sparsecap_jax.torch_files import save_torch_file
 
 NAME = "TINY3_UpDownLSTM__supermask__0.975__wg_120.0"
 
@@ -23,7 +24,7 @@ def make_folder(path, weights=("model_best.pth",)):
     (path / "tokenizer_old").mkdir()
     (path / "tokenizer_old" / "old.model").write_bytes(b"old")
     for index, name in enumerate(weights):
-        write_torch_file(path / name, {"w": np.float32([index])})
+        save_torch_file(path / name, {"w": np.float32([index])})
     return path
 
 
@@ -145,3 +146,13 @@ def test_errors_inside_the_weights_name_both_files(tmp_path):
     (folder / "model_best.pth").write_bytes(b"hello")
     with pytest.raises(CheckpointError, match=r"a: model_best\.pth: not a PyTorch file"):
         open_checkpoint_dir(folder)
+
+
+def test_entries_that_are_no_tensors_are_named(tmp_path):
+    folder = make_folder(tmp_path / "a")
+    with zipfile.ZipFile(folder / "model_best.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({"w": [1]}, 2))
+    checkpoint = open_checkpoint_dir(folder)
+    assert checkpoint.state_dict == {"w": [1]}
+    with pytest.raises(CheckpointError, match=r"a: model_best\.pth: w is a list, no tensor"):
+        checkpoint.dense_state_dict()

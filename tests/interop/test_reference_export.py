@@ -12,19 +12,20 @@ import pytest
 import reference_cases as cases
 from flax.traverse_util import flatten_dict
 
-from sparsecap_jax.commands.import_reference import import_reference, to_dense
+from sparsecap_jax.commands.export_reference import checkpoint_config, export_reference
+from sparsecap_jax.commands.import_reference import import_reference
 from sparsecap_jax.errors import CheckpointError, ConfigError
 from sparsecap_jax.interop.checkpoint_dir import open_checkpoint_dir
-from sparsecap_jax.interop.reference import load_state_dict, model_config, upgrade_config
-from sparsecap_jax.interop.reference_export import (
-    checkpoint_config,
-    export_reference,
+from sparsecap_jax.interop.reference import (
+    load_state_dict,
+    model_config,
     tokenizer_fields,
+    upgrade_config,
 )
 from sparsecap_jax.runs.config import default_config
 from sparsecap_jax.runs.directory import load_run
 from sparsecap_jax.tokenizers import make_tokenizer
-from sparsecap_jax.torch_files.torch_tensors import SparseTensor
+from sparsecap_jax.torch_files import SparseTensor
 
 ZIP = "reference/checkpoint/TINY3_UpDownLSTM__supermask__0.975__wg_120.0.zip"
 GOLDENS = (
@@ -47,8 +48,9 @@ GOLDENS = (
 MASK = "_pruning_mask"
 
 
-def without_buffers(state):
-    return {name: to_dense(tensor) for name, tensor in state.items() if not name.endswith(".pe")}
+def without_buffers(checkpoint):
+    state = checkpoint.dense_state_dict()
+    return {name: tensor for name, tensor in state.items() if not name.endswith(".pe")}
 
 
 def assert_same_state(ours, theirs):
@@ -88,7 +90,7 @@ def test_the_references_tensors_come_back_bit_by_bit(golden, shared, tmp_path, e
 
     found = export(tmp_path)
     assert found.weights == ("model_best_pruned.pth" if pruned else "model_best.pth")
-    assert_same_state(without_buffers(found.state_dict), applied(state, supermask))
+    assert_same_state(without_buffers(found), applied(state, supermask))
     assert model_config(found.config) == model_config(theirs)
     for key in found.config.keys() & upgrade_config(theirs).keys() & set(_MODEL_KEYS):
         assert found.config[key] == upgrade_config(theirs)[key], key
@@ -98,15 +100,15 @@ def test_the_references_tensors_come_back_bit_by_bit(golden, shared, tmp_path, e
     sparse = export(tmp_path, form="sparse")
     coo = {k for k, v in sparse.state_dict.items() if isinstance(v, SparseTensor)}
     assert coo == {k.removesuffix(MASK) for k in state if k.endswith(MASK)}
-    assert_same_state(without_buffers(sparse.state_dict), applied(state, supermask))
+    assert_same_state(without_buffers(sparse), applied(state, supermask))
 
-    binary = without_buffers(export(tmp_path, masks="binary").state_dict)
+    binary = without_buffers(export(tmp_path, masks="binary"))
     rounded = {k: np.float32(v > 0) for k, v in state.items() if k.endswith(MASK)}
     assert_same_state(binary, {**applied(state, supermask), **rounded})
 
     raw = export(tmp_path, masks="raw")
     assert raw.weights == "model_best.pth"
-    assert_same_state(without_buffers(raw.state_dict), state)
+    assert_same_state(without_buffers(raw), state)
     assert raw.config["prune_type"] == theirs["prune_type"]
 
 
@@ -286,8 +288,7 @@ def test_the_command_exports(tmp_path):
     assert "relation_transformer_prune: " in done.stdout
     assert "model_best_bin_mask_sparse.pth" in done.stdout
     folder = open_checkpoint_dir(tmp_path / "out")
-    state = {name: to_dense(tensor) for name, tensor in folder.state_dict.items()}
-    _, variables = load_state_dict(state, folder.config)
+    _, variables = load_state_dict(folder.dense_state_dict(), folder.config)
     _assert_same_trees(variables["params"], run.params)
     refused = subprocess.run(command, cwd=repo, check=False, capture_output=True, text=True)
     assert refused.returncode == 1

@@ -12,15 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sparsecap_jax.commands.export_reference import export_reference
 from sparsecap_jax.commands.import_reference import import_reference
 from sparsecap_jax.data.batches import pad_regions
-from sparsecap_jax.data.features import NpyFolderStore
+from sparsecap_jax.data.stores import NpyFolderStore
 from sparsecap_jax.decoding import DecodeOptions, decode
 from sparsecap_jax.interop.checkpoint_dir import open_checkpoint_dir
 from sparsecap_jax.interop.reference import MASK_SUFFIX
-from sparsecap_jax.interop.reference_export import export_reference
 from sparsecap_jax.interop.torch_prune import to_torch_prune
-from sparsecap_jax.torch_files.torch_file import write_torch_file
+from sparsecap_jax.torch_files import save_torch_file
 from sparsecap_jax.types import Regions
 
 ATOL = 2e-5  # of log-probs
@@ -92,7 +92,7 @@ def loaded(reference, tmp_path_factory):
 def _write_torch_prune(folder):
     state = open_checkpoint_dir(folder).state_dict
     masks = {k: np.float32(v > 0) for k, v in state.items() if k.endswith(MASK_SUFFIX)}
-    write_torch_file(folder / "torch_prune.pth", to_torch_prune({**state, **masks}))
+    save_torch_file(folder / "torch_prune.pth", to_torch_prune({**state, **masks}))
 
 
 def write_inputs(folder, regions, tokens, token_mask):

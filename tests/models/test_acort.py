@@ -9,7 +9,7 @@ import reference_cases as cases
 import transformer_cases as tc
 from flax.traverse_util import flatten_dict
 
-from sparsecap_jax.interop import transformer_names
+from sparsecap_jax.interop.names import FAMILIES
 from sparsecap_jax.interop.reference import export_state_dict
 from sparsecap_jax.models import abstract_params, count_params, make_model
 
@@ -99,7 +99,7 @@ def test_state_dicts_export_as_they_were(name, golden):
     "prefix, name", [("core", "transformer"), ("model", "relation_transformer")]
 )
 def test_the_references_buffer_of_positions(prefix, name):
-    buffers = transformer_names.buffers({"caption_model": name, "d_model": 6})
+    buffers = FAMILIES[name].buffers({"caption_model": name, "d_model": 6})
     ((key, table),) = buffers.items()
     assert key == f"{prefix}.tgt_embed.1.pe"
     assert table.shape == (1, 5000, 6) and table.dtype == np.float32
@@ -110,7 +110,7 @@ def test_the_references_buffer_of_positions(prefix, name):
 
 def test_config_keys_of_the_reference(golden):
     config = json.loads(str(golden("arch/transformer_acort_mixed.npz")["config_json"]))
-    assert transformer_names.model_fields(config) == {
+    assert FAMILIES["transformer"].model_fields(config) == {
         "vocab_size": 50,
         "feature_size": 40,
         "d_model": 32,
@@ -126,9 +126,9 @@ def test_config_keys_of_the_reference(golden):
         "share_layer_decoder": (0, 0, 1, 1),
     }
     relation = {**config, "caption_model": "relation_transformer"}
-    assert transformer_names.model_fields(relation)["box_embedding"] == "trig"
+    assert FAMILIES["relation_transformer"].model_fields(relation)["box_embedding"] == "trig"
     pruned = {**config, "caption_model": "relation_transformer_prune"}
-    fields = transformer_names.model_fields(pruned)
+    fields = FAMILIES["relation_transformer"].model_fields(pruned)
     assert fields["dropout"] == pytest.approx(0.1 / 3)
     # The reference's pruned model takes no notice of sharing.
     assert fields["share_attention_encoder"] == "" and fields["share_layer_encoder"] == ()

@@ -13,7 +13,7 @@ from sparsecap_jax.errors import CheckpointError, ConfigError
 from sparsecap_jax.photos import lite0
 from sparsecap_jax.photos.extractors import Lite0, make_extractor
 from sparsecap_jax.photos.images import open_photo
-from sparsecap_jax.torch_files.torch_file import write_torch_file
+from sparsecap_jax.torch_files import save_torch_file
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "photos" / "lite0.npz"
 
@@ -95,7 +95,7 @@ def test_missing_package_is_one_clear_error(monkeypatch):
 
 
 def test_weights_of_another_network(tmp_path):
-    write_torch_file(tmp_path / "a.pth", {"fc.weight": np.zeros((2, 3), np.float32)})
+    save_torch_file(tmp_path / "a.pth", {"fc.weight": np.zeros((2, 3), np.float32)})
     with pytest.raises(CheckpointError, match="not the weights of EfficientNet-Lite0"):
         lite0.load_params(tmp_path / "a.pth")
 
@@ -103,7 +103,7 @@ def test_weights_of_another_network(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("lite1", {}, "expected one of lite0"),
+        ("lite1", {}, r"did you mean 'lite0'\? \(valid: lite0, torchvision\)"),
         ("lite0", {"size": 100}, "multiple of 32"),
         ("lite0", {"size": 64, "pyramid": (3,)}, "the map's 2 cells"),
         ("lite0", {"colour": 1}, "colour"),

@@ -4,15 +4,16 @@ import io
 import pathlib
 import pickle
 import random
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
 import pytest
 
 from sparsecap_jax.errors import CheckpointError
-from sparsecap_jax.torch_files import torch_tensors
-from sparsecap_jax.torch_files.torch_file import read_torch_file
-from sparsecap_jax.torch_files.torch_pickle import Call, Global, Persistent, dump_dict
+from sparsecap_jax.torch_files import load_torch_file, tensors
+from sparsecap_jax.torch_files.writing import Call, Global, Persistent, dump_dict
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "golden" / "torch"
 FORMATS = ("zip", "legacy")
@@ -53,7 +54,7 @@ def ran(marker):
 ORDERED_DICT = b"ccollections\nOrderedDict\n"
 REBUILD = b"ctorch._utils\n_rebuild_parameter\n"
 ATTACKS = {
-    "system": (b"\x80\x02cos\nsystem\nX\x07\x00\x00\x00touch %s\x85R.", "os.system"),
+    "system": (b"\x80\x02cos\nsystem\nX\x08\x00\x00\x00touch %s\x85R.", "os.system"),
     "eval": (b"\x80\x02c__builtin__\neval\n)R.", "__builtin__.eval"),
     "getattr": (b"\x80\x02cbuiltins\ngetattr\n)R.", "builtins.getattr"),
     "torch code": (b"\x80\x02ctorch.hub\nload\n)R.", "torch.hub.load"),
@@ -80,9 +81,9 @@ ATTACKS = {
 def test_hostile_pickles_run_nothing(attack, container):
     tree, named = ATTACKS[attack]
     with pytest.raises(CheckpointError, match=f"^evil.pth: .*({named})"):
-        read_torch_file(container(tree), name="evil.pth")
+        load_torch_file(container(tree), name="evil.pth")
     # the whitelist is untouched: a good file still reads
-    assert read_torch_file(FIXTURES / "zip.pth")["scalar"].shape == ()
+    assert load_torch_file(FIXTURES / "zip.pth")["scalar"].shape == ()
 
 
 @pytest.mark.parametrize("container", [zipped, legacy])
@@ -90,7 +91,7 @@ def test_hostile_pickles_run_nothing(attack, container):
 def test_a_real_exploit_does_not_fire(protocol, container, tmp_path):
     tree = pickle.dumps({"a": Exploit(ran, str(tmp_path / "marker"))}, protocol)
     with pytest.raises(CheckpointError, match=rf"global '{__name__}\.ran'.*nothing was executed"):
-        read_torch_file(container(tree))
+        load_torch_file(container(tree))
     assert not (tmp_path / "marker").exists()
     pickle.loads(tree)  # it would have fired
     assert (tmp_path / "marker").exists()
@@ -156,44 +157,132 @@ CLAIMS = {
 def test_claims_are_checked(claim):
     value, message = CLAIMS[claim]
     with pytest.raises(CheckpointError, match=message):
-        read_torch_file(zipped(dump_dict([("w", value)]), [SIX, LONG6]))
+        load_torch_file(zipped(dump_dict([("w", value)]), [SIX, LONG6]))
 
 
 def test_claims_of_the_legacy_format_are_checked():
     tree = dump_dict([("w", tensor((1,), (1,), numel=10**12))])
     with pytest.raises(CheckpointError, match=r"claims 4000000000000 bytes .* has only"):
-        read_torch_file(legacy(tree))
+        load_torch_file(legacy(tree))
 
 
 def test_the_crafted_tensors_read_when_their_claims_hold():
     """The cases above fail for the reason they name, not because they are built wrongly."""
     items = [("w", tensor((2, 3), (3, 1))), ("s", coo(1, (3,))), ("one", tensor((1,), (2**62,)))]
-    state = read_torch_file(zipped(dump_dict(items), [SIX, LONG6]))
+    state = load_torch_file(zipped(dump_dict(items), [SIX, LONG6]))
     np.testing.assert_array_equal(state["w"], [[0, 1, 2], [3, 4, 5]])
     np.testing.assert_array_equal(state["s"].to_dense(), np.float32([0, 0, 1]))
     np.testing.assert_array_equal(state["one"], np.float32([0]))
 
 
 def test_the_limit_is_for_all_tensors_together(monkeypatch):
-    monkeypatch.setattr(torch_tensors, "MAX_UNSTORED", 100)
+    monkeypatch.setattr(tensors, "MAX_UNSTORED", 100)
     items = [(name, tensor((10, 6), (0, 1))) for name in "ab"]  # 54 elements more than stored each
-    assert read_torch_file(zipped(dump_dict(items[:1]), [SIX]))["a"].shape == (10, 6)
+    assert load_torch_file(zipped(dump_dict(items[:1]), [SIX]))["a"].shape == (10, 6)
     with pytest.raises(CheckpointError, match="b: tensors claim over 100"):
-        read_torch_file(zipped(dump_dict(items), [SIX]))
+        load_torch_file(zipped(dump_dict(items), [SIX]))
 
 
 def test_nesting_is_bounded():
     deep = pickle.dumps({"a": [[[1]]]}, 2)
-    assert read_torch_file(zipped(deep)) == {"a": [[[1]]]}
+    assert load_torch_file(zipped(deep)) == {"a": [[[1]]]}
     cyclic = []
     cyclic.append(cyclic)
     with pytest.raises(CheckpointError, match="a: nested deeper"):
-        read_torch_file(zipped(pickle.dumps({"a": cyclic}, 2)))
+        load_torch_file(zipped(pickle.dumps({"a": cyclic}, 2)))
     doubling = [1]
     for _ in range(28):  # 2^28 paths through 28 lists
         doubling = [doubling, doubling]
-    state = read_torch_file(zipped(pickle.dumps({"a": doubling}, 2)))
+    state = load_torch_file(zipped(pickle.dumps({"a": doubling}, 2)))
     assert state["a"][0] is state["a"][1]
+
+
+CASES = pathlib.Path(__file__).parent / "cases"
+READERS = {
+    "torch": "from sparsecap_jax.torch_files import load_torch_file as load",
+    "document frequencies": "from sparsecap_jax.interop.df_pickle import load_df_pickle as load",
+}
+MEASURE = """
+import sys, time
+start = time.perf_counter()
+try:
+    load(sys.argv[1])
+except ValueError as error:
+    assert time.perf_counter() - start < 1
+    print(error)
+"""
+
+
+def wrapped(tree):
+    """A file of PyTorch's around a pickle."""
+    return zipped(tree).getvalue()
+
+
+@pytest.mark.parametrize("case", sorted(path.name for path in CASES.iterdir()))
+@pytest.mark.parametrize("reader", READERS)
+def test_nested_keys_are_refused_before_they_are_hashed(reader, case, tmp_path):
+    """A tuple of two of a tuple of two and so on: 2^45 parts, of which a hash visits all."""
+    tree = (CASES / case).read_bytes()
+    path = tmp_path / case
+    path.write_bytes(wrapped(tree) if reader == "torch" else tree)
+    command = [sys.executable, "-c", READERS[reader] + MEASURE, str(path)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert f"{path}: not a " in done.stdout
+    assert "a dict key that is neither text, an integer, nor a flat tuple" in done.stdout
+
+
+NESTED = [b"))\x86q\x00"] + [b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(60)]
+SHARED = b"".join(NESTED)  # the tuple, and below it on the stack all that it is made of
+ITEM = b"h\x3c"  # it alone, out of the memo
+STORAGE = (
+    b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x06tQ"
+)
+HASHES = {
+    "set item": b"}" + ITEM + b"K\x01s.",
+    "set items": b"}(K\x01K\x01" + ITEM + b"K\x01u.",
+    "within a tuple": b"}X\x01\x00\x00\x00a" + ITEM + b"\x86K\x01s.",
+    "behind popped marks": b"}(0" + ITEM + b"(K\x011K\x01s.",
+    "of an OrderedDict": ORDERED_DICT + b")R" + ITEM + b"K\x01s.",
+    "pair of an OrderedDict": ORDERED_DICT + b"](" + ITEM + b"K\x01\x86e\x85R.",
+    "returned": b"}ctorch.serialization\n_get_layout\n" + ITEM + b"\x85RK\x01s.",
+    "dtype": b"ctorch._utils\n_rebuild_tensor_v3\n(" + STORAGE + b"K\x00))NN" + ITEM + b"tR.",
+    "defaultdict": b"ccollections\ndefaultdict\n" + ITEM + b"\x85R.",
+    "list of storages": b"](" + ITEM + b"e.",
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_other_ways_to_a_hash_or_a_text_of_nested_tuples(reader, tmp_path):
+    paths = []
+    for name, tail in HASHES.items():
+        tree = b"\x80\x02" + SHARED + tail
+        if reader != "torch":
+            data = tree
+        elif name == "list of storages":
+            data = legacy(pickle.dumps({}, 2)).getvalue().removesuffix(pickle.dumps([], 2)) + tree
+        else:
+            data = wrapped(tree)
+        paths.append(tmp_path / name)
+        paths[-1].write_bytes(data)
+    script = (
+        READERS[reader]
+        + "\nimport sys\nfor path in sys.argv[1:]:"
+        + MEASURE.replace("\n", "\n    ").replace("sys.argv[1]", "path")
+    )
+    command = [sys.executable, "-c", script, *map(str, paths)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert len(done.stdout.splitlines()) == len(HASHES)
+
+
+def test_names_integers_and_flat_tuples_are_keys():
+    tree = {"a": {1: 2.0, -(2**40): 3, ("a", 4): 5, (): 6, "ü": {(1, 2, "b", 3): 7}}}
+    for protocol in (2, 3, 4):
+        assert load_torch_file(zipped(pickle.dumps(tree, protocol))) == tree
+
+
+def test_ordered_dicts_of_python_2_hand_over_pairs():
+    pairs = b"]X\x01\x00\x00\x00aK\x07\x86a"
+    assert load_torch_file(zipped(b"\x80\x02" + ORDERED_DICT + pairs + b"\x85R.")) == {"a": 7}
 
 
 GOOD = dump_dict([("w", tensor((2, 3), (3, 1)))])
@@ -215,16 +304,16 @@ BROKEN = {
 def test_broken_files_give_one_clear_error(case):
     file, message = BROKEN[case]
     with pytest.raises(CheckpointError, match=f"^b.pth: .*{message}"):
-        read_torch_file(file, name="b.pth")
+        load_torch_file(file, name="b.pth")
 
 
 def test_missing_file_and_other_zip(tmp_path):
     with pytest.raises(CheckpointError, match=r"none\.pth: cannot be read: No such file"):
-        read_torch_file(tmp_path / "none.pth")
+        load_torch_file(tmp_path / "none.pth")
     with zipfile.ZipFile(tmp_path / "other.pth", "w") as archive:
         archive.writestr("readme.txt", "no tensors here")
     with pytest.raises(CheckpointError, match="a zip archive, but not one"):
-        read_torch_file(tmp_path / "other.pth")
+        load_torch_file(tmp_path / "other.pth")
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -232,7 +321,7 @@ def test_every_truncation_is_an_error(form):
     data = (FIXTURES / f"{form}.pth").read_bytes()
     for length in range(0, len(data), 41):
         with pytest.raises(CheckpointError):
-            read_torch_file(io.BytesIO(data[:length]))
+            load_torch_file(io.BytesIO(data[:length]))
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -244,7 +333,7 @@ def test_damaged_bytes_never_raise_anything_else(form):
         damaged = bytearray(data)
         damaged[generator.randrange(len(data))] ^= generator.randrange(1, 256)
         try:
-            read_torch_file(io.BytesIO(damaged))
+            load_torch_file(io.BytesIO(damaged))
         except CheckpointError:
             refused += 1
     assert refused > 100

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from sparsecap_jax.errors import CheckpointError
-from sparsecap_jax.torch_files.torch_file import SparseTensor, read_torch_file, write_torch_file
+from sparsecap_jax.torch_files import SparseTensor, load_torch_file, save_torch_file
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "golden" / "torch"
 FORMATS = ("zip", "legacy")
 
 
 def read_fixture(form):
-    return read_torch_file(FIXTURES / f"{form}.pth")
+    return load_torch_file(FIXTURES / f"{form}.pth")
 
 
 def dense(value):
@@ -72,7 +72,7 @@ def test_published_checkpoint(shared):
     name = contents["zip"].removesuffix(".zip")
     with zipfile.ZipFile(folder / contents["zip"]) as archive:
         file = io.BytesIO(archive.read(f"{name}/model_best_pruned_sparse.pth"))
-    state = read_torch_file(file)
+    state = load_torch_file(file)
     assert list(state) == list(contents["tensors"])
     for name, facts in contents["tensors"].items():
         sparse = facts["layout"] == "torch.sparse_coo"
@@ -117,8 +117,8 @@ def samples():
 
 def test_written_file_reads_back_exactly(tmp_path):
     state = samples()
-    write_torch_file(tmp_path / "model.pth", state)
-    actual = read_torch_file(tmp_path / "model.pth")
+    save_torch_file(tmp_path / "model.pth", state)
+    actual = load_torch_file(tmp_path / "model.pth")
     assert list(actual) == list(state)
     for name, value in state.items():
         assert isinstance(actual[name], SparseTensor) == isinstance(value, SparseTensor)
@@ -126,14 +126,14 @@ def test_written_file_reads_back_exactly(tmp_path):
         np.testing.assert_array_equal(dense(actual[name]), native, strict=True)
     assert np.shares_memory(actual["tied"], actual["matrix"])
     assert not np.shares_memory(actual["transposed"], actual["matrix"])
-    write_torch_file(tmp_path / "again.pth", state)
+    save_torch_file(tmp_path / "again.pth", state)
     assert (tmp_path / "again.pth").read_bytes() == (tmp_path / "model.pth").read_bytes()
 
 
 def test_torch_reads_what_is_written(tmp_path):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra: torch)")
     state = samples()
-    write_torch_file(tmp_path / "model.pth", state)
+    save_torch_file(tmp_path / "model.pth", state)
     for options in ({}, {"mmap": True}):
         loaded = torch.load(tmp_path / "model.pth", weights_only=True, **options)
         assert list(loaded) == list(state)
@@ -150,12 +150,12 @@ def test_torch_reads_what_is_written(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "model.pth"
-    write_torch_file(path, {"a": np.ones(3, np.float32)})
+    save_torch_file(path, {"a": np.ones(3, np.float32)})
     before = path.read_bytes()
     with pytest.raises(CheckpointError, match=r"model\.pth: text: dtype <U2 cannot be written"):
-        write_torch_file(path, {"a": np.ones(3, np.float32), "text": np.array(["no"])})
+        save_torch_file(path, {"a": np.ones(3, np.float32), "text": np.array(["no"])})
     (tmp_path / "folder").mkdir()
     with pytest.raises(CheckpointError, match="folder: cannot be written"):
-        write_torch_file(tmp_path / "folder", {"a": np.ones(3, np.float32)})
+        save_torch_file(tmp_path / "folder", {"a": np.ones(3, np.float32)})
     assert path.read_bytes() == before
     assert {entry.name for entry in tmp_path.iterdir()} == {"model.pth", "folder"}

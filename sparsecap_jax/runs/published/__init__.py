@@ -8,7 +8,7 @@ _FOLDER = pathlib.Path(__file__).parent
 
 
 def names() -> list[str]:
-    """Names of the captioners that are here."""
+    """Return the names of the captioners that come with the package."""
     return sorted(path.parent.name for path in _FOLDER.glob("*/config.json"))
 
 
@@ -22,3 +22,17 @@ def find(name: str) -> pathlib.Path:
         known = ", ".join(names())
         raise CheckpointError(f"{name}: neither a folder nor a captioner of the package ({known})")
     return _FOLDER / name
+
+
+def resolve_run(run: str | pathlib.Path) -> pathlib.Path:
+    """Return the folder of a run: an existing folder or a path as it is, else by its name.
+
+    Args:
+        run: a run directory, or the name of a captioner that comes with the package.
+
+    Raises:
+        CheckpointError: a name without folders in it is neither.
+    """
+    path = pathlib.Path(run)
+    is_name = isinstance(run, str) and path.name == run and not path.is_dir()
+    return find(run) if is_name else path

@@ -1,24 +1,36 @@
-"""Search options in words: what becomes of them in the options of `decode`, and what is refused."""
+"""Search options in words: their options of `decode`, their checks, flags and documentation."""
 
 import dataclasses
+import pathlib
+import subprocess
+import sys
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 from absl import flags
 
-from sparsecap_jax.captioning.search_options import SEARCHES, SearchOptions, image_options
+from sparsecap_jax.captioning.image_options import decode_options, image_options
+from sparsecap_jax.captioning.search import SEARCHES, SearchOptions
 from sparsecap_jax.commands import search_flags
 from sparsecap_jax.decoding import DecodeOptions, must_contain
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.tokenizers import tokenizer_class
 
+REPO = pathlib.Path(__file__).parents[2]
 CAPTIONS = ["a big dog runs", "a small dog sleeps", "the cat sleeps", "a cat and the dog"] * 5
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     return trained("word", tmp_path_factory)
+
+
+@pytest.fixture
+def types_unchecked(monkeypatch):
+    """Let the options check their types themselves, as they do outside of tests."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def trained(name, tmp_path_factory, **options):
@@ -33,7 +45,7 @@ def ids(tokenizer, *words):
 
 def test_every_search_becomes_its_method(tokenizer):
     def made(**search):
-        return SearchOptions(**search).decode_options(tokenizer, 9)
+        return decode_options(SearchOptions(**search), tokenizer, 9)
 
     special = {"max_length": 9, "bos_id": 2, "eos_id": 3, "pad_id": 0, "unk_id": 1}
     for search, expected in [
@@ -101,7 +113,7 @@ def test_samples_have_a_key_of_the_seed_and_the_image(tokenizer):
 @pytest.mark.parametrize(
     ("search", "message"),
     [
-        ({"search": "bean"}, "search: found 'bean', expected one of greedy, beam"),
+        ({"search": "bean"}, "search is 'bean'; did you mean 'beam'.*greedy, gumbel"),
         ({"search": "greedy", "beam_size": 3}, "beam_size: found 3 with .*; only beam, diverse_b"),
         ({"top_k": 3}, "top_k: found 3 with search 'beam'; only sample, gumbel can use it"),
         ({"suppress": "dog"}, "suppress: found text, expected a list of words"),
@@ -110,9 +122,63 @@ def test_samples_have_a_key_of_the_seed_and_the_image(tokenizer):
         ({"search": "diverse_beam", "num_groups": 2}, "num_groups: found 2, expected a divisor"),
     ],
 )
+@pytest.mark.usefixtures("types_unchecked")
 def test_options_that_make_no_sense_are_refused(tokenizer, search, message):
-    with pytest.raises(ConfigError, match=message):
-        SearchOptions(**search).decode_options(tokenizer, 9)
+    with pytest.raises(ConfigError, match=f"search option .*{message}"):
+        decode_options(SearchOptions(**search), tokenizer, 9)
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ({"beam_size": 0}, "beam_size is 0; expected at least 1"),
+        ({"beam_size": True}, "beam_size is True; expected int"),
+        ({"num_samples": 0, "search": "sample"}, "num_samples is 0; expected at least 1"),
+        ({"num_groups": -1, "search": "diverse_beam"}, "num_groups is -1; expected at least 0"),
+        ({"diversity": -0.5, "search": "diverse_beam"}, "diversity is -0.5; expected at least 0"),
+        ({"temperature": 0}, "temperature is 0.0; expected above 0"),
+        ({"temperature": float("inf")}, "temperature is inf; expected float"),
+        ({"top_k": 2.5, "search": "sample"}, "top_k is 2.5; expected int"),
+        ({"top_p": 1.5, "search": "sample"}, "top_p is 1.5; expected above 0 and at most 1"),
+        ({"seed": "1", "search": "sample"}, "seed is '1'; expected int"),
+        ({"no_repeat": 1}, "no_repeat is 1; expected bool"),
+        ({"no_repeat_ngram": -1}, "no_repeat_ngram is -1; expected at least 0"),
+        ({"min_length": -1}, "min_length is -1; expected at least 0"),
+        ({"bad_endings": [3]}, r"bad_endings is \[3\]; expected a list of str"),
+        ({"prefix": 3}, "prefix is 3; expected str"),
+        ({"prefix": {1: ["a"]}}, r"prefix is \['a'\]; expected str"),
+        ({"required": {1: "dog"}}, "required: found text, expected a list of words"),
+        ({"length_penalty": "wu"}, 'length_penalty: found \'wu\', expected "", "wu_ALPHA"'),
+        ({"length_penalty": "avg_x"}, "length_penalty: found 'avg_x', expected"),
+        ({"length_penalty": "len_1"}, "length_penalty: found 'len_1', expected"),
+        ({"length_penalty": "wu_nan"}, "length_penalty: found 'wu_nan', expected"),
+    ],
+)
+@pytest.mark.usefixtures("types_unchecked")
+def test_every_value_is_checked_at_construction(search, message):
+    with pytest.raises(ConfigError, match=f"^search option {message}"):
+        SearchOptions(**search)
+
+
+@pytest.mark.usefixtures("types_unchecked")
+def test_values_take_the_type_of_their_field():
+    search = SearchOptions(temperature=2, suppress=["a"], required={7: ["dog", "cat"]})
+    assert search == SearchOptions(temperature=2.0, suppress=("a",), required={7: ("dog", "cat")})
+    assert isinstance(search.temperature, float)
+
+
+def test_search_options_and_their_flags_load_without_jax():
+    code = "import sys, sparsecap_jax.commands.search_flags; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = done.stdout.split()
+    assert "sparsecap_jax.captioning.search" in modules
+    assert not {"jax", "flax", "numpy"} & {*modules}
+
+
+def test_the_documented_table_is_the_generated_one():
+    text = (REPO / "docs/search_options.md").read_text("utf-8")
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert table == search_flags.options_table().splitlines()
 
 
 @pytest.mark.parametrize(
@@ -124,19 +190,19 @@ def test_options_that_make_no_sense_are_refused(tokenizer, search, message):
         ({"required": ["dog", "zebra"]}, "required: 'zebra' has a word that"),
     ],
 )
-def test_impossible_wishes_are_refused(tokenizer, search, message):
+def test_words_that_no_caption_can_hold_are_refused(tokenizer, search, message):
     with pytest.raises(ConfigError, match=message):
         image_options(SearchOptions(**search), tokenizer, DecodeOptions(max_length=9), [1])
 
 
-def test_radix_tokens_say_what_they_cannot_do(tmp_path_factory):
+def test_options_that_radix_tokens_do_not_support_are_refused(tmp_path_factory):
     radix = trained("radix", tmp_path_factory, radix_base=3)
     width = radix.tokens_per_word
     assert width > 1
     with pytest.raises(ConfigError, match=f"'dog' takes {width} tokens of tokenizer 'radix'"):
-        SearchOptions(suppress=["dog"]).decode_options(radix, 9)
+        decode_options(SearchOptions(suppress=["dog"]), radix, 9)
     with pytest.raises(ConfigError, match="suppress_unk: tokenizer 'radix' spells unknown words"):
-        SearchOptions(suppress_unk=True).decode_options(radix, 9)
+        decode_options(SearchOptions(suppress_unk=True), radix, 9)
     with pytest.raises(ConfigError, match="prefix: 'a zebra' has a word that"):
         image_options(SearchOptions(prefix="a zebra"), radix, DecodeOptions(max_length=30), [1])
     found = image_options(SearchOptions(prefix="a dog"), radix, DecodeOptions(max_length=30), [1])

@@ -1,12 +1,11 @@
-"""PyTorch checkpoint files (`.pth`) read and written without PyTorch.
+"""PyTorch checkpoint files (`.pth`), read without PyTorch.
 
 Both formats are read: the zip archive of PyTorch 1.6 and later, and the stream of pickles before
-it. Nothing in a file is executed, see `torch_pickle.py`; every size it claims is checked against
-the bytes that are there before memory is taken.
+it. Nothing in a file is executed, see `pickles.py`. Every size that a file claims is checked
+against the bytes that it has before memory is allocated.
 """
 
 import io
-import math
 import os
 import struct
 import zipfile
@@ -14,23 +13,12 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from sparsecap_jax.errors import CheckpointError
-from sparsecap_jax.files import write_atomically
-from sparsecap_jax.torch_files.torch_pickle import Call, Global, Persistent, dump_dict, load_inert
-from sparsecap_jax.torch_files.torch_tensors import (
-    DTYPES,
-    STORAGES,
-    SparseTensor,
-    StorageRef,
-    build_tensors,
-)
-from sparsecap_jax.types import ArrayLike
+from sparsecap_jax.torch_files.pickles import load_inert
+from sparsecap_jax.torch_files.tensors import StorageRef, build_tensors
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
-_ALIGNMENT = 64
 
 BROKEN = (
     zipfile.BadZipFile,
@@ -45,7 +33,7 @@ BROKEN = (
 """What `zipfile` and `struct` raise for broken input."""
 
 
-def read_torch_file(
+def load_torch_file(
     file: str | os.PathLike | io.BufferedIOBase, *, name: str | None = None
 ) -> dict[str, Any]:
     """Read a state dict that `torch.save` wrote, in either format, without PyTorch.
@@ -148,7 +136,8 @@ def _read_legacy(stream: io.BufferedIOBase, size: int, source: str) -> tuple[Any
     tree, refs = load_inert(stream, source)
     keys = load_inert(stream, source)[0]
     _check_claims(refs, size, source)
-    if not isinstance(keys, list) or {*map(str, keys)} != {*refs} or len(keys) != len(refs):
+    named = isinstance(keys, list) and all(type(key) is str for key in keys)
+    if not named or sorted(keys) != sorted(refs):
         raise CheckpointError(f"{source}: its list of storages does not match its tensors")
     storages = {}
     for key in keys:
@@ -160,83 +149,3 @@ def _read_legacy(stream: io.BufferedIOBase, size: int, source: str) -> tuple[Any
                 f"expected {refs[key].numel} and {refs[key].nbytes}"
             )
     return tree, storages
-
-
-def write_torch_file(
-    path: str | os.PathLike, state_dict: Mapping[str, ArrayLike | SparseTensor]
-) -> None:
-    """Write arrays as a zip-format checkpoint that `torch.load(path, weights_only=True)` reads.
-
-    The file appears whole or not at all, and is the same for the same input. One array under
-    several names (shared layers) is stored once and shared again by PyTorch.
-
-    Args:
-        path: file to write; an existing one is replaced.
-        state_dict: names and their tensors, dense `[*shape]` or sparse COO.
-
-    Raises:
-        CheckpointError: a dtype that PyTorch storages do not have, or the file cannot be written.
-    """
-    writer = _Writer(os.fspath(path))
-    tree = dump_dict([(key, writer.value(key, value)) for key, value in state_dict.items()])
-    members = {"data.pkl": tree, "byteorder": b"little"}
-    members |= {f"data/{index}": data for index, data in enumerate(writer.storages)}
-    members["version"] = b"3\n"
-    try:
-        with write_atomically(path, "wb") as file, zipfile.ZipFile(file, "w") as archive:
-            for name, data in members.items():
-                archive.writestr(_aligned(f"archive/{name}", file.tell()), data)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from error
-
-
-def _aligned(name: str, offset: int) -> zipfile.ZipInfo:
-    """Header of a member whose data starts at a multiple of 64 bytes, as torch.load(mmap) likes."""
-    info = zipfile.ZipInfo(name)
-    header = 30 + len(name.encode()) + 4  # fixed part, name, head of the padding field
-    padding = -(offset + header) % _ALIGNMENT
-    info.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding
-    return info
-
-
-class _Writer:
-    """Describes tensors for `dump_dict` and gathers the bytes of their storages."""
-
-    def __init__(self, source: str):
-        self.source = source
-        self.storages: list[memoryview] = []
-        self.described: dict[int, tuple[Any, Call]] = {}  # holds the array, so that ids stay valid
-
-    def value(self, key: str, value: Any) -> Call:
-        if id(value) not in self.described:
-            call = self.sparse(key, value) if isinstance(value, SparseTensor) else None
-            self.described[id(value)] = value, call or self.dense(key, np.asarray(value))
-        return self.described[id(value)][1]
-
-    def dense(self, key: str, array: np.ndarray) -> Call:
-        storage = _STORAGE_OF.get(array.dtype.newbyteorder("="))
-        if storage is None:
-            known = ", ".join(sorted(STORAGES.values()))
-            raise CheckpointError(
-                f"{self.source}: {key}: dtype {array.dtype} cannot be written (expected {known})"
-            )
-        array = array.astype(array.dtype.newbyteorder("="), order="C", copy=False)
-        index = str(len(self.storages))
-        self.storages.append(memoryview(array.reshape(-1).view(np.uint8)))
-        pid = ("storage", Global("torch", storage), index, "cpu", array.size)
-        strides = tuple(math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim))
-        hooks = Call(Global("collections", "OrderedDict"), ())
-        return Call(
-            Global("torch._utils", "_rebuild_tensor_v2"),
-            (Persistent(pid), 0, array.shape, strides, False, hooks),
-        )
-
-    def sparse(self, key: str, tensor: SparseTensor) -> Call:
-        layout = Call(Global("torch.serialization", "_get_layout"), ("torch.sparse_coo",))
-        size = Call(Global("torch", "Size"), (tuple(map(int, tensor.shape)),))
-        indices = self.dense(key, np.asarray(tensor.indices, np.int64))
-        data = (indices, self.dense(key, np.asarray(tensor.values)), size)
-        return Call(Global("torch._utils", "_rebuild_sparse_tensor"), (layout, data))
-
-
-_STORAGE_OF = {DTYPES[dtype]: name for name, dtype in STORAGES.items()}

@@ -1,0 +1,146 @@
+"""From search options in words to the token ids and arrays that `decode` takes."""
+
+import dataclasses
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Int, Key
+
+from sparsecap_jax.captioning.search import SearchOptions
+from sparsecap_jax.data.karpathy import ImageId
+from sparsecap_jax.decoding import Automaton, DecodeOptions, must_contain
+from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.tokenizers import Tokenizer
+
+
+def decode_options(search: SearchOptions, tokenizer: Tokenizer, max_length: int) -> DecodeOptions:
+    """Return the options of `decode`: all of `search` but `prefix`, `required` and `seed`.
+
+    Raises:
+        ConfigError: a word that is unknown or takes several tokens, or an option that does not fit
+            the tokenizer or `max_length`.
+    """
+    names = {field.name for field in dataclasses.fields(DecodeOptions)}
+    options = {
+        name: value for name, value in vars(search).items() if name in names and search.uses(name)
+    }
+    options["method"] = "beam" if search.search == "diverse_beam" else search.search
+    if search.search == "beam" and search.beam_size == 1:
+        options |= {"method": "greedy", "length_penalty": "", "temperature": 1.0}
+    if search.search == "diverse_beam":
+        options["num_groups"] = search.num_groups or search.beam_size
+    for name in ("suppress", "bad_endings"):
+        options[name] = [_one_id(tokenizer, word, name) for word in options[name]]
+    if search.suppress_unk and tokenizer.unk_id is None:
+        raise ConfigError(
+            f"search option suppress_unk: tokenizer {tokenizer.name!r} spells unknown words "
+            "with the tokens of others; expected False"
+        )
+    return DecodeOptions(
+        max_length=max_length,
+        bos_id=tokenizer.bos_id,
+        eos_id=tokenizer.eos_id,
+        pad_id=tokenizer.pad_id,
+        # Radix tokens spell an unknown word in several ids; there is no single one to suppress.
+        unk_id=-1 if tokenizer.unk_id is None else tokenizer.unk_id,
+        **options,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageOptions:
+    """Options that differ from image to image, one row for each of N images.
+
+    Attributes:
+        keys: random keys `[N]`, or None.
+        prefix: int32 `[N, P]`, or None.
+        required: an automaton per image, or None.
+    """
+
+    keys: Key[Array, " N"] | None = None
+    prefix: Int[np.ndarray, "N P"] | None = None
+    required: Automaton | None = None
+
+    def rows(self, index: Int[np.ndarray, " B"]) -> dict[str, Any]:
+        """Return the arguments of `decode` for the images of a batch."""
+        options = {"rng": self.keys, "prefix": self.prefix, "required": self.required}
+        return jax.tree.map(lambda leaf: leaf[index], options)
+
+
+def image_options(
+    search: SearchOptions,
+    tokenizer: Tokenizer,
+    options: DecodeOptions,
+    image_ids: Sequence[ImageId],
+) -> ImageOptions:
+    """Return the options of each image; for all images at once, so that batches share one shape.
+
+    Raises:
+        ConfigError: words that are unknown, too many or too long.
+    """
+    keys = prefix = required = None
+    if search.uses("seed"):
+        ids = np.array([zlib.crc32(str(image_id).encode()) for image_id in image_ids], np.uint32)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(search.seed), ids)
+    if search.prefix:
+        texts = _of_images(search.prefix, image_ids, "")
+        rows = [_text_ids(tokenizer, text, "prefix") for text in texts]
+        width = max(map(len, rows))
+        if width > options.max_length:
+            raise ConfigError(
+                f"search option prefix: found {width} tokens, expected at most {options.max_length}"
+            )
+        padded = [(*row, *[options.pad_id] * (width - len(row))) for row in rows]
+        prefix = _for_all(np.array(padded, np.int32).reshape(len(rows), width), len(image_ids))
+    if search.required:
+        phrases = [
+            [_alternatives(tokenizer, text) for text in texts]
+            for texts in _of_images(search.required, image_ids, ())
+        ]
+        automaton = must_contain(phrases, options)
+        required = jax.tree.map(lambda leaf: _for_all(leaf, len(image_ids)), automaton)
+    return ImageOptions(keys, prefix, required)
+
+
+def _of_images(value: Any, image_ids: Sequence[ImageId], default: Any) -> list[Any]:
+    """Return the value of each image, or the only value where all images share it."""
+    if isinstance(value, Mapping):
+        return [value.get(image_id, default) for image_id in image_ids]
+    return [value]
+
+
+def _for_all(array: np.ndarray, count: int) -> np.ndarray:
+    return np.broadcast_to(array, (count, *array.shape[1:]))
+
+
+def _text_ids(tokenizer: Tokenizer, text: str, option: str) -> tuple[int, ...]:
+    """Return the ids of a text that has no unknown words."""
+    ids = tuple(tokenizer.encode(text, add_special=False))
+    unknown = tokenizer.unk_ids
+    for start in range(0, len(ids), len(unknown)):
+        if ids[start : start + len(unknown)] == unknown:
+            raise ConfigError(
+                f"search option {option}: {text!r} has a word that the tokenizer does not know"
+            )
+    return ids
+
+
+def _one_id(tokenizer: Tokenizer, word: str, option: str) -> int:
+    ids = _text_ids(tokenizer, word, option)
+    if len(ids) != 1:
+        raise ConfigError(
+            f"search option {option}: {word!r} takes {len(ids)} tokens of tokenizer "
+            f"{tokenizer.name!r}, expected one"
+        )
+    return ids[0]
+
+
+def _alternatives(tokenizer: Tokenizer, text: str) -> list[tuple[int, ...]]:
+    """Return the ids of the phrases between "|"."""
+    phrases = [_text_ids(tokenizer, phrase.strip(), "required") for phrase in text.split("|")]
+    if not all(phrases):
+        raise ConfigError(f"search option required: found {text!r}, expected words around '|'")
+    return phrases

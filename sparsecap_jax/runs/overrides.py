@@ -1,0 +1,156 @@
+"""Config files, and what the command line changes in their configs."""
+
+import importlib.util
+import os
+import pathlib
+import sys
+import typing
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from ml_collections import ConfigDict
+
+from sparsecap_jax.errors import ConfigError, SparsecapError
+from sparsecap_jax.pruning import PRUNERS
+from sparsecap_jax.runs.config import (
+    NAMED,
+    SECTIONS,
+    default_config,
+    literal,
+    make_section,
+    parse_arg,
+    section_fields,
+    update,
+)
+from sparsecap_jax.settings import Field, use_plugin
+
+# Fields whose value may be MODULE:NAME.
+_REGISTERED = (*(f"{section}.name" for section in NAMED), "data.name", "data.features_format")
+# Errors of a config file that are reported in one line.
+_FAULTS = (AttributeError, ImportError, LookupError, NameError, SyntaxError, TypeError, ValueError)
+_TRUE, _FALSE = ("true", "t", "1", "yes"), ("false", "f", "0", "no")
+
+
+def load_config(path: str | pathlib.Path, arg: str | None = None) -> ConfigDict:
+    """Run a config file.
+
+    Args:
+        path: the file, whose function `get_config` returns a config.
+        arg: what `get_config` takes; None: nothing.
+
+    Returns:
+        The config, locked.
+
+    Raises:
+        ConfigError: there is no such file, or it fails.
+    """
+    if not pathlib.Path(path).is_file():
+        raise ConfigError(f"{path}: no such config file; expected FILE.py[:ARGUMENTS]")
+    spec = importlib.util.spec_from_file_location("config_file", path)
+    try:
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.get_config(*([] if arg is None else [arg])).lock()
+    except SparsecapError:
+        raise
+    except _FAULTS as error:
+        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def read_config(source: str, changes: Sequence[str] = ()) -> ConfigDict:
+    """Return the config of a command line.
+
+    Args:
+        source: `FILE.py` or `FILE.py:ARGUMENTS`.
+        changes: `SECTION.FIELD=VALUE`, or `FIELD=VALUE` outside the sections. Names of models,
+            pruners, tokenizers and objectives come first: another name gives the section that
+            one's defaults.
+
+    Returns:
+        The config, locked.
+
+    Raises:
+        ConfigError: the file fails, or a change names an unknown field or a value that does not
+            fit it.
+    """
+    config = load_config(*source.split(":", 1))
+    values: dict[str, list[str]] = {}
+    for change in changes:
+        path, _, text = change.partition("=")
+        values.setdefault(path, []).append(text)
+    names = (values.get(path, [""])[-1].partition(":") for path in _REGISTERED)
+    trust(module for module, colon, _ in names if colon)
+    for section in NAMED:
+        name = values.pop(f"{section}.name", [config[section].name])[-1]
+        if name != config[section].name:
+            with config.unlocked():
+                config[section] = _chosen(section, name, source)
+    for path, texts in values.items():
+        section, _, key = path.rpartition(".")
+        chosen = config[section].name if section in NAMED else None
+        field = section_fields(section, chosen).get(key) if section in ("", *SECTIONS) else None
+        update(config, section, {key: _value(texts, field) if field else texts[-1]})
+    return config
+
+
+def describe(config: ConfigDict, changes: Sequence[str] = ()) -> list[str]:
+    """List the fields of a config, a line each: name, value, and where the value comes from.
+
+    Args:
+        config: what `read_config` returned.
+        changes: those that `read_config` took.
+    """
+    flags = {change.partition("=")[0] for change in changes}
+    defaults = default_config(*(config[section].name for section in NAMED))
+    for section in NAMED:
+        defaults[section].name = default_config()[section].name
+    lines = []
+    for section in ("", *SECTIONS):
+        place, plain = (config[section], defaults[section]) if section else (config, defaults)
+        for key, value in place.items():
+            path = f"{section}.{key}" if section else key
+            source = "default" if value == plain[key] else "config file"
+            if path not in SECTIONS:
+                lines.append(f"config.{path} = {value!r}  # {'flag' if path in flags else source}")
+    return lines
+
+
+def trust(modules: Iterable[str]) -> None:
+    """Import modules that the command line names; they may lie in the working directory."""
+    for module in modules:
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+        use_plugin(module)
+
+
+def _chosen(section: str, name: str, source: str) -> ConfigDict:
+    """Defaults of a choice; of a pruner, the recipe's values where it has some."""
+    path, _, arg = source.partition(":")
+    if section == "pruner" and name in PRUNERS:
+        try:
+            words = [word for word in parse_arg(arg)[0] if word not in PRUNERS]
+            section_of_recipe = load_config(path, ",".join([*words, name])).pruner
+        except ConfigError:
+            section_of_recipe = {}
+        if section_of_recipe.get("name") == name:
+            return section_of_recipe
+    return make_section(section, name)
+
+
+def _value(texts: Sequence[str], field: Field) -> Any:
+    """The value that one or several flags spell, still to be checked."""
+    text, hint = texts[-1], field.hint
+    if type(None) in typing.get_args(hint):
+        if text.lower() in ("none", "null"):
+            return None
+        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
+    if typing.get_origin(hint) is tuple:
+        of_text = typing.get_args(hint)[0] is str
+        items = [t if of_text and t[:1] not in ("(", "[") else literal(t) for t in texts]
+        parts = [item if isinstance(item, list | tuple) else (item,) for item in items]
+        return tuple(item for part in parts for item in part)
+    if hint is bool:
+        return text.lower() in _TRUE if text.lower() in _TRUE + _FALSE else text
+    if hint is str or (typing.get_origin(hint) is Literal and isinstance(field.default, str)):
+        return text
+    return literal(text)

@@ -1,0 +1,293 @@
+"""Pickles of other programs, read without running them.
+
+A pickle is a program. Three fences keep the programs met here from doing anything but describing
+data: only the instructions that the original writers use are let through, a global is looked up in
+a table of inert stand-ins, and dict keys are checked before any of them is hashed.
+"""
+
+import io
+import pickle
+import pickletools
+import reprlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from sparsecap_jax.errors import CheckpointError
+from sparsecap_jax.torch_files.tensors import (
+    DTYPES,
+    STORAGES,
+    UNTYPED,
+    SparseRef,
+    StorageRef,
+    TensorRef,
+)
+
+_SCALAR_OPCODES = frozenset(
+    """
+    BININT BININT1 BININT2 LONG1 SHORT_BINSTRING BINSTRING BINUNICODE SHORT_BINUNICODE BINUNICODE8
+    """.split()  # noqa: SIM905
+)
+_TUPLE_OPCODES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "TUPLE": None}
+_MAX_KEY_PARTS = 32  # a tuple is hashed anew, part by part, each time that it is a key
+_MARK, _SCALAR, _FLAT, _OTHER = "mark", "text or integer", "tuple of these", "anything else"
+
+
+def load_restricted(
+    stream: io.BufferedIOBase,
+    opcodes: frozenset[str],
+    known: Mapping[tuple[str, str], Any],
+    *,
+    encoding: str = "utf-8",
+    persistent_load: Callable[[Any], Any] | None = None,
+) -> Any:
+    """Read one pickle without running anything but the entries of `known`.
+
+    Args:
+        stream: open at the start of a pickle; left right behind it.
+        opcodes: the instructions that are let through, named as in `pickletools`.
+        known: stand-ins for globals, by module and name.
+        encoding: of the byte strings of Python 2.
+        persistent_load: turns persistent ids into values; without it they are refused.
+
+    Raises:
+        ValueError: the pickle asks for more than that. Damaged ones also raise other exceptions.
+    """
+    start = stream.tell()
+    _check_opcodes(stream, opcodes)
+    length = stream.tell() - start
+    stream.seek(start)
+    unpickler = _Unpickler(io.BytesIO(stream.read(length)), encoding=encoding)
+    unpickler.known, unpickler.load_pid = known, persistent_load
+    return unpickler.load()
+
+
+class _Unpickler(pickle.Unpickler):
+    known: Mapping[tuple[str, str], Any]
+    load_pid: Callable[[Any], Any] | None
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.known:
+            raise ValueError(f"it asks for the global '{module}.{name}'; nothing was executed")
+        return self.known[module, name]
+
+    def persistent_load(self, pid: Any) -> Any:
+        if self.load_pid is None:
+            raise ValueError("it asks for a persistent id")
+        return self.load_pid(pid)
+
+
+def _check_opcodes(stream: io.BufferedIOBase, allowed: frozenset[str]) -> None:
+    """Walk over one pickle without running it, and leave the stream behind it.
+
+    Nested tuples that share their parts take time exponential in their depth to hash, in C. The
+    walk therefore follows what kind of value each place of the stack and of the memo holds.
+    """
+    stack: list[str] = []
+    memo: dict[int, str] = {}
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        name = opcode.name
+        if name not in allowed:
+            raise ValueError(f"pickle instruction {name}, which no such file needs")
+        if name in ("BINGET", "LONG_BINGET"):
+            if argument not in memo:
+                raise ValueError(f"memo slot {argument} is empty")
+            stack.append(memo[argument])
+        elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            slot = len(memo) if argument is None else argument
+            if slot > count:
+                raise ValueError("a memo slot out of range")
+            (memo[slot],) = _top(stack, 1)
+        elif name in _SCALAR_OPCODES:
+            stack.append(_SCALAR)
+        elif name in _TUPLE_OPCODES:
+            size = _TUPLE_OPCODES[name]
+            parts = _take_marked(stack) if size is None else _take(stack, size)
+            flat = len(parts) <= _MAX_KEY_PARTS and parts.count(_SCALAR) == len(parts)
+            stack.append(_FLAT if flat else _OTHER)
+        elif name == "MARK":
+            stack.append(_MARK)
+        elif name == "POP":
+            del stack[-1:]
+        else:
+            _step(opcode, stack)
+
+
+def _step(opcode: pickletools.OpcodeInfo, stack: list[str]) -> None:
+    """Apply any other instruction to the kinds of values on the stack."""
+    before, values = opcode.stack_before, []
+    if pickletools.markobject in before:
+        values = _take_marked(stack)
+        before = before[: before.index(pickletools.markobject)]
+    values = _take(stack, len(before)) + values
+    if opcode.name in ("SETITEM", "SETITEMS") and not {*values[1::2]} <= {_SCALAR, _FLAT}:
+        raise ValueError("a dict key that is neither text, an integer, nor a flat tuple of these")
+    stack.extend(_OTHER for _ in opcode.stack_after)
+
+
+def _top(stack: list[str], count: int) -> list[str]:
+    values = stack[len(stack) - count :]
+    if len(stack) < count or _MARK in values:
+        raise ValueError("the pickle takes more values than it holds")
+    return values
+
+
+def _take(stack: list[str], count: int) -> list[str]:
+    values = _top(stack, count)
+    del stack[len(stack) - count :]
+    return values
+
+
+def _take_marked(stack: list[str]) -> list[str]:
+    """Take the values above the last mark, and the mark."""
+    values = []
+    while stack and stack[-1] != _MARK:
+        values.append(stack.pop())
+    if not stack:
+        raise ValueError("the pickle lacks a mark")
+    stack.pop()
+    return values[::-1]
+
+
+class _Inert(NamedTuple):
+    """A callable whose attributes a pickle cannot set."""
+
+    function: Callable
+
+    def __call__(self, *args):
+        return self.function(*args)
+
+
+class _OrderedDict(dict):
+    """A dict that drops the attributes a pickle would set on it, such as `_metadata`."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state):
+        """Ignore `state`."""
+
+
+def _ordered_dict(pairs=()):
+    """Make a dict; Python 2 hands over lists of a key and a value."""
+    for pair in pairs:
+        if type(pair) not in (list, tuple) or len(pair) != 2 or type(pair[0]) not in (str, int):
+            raise ValueError("an OrderedDict of anything but pairs of a name and a value")
+    return _OrderedDict(pairs)
+
+
+def _sizes(values: Any) -> tuple[int, ...]:
+    if type(values) not in (tuple, list) or any(type(v) is not int or v < 0 for v in values):
+        raise ValueError(f"{reprlib.repr(values)} is not a tuple of sizes")
+    return tuple(values)
+
+
+def _tensor(storage, offset, shape, strides, *_):
+    return _tensor_of(storage, getattr(storage, "dtype", UNTYPED), offset, shape, strides)
+
+
+def _tensor_v2(storage, offset, shape, strides, requires_grad, hooks, metadata=None):
+    if metadata:
+        raise ValueError(f"tensor metadata {reprlib.repr(metadata)}, which is not supported")
+    return _tensor(storage, offset, shape, strides)
+
+
+def _tensor_v3(storage, offset, shape, strides, requires_grad, hooks, dtype, metadata=None):
+    if metadata:
+        raise ValueError(f"tensor metadata {reprlib.repr(metadata)}, which is not supported")
+    return _tensor_of(storage, dtype, offset, shape, strides)
+
+
+def _tensor_of(storage, dtype, offset, shape, strides):
+    if type(storage) is not StorageRef or type(dtype) is not str or dtype not in DTYPES:
+        raise ValueError("a tensor with an unknown storage or dtype")
+    shape, strides, (offset,) = _sizes(shape), _sizes(strides), _sizes((offset,))
+    if len(shape) != len(strides):
+        raise ValueError(f"a tensor with {len(shape)} sizes but {len(strides)} strides")
+    return TensorRef(storage, dtype, offset, shape, strides)
+
+
+def _parameter(data, *_):
+    if type(data) not in (TensorRef, SparseRef):
+        raise ValueError("a parameter that is not a tensor")
+    return data
+
+
+def _sparse_tensor(layout, data):
+    if layout != "torch.sparse_coo":
+        raise ValueError(f"layout {reprlib.repr(layout)}; only torch.sparse_coo is supported")
+    indices, values, shape = data[:3]
+    if type(indices) is not TensorRef or type(values) is not TensorRef:
+        raise ValueError("a sparse tensor without indices or values")
+    return SparseRef(indices, values, _sizes(shape))
+
+
+def _encoded(text, encoding):
+    if encoding != "latin1":
+        raise ValueError(f"bytes encoded as {reprlib.repr(encoding)}")
+    return text.encode("latin1")
+
+
+_GLOBALS: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): _Inert(_ordered_dict),
+    ("torch._utils", "_rebuild_tensor"): _Inert(_tensor),
+    ("torch._utils", "_rebuild_tensor_v2"): _Inert(_tensor_v2),
+    ("torch._utils", "_rebuild_tensor_v3"): _Inert(_tensor_v3),
+    ("torch._utils", "_rebuild_parameter"): _Inert(_parameter),
+    ("torch._utils", "_rebuild_parameter_with_state"): _Inert(_parameter),
+    ("torch._utils", "_rebuild_sparse_tensor"): _Inert(_sparse_tensor),
+    ("torch.serialization", "_get_layout"): _Inert(lambda layout: layout),
+    ("torch", "Size"): _Inert(_sizes),
+    ("torch.storage", "UntypedStorage"): UNTYPED,
+    ("_codecs", "encode"): _Inert(_encoded),  # how protocol 2 writes bytes
+    **{("torch", name): dtype for name, dtype in STORAGES.items()},
+    **{("torch", name): name for name in DTYPES},
+}
+
+# The last four make objects: they get no further than `find_class`, which names the class.
+_OPCODES = frozenset(
+    """
+    PROTO FRAME STOP MARK POP POP_MARK GLOBAL STACK_GLOBAL REDUCE BUILD BINPERSID MEMOIZE BINPUT
+    LONG_BINPUT BINGET LONG_BINGET NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 LONG4
+    BINFLOAT SHORT_BINSTRING BINSTRING BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES
+    SHORT_BINBYTES BINBYTES8 EMPTY_DICT EMPTY_LIST EMPTY_TUPLE APPEND APPENDS SETITEM SETITEMS
+    TUPLE TUPLE1 TUPLE2 TUPLE3 NEWOBJ NEWOBJ_EX OBJ INST
+    """.split()  # noqa: SIM905 - fifty quoted names would hide what is let through
+)
+
+
+def load_inert(stream: io.BufferedIOBase, source: str) -> tuple[Any, dict[str, StorageRef]]:
+    """Read one pickle that PyTorch wrote.
+
+    Args:
+        stream: open at the start of a pickle; left right behind it.
+        source: name of the file, for messages.
+
+    Returns:
+        The described value, built of dicts, lists, tuples, plain values, `TensorRef` and
+        `SparseRef`; and the storages that it refers to, by key.
+
+    Raises:
+        CheckpointError: truncated or corrupt, or it asks for more than a state dict needs.
+    """
+    storages: dict[str, StorageRef] = {}
+
+    def storage(pid: Any) -> StorageRef:
+        if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage":
+            raise ValueError(f"a persistent id {reprlib.repr(pid)} that is no storage")
+        _, dtype, key, _device, numel = pid[:5]
+        typed = type(dtype) is str and (dtype == UNTYPED or dtype in DTYPES)
+        if not typed or type(key) is not str or type(numel) is not int or numel < 0:
+            raise ValueError(f"a storage {reprlib.repr(pid)} of unknown type or size")
+        if pid[5:] not in ((), (None,)):
+            raise ValueError("a storage that is a view of another (PyTorch 0.1)")
+        ref = StorageRef(key, dtype, numel)
+        if storages.setdefault(key, ref) != ref:
+            raise ValueError(f"two different claims about storage {key!r}")
+        return ref
+
+    try:
+        return load_restricted(stream, _OPCODES, _GLOBALS, persistent_load=storage), storages
+    except Exception as error:  # whatever foreign bytes provoke, they are not a state dict
+        raise CheckpointError(
+            f"{source}: not a readable state dict, which torch.save(model.state_dict(), ...) "
+            f"writes: {error}"
+        ) from error

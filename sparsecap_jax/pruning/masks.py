@@ -5,7 +5,7 @@ Masks are a nested dict with the same paths as the parameters, holding only the 
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning.paths import by_path, nest, show, to_path
-from sparsecap_jax.types import PyTree
+from sparsecap_jax.types import ArrayLike, PyTree
 
 
 def check_fit(masks: PyTree, params: PyTree) -> None:
@@ -46,7 +46,7 @@ def _map_masked(function: Callable[[Array, Array], Array], params: PyTree, masks
     return jax.tree_util.tree_map_with_path(visit, params)
 
 
-def _zero(leaf: Any, mask: Any) -> Array:
+def _zero(leaf: ArrayLike, mask: ArrayLike) -> Array:
     return jnp.where(mask != 0, leaf, jnp.zeros((), leaf.dtype))
 
 

@@ -1,4 +1,4 @@
-"""Captions and region features as a tensorflow-datasets builder; TensorFlow itself is not needed.
+"""Captions and region features as a tensorflow-datasets builder, without TensorFlow.
 
     from sparsecap_jax.data.coco_builder import CaptionFeatures
     builder = CaptionFeatures(data_dir="data/tfds", config=CaptionConfig(feature_size=2048))
@@ -25,7 +25,7 @@ from sparsecap_jax.errors import ConfigError
 
 @dataclasses.dataclass
 class CaptionConfig(tfds.core.BuilderConfig):
-    """What is read from the manual directory.
+    """Content of the manual directory.
 
     Attributes:
         name: names the folder that is prepared.

@@ -5,7 +5,7 @@ Masks are a nested dict with the same paths as the parameters, holding only the 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ def _map_masked(function: Callable[[Array, Array], Array], params: PyTree, masks
     return jax.tree_util.tree_map_with_path(visit, params)
 
 
-def _zero(leaf: Array, mask: Array) -> Array:
+def _zero(leaf: Any, mask: Any) -> Array:
     return jnp.where(mask != 0, leaf, jnp.zeros((), leaf.dtype))
 
 

@@ -50,24 +50,6 @@ class RunConfig:
     max_seq_length: Annotated[int, Range(3, 1000)] = 18
 
 
-@dataclasses.dataclass(frozen=True)
-class Sections:
-    """A checked config in the types of its sections' owners.
-
-    The model and the pruner are missing: they also need the size of the vocabulary and the length
-    of training (`make_model(model_config(config, vocab_size))`, `make_pruner`).
-    """
-
-    run: RunConfig
-    tokenizer: Any
-    objective: Any
-    data: Any
-    optimizer: Any
-    scst: Any
-    train: Any
-    eval: Any
-
-
 @functools.cache
 def _owners() -> dict[str, type]:
     """Owners of the sections that have no choice by name."""
@@ -160,7 +142,6 @@ pruner_section = functools.partial(make_section, "pruner")
 tokenizer_section = functools.partial(make_section, "tokenizer")
 optimizer_section = functools.partial(make_section, "optimizer")
 objective_section = functools.partial(make_section, "objective")
-scst_section = functools.partial(make_section, "scst")
 
 
 def model_config(config: ConfigDict, vocab_size: int) -> dict[str, Any]:
@@ -178,8 +159,13 @@ def model_config(config: ConfigDict, vocab_size: int) -> dict[str, Any]:
     return {**section, "vocab_size": section["vocab_size"] or vocab_size}
 
 
-def build_sections(config: ConfigDict) -> Sections:
+def build_sections(config: ConfigDict) -> dict[str, Any]:
     """Build every section of a config, and check the rules between them.
+
+    Returns:
+        The sections by name in the types of their owners, with the fields outside of them as
+        `RunConfig` under "". `model` and `pruner` are missing: they also need the size of the
+        vocabulary and the length of training.
 
     Raises:
         ConfigError: the first fault found: an unknown key, a missing value, one of the wrong type
@@ -198,7 +184,7 @@ def build_sections(config: ConfigDict) -> Sections:
             if not isinstance(plain.get(key), dict):
                 raise ConfigError(f"{key} is {plain.get(key)!r}; expected a section")
         built = {key: build(owner, plain[key], key) for key, owner in _owners().items()}
-        built["run"] = build(RunConfig, _top(plain), "config")
+        built[""] = build(RunConfig, _top(plain), "config")
         owner = tokenizer_class(plain["tokenizer"].pop("name", None)).config
         built["tokenizer"] = build(owner, plain["tokenizer"], "tokenizer")
         known = section_fields("model", plain["model"].pop("name", None))
@@ -208,9 +194,8 @@ def build_sections(config: ConfigDict) -> Sections:
         make_pruner(plain["pruner"], total_steps=1, steps_per_epoch=1)
         owner = OBJECTIVES[plain["objective"].pop("name", None)]
         built["objective"] = build(owner, plain["objective"], "objective", task=Task(model))
-    sections = Sections(**built)
-    scheduled_sampling.parse(sections.train, model)
-    return sections
+    scheduled_sampling.parse(built["train"], model)
+    return built
 
 
 def validate(config: ConfigDict) -> None:

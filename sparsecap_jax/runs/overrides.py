@@ -32,14 +32,7 @@ _TRUE, _FALSE = ("true", "t", "1", "yes"), ("false", "f", "0", "no")
 
 
 def load_config(path: str | pathlib.Path, arg: str | None = None) -> ConfigDict:
-    """Run a config file.
-
-    Args:
-        path: the file, whose function `get_config` returns a config.
-        arg: what `get_config` takes; None: nothing.
-
-    Returns:
-        The config, locked.
+    """Return the config, locked, of a file whose `get_config` takes `arg`, or nothing for None.
 
     Raises:
         ConfigError: there is no such file, or it fails.
@@ -94,12 +87,7 @@ def read_config(source: str, changes: Sequence[str] = ()) -> ConfigDict:
 
 
 def describe(config: ConfigDict, changes: Sequence[str] = ()) -> list[str]:
-    """List the fields of a config, a line each: name, value, and where the value comes from.
-
-    Args:
-        config: what `read_config` returned.
-        changes: those that `read_config` took.
-    """
+    """List name, value and source of each field of a config that `read_config` made."""
     flags = {change.partition("=")[0] for change in changes}
     defaults = default_config(*(config[section].name for section in NAMED))
     for section in NAMED:

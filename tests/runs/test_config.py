@@ -124,9 +124,9 @@ def test_sections_come_in_the_types_of_their_owners():
     config = default_config(tokenizer="radix")
     config.optimizer.schedule = "noam"
     sections = build_sections(config)
-    assert (sections.tokenizer.radix_base, sections.run.max_seq_length) == (768, 18)
-    assert sections.optimizer == optimizers.OptimizerConfig(schedule="noam")
-    assert sections.data.region_buckets == (16, 36, 64, 100)
+    assert (sections["tokenizer"].radix_base, sections[""].max_seq_length) == (768, 18)
+    assert sections["optimizer"] == optimizers.OptimizerConfig(schedule="noam")
+    assert sections["data"].region_buckets == (16, 36, 64, 100)
 
 
 def test_noam_takes_the_width_of_the_model():

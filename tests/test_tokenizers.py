@@ -364,9 +364,9 @@ def test_bad_training(tmp_path):
 
 
 def test_bad_options(tmp_path):
-    with pytest.raises(ConfigError, match="found 'wrod', expected one of bpe"):
+    with pytest.raises(ConfigError, match=r"'wrod'; did you mean 'word'.*valid: bpe"):
         make_tokenizer("wrod", tmp_path)
-    with pytest.raises(ConfigError, match=r"tokenizer\.radix_base: 'word' knows only"):
+    with pytest.raises(ConfigError, match=r"tokenizer\.radix_base: unknown key"):
         make_tokenizer({"name": "word", "radix_base": 8}, tmp_path)
     with pytest.raises(ConfigError, match=r"tokenizer\.vocab_size is missing"):
         train_tokenizer("word", CAPTIONS, tmp_path)
@@ -393,3 +393,27 @@ def test_names():
     assert {name: cls.name for name, cls in TOKENIZERS.items() if name != cls.name} == {
         "character": "char"
     }
+
+
+class Shouting(WordTokenizer):
+    """A user's tokenizer: words in capitals."""
+
+    name = "shouting"
+
+    def decode(self, ids):
+        return super().decode(ids).upper()
+
+
+def test_tokenizers_of_users(tmp_path, monkeypatch):
+    monkeypatch.setattr(TOKENIZERS, "_entries", dict(TOKENIZERS))
+    TOKENIZERS.register("shouting", Shouting)
+    TOKENIZERS.register("no_class", lambda: None)
+    trained = train_tokenizer("shouting", CAPTIONS, tmp_path / "t", vocab_size=50)
+    again = make_tokenizer({"name": "shouting", "vocab_size": 50}, tmp_path / "t")
+    assert again.decode(trained.encode(CAPTIONS[0])) == CAPTIONS[0].upper()
+    with pytest.raises(ConfigError, match="'word' is registered already"):
+        TOKENIZERS.register("word", Shouting)
+    with pytest.raises(ConfigError, match="'no_class'; expected a subclass of Tokenizer"):
+        make_tokenizer("no_class", tmp_path)
+    with pytest.raises(ConfigError, match="trust it with --plugin=os"):
+        make_tokenizer("os:system", tmp_path)

@@ -1,31 +1,19 @@
-"""A memory cache in front of any feature store, so that small datasets are read once."""
+"""A memory cache in front of any feature store: small datasets are read once."""
 
 import threading
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import psutil
 
 from sparsecap_jax.data.features import FeatureStore, RegionFeatures
-from sparsecap_jax.data.karpathy import ImageId
+from sparsecap_jax.data.records import ImageId
 from sparsecap_jax.errors import ConfigError, DataError
 
 
-class _Kept(NamedTuple):
-    """Arrays of one image, features in the dtype of the cache."""
-
-    features: np.ndarray
-    boxes: np.ndarray | None
-    fc: np.ndarray
-
-    @property
-    def nbytes(self) -> int:
-        return sum(array.nbytes for array in self if array is not None)
-
-
 class CachedStore:
-    """Keeps what `store` returns in memory until a limit is reached, then reads through.
+    """A store that keeps images in memory until a limit is reached, then reads through.
 
     Nothing is ever evicted: an epoch visits every image once, so keeping a fixed part of them saves
     the most reads (any policy that evicts saves none).
@@ -35,8 +23,8 @@ class CachedStore:
         max_bytes: upper limit of the arrays kept, in bytes; None: only `min_free_ram` limits.
         min_free_ram: an image is kept only while at least this fraction of the machine's memory is
             available (the reference's `cache_min_free_ram`); 1 turns the cache off.
-        dtype: "float32", or "float16": what is kept takes half the memory, and comes out rounded
-            (whether it was kept or just read, so that results do not depend on the memory free).
+        dtype: "float32", or "float16": features take half the memory, and are returned rounded
+            (even when just read, so that results do not depend on free memory).
     """
 
     def __init__(
@@ -59,7 +47,7 @@ class CachedStore:
         self._max_bytes = max_bytes
         self._min_free_ram = min_free_ram
         self._dtype = np.dtype(dtype)
-        self._kept: dict[ImageId, _Kept] = {}
+        self._kept: dict[ImageId, RegionFeatures] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -71,28 +59,33 @@ class CachedStore:
         kept = self._kept.get(image_id)
         if kept is None:
             regions = self._store[image_id]
-            kept = _Kept(self._rounded(image_id, regions.features), regions.boxes, regions.fc)
+            features = self._rounded(image_id, regions.features)
+            kept = RegionFeatures(features, regions.boxes, regions.fc)
             if self._ram_is_free():
                 self._keep(image_id, kept)
         return RegionFeatures(kept.features.astype(np.float32, copy=False), kept.boxes, kept.fc)
 
+    def __contains__(self, image_id: object) -> bool:
+        """Return whether there are features of an image."""
+        return image_id in self._store
+
     def num_regions(self, image_id: ImageId) -> int:
-        """Number of regions of one image."""
+        """Return the number of regions of one image."""
         regions = self._kept.get(image_id)
         return self._store.num_regions(image_id) if regions is None else len(regions.features)
 
     def check(self, image_ids: Iterable[ImageId]) -> None:
-        """Raise one DataError that tells of every id without features."""
+        """Raise one DataError that lists all ids without features."""
         self._store.check(image_ids)
 
     def share(self, count: int) -> "CachedStore":
-        """An empty cache of the same store, `1 / count` as large, for one of `count` processes."""
+        """Return an empty cache of `1 / count` of the size, for one of `count` processes."""
         limit = None if self._max_bytes is None else self._max_bytes // count
         options = {"min_free_ram": self._min_free_ram, "dtype": self._dtype.name}
         return CachedStore(self._store, max_bytes=limit, **options)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what is kept: another process fills a cache of its own."""
+        """Return all but the images kept: another process fills a cache of its own."""
         return {**self.__dict__, "_kept": {}, "nbytes": 0, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -105,7 +98,7 @@ class CachedStore:
             raise DataError(f"image {image_id!r}: features are too large for {self._dtype}")
         return rounded
 
-    def _keep(self, image_id: ImageId, regions: "_Kept") -> None:
+    def _keep(self, image_id: ImageId, regions: RegionFeatures) -> None:
         with self._lock:
             grown = self.nbytes + regions.nbytes
             fits = self._max_bytes is None or grown <= self._max_bytes

@@ -1,4 +1,4 @@
-"""Captions and region features as a tensorflow-datasets builder; TensorFlow itself is not needed.
+"""Captions and region features as a tensorflow-datasets builder, without TensorFlow.
 
     from sparsecap_jax.data.coco_builder import CaptionFeatures
     builder = CaptionFeatures(data_dir="data/tfds", config=CaptionConfig(feature_size=2048))
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from sparsecap_jax.data.coco_json import to_karpathy
-from sparsecap_jax.data.datasets import load_splits
+from sparsecap_jax.data.datasets import DATASETS, Source
+from sparsecap_jax.data.karpathy import to_karpathy
 from sparsecap_jax.data.records import Record
 from sparsecap_jax.data.stores import open_store
 from sparsecap_jax.errors import ConfigError
@@ -25,7 +25,7 @@ from sparsecap_jax.errors import ConfigError
 
 @dataclasses.dataclass
 class CaptionConfig(tfds.core.BuilderConfig):
-    """What is read from the manual directory.
+    """Content of the manual directory.
 
     Attributes:
         name: names the folder that is prepared.
@@ -99,13 +99,15 @@ class CaptionFeatures(tfds.core.GeneratorBasedBuilder):
         """Open the manual directory; splits without images are left out."""
         config: Any = self.builder_config
         directory = dl_manager.manual_dir
-        splits = load_splits(config.dataset, directory, split_json=config.split_json)
-        store = open_store(
+        contents = DATASETS[config.dataset](Source(directory, config.split_json))
+        splits = contents.splits
+        stored = open_store(
             directory / config.features,
             config.feature_size,
             config.boxes,
             sizes=directory / config.image_sizes if config.image_sizes else None,
         )
+        store = contents.extend(stored)
         store.check([record.image_id for records in splits.values() for record in records])
         self.info.metadata.update(to_karpathy(splits, config.name))
         kept = {name: records for name, records in splits.items() if records}

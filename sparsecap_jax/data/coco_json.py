@@ -4,28 +4,27 @@ import dataclasses
 import pathlib
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from sparsecap_jax.data.fields import Faults, check_path, field, read_lines
 from sparsecap_jax.data.records import (
-    SPLITS,
-    Blanks,
+    Collector,
+    Faults,
     ImageId,
     Record,
-    caption_pair,
-    check_text_option,
+    Splits,
+    check_path,
     checked_id,
-    collect,
+    entries,
+    field,
     image_id_from_filename,
+    read_lines,
 )
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.files import read_json
 
 OFFICIAL = ("captions_train2014.json", "captions_val2014.json")
 _FOLDER = re.compile(r"COCO_([a-z]+[0-9]{4})_")
-
-Splits = dict[str, list[Record]]
 
 
 def load_coco_json(
@@ -48,58 +47,49 @@ def load_coco_json(
         DataError: a file is missing, broken or of another shape, an image has no captions or comes
             twice, or listed ids are in none of the files.
     """
-    check_text_option(text)
-    blanks, faults = Blanks(), faults or Faults()
+    source = ", ".join(str(path) for files in paths.values() for path in files)
+    collector = Collector(source, text, faults)
     chosen = {image_id: split for split, listed in (ids or {}).items() for image_id in listed}
     others = None if "train" in (ids or {}) else "train"
-    entries = (
-        entry
-        for split, files in paths.items()
-        for path in files
-        for entry in _entries(path, read_json(path, "COCO annotations"), split, text, blanks)
-    )
 
-    def cut(where: str, parse) -> tuple[str, Any]:
-        def moved() -> Record | None:
-            record = parse()
+    def places() -> Iterator[tuple[str, Any]]:
+        for split, files in paths.items():
+            for path in files:
+                content = read_json(path, "COCO annotations")
+                captions = _captions(content, path, collector)
+                for where, image in entries(content, "images", path):
+                    yield where, (image, split, captions)
+
+    def parse(entry: Any, where: str) -> Record | None:
+        image, split, captions = entry
+        record = _image(image, where, split)
+        texts = collector.captions(captions.get(image["id"], ()), where)
+        if ids:
             split = chosen.get(record.image_id, others)
-            return split and dataclasses.replace(record, split=split)
+        return split and dataclasses.replace(record, split=split, **texts)
 
-        return where, moved if ids else parse
-
-    source = ", ".join(str(path) for files in paths.values() for path in files)
-    splits = collect((cut(*entry) for entry in entries), source, faults)
-    blanks.report(source)
-    found = {record.image_id for records in splits.values() for record in records}
-    missing = [image_id for image_id in chosen if image_id not in found]
+    splits = collector.collect(places(), parse)
+    present = {record.image_id for records in splits.values() for record in records}
+    missing = [image_id for image_id in chosen if image_id not in present]
     if missing:
         shown = ", ".join(map(str, missing[:5]))
         message = f"{source}: {len(missing)} ids of the split lists are not there: {shown}"
-        faults.add(DataError(message))
+        collector.faults.add(DataError(message))
     return splits
 
 
-def _entries(path: Any, content: Any, split: str, text: str, blanks: Blanks):
-    """(place, function that makes the record) of every image in one file."""
+def _captions(content: Any, path: Any, collector: Collector) -> dict[Any, list[tuple[str, str]]]:
+    """Return the captions of one file by image id."""
     captions: dict[Any, list[tuple[str, str]]] = {}
-    for number, entry in enumerate(field(content, "annotations", list, f"{path}: top level")):
-        where = f"{path}: annotations[{number}]"
+    for where, entry in entries(content, "annotations", path):
         image_id = field(entry, "image_id", int | str, where)
         raw = field(entry, "caption", str, where)
-        captions.setdefault(image_id, []).append(caption_pair(raw, text, where))
-    for number, image in enumerate(field(content, "images", list, f"{path}: top level")):
-        where = f"{path}: images[{number}]"
-
-        def parse(image=image, where=where) -> Record:
-            record = _image(image, where, split)
-            kept, raws = blanks.drop(captions.get(image["id"], ()), where)
-            return dataclasses.replace(record, captions=kept, raw=raws)
-
-        yield where, parse
+        captions.setdefault(image_id, []).append(collector.pair(raw, where))
+    return captions
 
 
-def _image(image: Any, where: str, split: str) -> Record:
-    """The record of one entry of "images", without captions."""
+def _image(image: Any, where: str, split: str = "test") -> Record:
+    """Return the record of one entry of "images", without captions."""
     image_id = checked_id(field(image, "id", int | str, where), f"{where}.id")
     name = image.get("file_name", "")
     if not isinstance(name, str):
@@ -114,10 +104,8 @@ def load_image_info(path: pathlib.Path, faults: Faults | None = None) -> list[Re
 
     COCO's `image_info_test2014.json` is such a file.
     """
-    images = field(read_json(path, "COCO image infos"), "images", list, f"{path}: top level")
-    places = ((f"{path}: images[{n}]", image) for n, image in enumerate(images))
-    entries = ((where, lambda i=image, w=where: _image(i, w, "test")) for where, image in places)
-    return collect(entries, path, faults or Faults())["test"]
+    images = entries(read_json(path, "COCO image infos"), "images", path)
+    return Collector(path, faults=faults).collect(images, _image)["test"]
 
 
 def read_id_list(path: pathlib.Path) -> list[ImageId]:
@@ -129,20 +117,14 @@ def read_id_list(path: pathlib.Path) -> list[ImageId]:
     Raises:
         DataError: the file is missing, empty or not UTF-8, or an image is listed twice.
     """
-    ids = [
-        image_id_from_filename(line.split()[-1])
-        if line.split()[-1].count(".")
-        else line.split()[-1]
-        for line in read_lines(path, "one image id or file name a line")
-        if line.split()
-    ]
-    ids = [checked_id(image_id, f"{path}") for image_id in ids]
-    seen: set[ImageId] = set()
-    for image_id in ids:
-        if image_id in seen:
-            raise DataError(f"{path}: image {image_id!r} is listed twice")
-        seen.add(image_id)
-    return ids
+    ids: dict[ImageId, None] = {}
+    for line in read_lines(path, "one image id or file name a line"):
+        for name in line.split()[-1:]:
+            image_id = checked_id(image_id_from_filename(name) if "." in name else name, str(path))
+            if image_id in ids:
+                raise DataError(f"{path}: image {image_id!r} is listed twice")
+            ids[image_id] = None
+    return list(ids)
 
 
 def check_disjoint(lists: Mapping[str, Iterable[ImageId]]) -> None:
@@ -150,13 +132,13 @@ def check_disjoint(lists: Mapping[str, Iterable[ImageId]]) -> None:
     where: dict[ImageId, str] = {}
     for split, ids in lists.items():
         for image_id in ids:
-            if where.setdefault(image_id, split) != split:
-                other = where[image_id]
+            other = where.setdefault(image_id, split)
+            if other != split:
                 raise DataError(f"image {image_id!r} is listed for {other} and for {split}")
 
 
 def official_captions(name: str) -> bytes:
-    """One of the `OFFICIAL` annotation files, out of the installed pycocoevalcap.
+    """Return one of the `OFFICIAL` annotation files, out of the installed pycocoevalcap.
 
     Raises:
         DataError: this release of pycocoevalcap does not carry it.
@@ -169,20 +151,3 @@ def official_captions(name: str) -> bytes:
             return archive.read(f"coco/annotations/{name}")
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"{jar}: does not hold {name}: {error}") from None
-
-
-def to_karpathy(splits: Splits, dataset: str) -> dict[str, Any]:
-    """The Karpathy split JSON that holds `splits`, sentences with `tokens` and `raw`."""
-    images = []
-    for name in SPLITS:
-        for record in splits[name]:
-            pairs = zip(record.captions, record.raw, strict=True)
-            image = {
-                "filename": record.filename,
-                "filepath": record.folder,
-                "cocoid": record.image_id,
-                "split": name,
-                "sentences": [{"tokens": text.split(), "raw": raw} for text, raw in pairs],
-            }
-            images.append(image)
-    return {"dataset": dataset, "images": images}

@@ -1,9 +1,11 @@
-"""Datasets by name: records of every split, the features' store, and where the pictures lie.
+"""Datasets by name: records of every split, the features' store, and the folder of the pictures.
 
-To add one: a function from a `Source` to the records of its splits, and a line in `DATASETS`.
+To add one: a function from a `Source` to `Contents` that `DATASETS.register` takes, or that is
+named as `MODULE:NAME` after `settings.use_plugin(MODULE)`.
 """
 
 import dataclasses
+import functools
 import logging
 import os
 import pathlib
@@ -13,6 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sparsecap_jax.data.cache import CachedStore
+from sparsecap_jax.data.caption_files import load_flickr_tokens, load_instapic, load_photo_folder
 from sparsecap_jax.data.coco_json import (
     check_disjoint,
     load_coco_json,
@@ -20,13 +23,9 @@ from sparsecap_jax.data.coco_json import (
     read_id_list,
 )
 from sparsecap_jax.data.features import FeatureStore
-from sparsecap_jax.data.fields import Faults
-from sparsecap_jax.data.flickr import load_flickr_tokens
-from sparsecap_jax.data.indexed_store import IndexedStore
-from sparsecap_jax.data.instapic import load_instapic
+from sparsecap_jax.data.imagined import load_imagined
 from sparsecap_jax.data.karpathy import load_karpathy
-from sparsecap_jax.data.photo_folder import load_photo_folder
-from sparsecap_jax.data.records import SPLITS, Record, image_id_from_filename
+from sparsecap_jax.data.records import SPLITS, Faults, Record, Splits, image_id_from_filename
 from sparsecap_jax.data.stores import open_store
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.settings import Registry
@@ -34,18 +33,6 @@ from sparsecap_jax.settings import Registry
 logger = logging.getLogger(__name__)
 
 Section = ConfigDict | Mapping[str, Any]
-Splits = dict[str, list[Record]]
-
-
-# The embedded datasets: the options of `make_toy_scenes`.
-TOY: dict[str, dict[str, Any]] = {
-    "toy": {},
-    "toy_boxes": {"boxes_only": True},
-    "toy_plain": {"plain": True},
-    "toy_plain_boxes": {"plain": True, "boxes_only": True},
-    # With 2,000 scenes even plain box geometry learns it less well.
-    "toy_near": {"near": True, "boxes_only": True, "sizes": (6000, 200, 200)},
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,19 +52,51 @@ class Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where the records of a dataset are read from.
+    """Input of a dataset's function.
 
     Attributes:
-        directory: the dataset's folder.
+        path: the dataset's folder as the user named it; may be "".
         split_json: name of its main file, where there is a choice; "" for the usual one.
-        text: what `Record.captions` hold: "tokens" or "raw".
+        text: content of `Record.captions`: "tokens" or "raw".
         faults: what happens to bad entries.
+        mixture: how often an epoch sees each source of an `imagined` dataset.
+        may_create: whether datasets that are drawn on the spot may be written.
     """
 
-    directory: pathlib.Path
+    path: str | os.PathLike = ""
     split_json: str = ""
     text: str = "tokens"
     faults: Faults = dataclasses.field(default_factory=Faults)
+    mixture: str = ""
+    may_create: bool = False
+
+    @property
+    def directory(self) -> pathlib.Path:
+        """The dataset's folder.
+
+        Raises:
+            ConfigError: it is not given.
+        """
+        if not os.fspath(self.path):
+            raise ConfigError(
+                "config.data.dir is empty; expected the folder of the split JSON and bu/"
+            )
+        return pathlib.Path(self.path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """Result of a dataset's function.
+
+    Attributes:
+        splits: records of "train", "val" and "test".
+        directory: folder of `images/` and, unless features lie elsewhere, of the features.
+        extend: makes the dataset's store of the store of the features on disk.
+    """
+
+    splits: Splits
+    directory: pathlib.Path
+    extend: Callable[[FeatureStore], FeatureStore] = lambda store: store
 
 
 def load_splits(
@@ -102,9 +121,8 @@ def load_splits(
         ConfigError: there is no dataset of that name.
         DataError: its files are missing or malformed.
     """
-    read = DATASETS[name]
-    source = Source(pathlib.Path(directory), split_json, text, Faults(skip_bad, "images"))
-    return read(source)
+    faults = Faults(skip_bad, "images")
+    return DATASETS[name](Source(directory, split_json, text, faults)).splits
 
 
 def load_dataset(config: Section, *, need_boxes: bool = False) -> Dataset:
@@ -118,81 +136,91 @@ def load_dataset(config: Section, *, need_boxes: bool = False) -> Dataset:
         ConfigError: there is no dataset of that name, or its folder is not given.
         DataError: its files are missing or malformed.
     """
-    name, directory = config["name"], config["dir"]
-    if name == "imagined":
-        return _imagined(config, need_boxes)
-    if name in TOY:
-        from sparsecap_jax.data.toy_scenes import make_toy_scenes
-
-        directory = make_toy_scenes(directory or toy_scenes_dir(name), **TOY[name])
-    elif name in DATASETS and not directory:
-        raise ConfigError("config.data.dir is empty; expected the folder of the split JSON and bu/")
-    splits = load_splits(
-        name,
-        directory,
-        split_json=config["split_json"],
-        text="raw" if config["raw_captions"] else "tokens",
-        skip_bad=config["skip_bad"],
+    source = Source(
+        config["dir"],
+        config["split_json"],
+        "raw" if config["raw_captions"] else "tokens",
+        Faults(config["skip_bad"], "images"),
+        config.get("mixture", ""),
+        may_create=True,
     )
-    store = open_store(
-        config["features"] or directory,
+    contents = DATASETS[config["name"]](source)
+    stored = open_store(
+        config["features"] or contents.directory,
         config["feature_size"],
         need_boxes,
         sizes=config["image_sizes"],
         format=config["features_format"],
     )
-    if config["skip_bad"]:
-        splits = _with_features(splits, store)
     cached = CachedStore(
-        store,
+        stored,
         max_bytes=int(config["cache_gb"] * 2**30),
         min_free_ram=config["cache_min_free_ram"],
         dtype=config["cache_dtype"],
     )
-    return Dataset(splits, cached, pathlib.Path(directory) / "images")
+    store, splits = contents.extend(cached), contents.splits
+    if config["skip_bad"]:
+        splits = _with_features(splits, store, stored.path)
+    return Dataset(splits, store, contents.directory / "images")
 
 
-def _imagined(config: Section, need_boxes: bool) -> Dataset:
-    """Photos, and captions with imagined features: what `prepare_data.py imagine` wrote."""
-    from sparsecap_jax.data.imagined_dataset import load_imagined
-
-    directory = pathlib.Path(config["dir"])
-    splits, store = load_imagined(directory, config["feature_size"], need_boxes, config["mixture"])
-    return Dataset(splits, store, directory / "images")
-
-
-def _with_features(splits: Splits, store: IndexedStore) -> Splits:
-    """Leave out records without features, and say how many."""
-    kept = {name: [r for r in rs if r.image_id in store.index] for name, rs in splits.items()}
+def _with_features(splits: Splits, store: Any, path: pathlib.Path) -> Splits:
+    """Leave out records without features, and log their number."""
+    kept = {name: [r for r in rs if r.image_id in store] for name, rs in splits.items()}
     for name, records in splits.items():
         missing = len(records) - len(kept[name])
         if missing:
             message = "%s: %d of %d %s images have no features and are left out"
-            logger.warning(message, store.path, missing, len(records), name)
+            logger.warning(message, path, missing, len(records), name)
     return kept
 
 
 def toy_scenes_dir(name: str = "toy") -> pathlib.Path:
-    """Where the toy scenes of a key of TOY are kept by default: below the user's cache folder."""
+    """Return the default folder of toy scenes of a name, below the user's cache folder."""
     cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     return pathlib.Path(cache) / "sparsecap_jax" / name.replace("toy", "toy_scenes")
 
 
-def _karpathy(source: Source) -> Splits:
-    """A Karpathy split JSON: COCO, Flickr8k, Flickr30k, toy scenes."""
-    return load_karpathy(_split_json(source), text=source.text, faults=source.faults)
+def _karpathy(source: Source) -> Contents:
+    """Read a Karpathy split JSON: COCO, Flickr8k, Flickr30k, toy scenes."""
+    directory = source.directory
+    files = [directory / source.split_json] if source.split_json else []
+    files = files or sorted(directory.glob("dataset_*.json"))
+    if len(files) != 1:
+        raise DataError(
+            f"{directory}: {len(files)} files dataset_*.json; expected one (or its name in "
+            "config.data.split_json)"
+        )
+    return Contents(load_karpathy(files[0], text=source.text, faults=source.faults), directory)
 
 
-def _coco_online(source: Source) -> Splits:
-    """COCO's online server: val joins train, test is for validation, test2014 is captioned.
+def _toy(source: Source, name: str, **options: Any) -> Contents:
+    """Read toy scenes, which `make_toy_scenes` draws with `options` where it may."""
+    if source.may_create:
+        from sparsecap_jax.data.toy_scenes import make_toy_scenes
 
-    As the reference's `mscoco_online_test`. The images of test2014 are those of
+        directory = make_toy_scenes(source.path or toy_scenes_dir(name), **options)
+        source = dataclasses.replace(source, path=directory)
+    return _karpathy(source)
+
+
+def _imagined(source: Source) -> Contents:
+    """Read photos, and captions with imagined features: what `prepare_data.py imagine` wrote."""
+    splits, extend = load_imagined(source.directory, source.mixture)
+    return Contents(splits, source.directory, extend)
+
+
+def _coco_online(source: Source) -> Contents:
+    """Read the splits of COCO's online server: val joins train, test is for validation.
+
+    Images of test2014 are captioned, as in the reference's `mscoco_online_test`: those of
     `image_info_test2014.json`, of a list `test2014_ids.txt`, or of the folder `test2014`.
     """
-    splits = _karpathy(source)
+    splits = _karpathy(source).splits
     moved = [dataclasses.replace(record, split="train") for record in splits["val"]]
     val = [dataclasses.replace(record, split="val") for record in splits["test"]]
-    return {"train": splits["train"] + moved, "val": val, "test": _test2014(source)}
+    splits = {"train": splits["train"] + moved, "val": val, "test": _test2014(source)}
+    return Contents(splits, source.directory)
 
 
 def _test2014(source: Source) -> list[Record]:
@@ -212,8 +240,8 @@ def _test2014(source: Source) -> list[Record]:
     )
 
 
-def _coco_json(source: Source) -> Splits:
-    """COCO annotation files by the split in their names, cut anew by id lists if there are any."""
+def _coco_json(source: Source) -> Contents:
+    """Read COCO annotation files by the split in their names, or by id lists if there are any."""
     top = source.directory
     if source.split_json:
         paths = {"test": [top / source.split_json]}
@@ -225,55 +253,53 @@ def _coco_json(source: Source) -> Splits:
     lists = {split: top / f"{split}_ids.txt" for split in SPLITS}
     ids = {split: read_id_list(path) for split, path in lists.items() if path.exists()}
     check_disjoint(ids)
-    return load_coco_json(paths, text=source.text, ids=ids, faults=source.faults)
+    splits = load_coco_json(paths, text=source.text, ids=ids, faults=source.faults)
+    return Contents(splits, top)
 
 
-def _flickr8k(source: Source) -> Splits:
-    """Flickr8k's token file and lists of pictures."""
-    return load_flickr_tokens(source.directory, text=source.text, faults=source.faults)
+def _in_folder(source: Source, load: Callable[..., Splits]) -> Contents:
+    """Read a dataset whose reader takes a folder."""
+    splits = load(source.directory, text=source.text, faults=source.faults)
+    return Contents(splits, source.directory)
 
 
-def _instapic(source: Source) -> Splits:
-    """InstaPIC-1.1M's caption lists; `split_json` names the test file."""
+def _instapic(source: Source) -> Contents:
+    """Read InstaPIC-1.1M's caption lists; `split_json` names the test file."""
     test = {"test": source.split_json} if source.split_json else {}
-    return load_instapic(source.directory, text=source.text, faults=source.faults, **test)
+    return _in_folder(source, functools.partial(load_instapic, **test))
 
 
-def _photos(source: Source) -> Splits:
-    """`captions.json` beside `images/`."""
-    path = source.directory / (source.split_json or "captions.json")
-    return load_photo_folder(path, text=source.text, faults=source.faults)
+def _photos(source: Source) -> Contents:
+    """Read `captions.json` next to `images/`."""
+    name = source.split_json or "captions.json"
+    return _in_folder(source, lambda top, **options: load_photo_folder(top / name, **options))
 
 
-def _tfds(source: Source) -> Splits:
-    """A folder that tensorflow-datasets prepared (`coco_builder`)."""
-    path = source.directory / "metadata.json"
-    return load_karpathy(path, text=source.text, faults=source.faults)
+def _tfds(source: Source) -> Contents:
+    """Read a folder that tensorflow-datasets prepared (`coco_builder`)."""
+    return _karpathy(dataclasses.replace(source, split_json="metadata.json"))
 
 
-def _split_json(source: Source) -> pathlib.Path:
-    directory = source.directory
-    if source.split_json:
-        return directory / source.split_json
-    found = sorted(directory.glob("dataset_*.json"))
-    if len(found) != 1:
-        raise DataError(
-            f"{directory}: {len(found)} files dataset_*.json; expected one (or its name in "
-            "config.data.split_json)"
-        )
-    return found[0]
-
-
-DATASETS: Registry[Callable[[Source], Splits]] = Registry(
+DATASETS: Registry[Callable[[Source], Contents]] = Registry(
     "data.name",
     {
         "coco_json": _coco_json,
         "coco_online": _coco_online,
-        "flickr8k": _flickr8k,
+        "flickr8k": functools.partial(_in_folder, load=load_flickr_tokens),
+        "imagined": _imagined,
         "instapic": _instapic,
         "karpathy": _karpathy,
         "photos": _photos,
         "tfds": _tfds,
-        **dict.fromkeys(TOY, _karpathy),
+        "toy": functools.partial(_toy, name="toy"),
+        "toy_boxes": functools.partial(_toy, name="toy_boxes", boxes_only=True),
+        "toy_plain": functools.partial(_toy, name="toy_plain", plain=True),
+        "toy_plain_boxes": functools.partial(
+            _toy, name="toy_plain_boxes", plain=True, boxes_only=True
+        ),
+        # With 2,000 scenes even plain box geometry learns it less well.
+        "toy_near": functools.partial(
+            _toy, name="toy_near", near=True, boxes_only=True, sizes=(6000, 200, 200)
+        ),
     },
 )

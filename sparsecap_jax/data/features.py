@@ -1,130 +1,311 @@
-"""Where region features come from: the interface, and the folders of `.npy` behind it.
+"""Region features of images: their type, the checks that all share, and the base of every store.
 
-Other formats are in `sparsecap_jax.data.stores`; `open_store` there finds the right one.
+The stores themselves are in `sparsecap_jax.data.stores`; `open_store` there finds the right one.
 """
 
-import math
+import abc
+import dataclasses
+import importlib
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, runtime_checkable
 
-from sparsecap_jax.data.indexed_store import Arrays, ImageSizes, IndexedStore, raise_missing
-from sparsecap_jax.data.npy import Npz, npy_shape, read_npy
+import numpy as np
+from jaxtyping import Float
+
 from sparsecap_jax.data.records import ImageId, normalize_id
-from sparsecap_jax.data.regions import (
-    BOX_TOLERANCE,
-    FeatureStore,
-    RegionFeatures,
-    relative_boxes,
-    validated,
-)
-from sparsecap_jax.errors import DataError
+from sparsecap_jax.errors import ConfigError, DataError
 
-__all__ = ["BOX_TOLERANCE", "FeatureStore", "NpyFolderStore", "RegionFeatures", "validated"]
+# Relative boxes may leave [0, 1] by rounding, and by detectors that do not clip at the border.
+BOX_TOLERANCE = 0.01
+_MAX_LISTED = 10  # ids that an error message names, of perhaps 100,000
 
-_EXTENSIONS = (".npy", ".npz")
-_NPZ_NAMES = ("feat", "features", "arr_0")
+ImageSizes = Mapping[ImageId, tuple[int, int]]
+"""Width and height in pixels by image id."""
 
 
-class NpyFolderStore(IndexedStore):
-    """Bottom-up features in folders of `.npy`, one file per image, named by image id.
+@dataclasses.dataclass(frozen=True)
+class RegionFeatures:
+    """Input of a model for one image.
 
-    Layout below `directory`, or below `directory/bu`: `cocobu_att/ID.npy` float `[R, D]` (or
-    `[h, w, D]`; or `ID.npz` with `feat`), `cocobu_box_relative/ID.npy` float `[R, 4]`, or
-    `cocobu_box/ID.npy` in pixels, `cocobu_fc/ID.npy` float `[D]`. Another prefix than `cocobu` will
-    do. A missing fc file means the mean over regions. float16, float32 and float64 are read;
-    pickled arrays never are. Folders are listed once, when first needed.
-
-    Args:
-        directory: the folder that holds `bu/`, or `cocobu_att/` itself.
-        feature_size: width D of the features.
-        need_boxes: read boxes, and require them for every image; otherwise `boxes` is None.
-        sizes: width and height of the images, where boxes are in pixels.
-
-    Raises:
-        DataError: `directory` does not have that layout.
+    Attributes:
+        features: float32 `[R, D]`, R >= 1 (float16 inside a cache).
+        boxes: float32 `[R, 4]`, corners x1, y1, x2, y2 divided by image width and height, or None.
+        fc: float32 `[D]`, one vector for the whole image.
     """
 
-    unit = "file"
+    features: Float[np.ndarray, "R D"]
+    boxes: Float[np.ndarray, "R 4"] | None
+    fc: Float[np.ndarray, " D"]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that the arrays take."""
+        boxes = 0 if self.boxes is None else self.boxes.nbytes
+        return self.features.nbytes + boxes + self.fc.nbytes
+
+
+@runtime_checkable
+class FeatureStore(Protocol):
+    """Region features by image id; safe to read from several threads.
+
+    A store may also offer `id in store`, and `share(count)`: an equal store for one of `count`
+    processes, with its part of the memory.
+    """
+
+    feature_size: int
+
+    def __getitem__(self, image_id: ImageId) -> RegionFeatures:
+        """Read one image; DataError when it is absent or cannot be used."""
+
+    def num_regions(self, image_id: ImageId) -> int:
+        """Return the number of regions R of one image, if possible without reading features."""
+
+    def check(self, image_ids: Iterable[ImageId]) -> None:
+        """Raise one DataError that lists all ids without features (contents are not read)."""
+
+
+def share_of(store: FeatureStore, count: int) -> FeatureStore:
+    """Return an equal store for one of `count` processes."""
+    return store.share(count) if hasattr(store, "share") else store
+
+
+def validated(
+    features: np.ndarray,
+    boxes: np.ndarray | None,
+    fc: np.ndarray | None,
+    feature_size: int,
+    names: tuple[str, str, str],
+) -> RegionFeatures:
+    """Check one image's arrays, as every store does, and convert them to float32.
+
+    Args:
+        features: floating `[R, D]`, or a grid `[h, w, D]`, which becomes `[h * w, D]`.
+        boxes: floating `[R, 4]` relative corners, or None.
+        fc: floating `[D]`, or None for the mean over regions.
+        feature_size: the D that is expected.
+        names: what to call features, boxes and fc in errors, file or record included.
+
+    Raises:
+        DataError: wrong rank, width or type, no regions, NaN or infinity, boxes that do not match.
+    """
+    features_name, boxes_name, fc_name = names
+    if features.ndim not in (2, 3) or features.shape[-1] != feature_size:
+        raise DataError(
+            f"{features_name}: expected shape [R, {feature_size}] or [h, w, {feature_size}], "
+            f"found {list(features.shape)}"
+        )
+    features = _as_float32(features.reshape(-1, feature_size), features_name)
+    if not len(features):
+        raise DataError(f"{features_name}: no regions, expected at least one")
+    if fc is None:
+        fc = features.mean(axis=0, dtype=np.float32)
+    elif fc.shape != (feature_size,):
+        raise DataError(f"{fc_name}: expected shape [{feature_size}], found {list(fc.shape)}")
+    else:
+        fc = _as_float32(fc, fc_name)
+    if boxes is not None:
+        boxes = _check_boxes(boxes, len(features), boxes_name)
+    return RegionFeatures(features, boxes, fc)
+
+
+def _as_float32(array: np.ndarray, where: str) -> np.ndarray:
+    """Convert to contiguous float32; anything but finite numbers is an error."""
+    with np.errstate(over="ignore"):
+        array = np.ascontiguousarray(array, np.float32)
+    finite = np.isfinite(array)
+    if not finite.all():
+        first = np.argwhere(~finite)[0].tolist()
+        raise DataError(
+            f"{where}: {np.size(finite) - np.count_nonzero(finite)} values are NaN or infinite "
+            f"(or too large for float32), the first at {first}"
+        )
+    return array
+
+
+def _check_boxes(boxes: np.ndarray, num_regions: int, where: str) -> np.ndarray:
+    """Check relative corner boxes `[num_regions, 4]`; values are returned as they are."""
+    if boxes.shape != (num_regions, 4):
+        raise DataError(
+            f"{where}: expected shape [{num_regions}, 4] to match the features, "
+            f"found {list(boxes.shape)}"
+        )
+    boxes = _as_float32(boxes, where)
+    outside = ((boxes < -BOX_TOLERANCE) | (boxes > 1 + BOX_TOLERANCE)).any(axis=1)
+    flipped = (boxes[:, 2:] < boxes[:, :2]).any(axis=1)
+    corners = "x1, y1, x2, y2 divided by image width and height, within [0, 1]"
+    for faulty, expected in ((outside, corners), (flipped, "x1<=x2 and y1<=y2")):
+        if faulty.any():
+            row = int(faulty.argmax())
+            raise DataError(f"{where}: row {row} is {boxes[row].tolist()}, expected {expected}")
+    return boxes
+
+
+def relative_boxes(
+    boxes: np.ndarray, width: int | float, height: int | float, where: str
+) -> Float[np.ndarray, "R 4"]:
+    """Divide corners in pixels by image width and height, as the reference does: clipped to [0, 1].
+
+    Raises:
+        DataError: no boxes `[R, 4]`, or a size that is not positive.
+    """
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise DataError(f"{where}: expected shape [R, 4], found {list(boxes.shape)}")
+    if not (width > 0 and height > 0):
+        raise DataError(f"{where}: expected a positive image size, found {width} x {height}")
+    with np.errstate(invalid="ignore"):
+        scaled = boxes.astype(np.float64) / np.array([width, height, width, height], np.float64)
+    return np.clip(scaled, 0.0, 1.0).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrays:
+    """One image's arrays as they were stored, boxes relative already, and their names in errors."""
+
+    features: np.ndarray
+    boxes: np.ndarray | None
+    fc: np.ndarray | None
+    names: tuple[str, str, str]
+
+
+class IndexedStore(abc.ABC):
+    """Base of stores that know all their image ids.
+
+    A store implements `_load_index`, which maps image ids to whatever finds the image again, and
+    `_read` and `_count` of one such key. Stores are read lazily, from several threads, and may be
+    sent to other processes: open files, which cannot be sent, are named in `_handles` and set to
+    None.
+
+    Args:
+        path: file or folder.
+        feature_size: width D of the features.
+        need_boxes: read boxes, and require them for every image; otherwise `boxes` is None.
+        sizes: (width, height) of the images, for formats whose boxes are in pixels without them.
+    """
+
+    unit = "features"
+    _handles: tuple[str, ...] = ()
 
     def __init__(
         self,
-        directory: str | os.PathLike,
+        path: str | os.PathLike,
         feature_size: int = 2048,
         need_boxes: bool = False,
         sizes: ImageSizes | None = None,
     ):
-        super().__init__(directory, feature_size, need_boxes, sizes)
-        top = pathlib.Path(directory)
-        found = [folder for root in (top / "bu", top) for folder in attention_folders(root)]
-        if not found:
-            raise DataError(f"{top}: holds neither bu/cocobu_att/ nor cocobu_att/")
-        self.path = found[0]
-        prefix = self.path.name.removesuffix("att")
-        self._boxes = self.path.with_name(f"{prefix}box_relative")
-        pixels = self.path.with_name(f"{prefix}box")
-        self._in_pixels = not self._boxes.is_dir() and pixels.is_dir()
-        if self._in_pixels:
-            self._boxes = pixels
-        self._fc = self.path.with_name(f"{prefix}fc")
-        if need_boxes and not self._boxes.is_dir():
-            raise DataError(f"{self._boxes}: no such folder, but boxes are needed")
+        if feature_size < 1:
+            raise ConfigError(f"feature_size: expected at least 1, found {feature_size}")
+        self.path = pathlib.Path(path)
+        self.feature_size = feature_size
+        self.need_boxes = need_boxes
+        self.sizes = sizes
+        self._index: dict[ImageId, Any] | None = None
+        self._counts: dict[ImageId, int] = {}
+
+    @property
+    def index(self) -> dict[ImageId, Any]:
+        """Place of each image by id; read when first needed."""
+        if self._index is None:
+            self._index = self._load_index()
+        return self._index
+
+    def image_ids(self) -> list[ImageId]:
+        """Return all image ids, integers first, each kind in order."""
+        return sorted(self.index, key=lambda id_: (isinstance(id_, str), id_))
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.index)
+
+    def __contains__(self, image_id: object) -> bool:
+        """Return whether there are features of an image."""
+        return normalize_id(image_id) in self.index
 
     def check(self, image_ids: Iterable[ImageId]) -> None:
-        """Raise one DataError that tells of every id whose feature or needed box file is absent."""
+        """Raise one DataError that lists all ids without features (contents are not read)."""
         ids = list(image_ids)
-        super().check(ids)
-        if self.need_boxes:
-            boxes = {os.path.splitext(name)[0] for name in os.listdir(self._boxes)}
-            stems = {i: os.path.splitext(self.index[normalize_id(i)])[0] for i in ids}
-            missing = [i for i in ids if stems[i] not in boxes]
-            raise_missing(self._boxes, self.unit, missing, len(ids))
+        raise_missing(self.path, self.unit, [i for i in ids if i not in self], len(ids))
 
-    def _load_index(self) -> dict[ImageId, str]:
-        """Image id -> file name, for all feature files. Only names in the folder can be reached."""
-        names: dict[ImageId, str] = {}
-        for name in sorted(os.listdir(self.path)):
-            stem, extension = os.path.splitext(name)
-            if extension not in _EXTENSIONS:
-                continue
-            other = names.setdefault(normalize_id(stem), name)
-            if other != name:
-                raise DataError(f"{self.path}: {other} and {name} are one image id")
-        return names
+    def num_regions(self, image_id: ImageId) -> int:
+        """Return the number of regions of one image, without reading its features."""
+        image_id = normalize_id(image_id)
+        if image_id not in self._counts:
+            self._counts[image_id] = self._count(self._key(image_id), image_id)
+        return self._counts[image_id]
 
-    def _count(self, key: str, image_id: ImageId) -> int:
-        path = self.path / key
-        if path.suffix == ".npy":
-            return math.prod(npy_shape(path)[:-1])
-        with Npz(path, str(path)) as archive:
-            return math.prod(archive.shape(_feature_name(archive))[:-1])
+    def __getitem__(self, image_id: ImageId) -> RegionFeatures:
+        """Read one image.
 
-    def _read(self, key: str, image_id: ImageId) -> Arrays:
-        stem = os.path.splitext(key)[0]
-        path = self.path / key
-        boxes_path, fc_path = self._boxes / f"{stem}.npy", self._fc / f"{stem}.npy"
-        if path.suffix == ".npy":
-            features = read_npy(path)
-        else:
-            with Npz(path, str(path)) as archive:
-                features = archive[_feature_name(archive)]
-        boxes = read_npy(boxes_path) if self.need_boxes else None
-        if boxes is not None and self._in_pixels:
-            boxes = relative_boxes(
-                boxes, *self.size_of(image_id, str(boxes_path)), f"{boxes_path}: boxes"
-            )
-        fc = read_npy(fc_path) if fc_path.is_file() else None
-        names = f"{path}: features", f"{boxes_path}: boxes", f"{fc_path}: fc"
-        return Arrays(features, boxes, fc, names)
+        Raises:
+            DataError: no such id, or arrays that are truncated, of the wrong shape or type, not
+                finite, or whose boxes do not match.
+        """
+        image_id = normalize_id(image_id)
+        arrays = self._read(self._key(image_id), image_id)
+        boxes = arrays.boxes if self.need_boxes else None
+        size, names = self.feature_size, arrays.names
+        regions = validated(arrays.features, boxes, arrays.fc, size, names)
+        self._counts[image_id] = len(regions.features)
+        return regions
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return all but open files, which the other process opens again."""
+        return {**self.__dict__, **dict.fromkeys(self._handles)}
+
+    def _key(self, image_id: ImageId) -> Any:
+        key = self.index.get(image_id)
+        if key is None:
+            raise DataError(f"{self.path}: no features of image {image_id!r}")
+        return key
+
+    def _relative(
+        self, boxes: np.ndarray, image_id: ImageId, where: str, name: str | None = None
+    ) -> np.ndarray:
+        """Divide boxes in pixels by the image's size; `name` is that of the boxes in errors.
+
+        Raises:
+            DataError: the size is not known.
+        """
+        if self.sizes is None:
+            raise DataError(f"{where}: boxes are in pixels; expected the sizes of the images too")
+        if image_id not in self.sizes:
+            raise DataError(f"{where}: the size of image {image_id!r} is not known")
+        return relative_boxes(boxes, *self.sizes[image_id], name or where)
+
+    def _unique(self, keys: Iterable[tuple[ImageId, Any]]) -> dict[ImageId, Any]:
+        """Return an index of (id, key) pairs; two keys of one id are an error."""
+        index: dict[ImageId, Any] = {}
+        for image_id, key in keys:
+            other = index.setdefault(image_id, key)
+            if other != key:
+                raise DataError(f"{self.path}: {other} and {key} are one image id")
+        return index
+
+    def _import(self, module: str, kind: str, extra: str) -> Any:
+        """Import an optional package; the error names the extra that brings it."""
+        try:
+            return importlib.import_module(module)
+        except ModuleNotFoundError:
+            message = f"reading {kind} takes {module}; pip install 'sparsecap_jax[{extra}]'"
+            raise DataError(f"{self.path}: {message}") from None
+
+    @abc.abstractmethod
+    def _load_index(self) -> dict[ImageId, Any]:
+        """Return the place of each image, in whatever form `_read` takes."""
+
+    @abc.abstractmethod
+    def _read(self, key: Any, image_id: ImageId) -> Arrays:
+        """Return the arrays of an image."""
+
+    @abc.abstractmethod
+    def _count(self, key: Any, image_id: ImageId) -> int:
+        """Return the number of regions of an image."""
 
 
-def attention_folders(root: pathlib.Path) -> list[pathlib.Path]:
-    """Folders of features below `root`: `cocobu_att` first, then other `*_att`."""
-    found = sorted(folder for folder in root.glob("*_att") if folder.is_dir())
-    return sorted(found, key=lambda folder: folder.name != "cocobu_att")
-
-
-def _feature_name(archive: Npz) -> str:
-    """Name of the features in an archive of self-critical training codes: `feat`."""
-    names = archive.names()
-    return next((name for name in _NPZ_NAMES if name in names), _NPZ_NAMES[0])
+def raise_missing(place: Any, unit: str, missing: list[ImageId], total: int) -> None:
+    """Raise one DataError about all `missing` ids, if there are any."""
+    if missing:
+        listed = ", ".join(map(str, missing[:_MAX_LISTED]))
+        more = f" and {len(missing) - _MAX_LISTED} more" if len(missing) > _MAX_LISTED else ""
+        raise DataError(f"{place}: no {unit} for {len(missing)} of {total} images: {listed}{more}")

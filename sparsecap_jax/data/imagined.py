@@ -1,26 +1,32 @@
-"""Imagined features: what an image might look like to the extractor, given only its captions.
+"""Imagined features: region features of an image of which only the captions are known.
 
 Photos with captions are few, captions without photos many. A ridge regression from words to region
-features, fitted on the photos there are, gives the mean of the features of any set of captions; the
-leave-one-out residual of a random photo added to it gives back what captions do not tell. A
+features, fitted on photos, gives the mean of the features of any set of captions; the leave-one-out
+residual of a random photo added to it restores the variation that captions do not describe. A
 captioner pretrained on such pairs learns language and the link from features to words together.
+
+A dataset folder of photos and imagined images holds `photos.json` and `text.json`, the images of
+each source with their captions, `imagined.npz`, the regression, and `bu/`, the photos' features.
 """
 
 import dataclasses
+import functools
 import os
+import pathlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from sparsecap_jax.data.features import RegionFeatures
-from sparsecap_jax.data.karpathy import ImageId
-from sparsecap_jax.errors import DataError
-from sparsecap_jax.files import write_atomically
+from sparsecap_jax.data.features import FeatureStore, RegionFeatures, share_of
+from sparsecap_jax.data.records import SPLITS, ImageId, Record, Splits
+from sparsecap_jax.errors import ConfigError, DataError
+from sparsecap_jax.files import read_json, write_atomically
 
+PHOTOS, TEXT, IMAGINED = "photos.json", "text.json", "imagined.npz"
 _FORMAT = 1
 PENALTIES = (30.0, 100.0, 300.0, 1000.0, 3000.0)
 _WORD = re.compile(r"[a-z]+")
@@ -31,8 +37,8 @@ class Imagination:
     """A fitted regression from captions to region features.
 
     Attributes:
-        words: the words it knows, each with its weight in a bag of words.
-        slopes: `[V, R, D]`, what each word adds.
+        words: the vocabulary, each word with its weight in a bag of words.
+        slopes: `[V, R, D]`, the contribution of each word.
         mean: `[R, D]`.
         residuals: `[N, R, D]`, leave-one-out residuals of the photos.
         boxes: `[R, 4]`.
@@ -48,7 +54,7 @@ class Imagination:
         object.__setattr__(self, "_rows", {word: row for row, word in enumerate(self.words)})
 
     def imagine(self, captions: Sequence[str], residual: int) -> RegionFeatures:
-        """Features of an image with these captions.
+        """Return features of an image with these captions.
 
         Args:
             captions: at least one.
@@ -71,20 +77,20 @@ def fit(
     min_photos: int = 4,
     penalties: Sequence[float] = PENALTIES,
 ) -> tuple[Imagination, dict[str, Any]]:
-    """Fit the regression; the penalty is the one of least leave-one-out error.
+    """Fit the regression with the penalty of least leave-one-out error.
 
     Args:
         features: of photos that all have the same windows.
         boxes: the windows.
         captions: of each photo.
-        groups: which collection each photo is from, from 0 on; each is centred by itself, and
-            imagined images have the mean of group 0.
+        groups: number of the collection that each photo is from; each collection is centred by
+            itself, and imagined images have the mean of collection 0.
         min_photos: photos whose captions must hold a word that counts.
         penalties: ridge penalties to try.
 
     Returns:
-        The regression, and figures to report: photos, words, penalty, the share of the variance
-        that it explains (`explained`, leave-one-out).
+        The regression, and figures to report: photos, words, penalty, and `explained`, the share
+        of the variance that it explains, leave-one-out.
     """
     words = _weights(captions, min_photos)
     bags = np.zeros((len(captions), len(words)))
@@ -95,9 +101,8 @@ def fit(
     targets = features.reshape(len(features), -1).astype(np.float64)
     means = [targets[np.equal(groups, group)].mean(axis=0) for group in range(max(groups) + 1)]
     targets = targets - np.stack(means)[np.asarray(groups)]
-    bags -= np.stack([bags[np.equal(groups, g)].mean(axis=0) for g in range(len(means))])[
-        np.asarray(groups)
-    ]
+    centres = [bags[np.equal(groups, group)].mean(axis=0) for group in range(len(means))]
+    bags -= np.stack(centres)[np.asarray(groups)]
     gram = bags @ bags.T
     trials = {penalty: _leave_one_out(gram, targets, penalty) for penalty in penalties}
     penalty = min(trials, key=lambda p: np.square(trials[p]).sum())
@@ -116,13 +121,13 @@ def fit(
 
 
 def _leave_one_out(gram: np.ndarray, targets: np.ndarray, penalty: float) -> np.ndarray:
-    """Residual of each row under the regression fitted on all other rows."""
+    """Return the residual of each row under the regression fitted on all other rows."""
     inverse = np.linalg.inv(gram + penalty * np.eye(len(gram)))
     return (inverse @ targets) / np.diag(inverse)[:, None]
 
 
 def _weights(captions: Sequence[Sequence[str]], min_photos: int) -> dict[str, float]:
-    """Words that occur in enough photos' captions, with the root of their inverse frequency."""
+    """Return the words of at least `min_photos` photos' captions, weighted by their rarity."""
     counts = Counter(word for texts in captions for word in {w for t in texts for w in _split(t)})
     kept = sorted(word for word, count in counts.items() if count >= min_photos)
     if not kept:
@@ -131,7 +136,7 @@ def _weights(captions: Sequence[Sequence[str]], min_photos: int) -> dict[str, fl
 
 
 def _bag(captions: Sequence[str], words: Mapping[str, float]) -> dict[str, float]:
-    """Weight of each known word: the root of the share of captions that hold it, by rarity."""
+    """Return the weight of each known word: root of its share of the captions, times rarity."""
     counts = Counter(word for text in captions for word in {*_split(text)} if word in words)
     return {w: words[w] * float(np.sqrt(n / len(captions))) for w, n in counts.items()}
 
@@ -141,41 +146,119 @@ def _split(text: str) -> list[str]:
 
 
 class ImaginedStore:
-    """Real features where there are some, imagined ones elsewhere; see `FeatureStore`.
+    """Real features of photos, imagined features of other images; a `FeatureStore`.
 
     Args:
-        photos: store of the real ones.
+        photos: store of the real features.
         imagination: makes the others.
-        captions: captions by image id; ids `(id, copy)` differ in the residual only.
+        captions: captions of the other images by image id.
     """
 
-    def __init__(self, photos, imagination: Imagination, captions: Mapping[ImageId, Sequence[str]]):
+    def __init__(
+        self,
+        photos: FeatureStore,
+        imagination: Imagination,
+        captions: Mapping[ImageId, Sequence[str]],
+    ):
         self.feature_size = photos.feature_size
         self._photos, self._imagination = photos, imagination
         self._captions = captions
         self._numbers = {image_id: number for number, image_id in enumerate(captions)}
 
     def __getitem__(self, image_id: ImageId) -> RegionFeatures:
-        """Features of a photo, or imagined ones, always the same for an id."""
+        """Return features of a photo, or imagined ones, always the same for an id."""
         if image_id not in self._captions:
             return self._photos[image_id]
         # A multiplicative hash spreads neighbours over all residuals.
         residual = self._numbers[image_id] * 2654435761 % 2**32
         return self._imagination.imagine(self._captions[image_id], residual)
 
+    def __contains__(self, image_id: object) -> bool:
+        """Return whether an image has real or imagined features."""
+        return image_id in self._captions or image_id in self._photos
+
     def num_regions(self, image_id: ImageId) -> int:
-        """Number of regions."""
+        """Return the number of regions of one image."""
         if image_id not in self._captions:
             return self._photos.num_regions(image_id)
         return len(self._imagination.boxes)
 
     def check(self, image_ids: Iterable[ImageId]) -> None:
-        """Raise one DataError that tells of every photo without features."""
+        """Raise one DataError that lists all photos without features."""
         self._photos.check([i for i in image_ids if i not in self._captions])
+
+    def share(self, count: int) -> "ImaginedStore":
+        """Return an equal store for one of `count` processes."""
+        return ImaginedStore(share_of(self._photos, count), self._imagination, self._captions)
+
+
+def load_imagined(
+    directory: pathlib.Path, mixture: str = ""
+) -> tuple[Splits, Callable[[FeatureStore], ImaginedStore]]:
+    """Read a dataset folder.
+
+    Args:
+        directory: the folder that `imagined_dataset.prepare` wrote.
+        mixture: how often an epoch sees each source, `source=times,...`; "" for each once.
+
+    Returns:
+        Records by split, and a function that adds imagined features to a store of the photos'.
+
+    Raises:
+        ConfigError: a mixture of unknown sources.
+        DataError: a file is missing or broken.
+    """
+    if not (directory / PHOTOS).exists():
+        raise DataError(
+            f"{directory / PHOTOS}: no such file; expected a folder that `prepare_data.py imagine` "
+            "wrote (docs/photos.md)"
+        )
+    photos, text = _read_sources(directory / PHOTOS), _read_sources(directory / TEXT)
+    times = _parse_mixture(mixture, [*photos, *text])
+    splits: Splits = {name: [r for s in photos.values() for r in s[name]] for name in SPLITS}
+    splits["train"] = [r for name, s in photos.items() for r in s["train"] * times[name]]
+    captions: dict[ImageId, tuple[str, ...]] = {}
+    for name, source in text.items():
+        for record in source["train"]:
+            for copy in range(times[name]):
+                image_id = f"{name}/{record.image_id}/{copy}"
+                captions[image_id] = record.captions
+                splits["train"].append(dataclasses.replace(record, image_id=image_id))
+    imagination = load(directory / IMAGINED)
+    return splits, functools.partial(ImaginedStore, imagination=imagination, captions=captions)
+
+
+def _parse_mixture(mixture: str, sources: Sequence[str]) -> dict[str, int]:
+    times = dict.fromkeys(sources, 0 if mixture else 1)
+    for part in filter(None, mixture.split(",")):
+        name, _, number = part.partition("=")
+        if name not in times or not number.isdigit():
+            raise ConfigError(
+                f"config.data.mixture: found {part!r}; expected SOURCE=TIMES with a source of "
+                f"{', '.join(sources)}"
+            )
+        times[name] = int(number)
+    return times
+
+
+def _read_sources(path: pathlib.Path) -> dict[str, Splits]:
+    """Read records by source and split."""
+
+    def record(split: str, entry: Any) -> Record:
+        image_id, filename, captions, raw = entry
+        return Record(image_id, split, filename, tuple(captions), tuple(raw))
+
+    try:
+        return {
+            name: {split: [record(split, e) for e in splits[split]] for split in SPLITS}
+            for name, splits in read_json(path).items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: not what `imagine` writes: {error!r}") from error
 
 
 def save(path: str | os.PathLike, imagination: Imagination) -> None:
-    """Write to one `.npz`, slopes and residuals as float16."""
+    """Write a regression to one `.npz`, slopes and residuals as float16."""
     with write_atomically(path, "wb") as file:
         np.savez(
             file,
@@ -190,7 +273,7 @@ def save(path: str | os.PathLike, imagination: Imagination) -> None:
 
 
 def load(path: str | os.PathLike) -> Imagination:
-    """Read what `save` wrote.
+    """Read a regression that `save` wrote.
 
     Raises:
         DataError: it is missing, broken, or of another format.

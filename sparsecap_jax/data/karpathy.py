@@ -1,23 +1,27 @@
-"""Karpathy split JSON: which images there are, in which split, with which captions.
+"""Karpathy split JSON: images, their splits and captions.
 
 Format: `{"images": [{"filename", "split", "sentences": [{"tokens", "raw"}], "cocoid"?}]}`, from
 Karpathy & Fei-Fei, "Deep Visual-Semantic Alignments for Generating Image Descriptions" (2015).
 """
 
 import dataclasses
-import functools
 import os
 from typing import Any
 
-from sparsecap_jax.data.fields import Faults, check_path, check_text, field
 from sparsecap_jax.data.records import (
     SPLITS,
-    Blanks,
+    Collector,
+    Faults,
     ImageId,
     Record,
-    check_text_option,
+    Splits,
+    check_filename,
+    check_path,
+    check_split,
+    check_text,
     checked_id,
-    collect,
+    entries,
+    field,
     image_id_from_filename,
     normalize_id,
 )
@@ -32,6 +36,7 @@ __all__ = [
     "load_karpathy",
     "normalize_id",
     "split_ids",
+    "to_karpathy",
 ]
 
 # `restval`: the images of COCO val2014 that are in neither Karpathy val nor test.
@@ -40,7 +45,7 @@ _SPLIT_NAMES = {"train": "train", "restval": "train", "val": "val", "test": "tes
 
 def load_karpathy(
     path: str | os.PathLike, *, text: str = "tokens", faults: Faults | None = None
-) -> dict[str, list[Record]]:
+) -> Splits:
     """Read a Karpathy split JSON.
 
     Blank captions are left out, with one logged warning that counts them.
@@ -59,34 +64,47 @@ def load_karpathy(
             image without captions, an image id that occurs twice, a path out of the image folder.
         ConfigError: unknown `text`.
     """
-    check_text_option(text)
-    images = field(read_json(path, "a Karpathy split JSON"), "images", list, f"{path}: top level")
-    blanks = Blanks()
-    places = ((f"{path}: images[{number}]", image) for number, image in enumerate(images))
-    entries = ((w, functools.partial(_parse_image, image, w, text, blanks)) for w, image in places)
-    splits = collect(entries, path, faults or Faults())
-    blanks.report(path)
-    return splits
+    collector = Collector(path, text, faults)
+
+    def parse(image: Any, where: str) -> Record:
+        check_split(image, _SPLIT_NAMES, where)
+        sentences = enumerate(field(image, "sentences", list, where))
+        pairs = [_parse_sentence(s, f"{where}.sentences[{n}]", text) for n, s in sentences]
+        captions = collector.captions(pairs, where)
+        return dataclasses.replace(_parse_bare(image, where), **captions)
+
+    return collector.collect(_images(path), parse)
 
 
-def _parse_image(image: Any, where: str, text: str, blanks: Blanks) -> Record:
-    """Return the record of one entry of "images"."""
-    _split(image, where)
-    sentences = field(image, "sentences", list, where)
-    pairs = [_parse_sentence(s, f"{where}.sentences[{n}]", text) for n, s in enumerate(sentences)]
-    captions, raws = blanks.drop(pairs, where)
-    return dataclasses.replace(_parse_bare(image, where), captions=captions, raw=raws)
+def split_ids(path: str | os.PathLike) -> dict[str, list[ImageId]]:
+    """Return image ids by split of a Karpathy JSON, which need not have captions.
+
+    Raises:
+        DataError: as `load_karpathy`.
+    """
+    splits = Collector(path).collect(_images(path), _parse_bare)
+    return {name: [record.image_id for record in records] for name, records in splits.items()}
 
 
-def _image_id(image: dict[str, Any], where: str) -> ImageId:
-    """Return `cocoid` when there is one, else the id in the file name."""
-    if "cocoid" in image:
-        return checked_id(image["cocoid"], f"{where}.cocoid")
-    filename = field(image, "filename", str, where)
-    found = image_id_from_filename(filename)
-    if found == "":
-        raise DataError(f"{where}.filename: expected a file name, found {filename!r}")
-    return found
+def to_karpathy(splits: Splits, dataset: str) -> dict[str, Any]:
+    """Return the Karpathy split JSON that holds `splits`, sentences with `tokens` and `raw`."""
+    images = []
+    for name in SPLITS:
+        for record in splits[name]:
+            pairs = zip(record.captions, record.raw, strict=True)
+            image = {
+                "filename": record.filename,
+                "filepath": record.folder,
+                "cocoid": record.image_id,
+                "split": name,
+                "sentences": [{"tokens": text.split(), "raw": raw} for text, raw in pairs],
+            }
+            images.append(image)
+    return {"dataset": dataset, "images": images}
+
+
+def _images(path: str | os.PathLike):
+    return entries(read_json(path, "a Karpathy split JSON"), "images", path)
 
 
 def _parse_sentence(sentence: Any, where: str, text: str) -> tuple[str, str]:
@@ -102,34 +120,17 @@ def _parse_sentence(sentence: Any, where: str, text: str) -> tuple[str, str]:
     return check_text(caption, f"{where}.tokens"), check_text(raw, f"{where}.raw")
 
 
-def split_ids(path: str | os.PathLike) -> dict[str, list[ImageId]]:
-    """Image ids by split of a Karpathy JSON, which need not have captions.
-
-    Raises:
-        DataError: as `load_karpathy`.
-    """
-    images = field(read_json(path, "a Karpathy split JSON"), "images", list, f"{path}: top level")
-    places = ((f"{path}: images[{number}]", image) for number, image in enumerate(images))
-    entries = ((where, functools.partial(_parse_bare, image, where)) for where, image in places)
-    splits = collect(entries, path, Faults())
-    return {name: [record.image_id for record in records] for name, records in splits.items()}
-
-
 def _parse_bare(image: Any, where: str) -> Record:
     """Return the record of one entry of "images", without captions."""
     filename = field(image, "filename", str, where)
     folder = field(image, "filepath", str, where) if "filepath" in image else ""
+    if "cocoid" in image:
+        image_id = checked_id(image["cocoid"], f"{where}.cocoid")
+    else:
+        image_id = check_filename(filename, where)
     return Record(
-        image_id=_image_id(image, where),
-        split=_split(image, where),
+        image_id=image_id,
+        split=check_split(image, _SPLIT_NAMES, where),
         filename=check_path(filename, f"{where}.filename"),
         folder=check_path(folder, f"{where}.filepath"),
     )
-
-
-def _split(image: Any, where: str) -> str:
-    split = field(image, "split", str, where)
-    if split not in _SPLIT_NAMES:
-        known = ", ".join(_SPLIT_NAMES)
-        raise DataError(f"{where}.split: expected one of {known}, found {split!r}")
-    return _SPLIT_NAMES[split]

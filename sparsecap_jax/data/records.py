@@ -1,19 +1,30 @@
-"""The record type of every dataset, and what their readers share: ids, words, splits."""
+"""Records, the images and captions of every dataset, and what the readers of datasets share."""
 
 import dataclasses
 import logging
 import pathlib
 import re
-from collections.abc import Callable, Iterable
+import types
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from sparsecap_jax.data.fields import Faults, check_text
 from sparsecap_jax.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 # COCO names carry their id: COCO_val2014_000000391895.jpg, or plain 000000391895.jpg. Other
 # underscored names stay whole: the last part of a Flickr8k name may be all digits by chance.
 _COCO_NAME = re.compile(r"(?:COCO_[a-z]+[0-9]{4}_)?([0-9]+)")
+_NO_WORD = re.compile(r"[\W_]+")
+_APOSTROPHES = str.maketrans("", "", "'\u2019")
+_JSON_NAMES = {
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    int | str: "an integer or a name",
+}
+_MAX_LOGGED = 5  # faults that are logged one by one
 
 ImageId = int | str
 
@@ -37,6 +48,10 @@ class Record:
     captions: tuple[str, ...] = ()
     raw: tuple[str, ...] = ()
     folder: str = ""
+
+
+Splits = dict[str, list[Record]]
+"""Records of "train", "val" and "test"."""
 
 
 def normalize_id(image_id: ImageId) -> ImageId:
@@ -70,7 +85,7 @@ def checked_id(value: Any, where: str) -> ImageId:
 
 
 def words(caption: str) -> list[str]:
-    """Words of a caption as the tokens of Karpathy's splits have them.
+    """Split a caption into words like the tokens of Karpathy's splits.
 
     Lower case, apostrophes dropped ("a man's" -> "a mans"), split at everything that is neither a
     letter nor a digit ("t-shirt" -> "t", "shirt"). For datasets that have raw captions only.
@@ -78,62 +93,143 @@ def words(caption: str) -> list[str]:
     return _NO_WORD.sub(" ", caption.lower().translate(_APOSTROPHES)).split()
 
 
-_NO_WORD = re.compile(r"[\W_]+")
-_APOSTROPHES = str.maketrans("", "", "'\u2019")
+def field(parent: Any, name: str, kind: type | types.UnionType, where: str) -> Any:
+    """Return `parent[name]`, checked to be of `kind`.
 
-
-def caption_pair(raw: str, text: str, where: str) -> tuple[str, str]:
-    """Return (caption to train on, raw caption) of a dataset without tokens of its own.
-
-    Args:
-        raw: the caption as written.
-        text: "tokens" for its `words`, "raw" for the caption itself.
-        where: its place, for errors.
+    Raises:
+        DataError: `parent` is no object, has no such key, or holds something else there.
     """
-    check_text(raw, where)
-    return (" ".join(words(raw)) if text == "tokens" else raw), raw
+    if not isinstance(parent, dict):
+        raise DataError(f"{where}: expected an object, found {parent!r:.80}")
+    if name not in parent:
+        raise DataError(f"{where}: key {name!r} is missing, found keys {sorted(parent)!r:.80}")
+    value = parent[name]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise DataError(f"{where}.{name}: expected {_JSON_NAMES[kind]}, found {value!r:.80}")
+    return value
 
 
-def collect(
-    entries: Iterable[tuple[str, Callable[[], Record | None]]], path: Any, faults: Faults
-) -> dict[str, list[Record]]:
-    """Sort records into their splits.
+def entries(content: Any, name: str, path: Any) -> Iterator[tuple[str, Any]]:
+    """Yield (place, entry) of the list `name` at the top level of a JSON file.
 
-    Args:
-        entries: (place, function that parses the record there, None to leave it out).
-        path: the file, for messages.
-        faults: what happens to entries that raise a DataError, and to ids that occur twice.
-
-    Returns:
-        `{"train": [...], "val": [...], "test": [...]}`, each in file order.
+    Raises:
+        DataError: there is no such list.
     """
-    splits: dict[str, list[Record]] = {name: [] for name in SPLITS}
-    first_seen: dict[ImageId, str] = {}
-    for where, parse in entries:
+    for number, entry in enumerate(field(content, name, list, f"{path}: top level")):
+        yield f"{path}: {name}[{number}]", entry
+
+
+def check_text(text: str, where: str) -> str:
+    """Return `text`, which must be Unicode that can be written (no lone surrogates)."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: not valid Unicode text: {error.reason}") from None
+    return text
+
+
+def check_path(path: str, where: str) -> str:
+    """Return a picture's relative path, which must stay below the folder of pictures."""
+    parts = pathlib.PurePosixPath(path.replace("\\", "/")).parts
+    if "\0" in path or ".." in parts or path[:1] in ("/", "\\") or ":" in path[:2]:
+        raise DataError(f"{where}: expected a path below the image folder, found {path!r:.80}")
+    return path
+
+
+def check_filename(name: str, where: str) -> ImageId:
+    """Return the image id of a picture's file name, which must not be empty."""
+    image_id = image_id_from_filename(name)
+    if image_id == "":
+        raise DataError(f"{where}.filename: expected a file name, found {name!r}")
+    return image_id
+
+
+def check_split(image: Any, splits: dict[str, str], where: str) -> str:
+    """Return the split of an image, whose name in the file is a key of `splits`."""
+    split = field(image, "split", str, where)
+    if split not in splits:
+        raise DataError(f"{where}.split: expected one of {', '.join(splits)}, found {split!r}")
+    return splits[split]
+
+
+def read_lines(path: pathlib.Path, expected: str) -> list[str]:
+    """Return the lines of a UTF-8 text file, without their ends (LF or CRLF).
+
+    Raises:
+        DataError: the file is missing, empty, or a line is not UTF-8.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; expected {expected}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    if not content.strip():
+        raise DataError(f"{path}: the file is empty; expected {expected}")
+    lines = []
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         try:
-            record = parse()
-            if record is None:
-                continue
-            first = first_seen.setdefault(record.image_id, where)
-            if first != where:
-                short = first.removeprefix(f"{path}: ")
-                raise DataError(f"{where}: image id {record.image_id!r} is that of {short} too")
-        except DataError as error:
-            faults.add(error)
-        else:
-            splits[record.split].append(record)
-    faults.report(path)
-    return splits
+            lines.append(line.decode("utf-8").removesuffix("\r"))
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: line {number} is not UTF-8 (byte {error.start})") from None
+    return lines if lines[-1] else lines[:-1]
 
 
-class Blanks:
-    """Counts blank captions that were left out; one warning tells how many."""
+class Faults:
+    """Policy for bad entries: stop at the first one, or skip, log and count them.
 
-    def __init__(self):
+    Args:
+        skip: whether to continue after a bad entry (`--skip_bad`, `config.data.skip_bad`).
+        unit: what the entries are, for messages.
+    """
+
+    def __init__(self, skip: bool = False, unit: str = "entries"):
         self.count = 0
+        self._skip = skip
+        self._unit = unit
 
-    def drop(self, pairs: Iterable[tuple[str, str]], where: str) -> tuple[tuple, tuple]:
-        """Return captions and raw captions without the blank ones.
+    def add(self, error: DataError) -> None:
+        """Raise `error`, or log the first few and count it."""
+        if not self._skip:
+            raise error
+        self.count += 1
+        if self.count <= _MAX_LOGGED:
+            logger.warning("skipped: %s", error)
+
+    def report(self, source: Any) -> None:
+        """Log how many entries of `source` were skipped, if any."""
+        if self.count:
+            logger.warning("%s: skipped %d bad %s", source, self.count, self._unit)
+
+
+class Collector:
+    """Collects the records of a dataset: drops blank captions, rejects ids that occur twice.
+
+    Args:
+        source: the file or folder, for messages.
+        text: what `Record.captions` holds of datasets without tokens of their own: "tokens" for
+            the `words` of a caption, "raw" for the caption as written.
+        faults: what happens to bad entries; None stops at the first one.
+
+    Raises:
+        ConfigError: unknown `text`.
+    """
+
+    def __init__(self, source: Any, text: str = "tokens", faults: Faults | None = None):
+        if text not in ("tokens", "raw"):
+            raise ConfigError(f"text: expected 'tokens' or 'raw', found {text!r}")
+        self.text = text
+        self.faults = faults or Faults()
+        self._source = source
+        self._blanks = 0
+
+    def pair(self, raw: str, where: str) -> tuple[str, str]:
+        """Return the caption to train on and the raw one; `where` is its place, for errors."""
+        check_text(raw, where)
+        return (" ".join(words(raw)) if self.text == "tokens" else raw), raw
+
+    def captions(self, pairs: Iterable[tuple[str, str]], where: str) -> dict[str, tuple[str, ...]]:
+        """Return the fields `captions` and `raw` of a record, without blank captions.
 
         Raises:
             DataError: nothing is left.
@@ -142,17 +238,38 @@ class Blanks:
         kept = [pair for pair in pairs if pair[0].strip()]
         if not kept:
             raise DataError(f"{where}: no captions, expected at least one")
-        self.count += len(pairs) - len(kept)
-        captions, raws = zip(*kept, strict=True)
-        return captions, raws
+        self._blanks += len(pairs) - len(kept)
+        captions, raw = zip(*kept, strict=True)
+        return {"captions": captions, "raw": raw}
 
-    def report(self, path: Any) -> None:
-        """Log the count, if any."""
-        if self.count:
-            logging.getLogger(__name__).warning("%s: left out %d blank captions", path, self.count)
+    def collect(
+        self, places: Iterable[tuple[str, Any]], parse: Callable[[Any, str], Record | None]
+    ) -> Splits:
+        """Sort records into their splits; log what was left out.
 
+        Args:
+            places: (place, entry) pairs.
+            parse: makes the record of `(entry, place)`; None leaves it out.
 
-def check_text_option(text: str) -> None:
-    """Raise a ConfigError unless `text` is "tokens" or "raw"."""
-    if text not in ("tokens", "raw"):
-        raise ConfigError(f"text: expected 'tokens' or 'raw', found {text!r}")
+        Returns:
+            `{"train": [...], "val": [...], "test": [...]}`, each in file order.
+        """
+        splits: Splits = {name: [] for name in SPLITS}
+        first_seen: dict[ImageId, str] = {}
+        for where, entry in places:
+            try:
+                record = parse(entry, where)
+                if record is None:
+                    continue
+                first = first_seen.setdefault(record.image_id, where)
+                if first != where:
+                    short = first.removeprefix(f"{self._source}: ")
+                    raise DataError(f"{where}: image id {record.image_id!r} is that of {short} too")
+            except DataError as error:
+                self.faults.add(error)
+            else:
+                splits[record.split].append(record)
+        self.faults.report(self._source)
+        if self._blanks:
+            logger.warning("%s: left out %d blank captions", self._source, self._blanks)
+        return splits

@@ -1,20 +1,21 @@
-"""What turns photos into regions: a registry, and EfficientNet-Lite0 over windows.
+"""Extractors turn photos into regions: a registry, and EfficientNet-Lite0 over windows.
 
-An extractor is an object with `feature_size`, `settings` and `__call__`, see `Extractor`. To add
-one, write a function from keyword options to such an object, and name it as `MODULE:FUNCTION`, or
-add a line to `EXTRACTORS`.
+To add one, write a function from keyword options to an `Extractor` and `EXTRACTORS.register` it, or
+name it as `MODULE:FUNCTION` after `settings.use_plugin(MODULE)`. Files of settings never import
+anything.
 """
 
 import dataclasses
-import importlib
+import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from sparsecap_jax import settings
 from sparsecap_jax.data.features import RegionFeatures
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.photos.images import squeeze
@@ -28,7 +29,7 @@ class Extractor(Protocol):
 
     Attributes:
         feature_size: width D of its features.
-        settings: what makes it again: `extractor`, its name, and its options, all JSON values.
+        settings: all that makes it again, as JSON values: `extractor`, its name, and its options.
             Features of different settings do not mix.
     """
 
@@ -39,57 +40,51 @@ class Extractor(Protocol):
         """Return the regions of upright RGB photos: features, relative boxes, fc."""
 
 
-EXTRACTORS: dict[str, str] = {
-    "lite0": "sparsecap_jax.photos.extractors:Lite0",
-    "torchvision": "sparsecap_jax.photos.torchvision_detector:FasterRCNN",
-}
-"""Extractors by name, as `MODULE:FUNCTION`, imported when they are asked for."""
-
-
-def make_extractor(name: str, **options: Any) -> Extractor:
+def make_extractor(name: str, /, **options: Any) -> Extractor:
     """Make an extractor.
 
     Args:
-        name: a key of `EXTRACTORS`, or `MODULE:FUNCTION` of one's own.
-        **options: its options.
+        name: a key of `EXTRACTORS`, or `MODULE:FUNCTION` of a trusted plugin.
+        **options: options of that extractor.
 
     Raises:
         ConfigError: no such extractor, an unknown option, or a package that it needs is missing.
     """
-    target = EXTRACTORS.get(name, name)
-    module, colon, function = target.partition(":")
-    if not colon:
-        known = ", ".join(sorted(EXTRACTORS))
-        raise ConfigError(f"extractor is {name!r}; expected one of {known}, or MODULE:FUNCTION")
+    factory = EXTRACTORS[name]
     try:
-        factory: Callable[..., Extractor] = getattr(importlib.import_module(module), function)
         return factory(**options)
     except ImportError as error:
         raise ConfigError(f"extractor {name!r} cannot be imported: {error}") from error
-    except AttributeError as error:
-        raise ConfigError(f"extractor {name!r}: {module} has no {function}") from error
     except TypeError as error:
         raise ConfigError(f"extractor {name!r}: {error}") from error
 
 
-def remake_extractor(settings: Mapping[str, Any]) -> Extractor:
-    """Make the extractor that made a folder of features, from its `extractor.json`.
+def remake_extractor(noted: Any, path: str | os.PathLike = "extractor.json") -> Extractor:
+    """Make the extractor that made the features of a folder or a run.
+
+    Args:
+        noted: content of its `extractor.json`, which may come from anywhere.
+        path: the file, for messages.
 
     Raises:
-        ConfigError: no settings, or it cannot be made here.
+        ConfigError: no extractor is named, it is neither registered nor of a trusted plugin, or it
+            cannot be made here.
     """
-    if not isinstance(settings.get("extractor"), str):
+    if not isinstance(noted, Mapping) or not isinstance(noted.get("extractor"), str):
         raise ConfigError(
-            "nothing says how to make features of photos for this run; expected extractor.json, "
-            "which training on extracted features keeps"
+            f"{path}: extractor: no name; expected the settings that training on extracted "
+            "features keeps, without which features of photos cannot be made for this run"
         )
-    options = {k: v for k, v in settings.items() if k not in ("extractor", "half")}
-    return make_extractor(settings["extractor"], **options)
+    options = {key: value for key, value in noted.items() if key not in ("extractor", "half")}
+    try:
+        return make_extractor(noted["extractor"], **options)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """Where Lite0 looks.
+    """Windows that Lite0 averages its map over.
 
     Attributes:
         size: photos are squeezed to `size x size`; the map has one cell for 32 x 32 pixels.
@@ -97,15 +92,15 @@ class Windows:
         pyramid: windows on each side, for each level of the pyramid.
     """
 
-    size: int = 320
-    grid: int = 0
-    pyramid: tuple[int, ...] = (1, 2, 3)
+    size: Annotated[int, settings.Range(STRIDE, 8192)] = 320
+    grid: Annotated[int, settings.Range(0)] = 0
+    pyramid: Annotated[tuple[int, ...], settings.Range(1)] = (1, 2, 3)
 
     def __post_init__(self):
-        if self.size < STRIDE or self.size % STRIDE:
+        if self.size % STRIDE:
             raise ConfigError(f"size is {self.size}; expected a multiple of {STRIDE}")
         sides = (*self.pyramid, *([self.grid] if self.grid else []))
-        if not sides or min(sides) < 1 or max(sides) > self.size // STRIDE:
+        if not sides or max(sides) > self.size // STRIDE:
             raise ConfigError(
                 f"grid is {self.grid}, pyramid {self.pyramid}; expected at least one window, and "
                 f"no side above the map's {self.size // STRIDE} cells"
@@ -116,8 +111,8 @@ class Lite0:
     """Features of EfficientNet-Lite0's last map, averaged over windows; fc is the map's mean.
 
     Args:
-        batch_size: photos of one call of the network; fewer are filled up, so that it is compiled
-            once.
+        batch_size: photos of one call of the network; smaller batches are padded to it, so that it
+            is compiled once.
         **windows: fields of `Windows`.
 
     Raises:
@@ -127,11 +122,10 @@ class Lite0:
     feature_size = FEATURES
 
     def __init__(self, *, batch_size: int = 16, **windows: Any):
-        if "pyramid" in windows:
-            windows["pyramid"] = tuple(windows["pyramid"])
-        self.windows = Windows(**windows)
-        self.settings = {"extractor": "lite0", **dataclasses.asdict(self.windows)}
-        self.settings["pyramid"] = list(self.windows.pyramid)
+        settings.check_range("extractor.batch_size", batch_size, settings.Range(1, 4096))
+        self.windows = settings.build(Windows, windows, "extractor")
+        values = dataclasses.asdict(self.windows) | {"pyramid": list(self.windows.pyramid)}
+        self.settings = {"extractor": "lite0", **values}
         self.boxes = window_boxes(self.windows.grid, self.windows.pyramid)
         side = self.windows.size // STRIDE
         self._pooling = pooling_weights(self.boxes, side, side)
@@ -140,15 +134,15 @@ class Lite0:
 
     def __call__(self, photos: Sequence[Image.Image]) -> list[RegionFeatures]:
         """Return the windows' features `[R, 1280]`, boxes `[R, 4]` and fc `[1280]` of photos."""
-        found = []
+        regions = []
         for start in range(0, len(photos), self._batch_size):
             part = photos[start : start + self._batch_size]
             pixels = np.zeros((self._batch_size, *2 * [self.windows.size], 3), np.uint8)
             for row, photo in enumerate(part):
                 pixels[row] = squeeze(photo, self.windows.size)
-            regions, fc = jax.device_get(_windows(self._params, pixels, self._pooling))
-            found += [RegionFeatures(regions[i], self.boxes, fc[i]) for i in range(len(part))]
-        return found
+            features, fc = jax.device_get(_windows(self._params, pixels, self._pooling))
+            regions += [RegionFeatures(features[i], self.boxes, fc[i]) for i in range(len(part))]
+        return regions
 
 
 @jax.jit
@@ -158,3 +152,14 @@ def _windows(params, pixels, pooling):
     maps = EfficientNetLite0().apply({"params": params}, scaled)
     cells = maps.reshape(len(maps), -1, FEATURES)
     return jnp.einsum("rn,bnd->brd", pooling, cells), cells.mean(axis=1)
+
+
+def _torchvision(**options: Any) -> Extractor:
+    from sparsecap_jax.photos.torchvision_detector import FasterRCNN
+
+    return FasterRCNN(**options)
+
+
+EXTRACTORS: settings.Registry[Callable[..., Extractor]] = settings.Registry(
+    "extractor", {"lite0": Lite0, "torchvision": _torchvision}
+)

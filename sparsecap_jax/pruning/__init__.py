@@ -1,16 +1,15 @@
-"""Pruning for any JAX model: masks are a pytree beside the parameters, pruners pure functions.
+"""Pruning for any JAX model: masks are a pytree along with the parameters, pruners pure functions.
 
-See docs/pruning.md. A new method is one file with a subclass of `Pruner` and one line in
-`PRUNERS`.
+See docs/pruning.md. A new method is a subclass of `Ranked` (or `Pruner`) and one line in `PRUNERS`.
 """
 
+import inspect
 from functools import partial
 from typing import Any
 
-from sparsecap_jax.pruning.base import NoPruner, Pruner, PruneState
-from sparsecap_jax.pruning.frozen import MaskFreeze
-from sparsecap_jax.pruning.lottery import LotteryMagnitude, LotteryMaskFreeze
-from sparsecap_jax.pruning.magnitude import GradualMagnitude, OneShotMagnitude
+from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.pruning.base import Pruner, PruneState
+from sparsecap_jax.pruning.fixed import MaskFreeze, NoPruner
 from sparsecap_jax.pruning.masks import (
     Sparsity,
     apply_masks,
@@ -23,47 +22,65 @@ from sparsecap_jax.pruning.masks import (
     sparsity,
     unpack,
 )
-from sparsecap_jax.pruning.scored import Magnitude, Random, Saliency
-from sparsecap_jax.pruning.snip import Snip
-from sparsecap_jax.pruning.sparse_training import SET, RigL, StaticSparse
+from sparsecap_jax.pruning.methods import (
+    Magnitude,
+    MagnitudeSTE,
+    OneShotMagnitude,
+    Random,
+    Saliency,
+)
+from sparsecap_jax.pruning.paths import by_path
+from sparsecap_jax.pruning.ranked import Ranked
+from sparsecap_jax.pruning.sparse_training import Rewired, StaticSparse
 from sparsecap_jax.pruning.step import SparseStep, TrainState, sparse_step
-from sparsecap_jax.pruning.straight_through import MagnitudeSTE
 from sparsecap_jax.pruning.supermask import Supermask
 from sparsecap_jax.settings import Registry, build, defaults_of
 
-# Keywords given here belong to the name and cannot be set by a config.
-PRUNERS = Registry(
+# Parts that a method may fix. What a `partial` is given belongs to the name: no config sets it.
+_BLIND = {"distribution": "global", "standardize": False}
+_UNIFORM = {"distribution": "uniform", "standardize": False}
+_DIST = {"distribution": "global", "standardize": True}
+_NO_EVENTS = {"initial_sparsity": 0.0, "start_step": None, "frequency": None, "events": None}
+
+_one_shot = partial(OneShotMagnitude, rewinds=False, **_NO_EVENTS)
+_lottery = partial(OneShotMagnitude, rewinds=True, **_NO_EVENTS)
+_gradual = partial(Magnitude, when="polynomial", normalize=False)
+_magnitude = partial(Magnitude, standardize=False)
+_saliency = partial(Saliency, reference_signed=False)
+
+PRUNERS: Registry[Any] = Registry(
     "pruner.name",
     {
         "none": NoPruner,
         "supermask": Supermask,
-        "mag_blind": partial(OneShotMagnitude, criterion="blind"),
-        "mag_uniform": partial(OneShotMagnitude, criterion="uniform"),
-        "mag_dist": partial(OneShotMagnitude, criterion="dist"),
-        "mag_grad_blind": partial(GradualMagnitude, criterion="blind"),
-        "mag_grad_uniform": partial(GradualMagnitude, criterion="uniform"),
-        "mag_grad_dist": partial(GradualMagnitude, criterion="dist"),
-        "lottery_mag_blind": partial(LotteryMagnitude, criterion="blind"),
-        "lottery_mag_uniform": partial(LotteryMagnitude, criterion="uniform"),
-        "lottery_mag_dist": partial(LotteryMagnitude, criterion="dist"),
-        "lottery_mask_freeze": LotteryMaskFreeze,
-        "mask_freeze": MaskFreeze,
-        "snip": Snip,
+        "mag_blind": partial(_one_shot, **_BLIND),
+        "mag_uniform": partial(_one_shot, **_UNIFORM),
+        "mag_dist": partial(_one_shot, **_DIST),
+        "mag_grad_blind": partial(_gradual, **_BLIND),
+        "mag_grad_uniform": partial(_gradual, **_UNIFORM),
+        "mag_grad_dist": partial(_gradual, **_DIST),
+        "lottery_mag_blind": partial(_lottery, **_BLIND),
+        "lottery_mag_uniform": partial(_lottery, **_UNIFORM),
+        "lottery_mag_dist": partial(_lottery, **_DIST),
+        "lottery_mask_freeze": partial(MaskFreeze, rewinds=True),
+        "mask_freeze": partial(MaskFreeze, rewinds=False),
+        "snip": partial(
+            Saliency, when="before", distribution="global", normalize=False, **_NO_EVENTS
+        ),
         # Those of jaxpruner, by its names.
-        "magnitude": Magnitude,
-        "global_magnitude": partial(Magnitude, distribution="global", normalize=True),
-        "saliency": Saliency,
-        "global_saliency": partial(Saliency, distribution="global", normalize=True),
+        "magnitude": _magnitude,
+        "global_magnitude": partial(_magnitude, distribution="global", normalize=True),
+        "saliency": _saliency,
+        "global_saliency": partial(_saliency, distribution="global", normalize=True),
         "random": Random,
         "magnitude_ste": MagnitudeSTE,
-        "static_sparse": StaticSparse,
-        "set": SET,
-        "rigl": RigL,
+        "static_sparse": partial(StaticSparse, **_NO_EVENTS),
+        "set": partial(Rewired, growth="random"),
+        "rigl": partial(Rewired, growth="gradient"),
     },
 )
 
-
-# What the training loop gives, not the config section.
+# Fields that the training loop sets, not the config section.
 _GIVEN = ("name", "total_steps", "steps_per_epoch")
 
 
@@ -73,7 +90,18 @@ def pruner_fields(name: str) -> dict[str, Any]:
     Raises:
         ConfigError: there is no such pruner.
     """
-    return defaults_of(PRUNERS[name], *_GIVEN)
+    return defaults_of(_entry(name), *_GIVEN)
+
+
+def _entry(name: Any) -> Any:
+    entry = PRUNERS[name]
+    owner = getattr(entry, "func", entry)
+    if inspect.isclass(owner) and issubclass(owner, Pruner) and not inspect.isabstract(owner):
+        return entry
+    raise ConfigError(
+        f"pruner.name is {name!r}, which is {owner!r}; expected a subclass of Pruner that defines "
+        "all its methods"
+    )
 
 
 def make_pruner(config: Any, total_steps: int, steps_per_epoch: int | None = None) -> Pruner:
@@ -92,25 +120,21 @@ def make_pruner(config: Any, total_steps: int, steps_per_epoch: int | None = Non
     """
     options = dict(config.items())
     name = options.pop("name", None)
-    return build(
-        PRUNERS[name],
-        options,
-        "pruner",
-        name=name,
-        total_steps=total_steps,
-        steps_per_epoch=steps_per_epoch,
-    )
+    steps = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
+    return build(_entry(name), options, "pruner", name=name, **steps)
 
 
 __all__ = [
     "PRUNERS",
     "PruneState",
     "Pruner",
+    "Ranked",
     "SparseStep",
     "Sparsity",
     "TrainState",
     "apply_masks",
     "apply_straight_through",
+    "by_path",
     "check_binary",
     "check_fit",
     "finalize",

@@ -1,8 +1,9 @@
-"""What every pruner is and does: a frozen dataclass of settings with pure methods over pytrees."""
+"""Interface of all pruners: frozen dataclasses of settings with pure methods over pytrees."""
 
 import dataclasses
+import typing
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, no_type_check
+from typing import Annotated, Any, ClassVar, Literal, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -14,20 +15,22 @@ from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning import masks as masks_lib
 from sparsecap_jax.pruning.paths import Path, by_path, matching, nest, select, show
 from sparsecap_jax.pruning.targets import Targets, make_targets
-from sparsecap_jax.settings import Range, check_range
+from sparsecap_jax.settings import Range, checked, fields_of
 from sparsecap_jax.types import PyTree
+
+Target = Annotated[float, Range(0.0, 1.0, open_high=True)]
 
 
 # JAX rebuilds pytrees with leaves that are no arrays, so the fields are not checked at run time.
 @no_type_check
 @struct.dataclass
 class PruneState:
-    """What a pruner carries from step to step; a pytree.
+    """State of a pruner between steps; a pytree.
 
     Attributes:
         masks: nested dict with the paths of the prunable parameters, float32: logits where masks
             are trained, {0, 1} otherwise.
-        extras: dict of whatever else the method needs (initial weights, scores, counters).
+        extras: dict of further state (initial weights, the seed of random scores).
     """
 
     masks: PyTree
@@ -36,7 +39,7 @@ class PruneState:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pruner:
-    """Base of all pruners: prunable leaves, frozen masks, and methods that do nothing.
+    """Base of all pruners: chooses the prunable leaves; its other methods change nothing.
 
     A subclass overrides what its method needs. Everything that runs once per training step
     (`sample`, `binarize`, `penalty`, `update`) is pure and may be jitted.
@@ -51,64 +54,54 @@ class Pruner:
             not counted towards the target.
         overrides: texts `PATTERN=SPARSITY`: leaves with a target of their own; `sparsity` then
             holds for the others.
-        hard_zero: write zeros into pruned weights, and into what the optimizer keeps for them,
-            after every step, instead of leaving the values behind the masks.
+        hard_zero: write zeros into pruned weights, and into the optimizer's state of them, after
+            every step, instead of leaving the values behind the masks.
         total_steps: length of training in optimizer steps.
         steps_per_epoch: length of an epoch, where a method's defaults depend on it.
         trains_masks: whether the optimizer owns `state.masks`.
-        exact: whether the target count of nonzeros is met exactly.
         expects_trained: whether `prepare` wants trained weights rather than fresh ones.
         keeps_pruned: whether pruned weights are trained like the others.
         rewinds: whether `init` must see the initial weights, which `rewind` brings back.
         needs_masks: whether masks of an already pruned model must be loaded before `prepare`, or
             be read off its zeros there.
-        batches_needed: how many batches `prepare` takes gradients of.
+        batches_needed: number of batches whose gradients `prepare` adds up.
+        init_value: value that every mask starts with.
     """
 
     name: str = ""
-    sparsity: float = 0.8
+    sparsity: Target = 0.8
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     hard_zero: bool = False
-    total_steps: int = 1
+    total_steps: Annotated[int, Range(1)] = 1
     steps_per_epoch: int | None = None
 
     trains_masks: ClassVar[bool] = False
-    exact: ClassVar[bool] = True
     expects_trained: ClassVar[bool] = False
     keeps_pruned: ClassVar[bool] = False
     rewinds: ClassVar[bool] = False
     needs_masks: ClassVar[bool] = False
+    batches_needed: ClassVar[int] = 0
+    init_value: ClassVar[float] = 1.0
 
     def __post_init__(self):
-        check_range("pruner.sparsity", self.sparsity, Range(0.0, 1.0, open_high=True))
+        fields = fields_of(type(self))
+        for key, field in fields.items():
+            if field.range or typing.get_origin(field.hint) is Literal:
+                checked(getattr(self, key), fields, key, "pruner")
         if self.hard_zero and (self.trains_masks or self.keeps_pruned):
             raise ConfigError(
                 f"pruner.hard_zero is set, but {self.name!r} trains its pruned weights on"
             )
-        if self.total_steps < 1:
-            raise ConfigError(f"pruner: total_steps is {self.total_steps}; expected at least 1")
-
-    @property
-    def batches_needed(self) -> int:
-        """How many batches `prepare` takes gradients of."""
-        return 0
-
-    def initial_value(self) -> float:
-        """What a mask starts as."""
-        return 1.0
 
     def init(self, rng: Array, params: PyTree) -> PruneState:
-        """Fresh masks for the prunable leaves.
+        """Return fresh masks for the prunable leaves; with `rewinds`, a copy of `params` as well.
 
         Args:
             rng: a PRNG key, for methods that start at random.
             params: the parameters, at their initial values.
-
-        Returns:
-            The state.
 
         Raises:
             ConfigError: a pattern matches nothing, or nothing can be pruned.
@@ -116,10 +109,14 @@ class Pruner:
         leaves = by_path(params)
         paths = select(params, self.include, self.exclude)
         frozen = matching(self.freeze, paths, "pruner.freeze")
-        self.targets({path: leaves[path].shape for path in paths if path not in frozen})
-        value = self.initial_value()
-        flat = {path: jnp.full(leaves[path].shape, value, jnp.float32) for path in paths}
-        return PruneState(nest(flat), {})
+        self.targets({path: leaves[path] for path in paths if path not in frozen})
+        start = self.init_value
+        masks = nest({path: jnp.full(leaves[path].shape, start, jnp.float32) for path in paths})
+        if not self.rewinds:
+            return PruneState(masks, {})
+        # Buffers of their own, so that parameters and state may both be donated.
+        copies = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params)
+        return PruneState(masks, {"initial": copies})
 
     def load_masks(self, state: PruneState, masks: PyTree) -> PruneState:
         """Put stored masks into a state: logits where masks are trained, {0, 1} otherwise.
@@ -134,14 +131,14 @@ class Pruner:
         Raises:
             ConfigError: paths or shapes differ, or masks that should be binary are not.
         """
-        have, want = by_path(masks), by_path(state.masks)
-        if have.keys() != want.keys():
-            odd = sorted(show(path) for path in have.keys() ^ want.keys())
+        stored, expected = by_path(masks), by_path(state.masks)
+        if stored.keys() != expected.keys():
+            odd = sorted(show(path) for path in stored.keys() ^ expected.keys())
             raise ConfigError(f"stored masks and prunable leaves differ in {', '.join(odd[:8])}")
         masks_lib.check_fit(masks, state.masks)
         if not self.trains_masks:
             masks_lib.check_binary(masks)
-        return state.replace(masks=nest({p: jnp.array(m, jnp.float32) for p, m in have.items()}))
+        return state.replace(masks=nest({p: jnp.array(m, jnp.float32) for p, m in stored.items()}))
 
     def prepare(
         self,
@@ -150,16 +147,19 @@ class Pruner:
         grad_fn: Callable[[PyTree, Any], PyTree] | None = None,
         batches: Iterable[Any] = (),
     ) -> PruneState:
-        """Do what the method does once, before training. Not for use inside jit.
+        """Find the masks of methods that prune before training. Not for use inside jit.
 
         Args:
-            state: what `init` returned, with any stored masks loaded.
+            state: the state from `init`, with any stored masks loaded.
             params: the parameters to prune, trained ones where the method `expects_trained`.
             grad_fn: `grad_fn(params, batch)` -> gradients of the loss, structured as params.
             batches: at least `batches_needed` batches.
 
         Returns:
             The state to train with.
+
+        Raises:
+            ConfigError: gradients are needed, and there is no `grad_fn` or too few batches.
         """
         return state
 
@@ -167,16 +167,18 @@ class Pruner:
         """Exchange the weights after `prepare`: lottery tickets go back to their initial values.
 
         Args:
-            state: what `prepare` returned.
+            state: the state from `prepare`.
             params: the current parameters.
 
         Returns:
-            The state and the parameters to train with.
+            The state, without the copy that `init` made, and the parameters to train with.
         """
-        return state, params
+        if not self.rewinds:
+            return state, params
+        return state.replace(extras={}), state.extras["initial"]
 
     def sample(self, masks: PyTree, rng: Array | None = None) -> PyTree:
-        """Masks for one training step.
+        """Return the masks of one training step.
 
         Args:
             masks: `state.masks`.
@@ -188,14 +190,7 @@ class Pruner:
         return masks
 
     def binarize(self, masks: PyTree) -> PyTree:
-        """Masks for evaluation, deterministic.
-
-        Args:
-            masks: `state.masks`.
-
-        Returns:
-            Nested dict of float32 {0, 1} masks.
-        """
+        """Return the masks of evaluation, deterministic: nested dict of float32 {0, 1}."""
         return masks
 
     def penalty(
@@ -220,10 +215,10 @@ class Pruner:
         step: Any,
         rng: Array | None = None,
     ) -> PruneState:
-        """Do what the method does after an optimizer step.
+        """Return the state after an optimizer step.
 
         Args:
-            state: the state.
+            state: the state before it.
             params: the raw parameters after the step; pruned weights keep their values there.
             grads: the gradients of the step, where the method ranks them.
             step: int32 scalar, number of optimizer steps finished, this one included.
@@ -235,11 +230,11 @@ class Pruner:
         return state
 
     def apply(self, params: PyTree, binary: PyTree) -> PyTree:
-        """Parameters as the model sees them in training.
+        """Return the parameters as the model sees them in training.
 
         Args:
             params: the raw parameters.
-            binary: what `sample` returned.
+            binary: masks from `sample`.
 
         Returns:
             The masked parameters. Their gradient is that of `apply_masks`, unless the method
@@ -248,19 +243,16 @@ class Pruner:
         return masks_lib.apply_masks(params, binary)
 
     def gradients(self, grads: PyTree, masks: PyTree) -> PyTree:
-        """What the optimizer gets of the gradients by the parameters.
+        """Return the gradients that the optimizer receives, same structure.
 
         Args:
-            grads: gradients of the loss by the raw parameters.
+            grads: gradients of the loss with respect to the raw parameters.
             masks: `state.masks`.
-
-        Returns:
-            Gradients, same structure.
         """
         return grads
 
     def settle(self, params: PyTree, opt_state: PyTree, masks: PyTree) -> tuple[PyTree, PyTree]:
-        """What becomes of pruned weights after a step: nothing, or zeros with `hard_zero`.
+        """Finish a step: with `hard_zero`, write zeros into pruned weights and their momenta.
 
         Args:
             params: the raw parameters after the step.
@@ -268,7 +260,7 @@ class Pruner:
             masks: `state.masks` after the step.
 
         Returns:
-            The parameters and the optimizer's state to go on with.
+            The parameters and the optimizer's state of the next step.
         """
         if not self.hard_zero:
             return params, opt_state
@@ -286,30 +278,25 @@ class Pruner:
         raise ConfigError(f"pruner {self.name!r} cannot find masks from the weights at once")
 
     def wrap(self, tx: optax.GradientTransformation, state: PruneState | None = None):
-        """An optimizer that prunes: for training loops that know of nothing else.
-
-        See `sparsecap_jax.pruning.wrapped.wrap`.
-        """
+        """Return an optimizer that prunes; see `sparsecap_jax.pruning.wrapped.wrap`."""
         from sparsecap_jax.pruning.wrapped import wrap
 
         return wrap(self, tx, state)
 
-    def targets(self, shapes: dict[Path, tuple[int, ...]]) -> Targets:
-        """How much of what goes.
+    def targets(self, active: dict[Path, Any]) -> Targets:
+        """Return the groups of tensors that are ranked together, and the sparsity of each.
 
         Args:
-            shapes: shapes of the active masks by path, in order.
-
-        Returns:
-            The groups of tensors, and the sparsity of each.
+            active: active masks or their parameters by path, in order; only shapes are read.
 
         Raises:
             ConfigError: an override is malformed or matches nothing.
         """
+        shapes = {path: leaf.shape for path, leaf in active.items()}
         return make_targets(shapes, self.sparsity, "global", self.overrides)
 
     def reached(self, binary: PyTree, tolerance: float = 0.05) -> bool:
-        """Whether the number of nonzeros among the active masks is near its target.
+        """Return whether the number of nonzeros among the active masks is near its target.
 
         Args:
             binary: nested dict of {0, 1} masks.
@@ -321,7 +308,7 @@ class Pruner:
         active, _ = self.split(binary)
         if not active:
             return True
-        targets = self.targets({path: mask.shape for path, mask in active.items()})
+        targets = self.targets(active)
         gone = [k / n for k, n in zip(targets.removals(), targets.sizes, strict=True)]
         sizes = [mask.size for mask in active.values()]
         goal = sum(n * (1.0 - gone[g]) for n, g in zip(sizes, targets.groups, strict=True))
@@ -330,7 +317,7 @@ class Pruner:
         return abs(kept - goal) <= tolerance * goal
 
     def begun(self, masks: PyTree) -> bool:
-        """Whether the method has pruned anything yet; outside jit.
+        """Return whether the method has pruned anything yet. Not for use inside jit.
 
         Args:
             masks: `state.masks`.
@@ -340,49 +327,14 @@ class Pruner:
             prune: without active masks, or at a target that removes none of their weights.
         """
         active, _ = self.split(masks)
-        if not active:
-            return True
-        if not any(self.targets({p: mask.shape for p, mask in active.items()}).removals()):
+        if not active or not any(self.targets(active).removals()):
             return True
         binary, _ = self.split(self.binarize(masks))
         return any(bool(jnp.any(mask == 0)) for mask in binary.values())
 
-    def on_target(self, sparsity: float, tolerance: float = 0.05) -> bool:
-        """Whether the number of nonzeros lies within a tolerance of its target.
-
-        Args:
-            sparsity: fraction removed over all masks.
-            tolerance: largest distance from the target number of nonzeros, as a fraction of it.
-
-        Returns:
-            True where a checkpoint of this sparsity may count as the best.
-        """
-        return abs(self.sparsity - sparsity) <= tolerance * (1.0 - self.sparsity)
-
     def split(self, masks: PyTree) -> tuple[dict[Path, Any], dict[Path, Any]]:
-        """Masks by path: the active ones, and those that `freeze` holds."""
+        """Return the masks by path: the active ones, and those that `freeze` holds."""
         flat = by_path(masks)
         frozen = matching(self.freeze, flat, "pruner.freeze") if self.freeze else set()
         active = {path: mask for path, mask in flat.items() if path not in frozen}
         return active, {path: flat[path] for path in flat if path in frozen}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class NoPruner(Pruner):
-    """No masks at all: dense training through the same interface."""
-
-    sparsity: float = 0.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.sparsity:
-            raise ConfigError(f"pruner.sparsity is {self.sparsity}, but pruner.name is 'none'")
-
-    def init(self, rng: Array, params: PyTree) -> PruneState:
-        """A state without masks."""
-        return PruneState({}, {})
-
-
-def copy_tree(tree: PyTree) -> PyTree:
-    """A copy in buffers of its own, so that both may be donated."""
-    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)

@@ -1,9 +1,10 @@
-"""What all methods share that rank scores: targets, structures, and when masks are recomputed."""
+"""Base of the pruners that rank: scores joined with a distribution, a structure and a schedule."""
 
 import abc
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import Any
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,35 +13,61 @@ from jaxtyping import Array
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning.base import Pruner, PruneState
-from sparsecap_jax.pruning.masks import finalize
+from sparsecap_jax.pruning.masks import apply_masks, finalize
 from sparsecap_jax.pruning.paths import Path, by_path, nest
 from sparsecap_jax.pruning.schedules import Polynomial, gradual_schedule
+from sparsecap_jax.pruning.scores import random_seed
 from sparsecap_jax.pruning.structures import NofM, Unstructured, parse_structure
-from sparsecap_jax.pruning.targets import Distribution, Shape, Targets, make_targets
+from sparsecap_jax.pruning.targets import Distribution, Targets, make_targets
 from sparsecap_jax.settings import Range, check_range
 from sparsecap_jax.types import PyTree
 
-
-def pick(tree: PyTree, paths: Iterable[Path]) -> list[Array]:
-    """The leaves of `tree` at `paths`."""
-    leaves = by_path(tree)
-    return [leaves[path] for path in paths]
+When = Literal["polynomial", "periodic", "one_shot", "before"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ranked(Pruner, abc.ABC):
     """Masks that remove the lowest scores.
 
+    A method is a subclass with `scores` and the fields these need. It inherits the settings below;
+    one that it does not offer is fixed by a `ClassVar` of that name, or in the registry.
+
+    Ranks are those of the raw weights, so that pruned weights may come back.
+
     Attributes:
         sparsity_type: `unstructured`, `N:M` (then `sparsity` is 1 - N / M) or `HxW` blocks.
         sparsity_axis: the axis along which N of M neighbours stay.
+        distribution: tensors ranked together (`global`), or each by itself at the same sparsity
+            (`uniform`) or by its shape (`erk`); see `targets`.
+        when: `polynomial` (the cubic rise), `periodic` (the whole target at every event),
+            `one_shot` (at `start_step`), or `before` training.
+        initial_sparsity: sparsity of the first event; at most `sparsity`.
+        start_step: step of the first event; None: the end of the first epoch. See
+            `schedules.gradual_schedule` for these defaults.
+        frequency: steps between events; None: 1000, or fewer in a short run.
+        events: number of events after the first; None: as many as fit into half of training.
+        num_batches: batches whose gradients are added up where masks are found `before` training;
+            0 for scores that need no gradients.
+        starts_sparse: whether `init` finds masks already.
+        draws: whether scores are random; `init` then draws their seed into `state.extras`.
     """
 
     sparsity_type: str = "unstructured"
     sparsity_axis: int = -1
+    distribution: Distribution = "uniform"
+    when: When = "polynomial"
+    initial_sparsity: float = 0.0
+    start_step: Annotated[int | None, Range(0)] = None
+    frequency: Annotated[int | None, Range(1)] = None
+    events: Annotated[int | None, Range(0)] = None
+
+    num_batches: ClassVar[int] = 0
+    starts_sparse: ClassVar[bool] = False
+    draws: ClassVar[bool] = False
 
     def __post_init__(self):
         super().__post_init__()
+        check_range("pruner.initial_sparsity", self.initial_sparsity, Range(0.0, self.sparsity))
         structure = self.structure
         if not isinstance(structure, NofM):
             return
@@ -50,135 +77,130 @@ class Ranked(Pruner, abc.ABC):
                 f"pruner.sparsity is {self.sparsity}, but pruner.sparsity_type "
                 f"{self.sparsity_type!r} removes {removed:.6g}"
             )
-        if self.spread == "erk":
+        if self.distribution == "erk":
             raise ConfigError("pruner.distribution is 'erk', which does not go with N:M sparsity")
 
     @property
     def structure(self) -> Unstructured:
-        """Which weights stay or go together."""
+        """Weights that stay or go together."""
         return parse_structure(self.sparsity_type, self.sparsity_axis)
 
     @property
-    def spread(self) -> Distribution:
-        """How the target is spread over the tensors."""
-        return "global"
+    def schedule(self) -> Polynomial | None:
+        """Steps at which masks are recomputed, and their sparsity; None: never in training."""
+        if self.when == "before":
+            return None
+        rising = gradual_schedule(
+            self.sparsity,
+            self.total_steps,
+            self.steps_per_epoch,
+            initial=self.initial_sparsity,
+            start=self.start_step,
+            frequency=self.frequency,
+            events=self.events,
+        )
+        if self.when == "polynomial":
+            return rising
+        constant = dataclasses.replace(rising, initial=self.sparsity)
+        return dataclasses.replace(constant, events=0) if self.when == "one_shot" else constant
 
-    def targets(self, shapes: dict[Path, Shape]) -> Targets:
-        """As in `Pruner`, by the method's distribution and structure."""
-        sparsity, spread = self.sparsity, self.spread
-        if isinstance(self.structure, NofM):
-            # 1 - N / M is seldom exact in binary; its product with M is meant to be M - N.
-            sparsity, spread = sparsity + 1e-9, "uniform"
-        return make_targets(shapes, sparsity, spread, self.overrides, self.structure.entries)
+    @property
+    def batches_needed(self) -> int:
+        """Number of batches whose gradients `prepare` adds up."""
+        return self.num_batches if self.when == "before" else 0
 
     @abc.abstractmethod
     def scores(
         self, state: PruneState, weights: list[Array], grads: list[Array] | None, event: Any
     ) -> list[Array]:
-        """How much each weight matters; the smallest scores go first.
+        """Return float32 scores shaped as the weights; the lowest are pruned first.
 
         Args:
             state: the state.
             weights: the active weights.
-            grads: their gradients, for methods that rank these.
-            event: int32 scalar, number of the event; 0 for a ranking without a schedule.
-
-        Returns:
-            float32 scores shaped as the weights.
+            grads: their gradients; never None where `num_batches` is above 0.
+            event: int32 scalar, number of the event; 0 for a ranking without a schedule, -1 in
+                `init`.
         """
+
+    def targets(self, active: dict[Path, Any]) -> Targets:
+        """As in `Pruner`, by the method's distribution and structure."""
+        sparsity, distribution = self.sparsity, self.distribution
+        if isinstance(self.structure, NofM):
+            # 1 - N / M is seldom exact in binary; its product with M is meant to be M - N.
+            sparsity, distribution = sparsity + 1e-9, "uniform"
+        shapes = {path: leaf.shape for path, leaf in active.items()}
+        return make_targets(shapes, sparsity, distribution, self.overrides, self.structure.entries)
+
+    def init(self, rng: Array, params: PyTree) -> PruneState:
+        """As in `Pruner`; a schedule that does not fit into training fails here."""
+        _ = self.schedule
+        return self._start(rng, params)
+
+    def _start(self, rng: Array, params: PyTree) -> PruneState:
+        state = super().init(rng, params)
+        if self.draws:
+            state = state.replace(extras={"seed": random_seed(rng)})
+        return self.put(state, self.rank(state, params, None, -1)) if self.starts_sparse else state
+
+    def prepare(
+        self,
+        state: PruneState,
+        params: PyTree,
+        grad_fn: Callable[[PyTree, Any], PyTree] | None = None,
+        batches: Iterable[Any] = (),
+    ) -> PruneState:
+        """Find the masks where that happens `before` training; frozen masks stay as they are.
+
+        Raises:
+            ConfigError: the method ranks gradients, and there is no `grad_fn` or too few batches.
+        """
+        if self.when != "before" or self.starts_sparse or not self.split(state.masks)[0]:
+            return state
+        grads = None
+        if self.num_batches:
+            if grad_fn is None:
+                raise ConfigError(f"pruner {self.name!r} needs grad_fn(params, batch) and batches")
+            masked, count = apply_masks(params, state.masks), 0
+            for batch in itertools.islice(batches, self.num_batches):
+                slopes, count = grad_fn(masked, batch), count + 1
+                grads = slopes if grads is None else jax.tree.map(jnp.add, grads, slopes)
+            if count < self.num_batches:
+                raise ConfigError(f"pruner.num_batches is {self.num_batches}; got {count} batches")
+        return self.put(state, self.rank(state, params, grads))
 
     def rank(
         self,
         state: PruneState,
         params: PyTree,
         grads: PyTree | None,
-        remove: Sequence[int] | Array | None = None,
         event: Any = 0,
+        remove: Sequence[int] | Array | None = None,
     ) -> list[Array]:
-        """Active masks by the scores.
+        """Return the active masks that the scores give, in the order of their paths.
 
         Args:
             state: the state.
             params: the parameters.
             grads: their gradients, where the method ranks these.
-            remove: how much of each group goes; None for the targets.
             event: see `scores`.
+            remove: number of entries to remove of each group; None for the targets.
 
-        Returns:
-            Masks in the order of the active paths.
+        Raises:
+            ConfigError: the method ranks gradients, and there are none.
         """
+        if self.num_batches and grads is None:
+            raise ConfigError(f"pruner {self.name!r} ranks gradients; give it grads")
         active, _ = self.split(state.masks)
-        targets = self.targets({path: mask.shape for path, mask in active.items()})
+        targets = self.targets(active)
         remove = targets.removals() if remove is None else remove
-        slopes = None if grads is None else pick(grads, active)
-        scores = self.scores(state, pick(params, active), slopes, event)
+        scores = self.scores(state, pick(params, active), pick(grads, active), event)
         return self.structure.prune(scores, jnp.asarray(remove, jnp.uint32), targets.groups)
 
     def put(self, state: PruneState, masks: list[Array]) -> PruneState:
-        """The state with these active masks."""
+        """Return the state with these active masks."""
         active, frozen = self.split(state.masks)
         return state.replace(masks=nest({**frozen, **dict(zip(active, masks, strict=True))}))
-
-    def untimed(self) -> "Ranked":
-        """The same method without what its schedule asks of the length of training."""
-        timed = {"start_step", "frequency", "events"}
-        fields = timed & {field.name for field in dataclasses.fields(self)}
-        return dataclasses.replace(self, total_steps=10_000, **dict.fromkeys(fields))
-
-    def instant_sparsify(
-        self, params: PyTree, grads: PyTree | None = None, rng: Array | None = None
-    ) -> tuple[PyTree, PyTree]:
-        """Prune to the target at once, without any training.
-
-        Args:
-            params: any pytree of arrays.
-            grads: gradients of the loss by them, for methods that rank these.
-            rng: a PRNG key for random methods; by default the key of seed 0.
-
-        Returns:
-            The pruned parameters (zeros in place), and their masks.
-        """
-        state = self.untimed().init(jax.random.key(0) if rng is None else rng, params)
-        masks = self.put(state, self.rank(state, params, grads)).masks
-        return finalize(params, masks), masks
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AtEvents(Ranked):
-    """Masks recomputed at some steps of training; between them they stay fixed.
-
-    See `schedules.gradual_schedule` for the defaults.
-
-    Attributes:
-        start_step: step of the first event; None: the end of the first epoch.
-        frequency: steps between events; None: 1000, or fewer in a short run.
-        events: number of events after the first; None: as many as fit into half of training.
-    """
-
-    start_step: int | None = None
-    frequency: int | None = None
-    events: int | None = None
-
-    @property
-    def schedule(self) -> Polynomial:
-        """When masks change, and to which sparsity."""
-        return self._gradual(0.0)
-
-    def _gradual(self, initial: float) -> Polynomial:
-        return gradual_schedule(
-            self.sparsity,
-            self.total_steps,
-            self.steps_per_epoch,
-            initial=initial,
-            start=self.start_step,
-            frequency=self.frequency,
-            events=self.events,
-        )
-
-    def init(self, rng: Array, params: PyTree) -> PruneState:
-        """As in `Pruner`; a schedule that does not fit into training fails here."""
-        _ = self.schedule
-        return super().init(rng, params)
 
     def update(
         self,
@@ -190,56 +212,45 @@ class AtEvents(Ranked):
     ) -> PruneState:
         """Recompute the active masks where `step` is an event of the schedule."""
         active, _ = self.split(state.masks)
-        if not active:
+        if self.schedule is None or not active:
             return state
-        targets = self.targets({path: mask.shape for path, mask in active.items()})
         due, event = self.schedule.locate(jnp.asarray(step, jnp.int32))
         masks = lax.cond(
             due,
-            lambda: self.recompute(state, params, grads, targets, event),
+            lambda: self.recompute(state, params, grads, event),
             lambda: list(active.values()),
         )
         return self.put(state, masks)
 
-    @abc.abstractmethod
     def recompute(
-        self, state: PruneState, params: PyTree, grads: PyTree | None, targets: Targets, event: Any
+        self, state: PruneState, params: PyTree, grads: PyTree | None, event: Any
     ) -> list[Array]:
-        """The active masks after an event.
+        """Return the active masks after an event: ranked anew, for its sparsity."""
+        targets = self.targets(self.split(state.masks)[0])
+        table = jnp.asarray(self.schedule.table(targets.sizes, targets.sparsities))
+        return self.rank(state, params, grads, event, table[event])
+
+    def instant_sparsify(
+        self, params: PyTree, grads: PyTree | None = None, rng: Array | None = None
+    ) -> tuple[PyTree, PyTree]:
+        """Prune to the target at once, without any training.
 
         Args:
-            state: the state before it.
-            params: the parameters.
-            grads: their gradients, where there are any.
-            targets: of the active masks.
-            event: int32 scalar, number of the event.
+            params: any pytree of arrays.
+            grads: gradients of the loss with respect to them, for methods that rank these.
+            rng: a PRNG key for random methods; by default the key of seed 0.
+
+        Returns:
+            The pruned parameters (zeros in place), and their masks.
         """
+        state = self._start(jax.random.key(0) if rng is None else rng, params)
+        masks = self.put(state, self.rank(state, params, grads)).masks
+        return finalize(params, masks), masks
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Scheduled(AtEvents):
-    """Masks ranked anew at each event, to a sparsity that rises by a cubic schedule.
-
-    Ranks go by the raw weights, so that weights may come back.
-
-    Attributes:
-        initial_sparsity: sparsity of the first event.
-    """
-
-    initial_sparsity: float = 0.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_range("pruner.initial_sparsity", self.initial_sparsity, Range(0.0, self.sparsity))
-
-    @property
-    def schedule(self) -> Polynomial:
-        """When masks change and to which sparsity."""
-        return self._gradual(self.initial_sparsity)
-
-    def recompute(
-        self, state: PruneState, params: PyTree, grads: PyTree | None, targets: Targets, event: Any
-    ) -> list[Array]:
-        """Rank for the sparsity of the event."""
-        table = jnp.asarray(self.schedule.table(targets.sizes, targets.sparsities))
-        return self.rank(state, params, grads, table[event], event)
+def pick(tree: PyTree | None, paths: Iterable[Path]) -> list[Array] | None:
+    """Return the leaves of `tree` at `paths`; None for no tree."""
+    if tree is None:
+        return None
+    leaves = by_path(tree)
+    return [leaves[path] for path in paths]

@@ -1,4 +1,4 @@
-"""When masks are recomputed, and to which sparsity."""
+"""Steps at which masks are recomputed, and their sparsities."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,24 +10,19 @@ from jaxtyping import Array, Bool, Int
 from sparsecap_jax.errors import ConfigError
 
 
-def removals(target: float, sizes: Sequence[int]) -> list[int]:
-    """How many entries of each group a target sparsity removes: int(target x size), in float64.
+def removals(target: float, size: int) -> int:
+    """Return the number of `size` entries that a target sparsity removes: int(target x size).
 
-    Args:
-        target: sparsity, 0 <= target < 1.
-        sizes: number of entries of each group.
-
-    Returns:
-        The counts. Computed on the host, since float32 would round the product.
+    Computed on the host in float64, since float32 would round the product.
     """
-    return [int(target * size) for size in sizes]
+    return int(target * size)
 
 
 @dataclasses.dataclass(frozen=True)
 class Polynomial:
-    """Sparsity that rises from `initial` to `final` as 1 - (1 - progress)^power.
+    """Sparsity that rises from `initial` to `final` along a cubic.
 
-        s(e) = final + (initial - final) * (1 - e / events)^power,   e = 0..events
+        s(e) = final + (initial - final) * (1 - e / events)^3,   e = 0..events
 
     Event e happens at step `start + e * frequency`; step counts finished optimizer steps.
 
@@ -35,9 +30,8 @@ class Polynomial:
         start: step of event 0, whose sparsity is `initial`.
         frequency: steps between events.
         events: number of rises; event `events` has sparsity `final`.
-        initial: sparsity at the start.
+        initial: sparsity at the start; equal to `final`, every event has the whole target.
         final: sparsity at the end.
-        power: 3 is the cubic schedule.
 
     References:
         Zhu and Gupta, "To prune, or not to prune" (2017), arXiv 1710.01878, equation 1.
@@ -48,7 +42,6 @@ class Polynomial:
     events: int
     initial: float
     final: float
-    power: int = 3
 
     @property
     def end(self) -> int:
@@ -59,44 +52,33 @@ class Polynomial:
         """Sparsity of an event, 0 to `events`, float64; `final` for a tensor with its own."""
         final = self.final if final is None else final
         left = 1.0 - event / self.events if self.events else 0.0
-        return final + (min(self.initial, final) - final) * left**self.power
+        return final + (min(self.initial, final) - final) * left**3
 
     def locate(self, step: Int[Array, ""]) -> tuple[Bool[Array, ""], Int[Array, ""]]:
-        """Whether `step` is an event, and which one came last (0 before the first).
+        """Return whether `step` is an event, and the number of the last event up to it.
 
         Args:
             step: int32 scalar, may be traced.
 
         Returns:
-            A bool scalar and an int32 scalar in 0..`events`.
+            A bool scalar and an int32 scalar in 0..`events`, 0 before the first event.
         """
         since = step - jnp.int32(self.start)
         due = (since >= 0) & (step <= self.end) & (since % self.frequency == 0)
         return due, jnp.clip(since // self.frequency, 0, self.events)
 
-    def table(self, sizes: Sequence[int], finals: Sequence[float] | None = None) -> np.ndarray:
-        """uint32 `[events + 1, G]`: how many entries of each group every event removes.
+    def table(self, sizes: Sequence[int], finals: Sequence[float]) -> np.ndarray:
+        """uint32 `[events + 1, G]`: number of entries of each group that an event removes.
 
         Args:
             sizes: number of entries of each group.
-            finals: final sparsity of each group; `final` for all where not given.
+            finals: final sparsity of each group.
         """
-        finals = finals or [self.final] * len(sizes)
         rows = [
-            [removals(self.target(event, f), [n])[0] for f, n in zip(finals, sizes, strict=True)]
+            [removals(self.target(event, f), n) for f, n in zip(finals, sizes, strict=True)]
             for event in range(self.events + 1)
         ]
         return np.array(rows, np.uint32).reshape(self.events + 1, len(sizes))
-
-
-def constant_schedule(final: float, start: int, frequency: int, events: int) -> Polynomial:
-    """The whole target at every event."""
-    return Polynomial(start, frequency, events, initial=final, final=final)
-
-
-def one_shot_schedule(final: float, step: int) -> Polynomial:
-    """One event; at a negative step, none."""
-    return Polynomial(step, 1, 0, initial=final, final=final)
 
 
 def gradual_schedule(
@@ -109,7 +91,7 @@ def gradual_schedule(
     frequency: int | None = None,
     events: int | None = None,
 ) -> Polynomial:
-    """The cubic schedule with the reference's defaults where a value is None.
+    """Return the cubic schedule, with the reference's defaults where a value is None.
 
     Masks first tighten after the first epoch and last at half of training, every 1000 steps; where
     that would make fewer than 20 events, 20 events are spread over the same span (fewer in a span
@@ -124,9 +106,6 @@ def gradual_schedule(
         start: step of event 0.
         frequency: steps between events.
         events: number of rises.
-
-    Returns:
-        The schedule.
 
     Raises:
         ConfigError: the events do not fit into training.

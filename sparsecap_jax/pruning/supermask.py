@@ -1,16 +1,16 @@
 """Supermask pruning: one trained logit per weight, pushed to the target by a sparsity loss."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning.base import Pruner
 from sparsecap_jax.pruning.paths import nest
 from sparsecap_jax.pruning.sampling import kept_fraction, rounded, sample_all
+from sparsecap_jax.settings import Range
 from sparsecap_jax.types import PyTree
 
 
@@ -37,33 +37,21 @@ class Supermask(Pruner):
     """
 
     init_value: float = 5.0
-    sparsity_weight: float | None = None
-    weight_scale: float = 0.5
+    sparsity_weight: Annotated[float | None, Range(0)] = None
+    weight_scale: Annotated[float, Range(0)] = 0.5
     bypass_sigmoid_grad: bool = False
 
     trains_masks: ClassVar[bool] = True
-    exact: ClassVar[bool] = False
-
-    def __post_init__(self):
-        super().__post_init__()
-        for field in ("sparsity_weight", "weight_scale"):
-            value = getattr(self, field)
-            if value is not None and value < 0:
-                raise ConfigError(f"pruner.{field} is {value}; expected at least 0")
 
     @property
     def loss_weight(self) -> float:
-        """Weight of the sparsity loss, the default worked out."""
+        """Weight of the sparsity loss: `sparsity_weight` or its default."""
         if self.sparsity_weight is not None:
             return self.sparsity_weight
         return max(5.0, self.weight_scale / (1.0 - self.sparsity))
 
-    def initial_value(self) -> float:
-        """Logit that every mask starts with."""
-        return self.init_value
-
     def _binary(self, masks: PyTree, drawn: Any) -> PyTree:
-        """Active masks by `drawn(list of logits)`, frozen ones rounded, without a gradient."""
+        """Return `drawn(logits)` for active masks; frozen ones rounded, without a gradient."""
         active, frozen = self.split(masks)
         logits = [jnp.asarray(value, jnp.float32) for value in active.values()]
         binary = dict(zip(active, drawn(logits), strict=True))
@@ -72,31 +60,16 @@ class Supermask(Pruner):
         return nest(dict(sorted(binary.items())))
 
     def sample(self, masks: PyTree, rng: Array | None = None) -> PyTree:
-        """Bernoulli(sigmoid(logit)) masks, one draw for the whole step, straight-through.
-
-        Args:
-            masks: nested dict of float32 logits.
-            rng: a PRNG key.
-
-        Returns:
-            Nested dict of float32 {0, 1} masks.
-        """
+        """Draw Bernoulli(sigmoid(logit)) masks for a whole step, straight-through."""
         return self._binary(masks, lambda zs: sample_all(zs, rng, self.bypass_sigmoid_grad))
 
     def binarize(self, masks: PyTree) -> PyTree:
-        """Round sigmoid(logit), logit 0 to 0, straight-through.
-
-        Args:
-            masks: nested dict of float32 logits.
-
-        Returns:
-            Nested dict of float32 {0, 1} masks.
-        """
+        """Round sigmoid(logit), logit 0 to 0, straight-through."""
         return self._binary(masks, lambda zs: [rounded(z, self.bypass_sigmoid_grad) for z in zs])
 
     def _gap(self, active: dict) -> tuple[Array, Array]:
-        """Sparsity of the active masks, and the distances of all groups from their targets."""
-        targets = self.targets({path: mask.shape for path, mask in active.items()})
+        """Return the active masks' sparsity, and the mean distance of groups from their targets."""
+        targets = self.targets(active)
         size = sum(targets.sizes)
         now, gap = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
         for group, (count, target) in enumerate(
@@ -113,7 +86,7 @@ class Supermask(Pruner):
     def penalty(
         self, masks: PyTree, step: Any
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """The sparsity loss.
+        """Sparsity loss of the active masks.
 
         Args:
             masks: nested dict of float32 logits.

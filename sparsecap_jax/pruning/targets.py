@@ -1,4 +1,4 @@
-"""How much of what goes: groups of tensors that are ranked together, each with its sparsity.
+"""Distribution of the target over tensors: groups that are ranked together, and their sparsities.
 
     global   all tensors together, at the target
     uniform  each tensor by itself, at the target
@@ -27,11 +27,11 @@ Shape = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """What is ranked together.
+    """Groups of tensors that are ranked together.
 
     Attributes:
         groups: for each tensor, its group 0..G-1.
-        sizes: for each group, how many entries are ranked (weights, or blocks of them).
+        sizes: for each group, the number of entries that are ranked (weights, or blocks of them).
         sparsities: for each group, the fraction of them to remove.
     """
 
@@ -40,25 +40,21 @@ class Targets:
     sparsities: tuple[float, ...]
 
     def removals(self) -> list[int]:
-        """How many entries of each group go."""
-        pairs = zip(self.sparsities, self.sizes, strict=True)
-        return [removals(sparsity, [size])[0] for sparsity, size in pairs]
+        """Return the number of entries to remove of each group."""
+        return [removals(s, n) for s, n in zip(self.sparsities, self.sizes, strict=True)]
 
 
 def parse_overrides(overrides: tuple[str, ...], paths: list[Path]) -> dict[Path, float]:
-    """Sparsity of each path that an override names.
+    """Return the sparsity of each path that an override names.
 
     Args:
-        overrides: texts `PATTERN=SPARSITY`.
+        overrides: texts `PATTERN=SPARSITY`; where several patterns match, the last one holds.
         paths: the active prunable leaves.
-
-    Returns:
-        Sparsity by path; where several patterns match, the last one's.
 
     Raises:
         ConfigError: no `=`, a sparsity out of range, or a pattern that matches nothing.
     """
-    found = {}
+    sparsities = {}
     for text in overrides:
         pattern, equals, value = text.rpartition("=")
         try:
@@ -69,14 +65,15 @@ def parse_overrides(overrides: tuple[str, ...], paths: list[Path]) -> dict[Path,
             raise ConfigError(
                 f"pruner.overrides: {text!r}; expected PATTERN=SPARSITY, at least 0 and below 1"
             )
-        found |= dict.fromkeys(sorted(matching((pattern,), paths, "pruner.overrides")), sparsity)
-    return found
+        matches = matching((pattern,), paths, "pruner.overrides")
+        sparsities |= dict.fromkeys(sorted(matches), sparsity)
+    return sparsities
 
 
 def erk(shapes: Mapping[Path, Shape], sparsity: float) -> dict[Path, float]:
-    """Sparsities by Erdos-Renyi-Kernel that keep as many weights as a uniform target would.
+    """Return sparsities by Erdos-Renyi-Kernel that keep as many weights as a uniform target would.
 
-    Tensors whose density would exceed 1 stay dense, and the others share what is left.
+    Tensors whose density would exceed 1 stay dense, and the others share the rest of the weights.
 
     Args:
         shapes: shapes by path.
@@ -87,7 +84,7 @@ def erk(shapes: Mapping[Path, Shape], sparsity: float) -> dict[Path, float]:
     """
     size = {path: math.prod(shape) for path, shape in shapes.items()}
     raw = {path: sum(shape) / size[path] for path, shape in shapes.items()}
-    budget = sum(n - removals(sparsity, [n])[0] for n in size.values())
+    budget = sum(n - removals(sparsity, n) for n in size.values())
     thin, scale = set(shapes), 0.0
     while thin:
         left = budget - sum(n for path, n in size.items() if path not in thin)
@@ -111,31 +108,28 @@ def make_targets(
     Args:
         shapes: shapes of the active tensors by path, in order.
         sparsity: the target.
-        distribution: how it is spread over the tensors.
+        distribution: `global`, `uniform` or `erk`.
         overrides: see `parse_overrides`.
-        entries: how many entries of a tensor are ranked.
-
-    Returns:
-        The targets.
+        entries: returns the number of entries of a tensor that are ranked.
 
     Raises:
         ConfigError: see `parse_overrides`.
     """
-    own = parse_overrides(overrides, list(shapes))
-    rest = {path: shape for path, shape in shapes.items() if path not in own}
+    alone = parse_overrides(overrides, list(shapes))
+    rest = {path: shape for path, shape in shapes.items() if path not in alone}
     if distribution == "erk":
-        own |= erk(rest, sparsity)
+        alone |= erk(rest, sparsity)
     elif distribution == "uniform":
-        own |= dict.fromkeys(rest, sparsity)
+        alone |= dict.fromkeys(rest, sparsity)
     groups, sizes, sparsities = [], [], []
     shared = None
     for path, shape in shapes.items():
         count = entries(path, shape)
-        if path in own or shared is None:
+        if path in alone or shared is None:
             groups.append(len(sizes))
             sizes.append(count)
-            sparsities.append(own.get(path, sparsity))
-            shared = shared if path in own else groups[-1]
+            sparsities.append(alone.get(path, sparsity))
+            shared = shared if path in alone else groups[-1]
         else:
             groups.append(shared)
             sizes[shared] += count

@@ -51,13 +51,16 @@ __all__ = [
 ]
 
 
-def tokenizer_class(name: str) -> type[Tokenizer]:
-    """The class of that name.
+def tokenizer_class(name: Any) -> type[Tokenizer]:
+    """Return the class of that name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or what is registered under that name is no tokenizer.
     """
-    return TOKENIZERS[name]
+    entry = TOKENIZERS[name]
+    if not (isinstance(entry, type) and issubclass(entry, Tokenizer)):
+        raise ConfigError(f"tokenizer.name is {name!r}; expected a subclass of Tokenizer")
+    return entry
 
 
 def make_tokenizer(
@@ -66,19 +69,17 @@ def make_tokenizer(
     """Load the tokenizer that a config names from its folder.
 
     Args:
-        name_or_config: a name, or `config.tokenizer`: `name`, and `radix_base` for radix tokens
-            (`vocab_size` is a matter of training and is not looked at; None is as good as absent).
+        name_or_config: a name, or `config.tokenizer`: `name`, and `radix_base` for radix tokens.
+            `vocab_size` only matters for training; fields that are None count as absent.
         directory: the tokenizer's folder, or the run directory that holds it as `tokenizer/`.
-        **options: what `load` of the class takes besides.
+        **options: further fields of the config.
 
     Raises:
         ConfigError: an unknown name, or options that the tokenizer does not have.
         DataError: the folder lacks the model, or it is corrupt.
     """
-    name, options = _split(name_or_config, options)
+    cls, options = _chosen(name_or_config, options)
     options.pop("vocab_size", None)
-    cls = tokenizer_class(name)
-    cls.check_options(options)
     return cls.load(directory, **options)
 
 
@@ -89,11 +90,9 @@ def train_tokenizer(
     **options: Any,
 ) -> Tokenizer:
     """Train the tokenizer that a config describes (see `Tokenizer.train`)."""
-    name, options = _split(name_or_config, options)
+    cls, options = _chosen(name_or_config, options)
     if "vocab_size" not in options:
         raise ConfigError("tokenizer.vocab_size is missing; expected an integer")
-    cls = tokenizer_class(name)
-    cls.check_options({key: value for key, value in options.items() if key != "vocab_size"})
     return cls.train(captions, directory, **options)
 
 
@@ -114,12 +113,14 @@ def train_from_file(
     return train_tokenizer(name, captions, directory, vocab_size=vocab_size, **options)
 
 
-def _split(name_or_config: Any, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    if isinstance(name_or_config, str):
-        return name_or_config, dict(options)
-    fields = {
-        key: value for key, value in {**name_or_config, **options}.items() if value is not None
-    }
+def _chosen(
+    name_or_config: Any, options: Mapping[str, Any]
+) -> tuple[type[Tokenizer], dict[str, Any]]:
+    """The class that a config names, and the other fields, checked."""
+    config = {"name": name_or_config} if isinstance(name_or_config, str) else name_or_config
+    fields = {key: value for key, value in {**config, **options}.items() if value is not None}
     if "name" not in fields:
         raise ConfigError(f"tokenizer.name is missing; expected one of {', '.join(TOKENIZERS)}")
-    return fields.pop("name"), fields
+    cls = tokenizer_class(fields.pop("name"))
+    cls.check_options(fields)
+    return cls, fields

@@ -13,7 +13,15 @@ import sentencepiece
 
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.settings import Range, checked, fields_of
-from sparsecap_jax.tokenizers.training import SPECIAL_IDS, UNK_ID, train_model, write_folder
+from sparsecap_jax.tokenizers.training import (
+    BOS_ID,
+    EOS_ID,
+    PAD_ID,
+    SPECIAL_IDS,
+    UNK_ID,
+    train_model,
+    write_folder,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +54,13 @@ class Tokenizer:
 
     Attributes:
         name: its key in `TOKENIZERS`.
-        config: its section of a config.
+        config: its section of a config; `__init__` takes the fields that it adds.
         model_type: SentencePiece's model type, and the stem of its files.
         default_max_length: the reference's limit for this kind of tokens.
+        samples: whether a text has several segmentations to draw from.
         pad_id, bos_id, eos_id: special ids.
         unk_ids: ids that stand for an unknown word, `(1,)` except for radix tokens.
-        vocab_size: number of ids a model must know, special ones included.
+        vocab_size: number of ids that a model must know, special ones included.
     """
 
     name: ClassVar[str]
@@ -71,29 +80,26 @@ class Tokenizer:
             self._processor.LoadFromSerializedProto(model)
         except RuntimeError as error:
             raise DataError("corrupt SentencePiece model") from error
-        found = {name: getattr(self._processor, name)() for name in SPECIAL_IDS}
-        if found != SPECIAL_IDS:
-            raise DataError(f"special ids of the model: found {found}, expected {SPECIAL_IDS}")
+        ids = {name: getattr(self._processor, name)() for name in SPECIAL_IDS}
+        if ids != SPECIAL_IDS:
+            raise DataError(f"special ids of the model: found {ids}, expected {SPECIAL_IDS}")
         self._model = model
-        self.pad_id = found["pad_id"]
-        self.bos_id = found["bos_id"]
-        self.eos_id = found["eos_id"]
+        self.pad_id, self.bos_id, self.eos_id = PAD_ID, BOS_ID, EOS_ID
         self.unk_ids: tuple[int, ...] = (UNK_ID,)
         self.vocab_size: int = len(self._processor)
 
     @property
     def unk_id(self) -> int | None:
-        """The id of an unknown word, None where it takes several ids."""
+        """Id of an unknown word; None where it takes several ids."""
         return self.unk_ids[0] if len(self.unk_ids) == 1 else None
 
     def same_ids(self, other: "Tokenizer") -> bool:
-        """Whether every id stands for the same piece of text in `other`."""
+        """Return whether every id stands for the same piece of text in `other`."""
+        kinds = [(one.name, one.vocab_size) for one in (self, other)]
+        return kinds[0] == kinds[1] and self._all_pieces() == other._all_pieces()
 
-        def pieces(one: "Tokenizer") -> list[str]:
-            return [one._processor.id_to_piece(i) for i in range(len(one._processor))]
-
-        alike = (self.name, self.vocab_size) == (other.name, other.vocab_size)
-        return alike and pieces(self) == pieces(other)
+    def _all_pieces(self) -> list[str]:
+        return self._processor.id_to_piece(list(range(len(self._processor))))
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any]) -> None:
@@ -108,7 +114,7 @@ class Tokenizer:
     ) -> "Tokenizer":
         """Train on captions and write the tokenizer's folder.
 
-        The vocabulary is smaller than asked for when the captions hold less; that is logged.
+        The vocabulary is smaller than requested when the captions hold less; that is logged.
 
         Args:
             captions: training captions.
@@ -121,13 +127,10 @@ class Tokenizer:
             DataError: there are no captions, or some are not text.
         """
         tokenizer = cls(train_model(cls.model_type, captions, vocab_size), **options)
-        if len(tokenizer._processor) < vocab_size:
-            logger.info(
-                "%s tokenizer: %d of the %d ids asked for: the captions hold no more",
-                cls.name,
-                len(tokenizer._processor),
-                vocab_size,
-            )
+        size = len(tokenizer._processor)
+        if size < vocab_size:
+            message = "%s tokenizer: %d of the %d ids asked for: the captions hold no more"
+            logger.info(message, cls.name, size, vocab_size)
         tokenizer.save(directory)
         return tokenizer
 
@@ -161,10 +164,10 @@ class Tokenizer:
         write_folder(directory, self._files())
 
     def _files(self) -> dict[str, bytes]:
-        find = self._processor
-        lines = (f"{find.id_to_piece(i)}\t{find.get_score(i):g}\n" for i in range(len(find)))
-        vocabulary = "".join(lines).encode("utf-8")
-        # The model comes last: where it is, the rest is.
+        scores = map(self._processor.get_score, range(len(self._processor)))
+        lines = zip(self._all_pieces(), scores, strict=True)
+        vocabulary = "".join(f"{piece}\t{score:g}\n" for piece, score in lines).encode("utf-8")
+        # The model comes last: a folder that has it has the rest.
         return {f"{self.model_type}.vocab": vocabulary, f"{self.model_type}.model": self._model}
 
     def encode(
@@ -178,63 +181,57 @@ class Tokenizer:
         nbest_size: int = -1,
         seed: int | None = None,
     ) -> list[int]:
-        """Token ids of a text.
+        """Return the token ids of a text.
 
         Args:
             text: a caption.
             max_length: ids to keep, BOS and EOS counted: a longer caption loses its end and EOS,
-                as in the reference. None or 0: no limit (0 with radix tokens: see there).
-            add_special: put BOS and EOS around.
+                as in the reference. None or 0: no limit (see `RadixTokenizer` for its limits).
+            add_special: whether to put BOS and EOS around.
             sample: draw one of the possible segmentations (unigram, bpe) instead of the best.
             alpha: smoothing of the unigram distribution, or dropout rate of merges (bpe).
-            nbest_size: draw among so many best segmentations, -1 for all (unigram).
+            nbest_size: number of best segmentations to draw from, -1 for all (unigram).
             seed: makes the draw repeatable.
 
         Returns:
-            A list of ids; unknown words become `unk_ids`, neighbours among them only once.
+            The ids; consecutive unknown words become `unk_ids` once.
 
         Raises:
             ConfigError: a negative limit, or sampling where there is one segmentation only.
         """
-        ids = self._piece_ids(text, add_special, sample, (alpha, nbest_size, seed))
-        return _cut(ids, max_length)
-
-    def _piece_ids(
-        self, text: str, add_special: bool, sample: bool, sampling: tuple[float, int, int | None]
-    ) -> list[int]:
         special = {"add_bos": add_special, "add_eos": add_special}
         if not sample:
-            return self._processor.encode(text, **special)
+            return self._limited(self._processor.encode(text, **special), max_length)
         if not self.samples:
             raise ConfigError(f"tokenizer {self.name!r} has one segmentation; cannot sample")
-        alpha, nbest_size, seed = sampling
-        drawn = {"enable_sampling": True, "alpha": alpha, "nbest_size": nbest_size}
+        special |= {"enable_sampling": True, "alpha": alpha, "nbest_size": nbest_size}
         if seed is None:
-            return self._processor.encode(text, **special, **drawn)
+            return self._limited(self._processor.encode(text, **special), max_length)
         with _SAMPLING:
             sentencepiece.set_random_generator_seed(seed)
-            return self._processor.encode(text, **special, **drawn)
+            return self._limited(self._processor.encode(text, **special), max_length)
 
     def encode_tokens(
         self, tokens: Sequence[str], max_length: int | None = None, *, add_special: bool = True
     ) -> list[int]:
-        """Token ids of a caption that is split into words already.
+        """Return the token ids of a caption that is split into words already.
 
         Unlike in `encode`, each unknown word keeps a place of its own.
         """
-        return _cut(self._words_ids(tokens, add_special), max_length)
-
-    def _words_ids(self, tokens: Sequence[str], add_special: bool) -> list[int]:
         ids = [i for word in tokens for i in self._processor.encode(word)]
-        if not add_special:
-            return ids
-        return [self._processor.bos_id(), *ids, self._processor.eos_id()]
+        return self._limited([BOS_ID, *ids, EOS_ID] if add_special else ids, max_length)
+
+    def _limited(self, ids: list[int], max_length: int | None) -> list[int]:
+        """Cut the model's ids to a limit, and turn them into the tokenizer's."""
+        if max_length is not None and max_length < 0:
+            raise ConfigError(f"max_length: found {max_length}, expected 0 or more")
+        return ids[:max_length] if max_length else ids
 
     def decode(self, ids: Any) -> str:
-        """Text of token ids.
+        """Return the text of token ids.
 
-        PAD, BOS and EOS leave no trace and do not end the text (radix tokens: EOS does); ids
-        beyond the vocabulary count as unknown. Both as in the reference.
+        PAD, BOS and EOS are skipped and do not end the text (radix tokens: EOS does); ids beyond
+        the vocabulary count as unknown. Both as in the reference.
 
         Args:
             ids: integers, a list or an array `[T]` (or a single one).
@@ -245,22 +242,22 @@ class Tokenizer:
         return self._decode_pieces(_as_ids(ids))
 
     def _decode_pieces(self, ids: Sequence[int]) -> str:
-        known = len(self._processor)
-        text = self._processor.decode([i if i < known else UNK_ID for i in ids])
+        size = len(self._processor)
+        text = self._processor.decode([i if i < size else UNK_ID for i in ids])
         return text.replace("<unk>", " <unk>").removeprefix(" ")
 
     def pieces(self, text: str) -> list[Piece]:
-        """The pieces that `encode` looks up, with their places in `" " + text`."""
-        found, end, padded = [], 0, f" {text}"
+        """Return the pieces that `encode` looks up, with their places in `" " + text`."""
+        pieces, end, padded = [], 0, f" {text}"
         for piece in self._processor.encode(text, out_type=str):
             surface = piece.replace(_BLANK, " ")
             start = padded.find(surface, end)
             end = start + len(surface)
-            found.append(Piece(piece, start, end))
-        return found
+            pieces.append(Piece(piece, start, end))
+        return pieces
 
     def max_tokens(self, max_length: int) -> int:
-        """The most ids that `encode(..., max_length)` returns."""
+        """Return the most ids that `encode(..., max_length)` returns."""
         return max_length
 
 
@@ -289,12 +286,6 @@ class CharTokenizer(Tokenizer):
 
     name = model_type = "char"
     default_max_length = 60
-
-
-def _cut(ids: list[int], max_length: int | None) -> list[int]:
-    if max_length is not None and max_length < 0:
-        raise ConfigError(f"max_length: found {max_length}, expected 0 or more")
-    return ids[:max_length] if max_length else ids
 
 
 def _as_ids(ids: Any) -> list[int]:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.files import read_json
 from sparsecap_jax.settings import Range
-from sparsecap_jax.tokenizers.base import Tokenizer, TokenizerConfig, _as_ids, _cut
+from sparsecap_jax.tokenizers.base import Tokenizer, TokenizerConfig, _as_ids
 from sparsecap_jax.tokenizers.training import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 
 # Names the base beside the model. The reference's folders lack it, and it may be left out.
@@ -23,7 +23,7 @@ _SPECIAL = 4
 
 
 def decimal_to_base(number: int, base: int) -> list[int]:
-    """Digits of a number, most significant first, each plus 1 (0 is PAD).
+    """Return the digits of a number, most significant first, each plus 1 (0 is PAD).
 
     Raises:
         ConfigError: `base` is below 2, or `number` is negative.
@@ -37,7 +37,7 @@ def decimal_to_base(number: int, base: int) -> list[int]:
 
 
 def base_to_decimal(digits: Sequence[int], base: int) -> int:
-    """The number that digits (each plus 1) stand for; a PAD among them counts as digit 0."""
+    """Return the number that digits (each plus 1) spell; a PAD among them counts as digit 0."""
     number = 0
     for digit in digits:
         number = number * base + max(digit - 1, 0)
@@ -45,7 +45,7 @@ def base_to_decimal(digits: Sequence[int], base: int) -> int:
 
 
 def group_digits(ids: Sequence[int], size: int) -> list[tuple[int, ...]]:
-    """Groups of `size` ids; the last one is filled up with digit 0 (id 1)."""
+    """Split ids into groups of `size`; the last one is filled up with digit 0 (id 1)."""
     filled = [*ids, *[1] * (-len(ids) % size)]
     return [tuple(filled[i : i + size]) for i in range(0, len(filled), size)]
 
@@ -63,6 +63,10 @@ class RadixConfig(TokenizerConfig):
 
 class RadixTokenizer(Tokenizer):
     """Word tokenizer whose ids are written in base `radix_base`.
+
+    A limit of ids becomes one of words, (max_length - 2) // tokens_per_word + 2 with BOS and EOS
+    among them, as in the reference. A caption that loses its EOS may therefore have a few ids more
+    than `max_length` (see `max_tokens`). 0 leaves next to nothing unless words have one digit.
 
     Attributes:
         radix_base: the base, 2 or more.
@@ -103,38 +107,24 @@ class RadixTokenizer(Tokenizer):
             ConfigError: `radix_base` is neither given nor in the folder, or they differ.
         """
         path = cls._model_path(directory).parent / _SETTINGS
-        given = options.get("radix_base")
+        base = options.get("radix_base")
         stored = _stored_base(path)
-        if given is None and stored is None and path.parent.is_dir():
+        if base is None and stored is None and path.parent.is_dir():
             raise ConfigError(f"tokenizer.radix_base is missing, and {path} too; expected one")
-        if None not in (given, stored) and given != stored:
-            found = f"tokenizer.radix_base: found {given}"
-            raise ConfigError(f"{found}, expected {stored} as in {path}")
-        return super().load(directory, radix_base=given or stored or RadixConfig.radix_base)
+        if None not in (base, stored) and base != stored:
+            raise ConfigError(f"tokenizer.radix_base: found {base}, expected {stored} as in {path}")
+        return super().load(directory, radix_base=base or stored or RadixConfig.radix_base)
 
     def _files(self) -> dict[str, bytes]:
         return {_SETTINGS: json.dumps({"radix_base": self.radix_base}).encode(), **super()._files()}
 
-    def encode(self, text: str, max_length: int | None = None, **options: Any) -> list[int]:
-        """Token ids of a text; see `Tokenizer.encode`.
-
-        The limit becomes one of words, (max_length - 2) // tokens_per_word + 2 with BOS and EOS
-        among them, as in the reference. A caption that loses its EOS may so be a few ids longer
-        than `max_length` (see `max_tokens`), and 0 means next to nothing unless words are one
-        digit long.
-        """
-        ids = super().encode(text, self._max_words(max_length), **options)
-        return self._to_digits(ids)
-
-    def encode_tokens(
-        self, tokens: Sequence[str], max_length: int | None = None, *, add_special: bool = True
-    ) -> list[int]:
-        """Token ids of a caption that is split into words already; limits as in `encode`."""
-        ids = self._words_ids(tokens, add_special)
-        return self._to_digits(_cut(ids, self._max_words(max_length)))
+    def _limited(self, ids: list[int], max_length: int | None) -> list[int]:
+        ids = super()._limited(ids, self._max_words(max_length))
+        words = (self._special[i] if i < _SPECIAL else self._digits[i - _SPECIAL] for i in ids)
+        return [digit for word in words for digit in word]
 
     def decode(self, ids: Any) -> str:
-        """Text of token ids up to the first EOS.
+        """Return the text of token ids up to the first EOS.
 
         As in the reference, BOS is not skipped: strip it before. A last word that lacks digits is
         completed with digit 0; slots beyond the vocabulary count as unknown.
@@ -146,17 +136,13 @@ class RadixTokenizer(Tokenizer):
         return self._decode_pieces([base_to_decimal(g, self.radix_base) + _SPECIAL for g in groups])
 
     def max_tokens(self, max_length: int) -> int:
-        """The most ids that `encode(..., max_length)` returns: BOS and all words full."""
+        """Return the most ids that `encode(..., max_length)` returns: BOS and all words full."""
         return 1 + (self._max_words(max_length) - 1) * self.tokens_per_word
 
     def _max_words(self, max_length: int | None) -> int | None:
         if max_length is None or max_length < 0:
             return max_length
         return (max_length - 2) // self.tokens_per_word + 2
-
-    def _to_digits(self, ids: Sequence[int]) -> list[int]:
-        words = (self._special[i] if i < _SPECIAL else self._digits[i - _SPECIAL] for i in ids)
-        return [digit for word in words for digit in word]
 
 
 def _stored_base(path: pathlib.Path) -> int | None:

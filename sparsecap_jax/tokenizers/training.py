@@ -1,11 +1,9 @@
 """Training SentencePiece models with the reference's settings, and writing their folders."""
 
 import io
-import logging
 import os
 import pathlib
 import re
-import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 
@@ -13,8 +11,6 @@ import sentencepiece
 
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.files import write_atomically
-
-logger = logging.getLogger(__name__)
 
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = 0, 1, 2, 3
 SPECIAL_IDS = {"pad_id": PAD_ID, "unk_id": UNK_ID, "bos_id": BOS_ID, "eos_id": EOS_ID}
@@ -30,12 +26,12 @@ _ERRORS_ONLY = 2
 
 
 def train_model(model_type: str, captions: Iterable[str], vocab_size: int) -> bytes:
-    """Train a SentencePiece model; the vocabulary shrinks to what the captions hold.
+    """Train a SentencePiece model; captions that hold fewer ids give a smaller vocabulary.
 
     Args:
         model_type: "word", "unigram", "bpe" or "char".
         captions: training text; order does not matter to "word" and "char".
-        vocab_size: at most so many ids, the four special ones included.
+        vocab_size: greatest number of ids, the four special ones included.
 
     Returns:
         The serialized model.
@@ -44,9 +40,9 @@ def train_model(model_type: str, captions: Iterable[str], vocab_size: int) -> by
         ConfigError: `vocab_size` is below 5, or below the number of characters (unigram, bpe).
         DataError: there is no text, or something in it is not text.
     """
+    too_small = f"tokenizer.vocab_size: found {vocab_size}, expected at least"
     if vocab_size < 5:
-        found = f"tokenizer.vocab_size: found {vocab_size}"
-        raise ConfigError(f"{found}, expected at least 5: four special ids and one token")
+        raise ConfigError(f"{too_small} 5: four special ids and one token")
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -62,9 +58,8 @@ def train_model(model_type: str, captions: Iterable[str], vocab_size: int) -> by
     except RuntimeError as error:
         too_few = _TOO_FEW.search(str(error))
         if too_few:
-            found = f"tokenizer.vocab_size: found {vocab_size}"
             needed = f"{too_few[2]}: the captions hold that many characters and special ids"
-            raise ConfigError(f"{found}, expected at least {needed}") from error
+            raise ConfigError(f"{too_small} {needed}") from error
         if "sentences_.empty()" in str(error) or "all_chars_count" in str(error):
             raise DataError("no text to train a tokenizer on; expected captions") from error
         raise DataError(f"sentencepiece cannot train {model_type!r}: {error}") from error
@@ -74,8 +69,8 @@ def train_model(model_type: str, captions: Iterable[str], vocab_size: int) -> by
 def _checked(captions: Iterable[str]) -> Iterable[str]:
     for number, caption in enumerate(captions):
         if not isinstance(caption, str):
-            found = type(caption).__name__
-            raise DataError(f"training caption {number}: expected text, found {found}")
+            kind = type(caption).__name__
+            raise DataError(f"training caption {number}: expected text, found {kind}")
         try:
             caption.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -110,18 +105,16 @@ def write_folder(directory: str | os.PathLike, files: Mapping[str, bytes]) -> No
     """Write a tokenizer folder; a new one appears complete or not at all."""
     directory = pathlib.Path(directory)
     if directory.exists():
-        for name, data in files.items():
-            with write_atomically(directory / name, "wb") as file:
-                file.write(data)
+        _write_files(directory, files)
         return
     directory.parent.mkdir(parents=True, exist_ok=True)
-    folder = tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.")
-    try:
-        for name, data in files.items():
-            with write_atomically(pathlib.Path(folder, name), "wb") as file:
-                file.write(data)
-        os.chmod(folder, 0o755)
-        os.rename(folder, directory)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as folder:
+        written = pathlib.Path(folder, directory.name)
+        _write_files(written, files)
+        os.rename(written, directory)
+
+
+def _write_files(directory: pathlib.Path, files: Mapping[str, bytes]) -> None:
+    for name, data in files.items():
+        with write_atomically(directory / name, "wb") as file:
+            file.write(data)

@@ -18,6 +18,7 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from sparsecap_jax.models import packed_method
 from sparsecap_jax.training.losses import reward_loss
 from sparsecap_jax.types import PyTree
 
@@ -79,7 +80,7 @@ class PolicyGradient:
     """Computes the loss and its gradients.
 
     Attributes:
-        model: the captioner, with `decode_packed`.
+        model: the captioner.
         partition: of what its `encode` returns.
         bos_id: the token that captions start from.
         micro_batch: captions computed at once; 0: all.
@@ -128,8 +129,8 @@ class PolicyGradient:
             loss, (grads, context_grads), gap = _smallest(branches, lengths, longest)(
                 params, taken, [leaf[image] for leaf in others], part
             )
-            found = loss, (grads, *pull(context_grads))
-            return jax.tree.map(jnp.add, sums, found), gap
+            parts_sum = loss, (grads, *pull(context_grads))
+            return jax.tree.map(jnp.add, sums, parts_sum), gap
 
         zeros = jax.tree.map(jnp.zeros_like, (params, floats))
         parts = sorted_parts(samples, size)
@@ -161,18 +162,23 @@ class PolicyGradient:
         def loss(params, floats):
             context = self.partition.merge(floats, others)
             log_probs, places = self.model.apply(
-                {"params": params}, context, inputs, samples.inside, words, method="decode_packed"
+                {"params": params},
+                context,
+                inputs,
+                samples.inside,
+                words,
+                method=packed_method(self.model),
             )
 
             def at(values):
                 return jnp.take(values.reshape(-1), places, mode="fill", fill_value=0)
 
             chosen = jnp.take_along_axis(log_probs, at(tokens)[:, None], axis=-1)[:, 0]
-            there = places < tokens.size
+            real = places < tokens.size
             # Every word is a row here; the sum is divided by the words of all micro-batches.
-            mean = reward_loss(chosen[:, None], at(advantages), there[:, None])
-            gap = jnp.max(jnp.where(there, jnp.abs(chosen - at(samples.log_probs)), 0))
-            return mean * jnp.maximum(jnp.sum(there), 1) / total, gap
+            mean = reward_loss(chosen[:, None], at(advantages), real[:, None])
+            gap = jnp.max(jnp.where(real, jnp.abs(chosen - at(samples.log_probs)), 0))
+            return mean * jnp.maximum(jnp.sum(real), 1) / total, gap
 
         return loss
 

@@ -5,8 +5,8 @@ import pytest
 from dataset_files import dump, karpathy_image
 from pipeline_files import CAPTIONS, COUNTS, WIDTH, caption_text
 
-from sparsecap_jax.data.features import NpyFolderStore
 from sparsecap_jax.data.karpathy import Record
+from sparsecap_jax.data.stores import NpyFolderStore
 
 
 @pytest.fixture(scope="module")

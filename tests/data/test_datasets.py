@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import logging
 
@@ -5,11 +6,12 @@ import numpy as np
 import pytest
 from dataset_files import dump, ids_of, karpathy_image, sizes
 
-from sparsecap_jax.data.datasets import DATASETS, load_dataset, load_splits
+from sparsecap_jax.data.datasets import DATASETS, Contents, load_dataset, load_splits
 from sparsecap_jax.data.karpathy import Record
 from sparsecap_jax.data.records import words
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.runs.config import default_config
+from sparsecap_jax.settings import use_plugin
 
 
 @pytest.mark.parametrize(
@@ -211,7 +213,7 @@ def test_captions_of_400_words_and_other_scripts_are_kept(tmp_path):
 
 
 def test_unknown_dataset(tmp_path):
-    with pytest.raises(ConfigError, match="'flicker'; expected one of coco_json, coco_online, fl"):
+    with pytest.raises(ConfigError, match=r"data\.name is 'flicker'; did you mean 'flickr8k'"):
         load_splits("flicker", tmp_path)
     for name in sorted(DATASETS):
         with pytest.raises(DataError):
@@ -222,7 +224,7 @@ def test_unknown_dataset(tmp_path):
 
 def section(directory, **changes):
     config = default_config().data.unlock()
-    config.update(name="karpathy", dir=str(directory), feature_size=4, **changes)
+    config.update({"name": "karpathy", "dir": str(directory), "feature_size": 4, **changes})
     return config
 
 
@@ -253,5 +255,38 @@ def test_options_of_the_cache_reach_it(coco_folder):
     assert len(store) == 0
     with pytest.raises(ConfigError, match="cache_dtype: expected float32 or float16"):
         load_dataset(section(coco_folder, cache_dtype="int8"))
-    with pytest.raises(ConfigError, match="format of features is 'tvs'"):
+    with pytest.raises(ConfigError, match=r"data\.features_format is 'tvs'; did you mean 'tsv'"):
         load_dataset(section(coco_folder, features_format="tvs"))
+
+
+def photo_set(source):
+    """A dataset of one's own: the photos' records, each image's features doubled."""
+
+    class Doubled:
+        def __init__(self, store):
+            self.feature_size, self._store = store.feature_size, store
+            self.num_regions, self.check = store.num_regions, store.check
+
+        def __getitem__(self, image_id):
+            regions = self._store[image_id]
+            return dataclasses.replace(regions, features=2 * regions.features)
+
+    splits = DATASETS["photos"](source).splits
+    return Contents(splits, source.directory, Doubled)
+
+
+def test_datasets_of_ones_own(tmp_path, monkeypatch):
+    dump(tmp_path / "captions.json", {"images": [photo()]})
+    features = tmp_path / "bu/cocobu_att"
+    features.mkdir(parents=True)
+    np.save(features / "a.npy", np.ones((2, 4), np.float32))
+    name = f"{__name__}:photo_set"
+    with pytest.raises(ConfigError, match=f"--plugin={__name__}"):
+        load_dataset(section(tmp_path, name=name))
+    use_plugin(__name__)
+    monkeypatch.setattr(DATASETS, "_entries", dict(DATASETS))  # restores it afterwards
+    DATASETS.register("test_photo_set", photo_set)
+    for known in (name, "test_photo_set"):
+        dataset = load_dataset(section(tmp_path, name=known))
+        assert dataset.store["a"].features.tolist() == [[2.0] * 4] * 2
+        assert dataset.splits == load_splits("photos", tmp_path)

@@ -8,10 +8,9 @@ from sparsecap_jax.data.coco_json import (
     load_coco_json,
     official_captions,
     read_id_list,
-    to_karpathy,
 )
 from sparsecap_jax.data.datasets import load_splits
-from sparsecap_jax.data.karpathy import Record, load_karpathy, split_ids
+from sparsecap_jax.data.karpathy import Record, load_karpathy, split_ids, to_karpathy
 from sparsecap_jax.errors import DataError
 
 

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 from pipeline_files import CAPTIONS, WIDTH, WordTokenizer, assert_regions, assert_same, caption_ids
 
-from sparsecap_jax.data.features import NpyFolderStore
 from sparsecap_jax.data.karpathy import Record, load_karpathy
 from sparsecap_jax.data.pipeline import make_eval_batches, pad_regions
+from sparsecap_jax.data.stores import NpyFolderStore
 
 
 def test_eval_batches_are_in_order_and_filled_up(records, store, folder):

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsecap_jax.data.cache import CachedStore
-from sparsecap_jax.data.features import FeatureStore, NpyFolderStore
+from sparsecap_jax.data.features import FeatureStore
+from sparsecap_jax.data.stores import NpyFolderStore
 from sparsecap_jax.errors import ConfigError, DataError
 
 WIDTH = 6

@@ -1,14 +1,16 @@
 """Imagined features: the regression against refitting, the dataset against its sources."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
 
 from sparsecap_jax.data import imagined
-from sparsecap_jax.data.datasets import load_dataset
+from sparsecap_jax.data.datasets import load_dataset, load_splits
 from sparsecap_jax.data.imagined_dataset import prepare
 from sparsecap_jax.errors import ConfigError, DataError
+from sparsecap_jax.runs.config import default_config
 
 WORDS = ("dog", "cat", "ball", "tree", "boat")
 BOXES = np.array([[0, 0, 1, 1], [0, 0, 0.5, 1]], np.float32)
@@ -113,8 +115,9 @@ def sources(tmp_path):
 
 
 def open_dataset(folder, **changes):
-    section = {"name": "imagined", "dir": str(folder), "feature_size": 3, "mixture": ""}
-    return load_dataset({**section, **changes}, need_boxes=True)
+    config = default_config().data.unlock()
+    config.update(name="imagined", dir=str(folder), feature_size=3, **changes)
+    return load_dataset(config, need_boxes=True)
 
 
 def test_dataset_of_photos_and_text(sources):
@@ -154,3 +157,25 @@ def test_broken_files_of_imagined_features(tmp_path, content):
         (tmp_path / "a.npz").write_bytes(content)
     with pytest.raises(DataError, match=r"a\.npz: "):
         imagined.load(tmp_path / "a.npz")
+
+
+def test_imagined_is_an_ordinary_dataset(sources):
+    """Splits, bad entries, the cache and its shares work as for every other dataset."""
+    photos = [(sources / "main", sources / "main_features")]
+    prepare(photos, [("photos", sources / "text")], sources / "out", 3, report=lambda line: None)
+    splits = load_splits("imagined", sources / "out")
+    assert [len(records) for records in splits.values()] == [13, 1, 1]
+    assert splits == open_dataset(sources / "out").splits
+    (sources / "out/bu/cocobu_att/p5.npy").unlink()
+    dataset = open_dataset(sources / "out", skip_bad=True, cache_dtype="float16")
+    ids = [record.image_id for record in dataset.splits["train"]]
+    assert ids == [*(f"p{n}" for n in range(2, 14) if n != 5), "text/p99/0"]
+    shared = pickle.loads(pickle.dumps(dataset.store.share(2)))
+    stored = np.load(sources / "main_features/cocobu_att/p3.npy")
+    for store in (dataset.store, shared):
+        rounded = stored.astype(np.float16).astype(np.float32)
+        np.testing.assert_array_equal(store["p3"].features, rounded)
+        imagined_once = dataset.store["text/p99/0"].features
+        np.testing.assert_array_equal(store["text/p99/0"].features, imagined_once)
+    with pytest.raises(ConfigError, match=r"config\.data\.dir is empty"):
+        open_dataset("")

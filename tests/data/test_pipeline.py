@@ -18,9 +18,9 @@ from pipeline_files import (
     make_iterator,
 )
 
-from sparsecap_jax.data.features import NpyFolderStore
 from sparsecap_jax.data.karpathy import Record
 from sparsecap_jax.data.pipeline import make_eval_batches, steps_per_epoch
+from sparsecap_jax.data.stores import NpyFolderStore
 from sparsecap_jax.errors import ConfigError, DataError
 
 

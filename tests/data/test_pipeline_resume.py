@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from pipeline_files import WIDTH, assert_same, make_data, make_iterator
 
-from sparsecap_jax.data.features import NpyFolderStore
 from sparsecap_jax.data.karpathy import Record
+from sparsecap_jax.data.stores import NpyFolderStore
 from sparsecap_jax.errors import CheckpointError
 
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import store_files
 
-from sparsecap_jax.data.features import NpyFolderStore
-from sparsecap_jax.data.stores import open_store
+from sparsecap_jax.data.stores import NpyFolderStore, open_store
 from sparsecap_jax.errors import DataError
 
 WIDTH = 6

@@ -177,7 +177,7 @@ def test_unknown_formats(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(DataError, match="no features of a known format"):
         open_store(tmp_path / "notes.txt")
-    with pytest.raises(ConfigError, match="is 'tvs'; expected one of auto, array_record, hdf5, l"):
+    with pytest.raises(ConfigError, match="is 'tvs'; did you mean 'tsv'"):
         open_store(tmp_path, format="tvs")
     with pytest.raises(DataError, match=r"no such .tsv file, nor a folder that holds some"):
         open_store(tmp_path, format="tsv")

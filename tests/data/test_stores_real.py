@@ -10,9 +10,8 @@ from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.commands.evaluate import evaluate_run
 from sparsecap_jax.commands.import_reference import import_reference
 from sparsecap_jax.data.datasets import Dataset
-from sparsecap_jax.data.features import NpyFolderStore
 from sparsecap_jax.data.records import Record
-from sparsecap_jax.data.stores import open_store
+from sparsecap_jax.data.stores import NpyFolderStore, open_store
 from sparsecap_jax.data.stores.convert import convert
 from sparsecap_jax.data.stores.image_sizes import load_image_sizes
 

@@ -6,14 +6,13 @@ import pytest
 from PIL import Image
 
 from sparsecap_jax.data import toy_features
-from sparsecap_jax.data.features import NpyFolderStore
 from sparsecap_jax.data.karpathy import load_karpathy
-from sparsecap_jax.data.toy_drawing import draw_scene
+from sparsecap_jax.data.stores import NpyFolderStore
+from sparsecap_jax.data.toy_drawing import RGB, draw_scene
 from sparsecap_jax.data.toy_features import scene_features
 from sparsecap_jax.data.toy_regions import CHANNELS, SPATIAL, list_regions
 from sparsecap_jax.data.toy_report import measure
 from sparsecap_jax.data.toy_scenes import make_toy_scenes
-from sparsecap_jax.data.toy_shapes import RGB
 from sparsecap_jax.data.toy_world import Draws, Scene, sample_scene
 from sparsecap_jax.errors import ConfigError
 

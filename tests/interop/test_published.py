@@ -13,7 +13,7 @@ from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.commands.caption import caption_folder
 from sparsecap_jax.commands.import_reference import import_reference
 from sparsecap_jax.data.batches import pad_regions
-from sparsecap_jax.data.features import NpyFolderStore
+from sparsecap_jax.data.stores import NpyFolderStore
 from sparsecap_jax.decoding import DecodeOptions, decode
 from sparsecap_jax.errors import CheckpointError, DataError
 

@@ -15,7 +15,7 @@ import pytest
 from sparsecap_jax.commands.export_reference import export_reference
 from sparsecap_jax.commands.import_reference import import_reference
 from sparsecap_jax.data.batches import pad_regions
-from sparsecap_jax.data.features import NpyFolderStore
+from sparsecap_jax.data.stores import NpyFolderStore
 from sparsecap_jax.decoding import DecodeOptions, decode
 from sparsecap_jax.interop.checkpoint_dir import open_checkpoint_dir
 from sparsecap_jax.interop.reference import MASK_SUFFIX

@@ -12,6 +12,7 @@ from sparsecap_jax.commands.caption import caption_photos
 from sparsecap_jax.data.features import RegionFeatures
 from sparsecap_jax.errors import CheckpointError, ConfigError, DataError
 from sparsecap_jax.photos.windows import grid_boxes
+from sparsecap_jax.settings import use_plugin
 
 
 class HalfColours:
@@ -35,6 +36,7 @@ class HalfColours:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
+    use_plugin("test_caption_photos")
     directory = make_run(tmp_path_factory.mktemp("run") / "run")
     (directory / "extractor.json").write_text(json.dumps(HalfColours(0.01).settings))
     (directory / "search.json").write_text(json.dumps({"search": "greedy", "min_length": 3}))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sparsecap_jax.data.features import NpyFolderStore, RegionFeatures
+from sparsecap_jax.data.features import RegionFeatures
+from sparsecap_jax.data.stores import NpyFolderStore
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.photos.extract import extract_folder, find_photos
 from sparsecap_jax.photos.windows import grid_boxes

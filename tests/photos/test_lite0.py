@@ -103,7 +103,7 @@ def test_weights_of_another_network(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("lite1", {}, "expected one of lite0"),
+        ("lite1", {}, r"did you mean 'lite0'\? \(valid: lite0, torchvision\)"),
         ("lite0", {"size": 100}, "multiple of 32"),
         ("lite0", {"size": 64, "pyramid": (3,)}, "the map's 2 cells"),
         ("lite0", {"colour": 1}, "colour"),

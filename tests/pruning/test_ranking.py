@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from sparsecap_jax.pruning.magnitude import scores
 from sparsecap_jax.pruning.ranking import prune_smallest
+from sparsecap_jax.pruning.scores import magnitudes, standardized_magnitudes
 
 
 def by_sorting(tensors, remove, groups):
@@ -67,10 +67,11 @@ def test_sharded_weights_give_the_same_masks(criterion):
     ]
     groups = (0, 1, 2) if criterion == "uniform" else (0, 0, 0)
     remove = jnp.full(max(groups) + 1, 1000, jnp.uint32)
+    score = standardized_magnitudes if criterion == "dist" else magnitudes
 
     @jax.jit
     def masks(weights):
-        return prune_smallest(scores(weights, criterion), remove, groups)
+        return prune_smallest(score(weights), remove, groups)
 
     single = masks([jnp.asarray(w) for w in weights])
     sharding = NamedSharding(mesh, PartitionSpec("data"))
@@ -84,7 +85,7 @@ def test_sharded_weights_give_the_same_masks(criterion):
 def test_standardised_scores():
     rng = np.random.default_rng(1)
     weights = [rng.normal(3, 2, (9, 5)), rng.normal(-1, 0.1, (11, 3))]
-    found = scores([jnp.asarray(w, jnp.float32) for w in weights], "dist")
+    found = standardized_magnitudes([jnp.asarray(w, jnp.float32) for w in weights])
     for weight, score in zip(weights, found, strict=True):
         expected = np.abs(weight - weight.mean()) / weight.std()
         np.testing.assert_allclose(score, expected, rtol=2e-5, atol=2e-6)

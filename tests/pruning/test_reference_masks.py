@@ -155,7 +155,7 @@ def test_compute_mask_examples(figures):
     for example in entry["cases"]:
         target = example["target"]
         if "mask" in example:
-            remove = jnp.array(removals(target, [criterion.size]), jnp.uint32)
+            remove = jnp.array([removals(target, criterion.size)], jnp.uint32)
             (mask,) = prune_smallest([criterion], remove, (0,))
             np.testing.assert_array_equal(mask, example["mask"])
             checked += 1

@@ -9,7 +9,7 @@ from sparsecap_jax.pruning.schedules import Polynomial, gradual_schedule, remova
 
 def test_counts_are_truncated_products_in_float64():
     # In float32, 0.9 * 53_120_513 is rounded to a multiple of 4.
-    assert removals(0.9, [53_120_513, 10, 0]) == [47_808_461, 9, 0]
+    assert [removals(0.9, size) for size in (53_120_513, 10, 0)] == [47_808_461, 9, 0]
 
 
 def test_cubic_rise():

@@ -4,8 +4,8 @@ import json
 import pathlib
 
 from sparsecap_jax.data.datasets import Dataset
-from sparsecap_jax.data.features import NpyFolderStore
 from sparsecap_jax.data.karpathy import Record
+from sparsecap_jax.data.stores import NpyFolderStore
 from sparsecap_jax.runs.config import default_config
 from sparsecap_jax.runs.run import _note_extractor, prepare_tokenizer
 from sparsecap_jax.tokenizers import tokenizer_class

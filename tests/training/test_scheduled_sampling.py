@@ -30,8 +30,11 @@ def test_schedule_by_hand():
     ("fields", "message"),
     [
         ({"increase_every": 0}, r"scheduled_sampling_increase_every is 0; expected at least 1"),
-        ({"increase_prob": -0.1}, r"scheduled_sampling_increase_prob is -0.1; expected 0 to 1"),
-        ({"max_prob": 1.5}, r"scheduled_sampling_max_prob is 1.5; expected 0 to 1"),
+        ({"increase_prob": -0.1}, r"scheduled_sampling_increase_prob is -0.1; expected at least 0"),
+        (
+            {"max_prob": 1.5},
+            r"scheduled_sampling_max_prob is 1.5; expected at least 0 and at most 1",
+        ),
     ],
 )
 def test_faults_name_the_field(fields, message):

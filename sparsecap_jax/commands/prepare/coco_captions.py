@@ -8,9 +8,9 @@ Writes, below the output folder:
   captions_train.txt                         one training caption a line, for tokenizers
   references_{val,test}.json                 {image id: [captions]}, for evaluate.py
 
-Images are cut by a Karpathy JSON (--split_json: its ids and split names are used) or by plain id
-lists, one id or file name a line; what is in no list is for training. Without either, val2014 is
-the validation split.
+The split comes from a Karpathy JSON (--split_json: its ids and split names are used) or from plain id
+lists, one id or file name a line; images in no list are for training. Without either, val2014 is the
+validation split.
 """
 
 import argparse
@@ -20,15 +20,13 @@ from collections.abc import Mapping
 
 from sparsecap_jax.data.coco_json import (
     OFFICIAL,
-    Splits,
     check_disjoint,
     load_coco_json,
     official_captions,
     read_id_list,
-    to_karpathy,
 )
-from sparsecap_jax.data.karpathy import split_ids
-from sparsecap_jax.data.records import SPLITS, ImageId
+from sparsecap_jax.data.karpathy import split_ids, to_karpathy
+from sparsecap_jax.data.records import SPLITS, ImageId, Splits
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.files import write_atomically
 

@@ -22,7 +22,7 @@ def define(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch_size", type=int, default=16, help="Photos at a time.")
     parser.add_argument("--half", action="store_true", help="Store features as float16.")
-    parser.add_argument("--skip_bad", action="store_true", help="Count bad photos and go on.")
+    parser.add_argument("--skip_bad", action="store_true", help="Count bad photos and continue.")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -35,7 +35,11 @@ def run(args: argparse.Namespace) -> None:
     from sparsecap_jax.errors import ConfigError
     from sparsecap_jax.photos.extract import extract_folder
     from sparsecap_jax.photos.extractors import make_extractor
+    from sparsecap_jax.settings import use_plugin
 
+    module, colon, _ = args.extractor.partition(":")
+    if colon:
+        use_plugin(module)
     options = {}
     if args.extractor == "lite0":
         try:

@@ -1,8 +1,8 @@
-"""Print what features hold, and what is missing for a split.
+"""Print the content of features, and the images of a split that lack them.
 
 python launch/prepare_data.py inspect --features=data/coco --split_json=data/coco/dataset_coco.json
 
---read reads every image and tells of each that cannot be used; --verify compares the files of a
+--read reads every image and lists those that cannot be used; --verify compares the files of a
 converted folder with their checksums. The exit status is 1 if anything is missing or bad.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sparsecap_jax.commands.prepare.convert import define_features
-from sparsecap_jax.data.indexed_store import IndexedStore
+from sparsecap_jax.data.features import IndexedStore
 from sparsecap_jax.data.karpathy import split_ids
 from sparsecap_jax.data.records import ImageId
 from sparsecap_jax.data.stores import find_format, open_store
@@ -56,9 +56,10 @@ def run(args: argparse.Namespace) -> None:
     if args.split_json:
         faults += _print_split(args.split_json, set(ids))
     if args.verify and isinstance(store, ArrayRecordStore):
-        found = verify(store.path)
-        print("\n".join(found) or f"checksums of {len(store.manifest['shards'])} files are right")
-        faults += len(found)
+        differing = verify(store.path)
+        shards = len(store.manifest["shards"])
+        print("\n".join(differing) or f"checksums of {shards} files are right")
+        faults += len(differing)
     if faults:
         sys.exit(1)
 
@@ -77,7 +78,7 @@ def _print_regions(store: IndexedStore, ids: Sequence[ImageId]) -> int:
 
 
 def _print_first(store: IndexedStore, first: ImageId) -> int:
-    """Read one image: a wrong width, or boxes that are not there, are so in all of them."""
+    """Read one image: a wrong width or missing boxes are the same in all images."""
     try:
         image = store[first]
     except DataError as error:
@@ -106,10 +107,10 @@ def _print_contents(store: IndexedStore, ids: Sequence[ImageId]) -> int:
     return _print_faults("images cannot be used", faults)
 
 
-def _print_split(path: str, here: set[ImageId]) -> int:
+def _print_split(path: str, present: set[ImageId]) -> int:
     missing = 0
     for name, ids in split_ids(path).items():
-        absent = [image_id for image_id in ids if image_id not in here]
+        absent = [image_id for image_id in ids if image_id not in present]
         shown = ", ".join(map(str, absent[:_SHOWN]))
         more = f"; missing: {shown}{', ...' if len(absent) > _SHOWN else ''}" if absent else ""
         print(f"{name}: {len(ids) - len(absent):,} of {len(ids):,} images have features{more}")

@@ -1,22 +1,23 @@
 """Feature stores of all published formats, behind one interface (see docs/data.md).
 
-To add one: a subclass of `IndexedStore`, a line in `STORES`, and one in `find_format`.
+To add one: a subclass of `IndexedStore` that `STORES.register` takes, or that is named as
+`MODULE:NAME` after `settings.use_plugin(MODULE)`.
 """
 
 import os
 import pathlib
 
-from sparsecap_jax.data.features import NpyFolderStore, attention_folders
-from sparsecap_jax.data.indexed_store import ImageSizes, IndexedStore
+from sparsecap_jax.data.features import ImageSizes, IndexedStore
 from sparsecap_jax.data.stores.array_records import MANIFEST, ArrayRecordStore
-from sparsecap_jax.data.stores.hdf5 import Hdf5Store
+from sparsecap_jax.data.stores.databases import Hdf5Store, LmdbStore
+from sparsecap_jax.data.stores.folders import NpyFolderStore, NpzFolderStore, attention_folders
 from sparsecap_jax.data.stores.image_sizes import load_image_sizes
-from sparsecap_jax.data.stores.lmdb import LmdbStore
-from sparsecap_jax.data.stores.npz_folder import NpzFolderStore
 from sparsecap_jax.data.stores.tfds_folder import TfdsStore, is_tfds_folder
 from sparsecap_jax.data.stores.tsv import TsvStore, tsv_files
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.settings import Registry
+
+__all__ = ["STORES", "NpyFolderStore", "find_format", "load_image_sizes", "open_store"]
 
 STORES: Registry[type[IndexedStore]] = Registry(
     "data.features_format",
@@ -41,7 +42,7 @@ def open_store(
     sizes: ImageSizes | str | os.PathLike | None = None,
     format: str = "auto",
 ) -> IndexedStore:
-    """Open a feature file or folder, whatever its format.
+    """Open a feature file or folder of any format.
 
     Args:
         path: the file or folder.
@@ -53,17 +54,17 @@ def open_store(
 
     Raises:
         ConfigError: unknown format.
-        DataError: nothing there that is known.
+        DataError: nothing of a known format is there.
     """
     path = pathlib.Path(path)
+    store = STORES[find_format(path) if format == "auto" else format]
     if isinstance(sizes, str | os.PathLike):
         sizes = load_image_sizes(sizes) if os.fspath(sizes) else None
-    kind = find_format(path) if format == "auto" else format
-    return STORES[kind](path, feature_size, need_boxes, sizes)
+    return store(path, feature_size, need_boxes, sizes)
 
 
 def find_format(path: pathlib.Path) -> str:
-    """The key of `STORES` that fits a file or folder.
+    """Return the key of `STORES` that fits a file or folder.
 
     Raises:
         DataError: none does.

@@ -1,6 +1,6 @@
-"""Our own store: ArrayRecord shards that any image can be read from at random, with a manifest.
+"""The package's own store: ArrayRecord shards, read one image at a time, with a manifest.
 
-    manifest.json                      what is in it: options, shards, image ids, checksums
+    manifest.json                      options, shards, image ids, checksums
     features-00000.array_record, ...   one record per image
 
 A record is `SCF1`, the length of a JSON header (uint32, little-endian), the header
@@ -17,10 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from sparsecap_jax.data.fields import check_path, field
-from sparsecap_jax.data.indexed_store import Arrays, IndexedStore
-from sparsecap_jax.data.records import ImageId
-from sparsecap_jax.data.regions import RegionFeatures
+from sparsecap_jax.data.features import Arrays, IndexedStore, RegionFeatures
+from sparsecap_jax.data.records import ImageId, check_path, entries, field
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.files import read_json
 
@@ -32,7 +30,7 @@ _PREFIX = struct.Struct("<4sI")
 
 
 def encode(image_id: ImageId, image: RegionFeatures, dtype: str) -> bytes:
-    """One record; features in `dtype` ("float32" or "float16"), boxes and fc in float32.
+    """Return one record; features in `dtype` ("float32" or "float16"), boxes and fc in float32.
 
     Raises:
         DataError: a feature is too large for float16.
@@ -55,10 +53,10 @@ def encode(image_id: ImageId, image: RegionFeatures, dtype: str) -> bytes:
 
 
 def decode(record: bytes, where: str) -> tuple[ImageId, np.ndarray, np.ndarray | None, np.ndarray]:
-    """Image id, features, boxes and fc of a record.
+    """Return image id, features, boxes and fc of a record.
 
     Raises:
-        DataError: it is no such record, or its length is not what the header says.
+        DataError: it is no such record, or its length does not agree with its header.
     """
     try:
         magic, length = _PREFIX.unpack_from(record)
@@ -120,9 +118,9 @@ class ArrayRecordStore(IndexedStore):
         except (RuntimeError, ValueError, IndexError) as error:
             reason = (str(error) or "it cannot be read").splitlines()[0]
             raise DataError(f"{where}: {reason}") from None
-        found, features, boxes, fc = decode(record, where)
-        if found != image_id:
-            raise DataError(f"{where}: is image {found!r}, expected {image_id!r}")
+        stored_id, features, boxes, fc = decode(record, where)
+        if stored_id != image_id:
+            raise DataError(f"{where}: is image {stored_id!r}, expected {image_id!r}")
         names = f"{where}: features", f"{where}: boxes", f"{where}: fc"
         return Arrays(features, boxes, fc, names)
 
@@ -141,7 +139,7 @@ class ArrayRecordStore(IndexedStore):
 
 @functools.cache
 def array_records() -> Any:
-    """The module that reads and writes ArrayRecord."""
+    """Import the module that reads and writes ArrayRecord."""
     return importlib.import_module("array_record.python.array_record_module")
 
 
@@ -159,8 +157,7 @@ def load_manifest(directory: pathlib.Path) -> dict[str, Any]:
     field(manifest, "feature_size", int | str, where)
     if not isinstance(manifest.get("boxes"), bool):
         raise DataError(f"{path}: boxes: expected true or false, found {manifest.get('boxes')!r}")
-    for number, shard in enumerate(field(manifest, "shards", list, where)):
-        place = f"{path}: shards[{number}]"
+    for place, shard in entries(manifest, "shards", path):
         check_path(field(shard, "file", str, place), f"{place}.file")
         ids = field(shard, "ids", list, place)
         regions = field(shard, "regions", list, place)

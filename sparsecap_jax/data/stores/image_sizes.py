@@ -1,11 +1,17 @@
-"""Width and height of images, which turn boxes in pixels into relative ones."""
+"""Width and height of images, by which boxes in pixels become relative."""
 
 import os
 import pathlib
 
-from sparsecap_jax.data.fields import field
-from sparsecap_jax.data.indexed_store import ImageSizes
-from sparsecap_jax.data.records import ImageId, checked_id, image_id_from_filename, normalize_id
+from sparsecap_jax.data.features import ImageSizes
+from sparsecap_jax.data.records import (
+    ImageId,
+    checked_id,
+    entries,
+    field,
+    image_id_from_filename,
+    normalize_id,
+)
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.files import read_json
 
@@ -22,7 +28,7 @@ def load_image_sizes(path: str | os.PathLike) -> ImageSizes:
             pictures, whose headers are read.
 
     Raises:
-        DataError: there is nothing of the kind.
+        DataError: `path` is none of these.
     """
     path = pathlib.Path(path)
     if not path.is_dir():
@@ -40,8 +46,7 @@ def _from_json(path: pathlib.Path) -> dict[ImageId, tuple[int, int]]:
     content = read_json(path, "image sizes")
     sizes: dict[ImageId, tuple[int, int]] = {}
     if isinstance(content, dict) and "images" in content:
-        for number, image in enumerate(field(content, "images", list, f"{path}: top level")):
-            where = f"{path}: images[{number}]"
+        for where, image in entries(content, "images", path):
             image_id = checked_id(field(image, "id", int | str, where), f"{where}.id")
             sizes[image_id] = _size([image.get("width"), image.get("height")], where)
     elif isinstance(content, dict):
@@ -63,7 +68,7 @@ def _picture_size(path: pathlib.Path) -> tuple[int, int]:
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=("JPEG", "PNG")) as picture:
             return picture.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: not a picture: {error}") from None

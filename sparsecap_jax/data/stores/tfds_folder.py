@@ -4,13 +4,16 @@ import importlib
 import pathlib
 from typing import Any
 
-from sparsecap_jax.data.indexed_store import Arrays, IndexedStore
+from sparsecap_jax.data.features import Arrays, IndexedStore
 from sparsecap_jax.data.karpathy import split_ids
 from sparsecap_jax.data.records import ImageId
 from sparsecap_jax.errors import DataError
+from sparsecap_jax.files import read_json
 
 INFO = "dataset_info.json"
 SPLIT = "metadata.json"
+_CLASS_KEYS = {"pythonClassName", "python_class_name", "type"}
+_TRUSTED = "tensorflow_datasets.core.features."
 
 
 class TfdsStore(IndexedStore):
@@ -64,6 +67,7 @@ class TfdsStore(IndexedStore):
         if self._sources is None:
             self._sources = {}
         if name not in self._sources:
+            _check_classes(self.path / "features.json")
             tfds = importlib.import_module("tensorflow_datasets")
             try:
                 builder = tfds.builder_from_directory(str(self.path))
@@ -72,6 +76,22 @@ class TfdsStore(IndexedStore):
                 reason = (str(error) or type(error).__name__).splitlines()[0]
                 raise DataError(f"{self.path}: tfds cannot open {name}: {reason}") from None
         return self._sources[name]
+
+
+def _check_classes(path: pathlib.Path) -> None:
+    """Raise a DataError unless all classes that features.json names are of tfds itself.
+
+    The loader of tfds imports the module of any other class.
+    """
+    nodes = [read_json(path) if path.exists() else {}]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, dict):
+            for key in _CLASS_KEYS & node.keys():
+                name = node[key]
+                if isinstance(name, str) and "." in name and not name.startswith(_TRUSTED):
+                    raise DataError(f"{path}: {key} is {name!r}; expected a class of {_TRUSTED}*")
+        nodes += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
 
 
 def is_tfds_folder(path: pathlib.Path) -> bool:

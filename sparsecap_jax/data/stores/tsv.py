@@ -17,10 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from sparsecap_jax.data.indexed_store import Arrays, ImageSizes, IndexedStore
+from sparsecap_jax.data.features import BOX_TOLERANCE, Arrays, IndexedStore, relative_boxes
 from sparsecap_jax.data.npy import open_file
 from sparsecap_jax.data.records import ImageId, image_id_from_filename
-from sparsecap_jax.data.regions import relative_boxes
 from sparsecap_jax.errors import DataError
 
 LAYOUTS = {
@@ -59,13 +58,7 @@ class TsvStore(IndexedStore):
     Broken rows (base64 that was cut short, a column too few) are skipped and reported: the
     published bottom-up files have three of them, whose images come again elsewhere. An image with
     no whole row counts as missing. VinVL rows are 2,048 features and 6 numbers of position: all of
-    them with `feature_size` 2054, the features alone with 2048.
-
-    Args:
-        path: file or folder.
-        feature_size: see `IndexedStore`.
-        need_boxes: see `IndexedStore`.
-        sizes: not needed, rows hold them.
+    them with `feature_size` 2054, the features alone with 2048. Sizes of images are in the rows.
 
     Raises:
         DataError: no such file, none in the folder, or an image in two different rows.
@@ -73,14 +66,8 @@ class TsvStore(IndexedStore):
 
     unit = "row"
 
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        feature_size: int = 2048,
-        need_boxes: bool = False,
-        sizes: ImageSizes | None = None,
-    ):
-        super().__init__(path, feature_size, need_boxes, sizes)
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
         self.broken: dict[ImageId, str] = {}
         self.paths = tsv_files(self.path)
         if not self.paths:
@@ -116,19 +103,18 @@ class TsvStore(IndexedStore):
         return key.num_boxes
 
     def _read(self, key: Row, image_id: ImageId) -> Arrays:
-        where = _where(key)
-        return read_row(_bytes(key), where, self.feature_size, self.need_boxes)
+        return read_row(_bytes(key), _where(key), self.feature_size, self.need_boxes)
 
 
 def _bytes(row: Row) -> bytes:
-    """The row itself; opening the file anew costs nothing beside reading it."""
+    """Read a row; opening the file anew costs little compared with reading it."""
     with open_file(pathlib.Path(row.path)) as file:
         file.seek(row.start)
         return file.read(row.end - row.start)
 
 
 def tsv_files(path: pathlib.Path) -> list[pathlib.Path]:
-    """The `.tsv` files that `path` is or holds."""
+    """Return the `.tsv` files that `path` is or holds."""
     if path.is_file():
         return [path]
     return sorted(p for p in path.glob("*.tsv*") if re.fullmatch(r".+\.tsv(\.\d+)?", p.name))
@@ -138,9 +124,11 @@ def read_row(line: bytes, where: str, feature_size: int, need_boxes: bool) -> Ar
     """Decode one row of any layout; boxes come out relative.
 
     Raises:
-        DataError: anything in it that is not as it should be.
+        DataError: a faulty row.
     """
-    row = _fields(line, where)
+    row: dict[str, Any] = _columns(line, where)
+    if "json" in row:
+        row = _from_json(row["json"], where)
     count = _number(row["num_boxes"], f"{where}: num_boxes")
     features = _floats(row["features"], count, f"{where}: features")
     boxes = None
@@ -150,23 +138,19 @@ def read_row(line: bytes, where: str, feature_size: int, need_boxes: bool) -> Ar
         pixels = _floats(row["boxes"], count, f"{where}: boxes")
         boxes = relative_boxes(pixels, width, height, f"{where}: boxes")
     elif "boxes" not in row:
+        position = features[:, -_POSITION:]
         if features.shape[1] - _POSITION != feature_size and need_boxes:
-            _need_position(features, where)
-        boxes = features[:, -_POSITION:][:, :4] if need_boxes else None
+            outside = (position < -BOX_TOLERANCE) | (position > 1 + BOX_TOLERANCE)
+            if features.shape[1] <= _POSITION or outside.any():
+                raise DataError(f"{where}: boxes are needed, and the row has none")
+        boxes = position[:, :4] if need_boxes else None
         if features.shape[1] == feature_size + _POSITION:
             features = features[:, :feature_size]
     return Arrays(features, boxes, None, (f"{where}: features", f"{where}: boxes", where))
 
 
-def _need_position(features: np.ndarray, where: str) -> None:
-    """Rows without a box column must end in the six numbers of position."""
-    last = features[:, -_POSITION:]
-    if features.shape[1] <= _POSITION or (last < -0.01).any() or (last > 1.01).any():
-        raise DataError(f"{where}: boxes are needed, and the row has none")
-
-
 def _scan(path: pathlib.Path) -> Iterator[tuple[Row, ImageId, str]]:
-    """Every row of a file: where it is, its image, and what is wrong with it ("" if nothing)."""
+    """Yield every row of a file, its image id, and its fault ("" if there is none)."""
     try:
         with path.open("rb") as file:
             if not os.fstat(file.fileno()).st_size:
@@ -190,19 +174,24 @@ def _scan(path: pathlib.Path) -> Iterator[tuple[Row, ImageId, str]]:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _check(line: bytes, where: str) -> int:
-    """Number of regions of a row, after checks that need no decoding."""
+def _columns(line: bytes, where: str) -> dict[str, bytes]:
+    """Return the columns of a row by name."""
     columns = line.rstrip(b"\r\n").split(b"\t")
     names = LAYOUTS.get(len(columns))
     if names is None:
         expected = "6 (bottom-up), 10 (LXMERT), 2 or 3 (VinVL)"
         raise DataError(f"{where}: {len(columns)} columns, expected {expected}")
-    row = dict(zip(names, columns, strict=True))
+    return dict(zip(names, columns, strict=True))
+
+
+def _check(line: bytes, where: str) -> int:
+    """Return the number of regions of a row, after checks that need no decoding."""
+    row = _columns(line, where)
     if "json" in row:
-        found = _NUM_BOXES.search(row["json"])
-        if not found or not row["json"].endswith(b"}"):
+        match = _NUM_BOXES.search(row["json"])
+        if not match or not row["json"].endswith(b"}"):
             raise DataError(f'{where}: expected JSON with "num_boxes" and "features"')
-        return int(found.group(1))
+        return int(match.group(1))
     count = _number(row["num_boxes"], f"{where}: num_boxes")
     for name in ("boxes", "features"):
         if len(row.get(name, b"")) % 4:
@@ -210,22 +199,15 @@ def _check(line: bytes, where: str) -> int:
     return count
 
 
-def _fields(line: bytes, where: str) -> dict[str, Any]:
-    """Columns by name; those of VinVL's JSON among them."""
-    columns = line.rstrip(b"\r\n").split(b"\t")
-    names = LAYOUTS.get(len(columns))
-    if names is None:
-        raise DataError(f"{where}: {len(columns)} columns")
-    row: dict[str, Any] = dict(zip(names, columns, strict=True))
-    if "json" in row:
-        try:
-            row = json.loads(row["json"])
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}: broken JSON: {error}") from None
-        if not isinstance(row, dict) or not {"num_boxes", "features"} <= row.keys():
-            raise DataError(f'{where}: expected JSON with "num_boxes" and "features"')
-        row = {"num_boxes": row["num_boxes"], "features": row["features"]}
-    return row
+def _from_json(text: bytes, where: str) -> dict[str, Any]:
+    """Return the columns in the JSON of a VinVL row."""
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: broken JSON: {error}") from None
+    if not isinstance(row, dict) or not {"num_boxes", "features"} <= row.keys():
+        raise DataError(f'{where}: expected JSON with "num_boxes" and "features"')
+    return {"num_boxes": row["num_boxes"], "features": row["features"]}
 
 
 def _number(value: Any, where: str) -> int:

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from sparsecap_jax.commands.prepare import parse_args
-from sparsecap_jax.data.features import NpyFolderStore
-from sparsecap_jax.data.stores import open_store
+from sparsecap_jax.data.stores import NpyFolderStore, open_store
 from sparsecap_jax.data.stores.array_records import decode, encode, load_manifest
 from sparsecap_jax.data.stores.convert import convert, verify
 from sparsecap_jax.errors import ConfigError, DataError

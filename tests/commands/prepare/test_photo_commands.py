@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from sparsecap_jax.commands.prepare import parse_args
-from sparsecap_jax.data.features import NpyFolderStore, RegionFeatures
+from sparsecap_jax.data.features import RegionFeatures
+from sparsecap_jax.data.stores import NpyFolderStore
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.photos.windows import grid_boxes
 

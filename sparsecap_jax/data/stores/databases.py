@@ -1,0 +1,173 @@
+"""Databases with the features of all images in one file: HDF5 and LMDB."""
+
+import functools
+import math
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from sparsecap_jax.data.features import Arrays, IndexedStore
+from sparsecap_jax.data.npy import Npz, parse_npy
+from sparsecap_jax.data.records import ImageId, normalize_id
+from sparsecap_jax.errors import DataError
+
+_SUFFIX = "_features"
+_NOT_IDS = (b"__keys__", b"__len__", b"keys", b"length")
+_BESIDE = ("_box_relative", "_box", "_fc")
+
+
+class Hdf5Store(IndexedStore):
+    """HDF5 files of the Meshed-Memory Transformer.
+
+    `ID_features` float [R, D] (or a grid [h, w, D]) and `ID_boxes` float [R, 4]. Boxes are in
+    pixels, and the file does not hold the sizes of the images: give `sizes` where boxes are needed.
+    Boxes that lie within [0, 1] altogether are taken as relative already.
+
+    Raises:
+        DataError: no HDF5 file, or nothing of that layout in it; h5py is not installed.
+    """
+
+    _handles = ("_file",)
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self._file: Any = None
+        self._process = 0
+
+    def _open(self) -> Any:
+        """Return the open file; every process opens its own."""
+        if self._file is None or self._process != os.getpid():
+            h5py = self._import("h5py", "HDF5", "h5")
+            try:
+                self._file = h5py.File(self.path, "r")
+            except OSError as error:
+                reason = "no such file" if not self.path.exists() else str(error).splitlines()[0]
+                raise DataError(f"{self.path}: not an HDF5 file: {reason}") from None
+            self._process = os.getpid()
+        return self._file
+
+    def _load_index(self) -> dict[ImageId, str]:
+        names = [name for name in self._open() if name.endswith(_SUFFIX)]
+        if not names:
+            present = ", ".join(list(self._open())[:5]) or "nothing"
+            raise DataError(f"{self.path}: no ID_features; found {present}")
+        stems = [name.removesuffix(_SUFFIX) for name in names]
+        return self._unique((normalize_id(stem), stem) for stem in stems)
+
+    def _count(self, key: str, image_id: ImageId) -> int:
+        return math.prod(self._dataset(key + _SUFFIX).shape[:-1])
+
+    def _read(self, key: str, image_id: ImageId) -> Arrays:
+        where = f"{self.path}: {key}"
+        features = self._array(key + _SUFFIX)
+        boxes = self._array(f"{key}_boxes") if self.need_boxes else None
+        if boxes is not None and boxes.size and not (boxes.min() >= 0 and boxes.max() <= 1):
+            boxes = self._relative(boxes, image_id, where, f"{where}_boxes")
+        return Arrays(features, boxes, None, (f"{where}_features", f"{where}_boxes", where))
+
+    def _dataset(self, name: str) -> Any:
+        dataset = self._open().get(name)
+        if dataset is None or not hasattr(dataset, "dtype"):
+            raise DataError(f"{self.path}: {name}: no such array")
+        if dataset.dtype.kind != "f":
+            raise DataError(f"{self.path}: {name}: expected floats, found {dataset.dtype}")
+        return dataset
+
+    def _array(self, name: str) -> Any:
+        try:
+            return self._dataset(name)[()]
+        except (OSError, RuntimeError) as error:
+            raise DataError(f"{self.path}: {name}: cannot be read: {error}") from None
+
+
+class LmdbStore(IndexedStore):
+    """LMDB databases of self-critical training codes.
+
+    `cocobu_att.lmdb`, with `cocobu_box_relative.lmdb` or `cocobu_box.lmdb`, `cocobu_fc.lmdb`. A
+    database may be a folder (`data.mdb`) or one file. Keys are image ids, with or without an
+    extension; values are whole `.npy` files, or `.npz` with `feat`. Databases of pickles (ViLBERT)
+    are refused: a pickle can run code. `path` is the database of features, or the folder that
+    holds `*_att.lmdb`.
+
+    Raises:
+        DataError: no database; lmdb is not installed.
+    """
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        if not _is_database(self.path):
+            databases = sorted(p for p in self.path.glob("*_att.lmdb") if _is_database(p))
+            if not databases:
+                raise DataError(f"{self.path}: no LMDB database; expected data.mdb or *_att.lmdb")
+            self.path = databases[0]
+        beside = [self.path.with_name(self.path.name.replace("_att", name)) for name in _BESIDE]
+        beside = [path if path != self.path and path.exists() else None for path in beside]
+        self._boxes, self._pixel_boxes, self._fc = beside
+        if self.need_boxes and not (self._boxes or self._pixel_boxes):
+            raise DataError(f"{self.path}: boxes are needed, and no *_box*.lmdb lies beside it")
+
+    def _load_index(self) -> dict[ImageId, bytes]:
+        with self._begin(self.path) as transaction:
+            keys = [bytes(key) for key in transaction.cursor().iternext(values=False)]
+        index = self._unique((_id(key, self.path), key) for key in keys if key not in _NOT_IDS)
+        if not index:
+            raise DataError(f"{self.path}: the database is empty")
+        return index
+
+    def _count(self, key: bytes, image_id: ImageId) -> int:
+        return math.prod(self._array(self.path, key, image_id).shape[:-1])
+
+    def _read(self, key: bytes, image_id: ImageId) -> Arrays:
+        where = f"{self.path}: {image_id}"
+        features = self._array(self.path, key, image_id)
+        boxes = None
+        if self.need_boxes:
+            boxes = self._array(self._boxes or self._pixel_boxes, key, image_id)
+            boxes = boxes if self._boxes else self._relative(boxes, image_id, where)
+        fc = self._array(self._fc, key, image_id) if self._fc else None
+        return Arrays(features, boxes, fc, (f"{where}: features", f"{where}: boxes", where))
+
+    def _array(self, path: pathlib.Path, key: bytes, image_id: ImageId) -> np.ndarray:
+        where = f"{path}: {image_id}"
+        with self._begin(path) as transaction:
+            value = transaction.get(key)
+        if value is None:
+            raise DataError(f"{where}: no such key")
+        if value[:2] == b"PK":
+            with Npz(bytes(value), where) as archive:
+                names = archive.names()
+                return archive["feat" if "feat" in names or not names else names[0]]
+        if value[:1] == b"\x80":
+            raise DataError(f"{where}: a pickle, which is never read; expected .npy or .npz")
+        return parse_npy(bytes(value), where)
+
+    def _begin(self, path: pathlib.Path) -> Any:
+        """Begin a transaction."""
+        return _open_lmdb(self._import("lmdb", "LMDB", "lmdb"), path.resolve(), os.getpid()).begin()
+
+
+@functools.cache
+def _open_lmdb(lmdb: Any, path: pathlib.Path, process: int) -> Any:
+    """Return the open database; LMDB wants one per process, for any number of stores."""
+    try:
+        return lmdb.open(
+            str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False
+        )
+    except lmdb.Error as error:
+        raise DataError(f"{path}: not an LMDB database: {error}") from None
+
+
+def _is_database(path: pathlib.Path) -> bool:
+    if path.is_dir():
+        return (path / "data.mdb").is_file()
+    return path.is_file() and path.suffix in (".lmdb", ".mdb")
+
+
+def _id(key: bytes, where: pathlib.Path) -> ImageId:
+    try:
+        text = key.decode("utf-8")
+    except UnicodeDecodeError:
+        raise DataError(f"{where}: key {key!r:.40} is not UTF-8") from None
+    return normalize_id(text.removesuffix(".npy").removesuffix(".npz"))

@@ -1,0 +1,123 @@
+"""Continuing a run with another config: what may change, and other lengths."""
+
+import shutil
+
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from tiny_runs import STEPS, make_data, tiny_config
+
+from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.files import read_csv, read_json
+from sparsecap_jax.runs.checkpoints import Checkpoints
+from sparsecap_jax.runs.loop import train
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("scenes") / "toy")
+
+
+def constant(data, steps):
+    """A dense run at a constant rate, whose steps do not depend on its length."""
+    config = tiny_config(data, "none", steps=steps)
+    config.optimizer.schedule = "constant"
+    return config
+
+
+@pytest.fixture(scope="module")
+def short(data, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "short"
+    train(constant(data, 8), workdir, [].append)
+    return workdir
+
+
+def last_params(workdir):
+    checkpoints = Checkpoints(workdir, read_only=True)
+    try:
+        return flatten_dict(checkpoints.restore_variables(checkpoints.last_step())["params"])
+    finally:
+        checkpoints.close()
+
+
+def test_a_lengthened_run_is_a_long_one(data, short, tmp_path):
+    train(constant(data, STEPS), tmp_path / "whole", [].append)
+    shutil.copytree(short, tmp_path / "longer")
+    shutil.copytree(data, tmp_path / "moved")
+    config, lines = constant(data, STEPS), []
+    config.data.dir = str(tmp_path / "moved")
+    config.train.log_every = 1
+    train(config, tmp_path / "longer", lines.append)
+    assert lines[0] == (
+        f"{tmp_path / 'longer' / 'config.json'}: continuing with another config: data.dir was "
+        f"{str(data)!r}, is {str(tmp_path / 'moved')!r}; train.log_every was 2, is 1; "
+        "train.steps was 8, is 12"
+    )
+    assert lines[1].startswith("continuing from step 8 of ")
+    assert read_json(tmp_path / "longer" / "config.json")["train"]["steps"] == STEPS
+    steps = [int(row["step"]) for row in read_csv(tmp_path / "longer" / "train.csv")]
+    assert steps == [2, 4, 6, 8, 9, 10, 11, 12]
+    whole = last_params(tmp_path / "whole")
+    for path, leaf in last_params(tmp_path / "longer").items():
+        np.testing.assert_array_equal(leaf, whole[path])
+
+
+class Stop(Exception):
+    """Ends a run after the step that was asked for."""
+
+
+def test_a_schedule_over_the_whole_run_takes_the_new_length(data, tmp_path):
+    """One step of SGD beyond a finished run of 2: its size is the rate of the new length."""
+    deltas, low, high = {}, 1e-4, 1e-2
+
+    def config(steps):
+        config = tiny_config(data, "none", steps=steps, eval_every=1)
+        changes = {"name": "sgd", "clip": "none", "learning_rate": high, "learning_rate_min": low}
+        config.optimizer.update(changes)
+        return config
+
+    def stop(line):
+        if line.startswith("step 3/") and "validation" in line:
+            raise Stop
+
+    train(config(2), tmp_path / "short", [].append)
+    before = last_params(tmp_path / "short")
+    for steps in (4, 6):
+        shutil.copytree(tmp_path / "short", tmp_path / str(steps))
+        with pytest.raises(Stop):
+            train(config(steps), tmp_path / str(steps), stop)
+        after = last_params(tmp_path / str(steps))
+        deltas[steps] = np.concatenate([np.ravel(after[k] - before[k]) for k in before])
+    rates = {n: low + (high - low) * (1 + np.cos(np.pi * 3 / n)) / 2 for n in deltas}
+    moved = np.abs(deltas[6]) > 1e-5
+    assert moved.sum() > 100
+    ratio = deltas[4][moved] / deltas[6][moved]
+    np.testing.assert_allclose(np.median(ratio), rates[4] / rates[6], rtol=1e-3)
+
+
+def test_a_run_cannot_become_shorter_than_it_is(data, short):
+    before = (short / "config.json").read_text()
+    with pytest.raises(ConfigError, match=r"config\.train: 6 steps in all, but .* trained for 8"):
+        train(constant(data, 6), short, [].append)
+    assert (short / "config.json").read_text() == before
+
+
+def test_other_changes_are_refused(data, short):
+    before = (short / "config.json").read_text()
+    config = constant(data, STEPS)
+    config.optimizer.learning_rate = 1e-3
+    with pytest.raises(ConfigError, match=r"\(optimizer\.learning_rate was .*new --workdir"):
+        train(config, short, [].append)
+    assert (short / "config.json").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [("data", "batch_size", 33), ("model", "rnn_size", -3), ("eval", "length_penalty", "bogus")],
+)
+def test_a_faulty_config_leaves_no_run_directory(data, tmp_path, section, key, value):
+    config = tiny_config(data)
+    config[section][key] = value
+    with pytest.raises(ConfigError, match=rf"config\.{section}\.{key}"):
+        train(config, tmp_path / "run", [].append)
+    assert not (tmp_path / "run").exists()

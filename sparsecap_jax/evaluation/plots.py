@@ -145,9 +145,8 @@ def error_bar_curves(
         if flat:
             axis.axhline(np.mean(flat), color="0.4", ls="--", lw=1, label=baseline)
         for number, name in enumerate(names):
-            seeds = [
-                [r[y] for r in shown if (r[series], r[x]) == (name, place)] for place in places
-            ]
+            curve = [row for row in shown if row[series] == name]
+            seeds = [[row[y] for row in curve if row[x] == place] for place in places]
             filled = [place for place, values in enumerate(seeds) if values]
             # Curves are shifted a little against each other, so that their bars do not overlap.
             shifted = np.array(filled) + 0.03 * (number - (len(names) - 1) / 2)

@@ -23,8 +23,8 @@ from sparsecap_jax.evaluation.ptb_tokenizer import PUNCTUATION, regroup, tokeniz
 _PROGRAM = "edu.stanford.nlp.process.PTBTokenizer"
 _JAR = "tokenizer/stanford-corenlp-3.4.1.jar"
 _COCO = ("coco/annotations/captions_train2014.json", "coco/annotations/captions_val2014.json")
-# Characters that end a line for Java. pycocoevalcap replaces "\n" only: any other in a caption shifts
-# all following captions to the wrong image.
+# Characters that end a line for Java. pycocoevalcap replaces "\n" only: any other in a caption
+# shifts all following captions to the wrong image.
 _LINE_ENDS = str.maketrans(dict.fromkeys("\n\r\v\f\u2028\u2029", " "))
 
 

@@ -7,9 +7,9 @@ the two on every COCO caption, and docs/metrics.md lists the known differences (
 Flickr8k).
 
 Like the Java program, `ptb_tokens` is a longest-match lexer: the rule that reads furthest wins,
-look-ahead included, and the earlier rule breaks a tie. Look-ahead crosses the end of a line: whether
-a caption that ends in "p.m." loses that period depends on the caption after it. Captions are
-therefore tokenized as a list, in the order of the file.
+look-ahead included, and the earlier rule breaks a tie. Look-ahead crosses the end of a line:
+whether a caption that ends in "p.m." loses that period depends on the caption after it. Captions
+are therefore tokenized as a list, in the order of the file.
 """
 
 import itertools

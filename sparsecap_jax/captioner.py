@@ -20,7 +20,7 @@ from sparsecap_jax.data.karpathy import ImageId, Record
 from sparsecap_jax.data.stores import open_store
 from sparsecap_jax.decoding import make_ensemble
 from sparsecap_jax.errors import ConfigError, DataError
-from sparsecap_jax.models import MODELS
+from sparsecap_jax.models import model_class
 from sparsecap_jax.photos.extractors import Extractor, remake_extractor
 from sparsecap_jax.photos.images import open_photo
 from sparsecap_jax.runs.directory import LoadedRun, load_run
@@ -54,7 +54,8 @@ class Captioner:
         self.model, params = members[0] if len(runs) == 1 else make_ensemble(members)
         self._params = jax.device_put(params)
         self._max_length = min(run.config.max_seq_length for run in runs)
-        self.needs_boxes = any(MODELS[run.config.model.name].needs_boxes for run in runs)
+        classes = [model_class(run.config.model.name) for run in runs]
+        self.needs_boxes = any(getattr(cls, "needs_boxes", False) for cls in classes)
 
     @classmethod
     def load(cls, directory: str | pathlib.Path | Sequence[str | pathlib.Path]) -> "Captioner":

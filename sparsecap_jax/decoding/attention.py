@@ -1,4 +1,4 @@
-"""Where a model looked while it produced the words of a caption."""
+"""Attention over regions with which a model produced the words of a caption."""
 
 from functools import partial
 from typing import Any
@@ -32,7 +32,7 @@ def attention_weights(
         params: its parameters, masks applied.
         regions: the images.
         tokens: captions without BOS, as in `Decoded`.
-        bos_id: what the model starts from.
+        bos_id: token that captions start from.
 
     Returns:
         float32 `[B, K, T, R]`, meaningless after the end of a caption.
@@ -62,9 +62,9 @@ def _weights(model, params, regions, tokens, bos_id):
 
 
 def _sown_attention(intermediates: PyTree, name: str) -> Float[Array, "B K R"]:
-    """Mean of all that was sown as "attention"."""
+    """Return the mean of the weights sown as "attention"."""
     flat = flatten_dict(intermediates)
-    found = [one for path, sown in flat.items() if path[-1] == "attention" for one in sown]
-    if not found:
+    weights = [leaf for path, sown in flat.items() if path[-1] == "attention" for leaf in sown]
+    if not weights:
         raise ConfigError(f"attention: found none in a step of {name}, expected a sown 'attention'")
-    return jnp.mean(jnp.stack(found), axis=0)
+    return jnp.mean(jnp.stack(weights), axis=0)

@@ -11,6 +11,7 @@ from sparsecap_jax.decoding.beams import (
     check_size,
     empty_beams,
     extend,
+    run_beams,
     tempered,
 )
 from sparsecap_jax.decoding.constraints import Constraint, Prefix
@@ -46,20 +47,8 @@ def beam_search(
         log_probs = constrain(log_probs, prefix)
         return ranking.collect(extend(beams, log_probs, log_probs, position), position)
 
-    def going(state):
-        position, _, beams = state
-        return (position < options.max_length) & ~jnp.all(ranking.settled(beams, position))
-
-    def body(state):
-        position, carry, beams = state
-        last = beams.tokens[:, :, position - 1]
-        carry, log_probs = stepper(reorder(carry, beams.parents), last, position)
-        beams = advance(beams, tempered(log_probs, options.temperature), position)
-        return position + 1, carry, beams
-
     beams = advance(empty_beams(batch, size, options), log_probs, jnp.int32(0))
-    state = (jnp.int32(1), spread(carry, size), beams)
-    return captions(jax.lax.while_loop(going, body, state)[2], options)
+    return run_beams(stepper, spread(carry, size), beams, advance, ranking)
 
 
 def diverse_beam_search(
@@ -130,8 +119,8 @@ def diverse_beam_search(
     groups = advance(groups, jnp.stack([first_log_probs] * count), jnp.int32(0))
     carry = jax.tree.map(lambda leaf: jnp.stack([leaf] * count), first_carry)
     groups = jax.lax.while_loop(going, body, (jnp.int32(1), carry, groups))[2]
-    found = [captions(beams, options) for beams in groups]
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *found)
+    parts = [captions(beams, options) for beams in groups]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *parts)
 
 
 def _choices(groups: list[Beams], position: Int[Array, ""], vocab: int) -> Float[Array, "B V"]:

@@ -1,10 +1,12 @@
-"""What beam searches share: beams, ended captions, their ranking, and when to stop.
+"""Parts that beam searches share: beams, ended captions, their ranking, and the loop.
 
 The reference (`models/caption_model.py`, after self-critical.pytorch) runs every step: a beam that
 ends is noted, loses 1000 nats and keeps expanding, and the length penalty re-ranks the noted ones.
 Log-probs only decrease, so the search can stop as soon as nothing alive can still reach the K
 noted captions of any image; the captions are the same.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +16,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sparsecap_jax.decoding import topk
 from sparsecap_jax.decoding.options import Decoded, DecodeOptions
-from sparsecap_jax.decoding.stepper import reorder
+from sparsecap_jax.decoding.stepper import Stepper, reorder
 from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.types import PyTree
 
-# What an ended beam loses. It lives on only where too few others do, but its tokens still count
+# Log-prob that an ended beam loses. It lives on only where too few others do, but its tokens still count
 # against those of later groups, as in the reference.
 _ENDED = 1000.0
+
+Advance = Callable[["Beams", Array, Array], "Beams"]
 
 
 @struct.dataclass
@@ -28,7 +33,7 @@ class Beams:
 
     Attributes:
         tokens, log_probs: `[B, K, T]`, of the beams.
-        sums: `[B, K]`, what they are ranked by; -inf for none.
+        sums: `[B, K]`, which rank them; -inf for none.
         retired: `[B, K]`, whether the beam has ended before and can yield no caption any more.
         parents: `[B, K]`, which beam of the step before each one continues.
         done_tokens, done_log_probs, done_scores, done_lengths: the captions, best first.
@@ -48,7 +53,7 @@ class Beams:
 def empty_beams(
     batch: int, rows: int, options: DecodeOptions, captions: int | None = None
 ) -> Beams:
-    """Beams before the first token: one of `rows` alive, no captions (room for as many)."""
+    """Return beams before the first token: one of `rows` alive, and no captions yet."""
     captions = rows if captions is None else captions
     alive = jnp.arange(rows, dtype=jnp.int32) == 0
     sums = jnp.where(alive, 0.0, -jnp.inf).astype(jnp.float32)
@@ -70,7 +75,7 @@ def empty_beams(
 
 
 class Ranking:
-    """How ended beams are scored, and when no beam can still beat them.
+    """Scores of ended beams, and the bound beyond which no beam can beat them.
 
     `factors` are those of the length penalty, see `penalty_factors`; other penalties need no new
     compilation.
@@ -109,10 +114,39 @@ class Ranking:
         )
 
     def settled(self, beams: Beams, length: Int[Array, ""]) -> Bool[Array, " B"]:
-        """Whether no beam, `length` tokens long, can still become one of the best captions."""
+        """Return whether no beam, `length` tokens long, can still become one of the best captions."""
         alive = jnp.where(beams.retired, -jnp.inf, beams.sums)
         bound = jnp.max(alive, axis=1) * self._later[length]
         return beams.done_scores[:, -1] >= bound
+
+
+def run_beams(
+    stepper: Stepper, carry: PyTree, beams: Beams, advance: Advance, ranking: Ranking
+) -> Decoded:
+    """Step the model until no beam can become a caption of the best; return the captions.
+
+    Args:
+        stepper: the model.
+        carry: its state after BOS, leaves `[B, K, ...]`.
+        beams: K beams of one token.
+        advance: `(beams, log_probs [B, K, V], position) -> beams`, chooses the next token.
+        ranking: decides when the search is over.
+    """
+    options = ranking.options
+
+    def going(state: tuple) -> Bool[Array, ""]:
+        position, _, beams = state
+        return (position < options.max_length) & ~jnp.all(ranking.settled(beams, position))
+
+    def body(state: tuple) -> tuple:
+        position, carry, beams = state
+        last = beams.tokens[:, :, position - 1]
+        carry, log_probs = stepper(reorder(carry, beams.parents), last, position)
+        beams = advance(beams, tempered(log_probs, options.temperature), position)
+        return position + 1, carry, beams
+
+    beams = jax.lax.while_loop(going, body, (jnp.int32(1), carry, beams))[2]
+    return captions(beams, options)
 
 
 def extend(
@@ -126,7 +160,7 @@ def extend(
     Args:
         beams: k beams, of which the first J are continued.
         log_probs: of the next tokens; kept with the captions.
-        ranked: what is added to the sums instead: less the diversity penalties.
+        ranked: the same less the diversity penalties, added to the sums.
         position: where the tokens stand.
     """
     batch, rows, vocab = log_probs.shape
@@ -143,7 +177,7 @@ def continued(
     log_probs: Float[Array, "B J V"],
     position: Int[Array, ""],
 ) -> Beams:
-    """Beam k becomes beam `parents[:, k]` followed by the token `chosen[:, k]`."""
+    """Replace beam k by beam `parents[:, k]` followed by the token `chosen[:, k]`."""
     batch, rows, vocab = log_probs.shape
     flat = log_probs.reshape(batch, rows * vocab)
     gained = jnp.take_along_axis(flat, parents * vocab + chosen, axis=1)
@@ -159,14 +193,14 @@ def continued(
 
 
 def tempered(log_probs: Float[Array, "... V"], temperature: float) -> Float[Array, "... V"]:
-    """Log-probs of the distribution raised to 1/temperature."""
+    """Return log-probs of the distribution raised to 1/temperature."""
     if temperature == 1.0:
         return log_probs
     return jax.nn.log_softmax(log_probs / jnp.float32(temperature), axis=-1)
 
 
 def captions(beams: Beams, options: DecodeOptions) -> Decoded:
-    """The captions collected, with nothing after their ends."""
+    """Return the collected captions, with PAD after their ends."""
     inside = np.arange(options.max_length) < beams.done_lengths[..., None]
     return Decoded(
         tokens=jnp.where(inside, beams.done_tokens, jnp.int32(options.pad_id)),

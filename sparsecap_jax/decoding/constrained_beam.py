@@ -14,16 +14,15 @@ from sparsecap_jax.decoding import topk
 from sparsecap_jax.decoding.beams import (
     Beams,
     Ranking,
-    captions,
     check_size,
     continued,
     empty_beams,
-    tempered,
+    run_beams,
 )
 from sparsecap_jax.decoding.constraints import Constraint, Prefix
 from sparsecap_jax.decoding.lexical import Automaton, keep_reachable
 from sparsecap_jax.decoding.options import Decoded, DecodeOptions
-from sparsecap_jax.decoding.stepper import Stepper, reorder, spread
+from sparsecap_jax.decoding.stepper import Stepper, spread
 from sparsecap_jax.types import PyTree
 
 
@@ -65,21 +64,9 @@ def constrained_beam_search(
         beams = extend_by_state(beams, log_probs, automaton, position, size)
         return ranking.collect(beams, position)
 
-    def going(state):
-        position, _, beams = state
-        return (position < options.max_length) & ~jnp.all(ranking.settled(beams, position))
-
-    def body(state):
-        position, carry, beams = state
-        last = beams.tokens[:, :, position - 1]
-        carry, log_probs = stepper(reorder(carry, beams.parents), last, position)
-        beams = advance(beams, tempered(log_probs, options.temperature), position)
-        return position + 1, carry, beams
-
     beams = empty_beams(batch, rows, options, size)
     beams = advance(beams, spread(log_probs, rows), jnp.int32(0))
-    state = (jnp.int32(1), spread(carry, rows), beams)
-    return captions(jax.lax.while_loop(going, body, state)[2], options)
+    return run_beams(stepper, spread(carry, rows), beams, advance, ranking)
 
 
 def extend_by_state(

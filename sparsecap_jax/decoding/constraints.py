@@ -1,7 +1,7 @@
 """Constraints on captions: small pure functions on log-probs that every search composes with.
 
 Each takes the log-probs of the next token and the tokens chosen so far, and returns the log-probs
-with what is forbidden at -inf. None renormalises: a caption's score stays the model's.
+with forbidden tokens at -inf. None renormalises: a caption's score stays the model's.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from sparsecap_jax.types import ArrayLike
 
 @struct.dataclass
 class Prefix:
-    """What has been chosen so far, the same number of tokens in every row.
+    """Tokens chosen so far, the same number in every row.
 
     Attributes:
         tokens: int32 `[B, K, T]`, meaningful up to `length`; T is the longest caption possible.
@@ -30,7 +30,7 @@ class Prefix:
 
     @property
     def last(self) -> Int[Array, "B K"]:
-        """The token before; -1 where there is none."""
+        """The previous token; -1 where there is none."""
         here = self.tokens[:, :, jnp.maximum(self.length - 1, 0)]
         return jnp.where(self.length > 0, here, -1)
 
@@ -39,7 +39,7 @@ Constraint = Callable[[Array, Prefix], Array]
 
 
 def no_repeat(log_probs: Float[Array, "B K V"], prefix: Prefix) -> Float[Array, "B K V"]:
-    """Forbid the token before, as the reference's `decoding_constraint` does."""
+    """Forbid the previous token, as the reference's `decoding_constraint` does."""
     return _forbid(log_probs, _ids(log_probs) == prefix.last[..., None])
 
 
@@ -127,7 +127,7 @@ def compose(
 
 
 def _forced_token(prefix: Prefix, forced: Int[Array, "B P"], pad_id: int) -> Int[Array, "B 1 1"]:
-    """The token that must come next, `pad_id` where the choice is free."""
+    """Return the token that must come next, `pad_id` where the choice is free."""
     padded = jnp.pad(forced, ((0, 0), (0, 1)), constant_values=pad_id)
     return padded[:, jnp.minimum(prefix.length, forced.shape[1])][:, None, None]
 

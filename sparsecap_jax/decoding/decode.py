@@ -39,12 +39,12 @@ def decode(
         model: an unbound Flax module with `encode`, `init_carry` and `step`.
         params: its parameters, masks applied.
         regions: features `[B, R, D]` and so on.
-        options: what to search for and how.
+        options: the search.
         rng: for sampling: one key, from which image b takes `fold_in(rng, b)`, or a key per image
             `[B]`, which makes the captions of an image independent of its place in the batch.
         prefix: int `[B, P]`, tokens that captions must start with (without BOS); `pad_id` leaves a
             place free.
-        required: what captions must contain, from `must_contain`. A beam search without groups
+        required: words that captions must contain, from `must_contain`. A beam search without groups
             becomes a constrained beam search, which runs S times as many rows.
 
     Returns:
@@ -80,7 +80,7 @@ def decode_encoded(
     Args:
         model: as in `decode`.
         params: as in `decode`; masks applied.
-        context: what `model.encode` returned, in train mode or not, leaves `[B, ...]`.
+        context: result of `model.encode`, in train mode or not, leaves `[B, ...]`.
         options: as in `decode`.
         rng: as in `decode`.
         prefix: as in `decode`.
@@ -97,10 +97,10 @@ def decode_encoded(
 
 
 def _arguments(batch, options, rng, prefix, required):
-    """Check what both entries take; return what is static and what is traced."""
-    for name, given in (("prefix", prefix), ("required", required and required.default)):
-        if given is not None and given.shape[0] != batch:
-            raise ConfigError(f"decode: {name}: found {given.shape[0]} images, expected {batch}")
+    """Check the arguments of both entries; return the static and the traced ones."""
+    for name, argument in (("prefix", prefix), ("required", required and required.default)):
+        if argument is not None and argument.shape[0] != batch:
+            raise ConfigError(f"decode: {name}: found {argument.shape[0]} images, expected {batch}")
     keys = None
     if options.method in ("sample", "gumbel"):
         keys = _image_keys(rng, batch, options.method)

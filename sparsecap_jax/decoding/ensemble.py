@@ -28,7 +28,7 @@ class Ensemble(nn.Module):
 
     @property
     def max_seq_length(self) -> int:
-        """Tokens that every member has room for; recurrent ones have it without end."""
+        """Number of tokens that every member has room for; recurrent ones have no bound."""
         return min(getattr(member, "max_seq_length", sys.maxsize) for member in self.members)
 
     def encode(self, regions: Regions, *, train: bool = False) -> dict[str, PyTree]:
@@ -48,11 +48,11 @@ class Ensemble(nn.Module):
         self, carry: dict[str, PyTree], tokens: Int[Array, "B K"], context: dict[str, PyTree]
     ) -> tuple[dict[str, PyTree], Float[Array, "B K V"]]:
         """Step every member; return the log of the mean of their probabilities."""
-        new, found = {}, []
+        new, members = {}, []
         for i, member in enumerate(self.members):
             new[str(i)], log_probs = member.step(carry[str(i)], tokens, context[str(i)])
-            found.append(log_probs)
-        mean = jax.nn.logsumexp(jnp.stack(found), axis=0) - jnp.log(jnp.float32(len(found)))
+            members.append(log_probs)
+        mean = jax.nn.logsumexp(jnp.stack(members), axis=0) - jnp.log(jnp.float32(len(members)))
         # Beam search relies on log-probs that are at most 0; rounding might exceed it.
         return new, jnp.minimum(mean, 0.0)
 

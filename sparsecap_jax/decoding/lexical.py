@@ -70,10 +70,10 @@ def must_contain(
         ConfigError: a phrase that is empty or holds EOS, more than `max_length` tokens in all, or
             requirements that need more than 64 states (n single tokens need 2^n).
     """
-    found = [_build(one, image, options) for image, one in enumerate(required)]
-    size = _power_of_two(max([states, *(len(default) for _, _, default, _ in found)]))
-    width = _power_of_two(max([tokens, *(len(ids) for ids, _, _, _ in found)]))
-    batch = len(found)
+    automata = [_build(wishes, image, options) for image, wishes in enumerate(required)]
+    size = _power_of_two(max([states, *(len(default) for _, _, default, _ in automata)]))
+    width = _power_of_two(max([tokens, *(len(ids) for ids, _, _, _ in automata)]))
+    batch = len(automata)
     here = np.arange(size, dtype=np.int32)
     out = Automaton(
         tokens=np.full((batch, width), -1, np.int32),
@@ -81,7 +81,7 @@ def must_contain(
         default=np.broadcast_to(here, (batch, size)).copy(),
         missing=np.full((batch, size), _UNREACHABLE, np.int32),
     )
-    for b, (ids, special, default, missing) in enumerate(found):
+    for b, (ids, special, default, missing) in enumerate(automata):
         out.tokens[b, : len(ids)] = ids
         out.special[b, : len(default), : len(ids)] = special
         out.default[b, : len(default)] = default
@@ -90,7 +90,7 @@ def must_contain(
 
 
 def states_of(automaton: Automaton, prefix: Prefix) -> Int[Array, "B K"]:
-    """The states that the tokens chosen so far lead to."""
+    """Return the states that the tokens chosen so far lead to."""
 
     def follow(place, states):
         token = prefix.tokens[:, :, place]
@@ -138,10 +138,10 @@ def keep_reachable(
 def lexical(
     log_probs: Float[Array, "B K V"], prefix: Prefix, *, automaton: Automaton, eos_id: int
 ) -> Float[Array, "B K V"]:
-    """The lexical constraint for any search: captions cannot end before they hold the words.
+    """Apply the lexical constraint of any search: captions cannot end before they hold the words.
 
-    Left to itself a search takes the words in when there is hardly any room left for them;
-    constrained beam search weighs when to say them.
+    A search without its own rule places the words when hardly any room is left for them;
+    constrained beam search chooses the place.
     """
     left = prefix.tokens.shape[-1] - prefix.length
     return keep_reachable(log_probs, automaton, states_of(automaton, prefix), left, eos_id)
@@ -195,7 +195,7 @@ def _build(requirements: Sequence[Requirement], image: int, options: DecodeOptio
 
 
 def _follow(phrases: Requirement, seen: tuple | None, token: int | None) -> tuple | None:
-    """What of a requirement has been seen after one more token (None: none of the special ones)."""
+    """Return the seen part of a requirement after one more token (None: no special one)."""
     if seen is None:
         return None
     if token is None:

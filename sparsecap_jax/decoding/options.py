@@ -1,4 +1,4 @@
-"""What a search is told and what it returns."""
+"""Options of a search, and its captions."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ METHODS = ("greedy", "sample", "gumbel", "beam")
 
 @dataclasses.dataclass(frozen=True)
 class DecodeOptions:
-    """Everything static about a search; hashable, so that one compilation serves each value.
+    """Static options of a search; hashable, so that one compilation serves each value.
 
     Attributes:
         method: "greedy"; "sample", random captions; "gumbel", the same distribution drawn by the
@@ -41,7 +41,7 @@ class DecodeOptions:
         bos_id, eos_id, pad_id, unk_id: the tokenizer's special ids.
 
     Raises:
-        ConfigError: for a value out of range or one that the method has no use for.
+        ConfigError: a value is out of range, or the method does not use it.
     """
 
     method: str = "beam"
@@ -116,7 +116,7 @@ class Decoded:
         tokens: int32 `[B, K, T]`, without BOS, with EOS where one was produced, PAD after the end.
             Beams come best first (within each group of a diverse search).
         log_probs: float32 `[B, K, T]`, natural log-prob of each token, 0 after the end.
-        scores: float32 `[B, K]`, what beams are ranked by: the sum of log-probs (less the diversity
+        scores: float32 `[B, K]`, the rank of beams: the sum of log-probs (less the diversity
             penalties), times the factor of the length penalty; without penalties the plain sum.
         lengths: int32 `[B, K]`, number of tokens, EOS included.
     """
@@ -128,7 +128,7 @@ class Decoded:
 
 
 def penalty_factors(penalty: str, max_length: int) -> Float[np.ndarray, " T"]:
-    """Return what the sum of log-probs of a caption of 1, 2, ... `max_length` tokens is times.
+    """Return the factors of the length penalty, by which sums of log-probs are multiplied.
 
     "wu_ALPHA" divides by `((5 + length) / 6) ** ALPHA` (Wu et al., "Google's Neural Machine
     Translation System", 2016), "avg_ALPHA" by the length, whatever ALPHA, and "" by 1, as in the
@@ -139,7 +139,7 @@ def penalty_factors(penalty: str, max_length: int) -> Float[np.ndarray, " T"]:
         max_length: T.
 
     Returns:
-        float32 `[T]`, reciprocals of those divisors.
+        float32 `[T]`, reciprocals of those divisors for captions of 1, 2, ... T tokens.
     """
     kind, alpha = _parsed_penalty(penalty)
     lengths = np.arange(1, max_length + 1, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Greedy search and random sampling: every row of an image goes its own way."""
+"""Greedy search and random sampling, in which the rows of an image are independent."""
 
 import math
 from collections.abc import Callable
@@ -23,7 +23,7 @@ _MANY = 10  # Fewer rows than this end too unevenly to be worth a stage's compil
 class _Rows:
     """State of the search: tokens chosen so far, the position among them.
 
-    `row` tells which of the image's rows each one is.
+    `row` is the number of each row among those of its image.
     """
 
     position: Int[Array, ""]
@@ -90,7 +90,7 @@ def sequential_search(
 
 
 def _stage_sizes(stepper: Stepper, options: DecodeOptions) -> list[int]:
-    """To how many rows an image the search may shrink, largest first.
+    """Return the numbers of rows per image to which the search may shrink, largest first.
 
     Dropout and Gumbel noise are drawn for all rows in one array: such a search does not shrink, so
     that its draws do not depend on which captions have ended.
@@ -111,11 +111,11 @@ def _in_stages(
     length = state.tokens.shape[-1]
     size = sizes[0] if sizes else 0
 
-    def goes_on(state: _Rows) -> Bool[Array, ""]:
+    def going(state: _Rows) -> Bool[Array, ""]:
         most = jnp.max(jnp.sum(~state.finished, axis=-1))
         return (state.position < length) & (most > size)
 
-    state = jax.lax.while_loop(goes_on, body, state)
+    state = jax.lax.while_loop(going, body, state)
     if not sizes:
         return state.tokens, state.log_probs
     kept = jnp.argsort(state.finished, axis=-1)[:, :size]  # stable: unfinished rows come first

@@ -19,7 +19,7 @@ class Stepper:
     Attributes:
         model: an unbound Flax module with `encode`, `init_carry` and `step`.
         params: its parameters, masks applied.
-        context: what `encode` returned, leaves `[B, ...]`.
+        context: result of `encode`, leaves `[B, ...]`.
         dropout_rng: with it the model steps in train mode, step t with `fold_in(dropout_rng, t)`.
     """
 
@@ -62,7 +62,7 @@ def begin(stepper: Stepper, options: DecodeOptions) -> tuple[PyTree, Float[Array
 
 
 def batch_size(context: PyTree) -> int:
-    """Number of images B of what `encode` returned."""
+    """Return the number of images B of an encoded batch."""
     return jax.tree.leaves(context)[0].shape[0]
 
 

@@ -21,7 +21,7 @@ from sparsecap_jax.data.datasets import Dataset, load_dataset
 from sparsecap_jax.errors import ConfigError, SparsecapError
 from sparsecap_jax.evaluation.metrics import FAST_METRICS
 from sparsecap_jax.files import read_json, write_json, write_table
-from sparsecap_jax.models import MODELS
+from sparsecap_jax.models import model_class
 from sparsecap_jax.runs.config import to_json
 from sparsecap_jax.runs.loop import train
 from sparsecap_jax.runs.run import check_workdir
@@ -161,7 +161,7 @@ class _Datasets:
         self._opened: dict[tuple[str, bool], Dataset] = {}
 
     def __call__(self, config: ConfigDict) -> Dataset:
-        boxes = MODELS[config.model.name].needs_boxes
+        boxes = getattr(model_class(config.model.name), "needs_boxes", False)
         key = (to_json(config.data), boxes)
         if key not in self._opened:
             self._opened[key] = load_dataset(config.data, need_boxes=boxes)

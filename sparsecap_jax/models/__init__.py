@@ -1,15 +1,23 @@
 """Captioning models behind one interface.
 
-A model is a Linen module whose dataclass fields are its config. With B images and K rows per image
-(captions, samples or beams), every model offers, through `model.apply({"params": params}, ...,
-method=...)`:
+A model is a Linen module whose dataclass fields are its config. B images have K rows each
+(captions, samples or beams); regions are `types.Regions`; V is the vocabulary's size. A model has
+the fields `vocab_size` and `feature_size` and four methods, deterministic given their rngs, called
+by `model.apply({"params": params}, ..., method=...)`:
 
-    context = model.encode(regions, train=False)        # leaves [B, ...], once per image
-    carry = model.init_carry(context, K)                 # leaves [B, K, ...]
-    carry, log_probs = model.step(carry, tokens, context)  # [B, K] -> [B, K, V]
-    log_probs = model(regions, tokens, train=False)      # [B, K, T] -> [B, K, T, V]
+    context = model.encode(regions, train=False)           # leaves [B, ...], once per image
+    carry = model.init_carry(context, K)                   # leaves [B, K, ...]
+    carry, log_probs = model.step(carry, tokens, context)  # int32 [B, K] -> float32 [B, K, V]
+    log_probs = model(regions, tokens, train=False)        # int32 [B, K, T] -> float32 [B, K, T, V]
 
-To add one: a file with the module, and a line in `MODELS`.
+Log-probs are those of the token that follows, BOS being the first one fed. With `train=True` (the
+keyword reaches `encode`, `step` and `__call__`) dropout draws from the rng stream "dropout". A field
+`max_seq_length`, where there is one, bounds the number of tokens that `step` can be fed.
+
+`needs_boxes`, `samples_inputs` and `decode_packed` are optional: `CaptionModel` documents them and
+holds their defaults. Inherit from it or not; the four methods are enough to train (self-critically,
+too), to evaluate and to caption. Register a model with `MODELS.register(name, cls)`, or name it as
+`MODULE:NAME` in the config.
 """
 
 import math
@@ -21,12 +29,27 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array
 
+from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.models.interface import CaptionModel, packed_method, packs_words
 from sparsecap_jax.models.relation_transformer import RelationTransformer
 from sparsecap_jax.models.soft_attention import SoftAttention
 from sparsecap_jax.models.transformer import Transformer
 from sparsecap_jax.models.up_down import UpDown
 from sparsecap_jax.settings import Registry, build, defaults_of
 from sparsecap_jax.types import Regions
+
+__all__ = [
+    "MODELS",
+    "CaptionModel",
+    "abstract_params",
+    "count_params",
+    "make_model",
+    "model_class",
+    "model_fields",
+    "packed_method",
+    "packs_words",
+    "smallest_inputs",
+]
 
 MODELS: Registry[type[nn.Module]] = Registry(
     "model.name",
@@ -39,13 +62,25 @@ MODELS: Registry[type[nn.Module]] = Registry(
 )
 
 
+def model_class(name: str) -> type[nn.Module]:
+    """Return the class of model `name`.
+
+    Raises:
+        ConfigError: there is no such model, or it is no Linen module.
+    """
+    entry = MODELS[name]
+    if not (isinstance(entry, type) and issubclass(entry, nn.Module)):
+        raise ConfigError(f"model.name is {name!r}; expected a subclass of flax.linen.Module")
+    return entry
+
+
 def model_fields(name: str) -> dict[str, Any]:
     """Return the config fields of model `name` with their defaults (`MISSING` if required).
 
     Raises:
-        ConfigError: there is no such model.
+        ConfigError: see `model_class`.
     """
-    return defaults_of(MODELS[name])
+    return defaults_of(model_class(name))
 
 
 def make_model(config: Mapping[str, Any]) -> nn.Module:
@@ -55,21 +90,21 @@ def make_model(config: Mapping[str, Any]) -> nn.Module:
         ConfigError: an unknown model or field, or a value of the wrong type or out of range.
     """
     fields = {key: value for key, value in config.items() if key != "name"}
-    return build(MODELS[config["name"]], fields, "model")
+    return build(model_class(config["name"]), fields, "model")
 
 
 def smallest_inputs(model: nn.Module) -> tuple[Regions, Array]:
-    """Regions and tokens of one image, region and caption: enough to create every parameter."""
+    """Return regions and tokens of one image, enough to create every parameter."""
     zeros = jnp.zeros((1, 1, model.feature_size), jnp.float32)
     regions = Regions(zeros, jnp.ones((1, 1), bool), jnp.zeros((1, 1, 4), jnp.float32), zeros[0])
     return regions, jnp.zeros((1, 1, 2), jnp.int32)
 
 
 def abstract_params(model: nn.Module) -> dict[str, Any]:
-    """Shapes and dtypes of `model`'s params, without computing anything."""
+    """Return shapes and dtypes of a model's params without computing anything."""
     return jax.eval_shape(model.init, jax.random.key(0), *smallest_inputs(model))["params"]
 
 
 def count_params(model: nn.Module) -> int:
-    """Number of weights and biases of `model`; shared layers count once."""
+    """Return the number of weights and biases of a model; shared layers count once."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_params(model)))

@@ -2,36 +2,30 @@
 
 Xu et al., "Show, Attend and Tell", ICML 2015 (arXiv 1502.03044), in the form that the papers on
 sparse captioning prune (their TensorFlow code, github jiahuei/tf-sparse-captioning): the image
-starts the recurrent state; attention follows the recurrent cell, and what it gathers is input of
-the next step (zero at the first); the output layer sees the cell's output alone. There is no
+starts the recurrent state; attention follows the recurrent cell, and the attended values are input
+of the next step (zero at the first); the output layer sees the cell's output alone. There is no
 layer norm, and no bias but the cell's and the output layer's.
 """
 
 import functools
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-from sparsecap_jax.models.cells import CellWeights, gru_state
-from sparsecap_jax.models.layers import lstm_state
-from sparsecap_jax.models.packing import nan_if_lost, pack_rows
-from sparsecap_jax.models.precision import dot_general, matmul
-from sparsecap_jax.models.scheduled_sampling import sampled_teacher_forcing
+from sparsecap_jax.models.layers import CellWeights, gru_state, lstm_state
+from sparsecap_jax.models.precision import dot_general
+from sparsecap_jax.models.recurrent import Carry, Context, Kernels, RecurrentModel
 from sparsecap_jax.settings import Range
-from sparsecap_jax.types import ArrayLike, Regions
-
-Context = dict[str, Array]
-Carry = dict[str, Array]
-Kernels = dict[str, Array]
+from sparsecap_jax.types import Regions
 
 _MASKED = -1e9  # finite, so that an image without any region still gives numbers
 
 
-class SoftAttention(nn.Module):
-    """The Soft-Attention captioner behind the interface described in `sparsecap_jax.models`.
+class SoftAttention(RecurrentModel):
+    """The Soft-Attention captioner.
 
     Regions may be detected objects or the cells of a feature grid in any order. Kernels start
     Glorot-uniform; biases at 0, that of the forget gate and of the GRU's gates at 1.
@@ -59,9 +53,6 @@ class SoftAttention(nn.Module):
     attention_dropout: Annotated[float, Range(0, 1, open_high=True)] = 0.1
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
-
-    needs_boxes: ClassVar[bool] = False
-    samples_inputs: ClassVar[bool] = True
 
     def setup(self):
         inputs, rnn = self.embed_size + self.attention_size, self.rnn_size
@@ -104,9 +95,9 @@ class SoftAttention(nn.Module):
         }
 
     def init_carry(self, context: Context, rows: int) -> Carry:
-        """Return the state of each row, `[B, rows, H]`, and what it has gathered, `[B, rows, A]`.
+        """Return each row's state `[B, rows, H]` and attended values `[B, rows, A]`.
 
-        The image gives the hidden state; an LSTM's cell and the gathered values start at 0.
+        The image gives the hidden state; an LSTM's cell and the attended values start at 0.
         """
         hidden = context["hidden"]
         shape = (hidden.shape[0], rows)
@@ -118,91 +109,11 @@ class SoftAttention(nn.Module):
             carry["c"] = jnp.zeros((*shape, self.rnn_size), jnp.float32)
         return carry
 
-    def step(
-        self, carry: Carry, tokens: Int[Array, "B K"], context: Context, *, train: bool = False
-    ) -> tuple[Carry, Float[Array, "B K V"]]:
-        """Advance by one token and return the log-probs of the next."""
-        return self._advance(carry, tokens, context, self._kernels(), train)
-
-    def __call__(
-        self,
-        regions: Regions,
-        tokens: Int[ArrayLike, "B K T"],
-        *,
-        train: bool = False,
-        sample_prob: Float[ArrayLike, ""] | None = None,
-    ) -> Float[Array, "B K T V"]:
-        """Teacher forcing: log-probs of the token that follows each of `tokens [B, K, T]`.
-
-        Only what depends on the recurrent state runs inside the scan: image and word projections
-        are computed before it, the logits after it in one matmul; unless `sample_prob` is given,
-        with which tokens become the model's own, see `sampled_teacher_forcing`.
-        """
-        tokens, context = jnp.asarray(tokens), self.encode(regions, train=train)
-        kernels = self._kernels()
-        if sample_prob is not None:
-            carry = self.init_carry(context, tokens.shape[1])
-            advance = functools.partial(SoftAttention._advance, train=train)
-            return sampled_teacher_forcing(
-                self, advance, carry, tokens, sample_prob, context, kernels
-            )
-        words = self._word_inputs(kernels, tokens, train)
-        return self._log_probs(self._unroll(context, words, kernels, train))
-
-    def decode_packed(
-        self,
-        context: Context,
-        tokens: Int[ArrayLike, "B K T"],
-        token_mask: Bool[ArrayLike, "B K T"],
-        size: int,
-        *,
-        train: bool = False,
-    ) -> tuple[Float[Array, "N V"], Int[Array, " N"]]:
-        """Teacher forcing on encoded images, without work on words left out but in the recurrence.
-
-        Args:
-            context: what `encode` returned.
-            tokens: captions from BOS on.
-            token_mask: which tokens count, in each caption a prefix; the others get no answer.
-            size: number N of slots for tokens, at least the number of those that count; results
-                are NaN where it is less.
-            train: whether dropout is on (rng stream "dropout").
-
-        Returns:
-            Log-probs of the token that follows each counting token, and each one's place in the
-            flattened `[B * K * T]`; slots without a token have place B * K * T.
-        """
-        tokens, seen = jnp.asarray(tokens), jnp.asarray(token_mask)
-        kernels, rows = self._kernels(), pack_rows(seen, size)
-        words = self._word_inputs(kernels, rows.take_tokens(tokens, 0), train)
-        words = rows.spread(words, 1).reshape(*tokens.shape, -1)
-        hidden = rows.gather(self._unroll(context, words, kernels, train))
-        return self._log_probs(nan_if_lost(hidden, seen)), rows.flat_places()
-
-    def _unroll(
-        self, context: Context, words: Float[Array, "B K T G"], kernels: Kernels, train: bool
-    ) -> Float[Array, "B K T H"]:
-        """Run the cell and its attention over all words; returns the outputs."""
-
-        def recur(module, carry, words, kernels, context):
-            return module._recur(carry, words, kernels, context, train)
-
-        scan = nn.scan(
-            nn.remat(recur, prevent_cse=False) if self.remat else recur,
-            variable_broadcast="params",
-            variable_axes={"intermediates": 2},
-            split_rngs={"params": False, "dropout": True},
-            in_axes=(2, nn.broadcast, nn.broadcast),
-            out_axes=2,
-        )
-        carry = self.init_carry(context, words.shape[1])
-        return scan(self, carry, words, kernels, context)[1]
-
-    def _log_probs(self, output: Float[Array, "... H"]) -> Float[Array, "... V"]:
+    def _log_probs(self, output: Array, train: bool) -> Array:
         return jax.nn.log_softmax(self.logit(output), axis=-1)
 
     def _kernels(self) -> Kernels:
-        """The cell's weights, those of the input split by what they multiply: word, attended."""
+        """Return the cell's weights, those of the input split into its parts: word, attended."""
         if self.cell == "lstm":
             kernel_ih, state, bias = self.lstm()
             kernels = {"state": state}
@@ -216,22 +127,14 @@ class SoftAttention(nn.Module):
         return {"word": word, "attended": attended, "bias": bias, **kernels}
 
     def _word_inputs(self, kernels: Kernels, tokens: Array, train: bool) -> Array:
-        """Words' share of the cell's pre-activations, `[..., 4H]` (GRU: `[..., 3H]`)."""
+        """Return the words' share of the cell's pre-activations, `[..., 4H]` (GRU: `[..., 3H]`)."""
         words = self.drop(self.embed(tokens), deterministic=not train)
         return self._matmul(words, kernels["word"]) + kernels["bias"]
-
-    def _advance(
-        self, carry: Carry, tokens: Array, context: Context, kernels: Kernels, train: bool
-    ) -> tuple[Carry, Array]:
-        """From one token to the log-probs of the next."""
-        words = self._word_inputs(kernels, tokens, train)
-        carry, output = self._recur(carry, words, kernels, context, train)
-        return carry, self._log_probs(output)
 
     def _recur(
         self, carry: Carry, words: Array, kernels: Kernels, context: Context, train: bool
     ) -> tuple[Carry, Array]:
-        """One step of the cell, then attention; returns the new carry and the output `[B, K, H]`.
+        """Advance the cell, then attend; return the new carry and the output `[B, K, H]`.
 
         Dropout of the output touches the query and the logits, never the state itself.
         """
@@ -253,10 +156,7 @@ class SoftAttention(nn.Module):
         return {**state, "attended": attended}, output
 
     def _attend(self, query: Float[Array, "B K H"], context: Context) -> Float[Array, "B K R"]:
-        """Additive attention: weights that sum to 1 over the valid regions."""
+        """Return the weights of additive attention, which sum to 1 over the valid regions."""
         hidden = jnp.tanh(context["keys"][:, None] + self.query(query)[:, :, None])
         scores = jnp.where(context["mask"][:, None], self.score(hidden)[..., 0], _MASKED)
         return jax.nn.softmax(scores, axis=-1)
-
-    def _matmul(self, inputs: Array, kernel: Array) -> Array:
-        return matmul(inputs, kernel, self.compute_dtype)

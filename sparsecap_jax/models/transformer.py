@@ -8,23 +8,20 @@ Parameter Efficient Image Captioning", Neurocomputing 2022.
 
 import dataclasses
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.models import attention as att
 from sparsecap_jax.models.attention import KeysValues
+from sparsecap_jax.models.interface import CaptionModel
 from sparsecap_jax.models.layers import torch_uniform
 from sparsecap_jax.models.packing import Rows, nan_if_lost, pack_rows
-from sparsecap_jax.models.transformer_layers import (
-    DecoderLayer,
-    EncoderLayer,
-    LayerConfig,
-    check_fields,
-)
+from sparsecap_jax.models.transformer_layers import DecoderLayer, EncoderLayer, LayerConfig
 from sparsecap_jax.settings import Range
 from sparsecap_jax.types import ArrayLike, Regions
 
@@ -32,8 +29,8 @@ Context = dict[str, Array | tuple[KeysValues, ...]]
 Carry = dict[str, Array | tuple[KeysValues, ...]]
 
 
-class Transformer(nn.Module):
-    """The transformer captioner behind the interface described in `sparsecap_jax.models`.
+class Transformer(CaptionModel):
+    """The transformer captioner.
 
     Attributes:
         vocab_size: number of tokens V.
@@ -48,7 +45,7 @@ class Transformer(nn.Module):
         share_attention_encoder: "", "kv" or "qk", see `MultiHeadAttention.share`.
         share_attention_decoder: the same for both attentions of the decoder.
         share_layer_encoder: for each application the layer it uses, such as (0, 0, 0, 1, 1, 1);
-            () for `num_layers` layers of their own.
+            () for `num_layers` separate layers.
         share_layer_decoder: the same for the decoder.
         pad_id: token that teacher forcing does not look at.
         compute_dtype: "float32" or "bfloat16", see `sparsecap_jax.models.precision`.
@@ -73,10 +70,20 @@ class Transformer(nn.Module):
     remat: bool = False
 
     encoder_layer = EncoderLayer
-    needs_boxes: ClassVar[bool] = False
 
     def __post_init__(self):
-        check_fields(self)
+        if self.d_model % 2 or self.d_model % self.num_heads:
+            raise ConfigError(
+                f"model.d_model is {self.d_model}; expected an even multiple of model.num_heads "
+                f"({self.num_heads})"
+            )
+        for field in ("share_layer_encoder", "share_layer_decoder"):
+            layers = set(getattr(self, field))
+            if layers != set(range(len(layers))):
+                raise ConfigError(
+                    f"model.{field} is {getattr(self, field)}; expected layer numbers from 0 on "
+                    "without gaps, such as (0, 0, 0, 1, 1, 1)"
+                )
         super().__post_init__()
 
     def setup(self):
@@ -85,15 +92,8 @@ class Transformer(nn.Module):
             encoder = nn.remat(encoder, static_argnums=(5,))
             decoder = nn.remat(decoder, static_argnums=(8,))
         biases = self._bias_inits()
-        config = LayerConfig(
-            self.d_model,
-            self.ff_size,
-            self.num_heads,
-            self.dropout,
-            self.share_attention_encoder,
-            self.compute_dtype,
-            biases,
-        )
+        sizes = self.d_model, self.ff_size, self.num_heads, self.dropout
+        config = LayerConfig(*sizes, self.share_attention_encoder, self.compute_dtype, biases)
         self.encoder_layers = [encoder(config) for _ in set(self._order("encoder"))]
         config = dataclasses.replace(config, share=self.share_attention_decoder)
         self.decoder_layers = [decoder(config) for _ in set(self._order("decoder"))]
@@ -133,7 +133,7 @@ class Transformer(nn.Module):
         """Return position 0 and an empty cache for every application of a decoder layer.
 
         Args:
-            context: what `encode` returned for B images.
+            context: result of `encode` for B images.
             rows: number of rows K per image.
 
         Returns:
@@ -185,9 +185,9 @@ class Transformer(nn.Module):
         """Teacher forcing on encoded images.
 
         Args:
-            context: what `encode` returned.
+            context: result of `encode`.
             tokens: captions from BOS on.
-            token_mask: which tokens are looked at; by default all but PAD, as in the reference.
+            token_mask: tokens to look at; by default all but PAD, as in the reference.
             train: whether dropout is on (rng stream "dropout").
 
         Returns:
@@ -207,20 +207,7 @@ class Transformer(nn.Module):
         *,
         train: bool = False,
     ) -> tuple[Float[Array, "N V"], Int[Array, " N"]]:
-        """Teacher forcing as by `decode`, without work on the tokens that `token_mask` leaves out.
-
-        Args:
-            context: what `encode` returned.
-            tokens: captions from BOS on.
-            token_mask: which tokens count; the others are neither looked at nor answered.
-            size: number N of slots for tokens, at least the number of those that count; results
-                are NaN where it is less.
-            train: whether dropout is on (rng stream "dropout").
-
-        Returns:
-            Log-probs of the token that follows each counting token, and each one's place in the
-            flattened `[B * K * T]`; slots without a token have place B * K * T.
-        """
+        """As `CaptionModel.decode_packed`; other tokens cost no work and are not looked at."""
         tokens, seen = jnp.asarray(tokens), jnp.asarray(token_mask)
         rows = pack_rows(seen, size)
         x = self._teacher_force(context, tokens, seen, rows, train)
@@ -250,7 +237,7 @@ class Transformer(nn.Module):
         position: Array | None,
         train: bool,
     ) -> tuple[Array, tuple[KeysValues | None, ...], Array]:
-        """Run the decoder's stack; arguments as of `DecoderLayer`, one cache per application.
+        """Run the decoder's stack; takes what `DecoderLayer` does, one cache per application.
 
         Returns:
             The normed output, the new caches, and the weights `[B, K, Q, R]` of the regions, mean
@@ -276,21 +263,21 @@ class Transformer(nn.Module):
     def _relate(
         self, x: Float[Array, "N D"], regions: Regions
     ) -> tuple[Float[Array, "N D"], Float[Array, "B R R G"] | None]:
-        """Return the encoder's input and the relations of its places: none, here."""
+        """Return the encoder's input and the geometry of its regions: none here."""
         return x, None
 
     def _src_embed(self) -> att.Dense:
         return att.Dense(self.d_model, dtype=self.compute_dtype)
 
     def _bias_inits(self) -> dict[str, att.BiasInit]:
-        """Initializers of the biases that the reference starts equal, see `tied_bias`."""
+        """Return initializers of the biases that the reference starts equal, see `tied_bias`."""
         if not self.is_initializing():
             return dict.fromkeys(_BIAS_GROUPS, torch_uniform)
         keys = jax.random.split(self.make_rng("params"), len(_BIAS_GROUPS))
         return {name: att.tied_bias(key) for name, key in zip(_BIAS_GROUPS, keys, strict=True)}
 
     def _order(self, side: str) -> tuple[int, ...]:
-        """For each application of the `side`'s layers, the index of the layer it uses."""
+        """Return the index of the layer that each application of `side` uses."""
         return getattr(self, f"share_layer_{side}") or tuple(range(self.num_layers))
 
 

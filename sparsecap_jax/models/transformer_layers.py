@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.models import attention as att
 from sparsecap_jax.models.attention import KeysValues
 from sparsecap_jax.models.packing import Rows
@@ -159,23 +158,3 @@ class DecoderLayer(nn.Module):
         y = self.feed_forward(self.feed_forward_norm(x), train)
         x = x + self.drop(y, deterministic=not train)
         return x, cache, jnp.mean(weights, axis=1).reshape(b, k, q, -1)
-
-
-def check_fields(model: nn.Module) -> None:
-    """Check the fields of a `Transformer` against each other.
-
-    Raises:
-        ConfigError: heads that do not divide the width, or layers that are not numbered from 0.
-    """
-    if model.d_model % 2 or model.d_model % model.num_heads:
-        raise ConfigError(
-            f"model.d_model is {model.d_model}; expected an even multiple of model.num_heads "
-            f"({model.num_heads})"
-        )
-    for field in ("share_layer_encoder", "share_layer_decoder"):
-        layers = set(getattr(model, field))
-        if layers != set(range(len(layers))):
-            raise ConfigError(
-                f"model.{field} is {getattr(model, field)}; expected layer numbers from 0 on "
-                "without gaps, such as (0, 0, 0, 1, 1, 1)"
-            )

@@ -4,23 +4,17 @@ Anderson et al., "Bottom-Up and Top-Down Attention for Image Captioning and VQA"
 form of the reference (`models/att_model.py`, `up_down_lstm`).
 """
 
-import functools
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from sparsecap_jax.models.layers import Embedding, Linear, LSTMWeights, lstm_state
-from sparsecap_jax.models.packing import nan_if_lost, pack_rows
-from sparsecap_jax.models.precision import matmul
-from sparsecap_jax.models.scheduled_sampling import sampled_teacher_forcing
+from sparsecap_jax.models.recurrent import Carry, Context, Kernels, RecurrentModel
 from sparsecap_jax.settings import Range
-from sparsecap_jax.types import ArrayLike, Regions
-
-Context = dict[str, Array]
-Carry = dict[str, Array]
+from sparsecap_jax.types import Regions
 
 
 class Attention(nn.Module):
@@ -58,8 +52,8 @@ class Attention(nn.Module):
         return weights
 
 
-class UpDown(nn.Module):
-    """The Up-Down captioner behind the interface described in `sparsecap_jax.models`.
+class UpDown(RecurrentModel):
+    """The Up-Down captioner.
 
     Attributes:
         vocab_size: number of tokens V.
@@ -82,9 +76,6 @@ class UpDown(nn.Module):
     dropout: Annotated[float, Range(0, 1, open_high=True)] = 0.5
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
-
-    needs_boxes: ClassVar[bool] = False
-    samples_inputs: ClassVar[bool] = True
 
     def setup(self):
         rnn, dtype = self.rnn_size, self.compute_dtype
@@ -134,80 +125,8 @@ class UpDown(nn.Module):
         kernels = jax.lax.optimization_barrier(self._kernels())
         return self._advance(carry, tokens, context, kernels, train)
 
-    def __call__(
-        self,
-        regions: Regions,
-        tokens: Int[ArrayLike, "B K T"],
-        *,
-        train: bool = False,
-        sample_prob: Float[ArrayLike, ""] | None = None,
-    ) -> Float[Array, "B K T V"]:
-        """Teacher forcing: log-probs of the token that follows each of `tokens [B, K, T]`.
-
-        Only what depends on the recurrent state runs inside the scan: word, image and region
-        projections are computed before it, the logits after it in one matmul; unless
-        `sample_prob` is given, with which tokens become the model's own, see
-        `sampled_teacher_forcing`.
-        """
-        tokens, context = jnp.asarray(tokens), self.encode(regions, train=train)
-        kernels = self._kernels()
-        if sample_prob is not None:
-            carry = self.init_carry(context, tokens.shape[1])
-            advance = functools.partial(UpDown._advance, train=train)
-            return sampled_teacher_forcing(
-                self, advance, carry, tokens, sample_prob, context, kernels
-            )
-        words = self._word_gates(kernels, tokens, train)
-        return self._log_probs(self._unroll(context, words, kernels), train)
-
-    def decode_packed(
-        self,
-        context: Context,
-        tokens: Int[ArrayLike, "B K T"],
-        token_mask: Bool[ArrayLike, "B K T"],
-        size: int,
-        *,
-        train: bool = False,
-    ) -> tuple[Float[Array, "N V"], Int[Array, " N"]]:
-        """Teacher forcing on encoded images, without work on words left out but in the recurrence.
-
-        Args:
-            context: what `encode` returned.
-            tokens: captions from BOS on.
-            token_mask: which tokens count, in each caption a prefix; the others get no answer.
-            size: number N of slots for tokens, at least the number of those that count; results
-                are NaN where it is less.
-            train: whether dropout is on (rng stream "dropout").
-
-        Returns:
-            Log-probs of the token that follows each counting token, and each one's place in the
-            flattened `[B * K * T]`; slots without a token have place B * K * T.
-        """
-        tokens, seen = jnp.asarray(tokens), jnp.asarray(token_mask)
-        kernels, rows = self._kernels(), pack_rows(seen, size)
-        words = self._word_gates(kernels, rows.take_tokens(tokens, 0), train)
-        words = rows.spread(words, 1).reshape(*tokens.shape, -1)
-        hidden = rows.gather(self._unroll(context, words, kernels))
-        return self._log_probs(nan_if_lost(hidden, seen), train), rows.flat_places()
-
-    def _unroll(
-        self, context: Context, words: Float[Array, "B K T G"], kernels: dict[str, Array]
-    ) -> Float[Array, "B K T H"]:
-        """Run both LSTMs over all words; returns the language LSTM's states."""
-        recur = nn.remat(UpDown._recur, prevent_cse=False) if self.remat else UpDown._recur
-        scan = nn.scan(
-            recur,
-            variable_axes={"intermediates": 2},
-            variable_broadcast="params",
-            split_rngs={"params": False},
-            in_axes=(2, nn.broadcast, nn.broadcast),
-            out_axes=2,
-        )
-        carry = self.init_carry(context, words.shape[1])
-        return scan(self, carry, words, kernels, context)[1]
-
-    def _kernels(self) -> dict[str, Array]:
-        """Both LSTMs' kernels, the attention LSTM's input kernel split by what it multiplies."""
+    def _kernels(self) -> Kernels:
+        """Return both LSTMs' kernels, the attention LSTM's input kernel split by what it multiplies."""
         rnn = self.rnn_size
         att_ih, att_hh, _ = self.att_lstm()
         lang_ih, lang_hh, lang_bias = self.lang_lstm()
@@ -220,22 +139,14 @@ class UpDown(nn.Module):
             "lang_bias": lang_bias,
         }
 
-    def _word_gates(self, kernels: dict[str, Array], tokens: Array, train: bool) -> Array:
-        """Words' share `[..., 4H]` of the attention LSTM's pre-activations."""
+    def _word_inputs(self, kernels: Kernels, tokens: Array, train: bool) -> Array:
+        """Return the words' share `[..., 4H]` of the attention LSTM's pre-activations."""
         return self._matmul(self._dropped_relu(self.embed(tokens), train), kernels["att_word"])
 
-    def _advance(
-        self, carry: Carry, tokens: Array, context: Context, kernels: dict[str, Array], train: bool
-    ) -> tuple[Carry, Array]:
-        """From one token to the log-probs of the next."""
-        words = self._word_gates(kernels, tokens, train)
-        carry, hidden = self._recur(carry, words, kernels, context)
-        return carry, self._log_probs(hidden, train)
-
     def _recur(
-        self, carry: Carry, words: Array, kernels: dict[str, Array], context: Context
+        self, carry: Carry, words: Array, kernels: Kernels, context: Context, train: bool
     ) -> tuple[Carry, Array]:
-        """One step of both LSTMs; returns the new carry and the language LSTM's `[B, K, H]`."""
+        """Advance both LSTMs; return the new carry and the language LSTM's state `[B, K, H]`."""
         gates = words + context["fc_gates"][:, None]
         gates += self._matmul(carry["h_lang"], kernels["att_lang"])
         gates += self._matmul(carry["h_att"], kernels["att_hh"])
@@ -248,14 +159,11 @@ class UpDown(nn.Module):
         return {"h_att": h_att, "c_att": c_att, "h_lang": h_lang, "c_lang": c_lang}, h_lang
 
     def _log_probs(self, hidden: Array, train: bool) -> Array:
-        """Logit layers with ReLU and dropout between them, then log-softmax over V."""
+        """Apply the logit layers with ReLU and dropout between them, then log-softmax over V."""
         hidden = self.drop(hidden, deterministic=not train)
         for layer in self.logit[:-1]:
             hidden = self._dropped_relu(layer(hidden), train)
         return jax.nn.log_softmax(self.logit[-1](hidden), axis=-1)
-
-    def _matmul(self, inputs: Array, kernel: Array) -> Array:
-        return matmul(inputs, kernel, self.compute_dtype)
 
     def _dropped_relu(self, inputs: Array, train: bool) -> Array:
         return self.drop(nn.relu(inputs), deterministic=not train)

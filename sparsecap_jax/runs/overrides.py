@@ -26,6 +26,8 @@ from sparsecap_jax.settings import Field, use_plugin
 
 # Fields whose value may be MODULE:NAME.
 _REGISTERED = (*(f"{section}.name" for section in NAMED), "data.name", "data.features_format")
+# Errors of a config file that are reported in one line.
+_FAULTS = (AttributeError, ImportError, LookupError, NameError, SyntaxError, TypeError, ValueError)
 _TRUE, _FALSE = ("true", "t", "1", "yes"), ("false", "f", "0", "no")
 
 
@@ -51,9 +53,7 @@ def load_config(path: str | pathlib.Path, arg: str | None = None) -> ConfigDict:
         return module.get_config(*([] if arg is None else [arg])).lock()
     except SparsecapError:
         raise
-    except (ArithmeticError, AttributeError, ImportError, LookupError, SyntaxError) as error:
-        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
-    except (TypeError, ValueError) as error:
+    except _FAULTS as error:
         raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
 
 
@@ -63,7 +63,8 @@ def read_config(source: str, changes: Sequence[str] = ()) -> ConfigDict:
     Args:
         source: `FILE.py` or `FILE.py:ARGUMENTS`.
         changes: `SECTION.FIELD=VALUE`, or `FIELD=VALUE` outside the sections. Names of models,
-            pruners and tokenizers come first: another name gives the section that one's defaults.
+            pruners, tokenizers and objectives come first: another name gives the section that
+            one's defaults.
 
     Returns:
         The config, locked.
@@ -101,18 +102,16 @@ def describe(config: ConfigDict, changes: Sequence[str] = ()) -> list[str]:
     """
     flags = {change.partition("=")[0] for change in changes}
     defaults = default_config(*(config[section].name for section in NAMED))
-
     for section in NAMED:
         defaults[section].name = default_config()[section].name
-
-    def line(path: str, value: Any, default: Any) -> str:
-        source = "default" if value == default else "config file"
-        return f"config.{path} = {value!r}  # {'flag' if path in flags else source}"
-
-    lines = [line(key, config[key], defaults[key]) for key in config if key not in SECTIONS]
-    for section in SECTIONS:
-        fields = config[section].items()
-        lines += [line(f"{section}.{key}", v, defaults[section][key]) for key, v in fields]
+    lines = []
+    for section in ("", *SECTIONS):
+        place, plain = (config[section], defaults[section]) if section else (config, defaults)
+        for key, value in place.items():
+            path = f"{section}.{key}" if section else key
+            source = "default" if value == plain[key] else "config file"
+            if path not in SECTIONS:
+                lines.append(f"config.{path} = {value!r}  # {'flag' if path in flags else source}")
     return lines
 
 
@@ -125,7 +124,7 @@ def trust(modules: Iterable[str]) -> None:
 
 
 def _chosen(section: str, name: str, source: str) -> ConfigDict:
-    """Defaults of a model or tokenizer; of a pruner, the recipe's values where it has some."""
+    """Defaults of a choice; of a pruner, the recipe's values where it has some."""
     path, _, arg = source.partition(":")
     if section == "pruner" and name in PRUNERS:
         try:

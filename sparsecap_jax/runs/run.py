@@ -20,7 +20,7 @@ from sparsecap_jax.data.datasets import Dataset, load_dataset
 from sparsecap_jax.data.pipeline import TrainIterator, make_train_iterator, steps_per_epoch
 from sparsecap_jax.errors import CheckpointError, ConfigError
 from sparsecap_jax.files import read_json, write_atomically, write_json
-from sparsecap_jax.models import MODELS, make_model
+from sparsecap_jax.models import make_model, model_class
 from sparsecap_jax.pruning import Pruner, make_pruner
 from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.config import changed_fields, from_dict, model_config, to_json, validate
@@ -104,9 +104,9 @@ def prepare_run(
     validate(config)
     workdir = pathlib.Path(workdir)
     check_workdir(config, workdir)
-    model_class = MODELS[config.model.name]
+    captioner = model_class(config.model.name)
     if dataset is None:
-        dataset = load_dataset(config.data, need_boxes=getattr(model_class, "needs_boxes", False))
+        dataset = load_dataset(config.data, need_boxes=getattr(captioner, "needs_boxes", False))
     epoch = _epoch(config, dataset)
     total = config.train.steps or config.train.epochs * epoch
     _check_length(workdir, total)

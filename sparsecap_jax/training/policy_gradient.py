@@ -18,6 +18,7 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from sparsecap_jax.models import packed_method
 from sparsecap_jax.training.losses import reward_loss
 from sparsecap_jax.types import PyTree
 
@@ -79,7 +80,7 @@ class PolicyGradient:
     """Computes the loss and its gradients.
 
     Attributes:
-        model: the captioner, with `decode_packed`.
+        model: the captioner.
         partition: of what its `encode` returns.
         bos_id: the token that captions start from.
         micro_batch: captions computed at once; 0: all.
@@ -161,7 +162,12 @@ class PolicyGradient:
         def loss(params, floats):
             context = self.partition.merge(floats, others)
             log_probs, places = self.model.apply(
-                {"params": params}, context, inputs, samples.inside, words, method="decode_packed"
+                {"params": params},
+                context,
+                inputs,
+                samples.inside,
+                words,
+                method=packed_method(self.model),
             )
 
             def at(values):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sparsecap_jax import models
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.models import count_params
 from sparsecap_jax.models.soft_attention import SoftAttention
@@ -378,5 +379,5 @@ def test_only_what_depends_on_the_state_is_in_the_scan(cell, matmuls):
 
 
 def test_unknown_cell():
-    with pytest.raises(ConfigError, match=r"model\.cell: 'rnn'; expected one of lstm, gru"):
-        make_model("rnn")
+    with pytest.raises(ConfigError, match=r"model\.cell is 'rnn'; \(valid: gru, lstm\)"):
+        models.make_model({"name": "soft_attention", "vocab_size": V, "cell": "rnn"})

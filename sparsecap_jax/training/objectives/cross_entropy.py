@@ -11,6 +11,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array
 
+from sparsecap_jax.models import packs_words
 from sparsecap_jax.pruning.step import Metrics
 from sparsecap_jax.training import losses
 from sparsecap_jax.training.objectives.base import Objective
@@ -58,7 +59,7 @@ class CrossEntropy(Objective):
     ) -> tuple[Array, Metrics]:
         """Return the mean loss of a word."""
         task, batch = self.task, inputs
-        if static and hasattr(task.model, "decode_packed"):
+        if static and packs_words(task.model):
             forward = functools.partial(_packed, task.model, {"params": params}, words=static)
             loss = losses.cross_entropy(
                 *_sharded(forward, batch, rng, task.shards), task.label_smoothing

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sparsecap_jax.decoding import Decoded, DecodeOptions, decode_encoded
-from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning.step import Metrics
 from sparsecap_jax.scst.config import ScstConfig
 from sparsecap_jax.scst.ngrams import own_counts
@@ -38,9 +37,6 @@ class SelfCritical(Objective):
         config: settings, the config section `scst`.
         rewards: scores of captions against the references of the training images.
         options: special ids and the longest caption; the kind of search follows from `config`.
-
-    Raises:
-        ConfigError: the model cannot compute packed words.
     """
 
     config: ScstConfig
@@ -50,11 +46,6 @@ class SelfCritical(Objective):
     needs_trained: ClassVar[str] = (
         "config.scst.start_epoch is 0, but an untrained model samples nothing worth a reward"
     )
-
-    def __post_init__(self):
-        if not hasattr(self.task.model, "decode_packed"):
-            name = type(self.task.model).__name__
-            raise ConfigError(f"model {name}: scst needs a model with decode_packed")
 
     @property
     def resources(self) -> PyTree:

@@ -96,7 +96,7 @@ def _print_first(store: IndexedStore, first: ImageId) -> int:
 def _print_contents(store: IndexedStore, ids: Sequence[ImageId]) -> int:
     def summary(image_id: ImageId) -> tuple[float, float, float]:
         features = store[image_id].features
-        return features.min(), features.max(), float(features.mean())
+        return float(features.min()), float(features.max()), float(features.mean())
 
     summaries, faults = _read_all(summary, ids)
     if summaries:

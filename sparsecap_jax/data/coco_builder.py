@@ -76,7 +76,7 @@ class CaptionFeatures(tfds.core.GeneratorBasedBuilder):
         super().__init__(config=config or CaptionConfig(), file_format=file_format, **options)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        """Types of an example; the metadata takes up the split."""
+        """Return the types of an example; the metadata holds the split."""
         config: Any = self.builder_config
         features = {
             "image_id": tfds.features.Text(),

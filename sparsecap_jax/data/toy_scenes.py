@@ -167,8 +167,8 @@ def _listing(directory: pathlib.Path) -> str:
 def _is_complete(directory: pathlib.Path, settings: dict[str, Any]) -> bool:
     """Return whether `directory` holds a finished dataset of these settings, undamaged."""
     manifest = read_manifest(directory)
-    wanted = dict.fromkeys(_OPTIONS, False) | settings
-    if manifest is None or any(manifest.get(key, False) != wanted[key] for key in wanted):
+    settings = dict.fromkeys(_OPTIONS, False) | settings
+    if manifest is None or any(manifest.get(key, False) != settings[key] for key in settings):
         return False
     try:
         return manifest.get("files") == _listing(directory)

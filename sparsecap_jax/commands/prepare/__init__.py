@@ -15,7 +15,7 @@ from absl.flags import argparse_flags
 
 COMMANDS = {
     "coco_captions": "lay out COCO's captions: splits, references, text to train tokenizers on",
-    "coco_server": "write the two result files that COCO's evaluation server wants",
+    "coco_server": "write the two result files that COCO's evaluation server expects",
     "convert": "turn features of any known format into ArrayRecord",
     "df": "count the document frequencies of CIDEr-D rewards, or convert those of other codes",
     "extract": "region features of photos",

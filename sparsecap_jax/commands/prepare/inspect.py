@@ -9,7 +9,8 @@ converted folder with their checksums. The exit status is 1 if anything is missi
 import argparse
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -64,13 +65,19 @@ def run(args: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-def _print_regions(store: IndexedStore, ids: Sequence[ImageId]) -> int:
-    counts, faults = [], []
+def _read_all(read: Callable[[ImageId], Any], ids: Sequence[ImageId]) -> tuple[list, list[str]]:
+    """Return the results of `read` for every image, and the faults of those where it fails."""
+    results, faults = [], []
     for image_id in ids:
         try:
-            counts.append(store.num_regions(image_id))
+            results.append(read(image_id))
         except DataError as error:
             faults.append(str(error))
+    return results, faults
+
+
+def _print_regions(store: IndexedStore, ids: Sequence[ImageId]) -> int:
+    counts, faults = _read_all(store.num_regions, ids)
     if counts:
         low, high, mean = min(counts), max(counts), np.mean(counts)
         print(f"regions: {low} to {high} per image, mean {mean:.1f}")
@@ -79,31 +86,24 @@ def _print_regions(store: IndexedStore, ids: Sequence[ImageId]) -> int:
 
 def _print_first(store: IndexedStore, first: ImageId) -> int:
     """Read one image: a wrong width or missing boxes are the same in all images."""
-    try:
-        image = store[first]
-    except DataError as error:
-        return _print_faults("image was read, and cannot be used", [str(error)])
+    images, faults = _read_all(store.__getitem__, [first])
     boxes = ", with boxes" if store.need_boxes else ""  # they are read only where asked for
-    print(f"image {first!r}: width {image.features.shape[1]}{boxes}")
-    return 0
+    for image in images:
+        print(f"image {first!r}: width {image.features.shape[1]}{boxes}")
+    return _print_faults("image was read, and cannot be used", faults)
 
 
 def _print_contents(store: IndexedStore, ids: Sequence[ImageId]) -> int:
-    faults, low, high, total = [], np.inf, -np.inf, 0.0
-    for image_id in ids:
-        try:
-            image = store[image_id]
-        except DataError as error:
-            faults.append(str(error))
-            continue
-        low, high = min(low, image.features.min()), max(high, image.features.max())
-        total += float(image.features.mean())
-    good = len(ids) - len(faults)
-    if good:
-        print(
-            f"width {store.feature_size}, values: {low:.4g} to {high:.4g}, mean {total / good:.4g}"
-        )
-        print(f"{good:,} images are good")
+    def summary(image_id: ImageId) -> tuple[float, float, float]:
+        features = store[image_id].features
+        return float(features.min()), float(features.max()), float(features.mean())
+
+    summaries, faults = _read_all(summary, ids)
+    if summaries:
+        lows, highs, means = zip(*summaries, strict=True)
+        values = f"{min(lows):.4g} to {max(highs):.4g}, mean {sum(means) / len(means):.4g}"
+        print(f"width {store.feature_size}, values: {values}")
+        print(f"{len(summaries):,} images are good")
     return _print_faults("images cannot be used", faults)
 
 

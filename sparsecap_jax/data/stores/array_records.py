@@ -92,8 +92,8 @@ class ArrayRecordStore(IndexedStore):
         self._readers: dict[str, Any] | None = None
         self.manifest = load_manifest(self.path)
         if self.manifest["feature_size"] != self.feature_size:
-            found = self.manifest["feature_size"]
-            raise DataError(f"{self.path}: features are {found} wide, expected {self.feature_size}")
+            width = self.manifest["feature_size"]
+            raise DataError(f"{self.path}: features are {width} wide, expected {self.feature_size}")
         if self.need_boxes and not self.manifest["boxes"]:
             raise DataError(f"{self.path}: boxes are needed, and it was written without")
 

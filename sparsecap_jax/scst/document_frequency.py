@@ -257,7 +257,7 @@ def from_ngrams(
 
 
 def _continue(nodes, words, vocabulary_size, parents, lasts) -> tuple[np.ndarray, int]:
-    """Append the table of the n-grams `nodes` followed by `words`; return their numbers, its size."""
+    """Append the table of `nodes` followed by `words`; return their numbers in it and its size."""
     keys, numbers = np.unique(nodes * vocabulary_size + words, return_inverse=True)
     parents.append((keys // vocabulary_size).astype(np.int32))
     lasts.append((keys % vocabulary_size).astype(np.int32))

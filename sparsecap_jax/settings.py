@@ -301,13 +301,14 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         module, colon, attribute = name.partition(":") if isinstance(name, str) else ("", "", "")
         if colon and module in _plugins:
             entry = getattr(sys.modules[module], attribute, None)
-            if entry is None:
-                raise ConfigError(f"{self.field} is {name!r}; {module} has no {attribute!r}")
+            # What a plugin merely imported (`from subprocess import run`) is no part of it.
+            if getattr(entry, "__module__", None) != module:
+                raise ConfigError(f"{self.field} is {name!r}; {module} defines no {attribute!r}")
             return entry
         if colon:
             raise ConfigError(
-                f"{self.field} is {name!r}, which is not part of this package: trust it with "
-                f"--plugin={module}, or sparsecap_jax.use_plugin({module!r})"
+                f"{self.field} is {name!r}, which is not part of this package; where you trust that "
+                f"module, add --plugin={module}, or sparsecap_jax.use_plugin({module!r})"
             )
         raise ConfigError(f"{self.field} is {name!r}; {nearest(name, self._entries)}")
 

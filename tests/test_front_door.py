@@ -59,8 +59,16 @@ def test_unknown_kinds_are_named():
 
 def test_a_name_alone_imports_nothing():
     """Names of files are never imported: the user vouches for a module, or registers the entry."""
-    with pytest.raises(ConfigError, match=r"trust it with --plugin=this_module_shouts"):
+    with pytest.raises(ConfigError, match=r"add --plugin=this_module_shouts"):
         registry("pruner")["this_module_shouts:Thing"]
     assert "this_module_shouts" not in sys.modules
     with pytest.raises(ConfigError, match="plugin 'no_such_module': cannot be imported"):
         sc.use_plugin("no_such_module")
+
+
+def test_a_plugin_offers_what_it_defines_alone(tmp_path, monkeypatch):
+    (tmp_path / "thin_plugin.py").write_text("from subprocess import run\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    sc.use_plugin("thin_plugin")
+    with pytest.raises(ConfigError, match="thin_plugin defines no 'run'"):
+        registry("dataset")["thin_plugin:run"]

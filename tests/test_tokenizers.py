@@ -415,5 +415,5 @@ def test_tokenizers_of_users(tmp_path, monkeypatch):
         TOKENIZERS.register("word", Shouting)
     with pytest.raises(ConfigError, match="'no_class'; expected a subclass of Tokenizer"):
         make_tokenizer("no_class", tmp_path)
-    with pytest.raises(ConfigError, match="trust it with --plugin=os"):
+    with pytest.raises(ConfigError, match="add --plugin=os"):
         make_tokenizer("os:system", tmp_path)

@@ -173,7 +173,7 @@ def test_a_method_of_a_plugin(monkeypatch):
     module = types.ModuleType("pruners_of_ones_own")
     module.Largest, module.number = Largest, 3
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    with pytest.raises(ConfigError, match="trust it with --plugin=pruners_of_ones_own"):
+    with pytest.raises(ConfigError, match="add --plugin=pruners_of_ones_own"):
         make_pruner({"name": "pruners_of_ones_own:Largest"}, total_steps=8)
     monkeypatch.setattr("sparsecap_jax.settings._plugins", set())
     use_plugin(module.__name__)

@@ -8,7 +8,7 @@ r"""ACORT: radix tokens, shared attention and shared layers (Tan et al. 2022).
 Boxes are needed (docs/data.md). Words: the base model's variants `base_al`, `small` and `small_al`
 (`_al`: one layer shared by all), `tiny` (toy scenes) and the names of pruners; `key=value` sets
 fields of the pruner.
-`scst` goes on with self-critical training from `--config.train.init_from=RUN` (docs/scst.md).
+`scst` continues with self-critical training from `--config.train.init_from=RUN` (docs/scst.md).
 """
 
 from ml_collections import ConfigDict

@@ -7,7 +7,7 @@ r"""The Object Relation Transformer (Herdade et al. 2019), dense or pruned.
 
 Boxes are needed (docs/data.md). Words: `xsmall` (104/416, the small dense model that ACORT is
 compared with), `tiny` (toy scenes) and the names of pruners; `key=value` sets fields of the pruner.
-`scst` goes on with self-critical training from `--config.train.init_from=RUN` (docs/scst.md).
+`scst` continues with self-critical training from `--config.train.init_from=RUN` (docs/scst.md).
 """
 
 from ml_collections import ConfigDict

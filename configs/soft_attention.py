@@ -6,7 +6,7 @@ r"""Soft-Attention (Xu et al. 2015) as pruned in "End-to-End Supermask Pruning".
 
 Words: `gru` (instead of LSTM), `tiny` (toy scenes) and the names of pruners; `key=value` sets
 fields of the pruner.
-`scst` goes on with self-critical training from `--config.train.init_from=RUN` (docs/scst.md).
+`scst` continues with self-critical training from `--config.train.init_from=RUN` (docs/scst.md).
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,7 @@
 
 Any field can be overridden: `--config.train.steps=500`, `--config.model.rnn_size=64`. Other models
 on the same scenes: `configs/ort.py:tiny` and so on.
-`configs/toy.py:scst` goes on with self-critical training from `--config.train.init_from=RUN`
+`configs/toy.py:scst` continues with self-critical training from `--config.train.init_from=RUN`
 (docs/scst.md).
 """
 

@@ -5,7 +5,7 @@ r"""The plain transformer captioner, the baseline of the Object Relation Transfo
     python launch/train.py --config=configs/transformer.py:tiny --workdir=runs/tiny
 
 Words: `tiny` (toy scenes) and the names of pruners; `key=value` sets fields of the pruner.
-`scst` goes on with self-critical training from `--config.train.init_from=RUN` (docs/scst.md).
+`scst` continues with self-critical training from `--config.train.init_from=RUN` (docs/scst.md).
 """
 
 from ml_collections import ConfigDict

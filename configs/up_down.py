@@ -7,7 +7,7 @@ r"""Up-Down (Anderson et al. 2018) as pruned in "End-to-End Supermask Pruning".
 
 DIR holds the Karpathy split and features, see docs/data.md. Words: `tiny` (toy scenes, minutes on
 a CPU) and the names of pruners; `key=value` sets fields of the pruner.
-`scst` goes on with self-critical training from `--config.train.init_from=RUN` (docs/scst.md).
+`scst` continues with self-critical training from `--config.train.init_from=RUN` (docs/scst.md).
 """
 
 from ml_collections import ConfigDict

@@ -1,1 +1,1 @@
-"""What the scripts in `launch/` call, one file a command."""
+"""Implementations of the scripts in `launch/`, one file a command."""

@@ -307,5 +307,5 @@ def raise_missing(place: Any, unit: str, missing: list[ImageId], total: int) -> 
     """Raise one DataError about all `missing` ids, if there are any."""
     if missing:
         listed = ", ".join(map(str, missing[:_MAX_LISTED]))
-        more = f" and {len(missing) - _MAX_LISTED} more" if len(missing) > _MAX_LISTED else ""
-        raise DataError(f"{place}: no {unit} for {len(missing)} of {total} images: {listed}{more}")
+        rest = f" and {len(missing) - _MAX_LISTED} more" if len(missing) > _MAX_LISTED else ""
+        raise DataError(f"{place}: no {unit} for {len(missing)} of {total} images: {listed}{rest}")

@@ -152,8 +152,8 @@ class Npz:
         try:
             info = self._archive.getinfo(f"{name}.npy")
         except KeyError:
-            found = ", ".join(self.names()[:10])
-            raise DataError(f"{where}: no such array, found {found}") from None
+            names = ", ".join(self.names()[:10])
+            raise DataError(f"{where}: no such array, found {names}") from None
         try:
             with self._archive.open(info) as file:
                 shape, fortran, dtype = read_header(file, info.file_size, where, kind)

@@ -168,7 +168,7 @@ class Scene:
 
     @property
     def is_nearest_clear(self) -> bool:
-        """Whether there are 3 groups or more, others 1.5 times as far away as the nearest."""
+        """Return whether there are at least 3 groups, the others 1.5 times as far as the nearest."""
         first, *others = self.groups
         nearest, *rest = sorted(squared_distance(first, group) for group in others)
         return bool(rest) and 4 * rest[0] >= 9 * nearest

@@ -2,7 +2,7 @@
 
 A config's argument is a list of words and values: `tiny` shrinks the model to the toy scenes, a
 pruner's name chooses it, and `key=value` sets a field of that pruner:
-`configs/ort.py:tiny,supermask,sparsity=0.975`. `scst` goes on with self-critical training from
+`configs/ort.py:tiny,supermask,sparsity=0.975`. `scst` continues with self-critical training from
 `config.train.init_from`; fields of the section `scst` may follow:
 `configs/ort.py:scst,mask_freeze,num_samples=60,baseline=greedy`.
 """

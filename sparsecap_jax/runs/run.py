@@ -265,7 +265,7 @@ def _check_start(config: ConfigDict, pruner: Pruner) -> None:
 def prepare_tokenizer(config: ConfigDict, workdir: pathlib.Path, dataset: Dataset) -> Tokenizer:
     """Load the run's tokenizer, or make it where there is none yet.
 
-    A warm start takes the tokenizer of the run it starts from, whose embeddings it goes on with;
+    A warm start takes the tokenizer of the run it starts from, whose embeddings it keeps;
     otherwise one is trained on the training captions.
     """
     directory = workdir / "tokenizer"

@@ -59,7 +59,7 @@ class ScstConfig:
 
     @property
     def enabled(self) -> bool:
-        """Whether captions are ever rewarded."""
+        """Return whether captions are ever rewarded."""
         return self.start_epoch >= 0
 
 

@@ -113,8 +113,8 @@ def score_on_device(
         jnp, ids[:, :, None], lengths[:, :, None], references[:, None],
         reference_lengths[:, None], jnp.float32,
     )  # fmt: skip
-    own = own_counts(jnp, references, reference_lengths, jnp.float32)
-    known = norms(jnp, own, tables(references))
+    repeats = own_counts(jnp, references, reference_lengths, jnp.float32)
+    known = norms(jnp, repeats, tables(references))
     known = jnp.broadcast_to(known[:, None], (*counts.shape[:3], 4))
     reference_lengths = jnp.broadcast_to(reference_lengths[:, None], counts.shape[:3])
     ciders = cider_d(jnp, ids, lengths, tables(ids), counts, known, reference_lengths)

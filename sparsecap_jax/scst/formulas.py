@@ -48,14 +48,14 @@ def cider_d(
     Returns:
         CIDEr-D on the scale 0 to 10.
     """
-    own = own_counts(xp, captions, lengths, counts.dtype)
+    repeats = own_counts(xp, captions, lengths, counts.dtype)
     present = reference_lengths >= 0
     weights = counts * idf[..., None, :, :]
-    clipped = xp.minimum((own * idf)[..., None, :, :], weights)
+    clipped = xp.minimum((repeats * idf)[..., None, :, :], weights)
     # An n-gram that occurs tf times stands at tf places: each contributes its share.
-    share = clipped * weights / xp.maximum(own, 1)[..., None, :, :]
+    share = clipped * weights / xp.maximum(repeats, 1)[..., None, :, :]
     products = xp.sum(share, axis=-2)
-    scale = norms(xp, own, idf)[..., None, :] * reference_norms
+    scale = norms(xp, repeats, idf)[..., None, :] * reference_norms
     similar = products / xp.where(scale > 0, scale, 1)
     bigrams = xp.maximum(lengths - 1, 0)[..., None] - xp.maximum(reference_lengths - 1, 0)
     penalty = xp.exp(-(bigrams.astype(counts.dtype) ** 2) / (2 * SIGMA**2))
@@ -65,13 +65,13 @@ def cider_d(
 
 
 def norms(
-    xp: ModuleType, own: Float[ArrayLike, "*N T 4"], idf: Float[ArrayLike, "*N T 4"]
+    xp: ModuleType, repeats: Float[ArrayLike, "*N T 4"], idf: Float[ArrayLike, "*N T 4"]
 ) -> Float[ArrayLike, "*N 4"]:
     """Return the lengths of the vectors tf * idf of each order.
 
     Args:
         xp: the array module.
-        own: `own_counts` of the captions.
+        repeats: `own_counts` of the captions.
         idf: inverse document frequencies of their n-grams.
     """
     return xp.sqrt(xp.sum(own * idf**2, axis=-2))
@@ -96,10 +96,10 @@ def bleu(
     Returns:
         BLEU-1 to 4, 0 to 1.
     """
-    own = own_counts(xp, captions, lengths, counts.dtype)
+    repeats = own_counts(xp, captions, lengths, counts.dtype)
     allowed = xp.max(counts, axis=-3)
-    correct = xp.sum(xp.minimum(own, allowed) / xp.maximum(own, 1), axis=-2)
-    orders = np.arange(1, own.shape[-1] + 1, dtype=np.int32)
+    correct = xp.sum(xp.minimum(repeats, allowed) / xp.maximum(repeats, 1), axis=-2)
+    orders = np.arange(1, repeats.shape[-1] + 1, dtype=np.int32)
     guesses = xp.maximum(lengths[..., None] - orders + 1, 0).astype(counts.dtype)
     # Products of four precisions would leave the range of float32: their logs are summed.
     logs = xp.log(correct + counts.dtype.type(_TINY)) - xp.log(guesses + counts.dtype.type(_SMALL))

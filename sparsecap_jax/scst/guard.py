@@ -56,12 +56,12 @@ def check_document_frequency(
             f"config.scst.document_frequency: {source} counts word numbers of another vocabulary; "
             "expected one that counts words (of a pair of pickles, the one named words)"
         )
-    found = coverage(frequency, references)
-    if found >= LEAST_COVERAGE:
+    share = coverage(frequency, references)
+    if share >= LEAST_COVERAGE:
         return ""
     return (
         f"FOREIGN DOCUMENT FREQUENCIES: {source} ({frequency.num_images:,} images"
-        f"{', ' + frequency.dataset if frequency.dataset else ''}) knows only {found:.0%} of the "
+        f"{', ' + frequency.dataset if frequency.dataset else ''}) knows only {share:.0%} of the "
         f"4-grams of the training captions ({len(references):,} images); those of this dataset "
         "would know nearly all. Rewards will not be the CIDEr-D of this dataset, and training on "
         "them may lower its CIDEr. Leave config.scst.document_frequency empty, or count them: "

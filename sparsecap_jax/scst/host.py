@@ -100,6 +100,6 @@ class HostScorer:
         """Norms of the references, computed when they are first met."""
         new = (rows >= 0) & np.isnan(self._norms[rows, 0])
         if np.any(new):
-            own = own_counts(np, words[new], lengths[new], np.float64)
-            self._norms[rows[new]] = norms(np, own, self._frequency.idf(words[new]))
+            repeats = own_counts(np, words[new], lengths[new], np.float64)
+            self._norms[rows[new]] = norms(np, repeats, self._frequency.idf(words[new]))
         return np.where(rows[..., None] >= 0, self._norms[rows], 0.0)

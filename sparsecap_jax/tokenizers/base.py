@@ -293,6 +293,6 @@ def _as_ids(ids: Any) -> list[int]:
     if array.size == 0:
         return []
     if array.ndim > 1 or not np.issubdtype(array.dtype, np.integer) or array.min() < 0:
-        found = f"{array.dtype} of shape {list(array.shape)}, smallest {array.min()}"
-        raise DataError(f"ids to decode: found {found}; expected one row of integers from 0 on")
+        kind = f"{array.dtype} of shape {list(array.shape)}, smallest {array.min()}"
+        raise DataError(f"ids to decode: found {kind}; expected one row of integers from 0 on")
     return array.tolist()

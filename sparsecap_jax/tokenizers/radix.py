@@ -17,7 +17,7 @@ from sparsecap_jax.settings import Range
 from sparsecap_jax.tokenizers.base import Tokenizer, TokenizerConfig, _as_ids
 from sparsecap_jax.tokenizers.training import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 
-# Names the base beside the model. The reference's folders lack it, and it may be left out.
+# Names the base next to the model. The reference's folders lack it, and it may be left out.
 _SETTINGS = "radix.json"
 _SPECIAL = 4
 

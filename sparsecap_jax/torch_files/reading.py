@@ -30,7 +30,7 @@ BROKEN = (
     RuntimeError,  # also NotImplementedError
     ValueError,
 )
-"""What `zipfile` and `struct` raise for broken input."""
+"""Errors that `zipfile` and `struct` raise for broken input."""
 
 
 def load_torch_file(
@@ -73,8 +73,8 @@ def _read(stream: io.BufferedIOBase, source: str) -> dict[str, Any]:
     except BROKEN as error:
         raise CheckpointError(f"{source}: truncated or corrupt PyTorch file: {error!r}") from error
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
-        found = type(tree).__name__
-        raise CheckpointError(f"{source}: holds a {found}; expected a dict of named tensors")
+        kind = type(tree).__name__
+        raise CheckpointError(f"{source}: holds a {kind}; expected a dict of named tensors")
     return build_tensors(tree, storages, source)
 
 

@@ -192,8 +192,8 @@ class _Builder:
         rank = len(indices) if indices.ndim == 2 else 0
         sizes, dense = ref.shape[:rank], ref.shape[rank:]
         if indices.dtype != np.int64 or not 1 <= rank <= len(ref.shape):
-            found = f"{indices.dtype} indices of shape {indices.shape}"
-            raise self.error(path, f"{found} for a sparse tensor of shape {ref.shape}")
+            kind = f"{indices.dtype} indices of shape {indices.shape}"
+            raise self.error(path, f"{kind} for a sparse tensor of shape {ref.shape}")
         if values.shape != (indices.shape[1], *dense):
             raise self.error(path, f"values {values.shape} for indices {indices.shape}")
         self.claim(math.prod(ref.shape) - values.size, path)

@@ -48,7 +48,7 @@ class Samples:
 
 @dataclasses.dataclass(frozen=True)
 class Partition:
-    """Tells leaves that gradients flow through from the others (masks of regions).
+    """Split of the leaves into those that gradients flow through, and others (masks of regions).
 
     Attributes:
         tree: structure of the whole.
@@ -60,12 +60,12 @@ class Partition:
 
     @classmethod
     def of(cls, like: PyTree) -> "Partition":
-        """The partition of a pytree of arrays or shapes."""
+        """Return the partition of a pytree of arrays or shapes."""
         leaves, tree = jax.tree.flatten(like)
         return cls(tree, tuple(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves))
 
     def split(self, whole: PyTree) -> tuple[list[Array], list[Array]]:
-        """Floating leaves, and the others."""
+        """Return the floating leaves, and the others."""
         leaves = list(zip(jax.tree.leaves(whole), self.floating, strict=True))
         return [leaf for leaf, one in leaves if one], [leaf for leaf, one in leaves if not one]
 
@@ -77,7 +77,7 @@ class Partition:
 
 @dataclasses.dataclass(frozen=True)
 class PolicyGradient:
-    """Computes the loss and its gradients.
+    """Loss of sampled captions, and its gradients.
 
     Attributes:
         model: the captioner.
@@ -105,8 +105,8 @@ class PolicyGradient:
             samples: the captions.
 
         Returns:
-            The loss; its gradients by `params` and by `floats`; and by how much the log-probs of
-            search and loss differ at most.
+            The loss; its gradients with respect to `params` and `floats`; and the largest
+            difference between the log-probs of search and loss.
         """
         total = jnp.maximum(jnp.sum(samples.inside), 1).astype(jnp.float32)
         images, count, length = samples.tokens.shape

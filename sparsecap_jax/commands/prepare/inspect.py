@@ -112,8 +112,8 @@ def _print_split(path: str, present: set[ImageId]) -> int:
     for name, ids in split_ids(path).items():
         absent = [image_id for image_id in ids if image_id not in present]
         shown = ", ".join(map(str, absent[:_SHOWN]))
-        more = f"; missing: {shown}{', ...' if len(absent) > _SHOWN else ''}" if absent else ""
-        print(f"{name}: {len(ids) - len(absent):,} of {len(ids):,} images have features{more}")
+        gaps = f"; missing: {shown}{', ...' if len(absent) > _SHOWN else ''}" if absent else ""
+        print(f"{name}: {len(ids) - len(absent):,} of {len(ids):,} images have features{gaps}")
         missing += len(absent)
     return missing
 

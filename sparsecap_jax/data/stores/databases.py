@@ -106,7 +106,9 @@ class LmdbStore(IndexedStore):
         paths = [path if path != self.path and path.exists() else None for path in paths]
         self._boxes, self._pixel_boxes, self._fc = paths
         if self.need_boxes and not (self._boxes or self._pixel_boxes):
-            raise DataError(f"{self.path}: boxes are needed, and no *_box*.lmdb lies beside it")
+            raise DataError(
+                f"{self.path}: boxes are needed, and there is no *_box*.lmdb next to it"
+            )
 
     def _load_index(self) -> dict[ImageId, bytes]:
         with self._begin(self.path) as transaction:

@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
         return
     if not (CAPTIONS.value and REFERENCES.value):
         raise app.UsageError("expected --checkpoint, or --captions and --references")
-    from sparsecap_jax.evaluation.scores import evaluate_caption_files
+    from sparsecap_jax.evaluation.metrics import evaluate_caption_files
 
     scores = evaluate_caption_files(CAPTIONS.value, REFERENCES.value, OUTPUT.value)
     for name, value in scores.items():

@@ -1,4 +1,4 @@
-"""What travels between the rooms of the package.
+"""Types that travel between the rooms of the package.
 
 Shape letters used everywhere: B images, S captions per image, K rows per image (captions, samples
 or beams), R regions, D feature width, T tokens, V vocabulary.
@@ -15,7 +15,7 @@ ArrayLike = Array | ndarray
 
 
 # JAX and Grain rebuild these pytrees with leaves that are no arrays (None, shapes, shardings), so
-# their fields are not checked at run time, in tests neither.
+# their fields are not checked at run time, not even in tests.
 @no_type_check
 @struct.dataclass
 class Regions:

@@ -1,4 +1,4 @@
-"""A picture of where a captioner looked for each word."""
+"""Picture of a captioner's attention, word by word."""
 
 import pathlib
 
@@ -13,7 +13,7 @@ from sparsecap_jax.captioning.batches import Caption
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.files import write_atomically
 
-_GRID = 128  # heat maps are drawn on so many places each way
+_GRID = 128  # points of a heat map each way
 
 
 def attention_picture(
@@ -24,13 +24,13 @@ def attention_picture(
     *,
     columns: int = 4,
 ) -> None:
-    """Draw a panel for each word: its regions' weights as light, the most looked at region framed.
+    """Draw a panel for each word: weights of the regions as light, the heaviest region framed.
 
     Args:
         path: PNG to write.
         caption: one with attention, `Captioner.caption(..., attention=True)`.
         boxes: `[R, 4]`, the image's regions as corners divided by width and height.
-        picture: file of the picture; without it the regions are drawn on nothing.
+        picture: file of the picture; by default regions are drawn on white.
         columns: panels side by side.
 
     Raises:
@@ -38,8 +38,8 @@ def attention_picture(
             there is no such picture.
     """
     if caption.attention is None or caption.attention.shape[1:] != (len(boxes),):
-        found = None if caption.attention is None else caption.attention.shape
-        raise DataError(f"attention: found {found}, expected [words, {len(boxes)}] for the boxes")
+        shape = None if caption.attention is None else caption.attention.shape
+        raise DataError(f"attention: found {shape}, expected [words, {len(boxes)}] for the boxes")
     words = caption.text.split()
     if not words:
         raise DataError("attention: the caption is empty; expected one with words")
@@ -70,10 +70,10 @@ def attention_picture(
 def heat_map(
     weights: Float[np.ndarray, " R"], boxes: Float[np.ndarray, "R 4"], size: int
 ) -> Float[np.ndarray, "N N"]:
-    """Add every region's weight to the places in its box; the largest sum is 1.
+    """Sum the weights of the regions at each place and scale the largest sum to 1.
 
     Args:
-        weights: of the regions.
+        weights: weights of the regions.
         boxes: corners x1, y1, x2, y2 divided by width and height.
         size: number N of places each way; row i stands for y = (i + 0.5) / N.
     """

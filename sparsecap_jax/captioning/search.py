@@ -6,7 +6,7 @@ The flags of the commands and docs/search_options.md are generated from `SearchO
 import dataclasses
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from sparsecap_jax.errors import ConfigError
@@ -75,12 +75,12 @@ class SearchOptions:
     seed: int = 0
     no_repeat: bool = False
     no_repeat_ngram: Annotated[int, Range(0)] = 0
-    suppress: tuple[str, ...] = ()
+    suppress: Sequence[str] = ()
     suppress_unk: bool = False
-    bad_endings: tuple[str, ...] = ()
+    bad_endings: Sequence[str] = ()
     min_length: Annotated[int, Range(0)] = 0
     prefix: str | Mapping[int | str, str] = ""
-    required: tuple[str, ...] | Mapping[int | str, tuple[str, ...]] = ()
+    required: Sequence[str] | Mapping[int | str, Sequence[str]] = ()
 
     def __post_init__(self):
         for name, field in fields_of(SearchOptions).items():
@@ -112,8 +112,10 @@ class SearchOptions:
 
 
 def _coerced(value: Any, field: Field, where: str) -> Any:
-    if isinstance(field.default, tuple) and isinstance(value, str):
-        raise ConfigError(f"{where}: found text, expected a list of words")
+    if isinstance(field.default, tuple):
+        if isinstance(value, str):
+            raise ConfigError(f"{where}: found text, expected a list of words")
+        return coerce(value, tuple[str, ...], where)
     value = coerce(value, field.hint, where)
     if field.range:
         check_range(where, value, field.range)

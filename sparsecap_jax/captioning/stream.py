@@ -1,4 +1,4 @@
-"""A file of captions that grows image by image and survives interruptions."""
+"""File of captions that grows image by image and survives interruptions."""
 
 import json
 import os
@@ -12,20 +12,20 @@ from sparsecap_jax.files import write_atomically, write_json
 
 
 class CaptionStream:
-    """Writes entries to `PATH.partial`, one line of JSON each, and to `path` when all are there.
+    """Writer of entries to `PATH.partial`, one line of JSON each, and to `path` once complete.
 
-    The first line holds `settings`, so that what belongs to other settings is not continued. A last
-    line that an interruption cut short is taken away.
+    The first line holds `settings`: a file of other settings is not continued. A last line that an
+    interruption cut short is removed.
 
     Args:
-        path: `.jsonl` for an entry a line, `.json` for a list.
-        settings: what the entries depend on, of JSON types.
+        path: `.jsonl` for one entry a line, `.json` for a list.
+        settings: values of JSON types that the entries depend on.
 
     Attributes:
-        done: ids of the images whose entries are there already.
+        done: ids of the images that have entries already.
 
     Raises:
-        DataError: `path` has another ending; `PATH.partial` has other settings, or is no such file.
+        DataError: `path` has another ending; `PATH.partial` has other settings or another format.
     """
 
     def __init__(self, path: str | os.PathLike, settings: dict[str, Any]):
@@ -68,7 +68,7 @@ class CaptionStream:
         return entries
 
     def _continue(self, settings: dict[str, Any]) -> None:
-        """Read what is there; without a whole first line there is nothing."""
+        """Read the entries of an earlier call; without a whole first line there are none."""
         self._file.seek(0)
         content = self._file.read()
         whole = content[: content.rfind(b"\n") + 1]
@@ -96,8 +96,7 @@ class CaptionStream:
         return value
 
     def _append(self, value: dict[str, Any]) -> None:
-        # One write a line, past any buffer of ours: a killed process leaves whole lines, or part of
-        # the last one.
+        # Flushed line by line: a killed process leaves whole lines, or part of the last one.
         self._file.write(_line(value).encode())
         self._file.flush()
 

@@ -11,8 +11,7 @@ from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.captioning.batches import best_caption, to_coco
 from sparsecap_jax.data.datasets import Dataset, load_dataset
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.evaluation.bootstrap import bootstrap_interval
-from sparsecap_jax.evaluation.metrics import METRICS, score_captions
+from sparsecap_jax.evaluation.metrics import METRICS, bootstrap_interval, score_captions
 from sparsecap_jax.files import write_json
 from sparsecap_jax.runs.directory import WEIGHTS, load_run, weight_counts
 from sparsecap_jax.runs.published import resolve_run

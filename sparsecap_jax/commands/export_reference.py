@@ -151,7 +151,7 @@ def _pruner_fields(config: ConfigDict) -> dict[str, Any]:
     return {
         "prune_type": _PRUNE_TYPES.get(pruner.name, pruner.name),
         "prune_sparsity_target": pruner.sparsity,
-        "prune_supermask_init": _make_pruner(config).initial_value(),
+        "prune_supermask_init": _make_pruner(config).init_value,
         "prune_supermask_bypass_sigmoid_grad": pruner.get("bypass_sigmoid_grad", False),
         "prune_mask_freeze_scope": "",
     }
@@ -182,7 +182,7 @@ def _variables(run: LoadedRun, source: pathlib.Path, masks: str) -> dict[str, An
     variables, keep = {"params": run.params, "masks": run.masks}, None
     if masks == "raw":
         variables = jax.device_get(load_raw_variables(source))
-        keep = _make_pruner(run.config).initial_value()
+        keep = _make_pruner(run.config).init_value
     leaves, flat_masks = flatten_dict(variables["params"]), flatten_dict(variables["masks"])
     for path in select(variables["params"]):
         leaf = np.asarray(leaves[path])

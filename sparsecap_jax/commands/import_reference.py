@@ -83,7 +83,8 @@ def run_config(reference: Mapping[str, Any], vocab_size: int) -> ConfigDict:
         del fields["vocab_size"]
     config = default_config()
     with config.unlocked():
-        config.tokenizer = tokenizer_section(**tokenizer_config(upgraded))
+        options = tokenizer_config(upgraded)
+        config.tokenizer = tokenizer_section(options.pop("name"), **options)
         config.model = model_section(fields.pop("name"), **fields)
         name = upgraded.get("prune_type") or "none"
         if upgraded["caption_model"].endswith("_prune") and name in PRUNERS:

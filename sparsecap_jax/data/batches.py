@@ -3,13 +3,12 @@
 import collections
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 
-from sparsecap_jax.data.captions import EncodedCaptions, Tokenizer, encode_captions
+from sparsecap_jax.data.captions import Tokenizer, encode_captions
 from sparsecap_jax.data.features import FeatureStore, RegionFeatures
-from sparsecap_jax.data.karpathy import Record
+from sparsecap_jax.data.records import Record
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.types import Batch, Regions
 
@@ -19,8 +18,8 @@ REGION_BUCKETS = (16, 36, 64, 100)
 def pad_regions(images: Sequence[RegionFeatures], num_rows: int, num_regions: int) -> Regions:
     """Stack images into `[num_rows, num_regions, ...]`, zero-padded.
 
-    Rows beyond `len(images)` fill up: zeros, with one valid region so that attention weights can
-    be normalised.
+    Rows beyond `len(images)` are zeros, with one valid region so that attention weights can be
+    normalised.
 
     Args:
         images: at least one, of one width D, each with at most `num_regions` regions.
@@ -45,7 +44,7 @@ def pad_regions(images: Sequence[RegionFeatures], num_rows: int, num_regions: in
 
 
 class BatchMaker:
-    """What training and evaluation share: from image numbers to a padded batch."""
+    """Base of training's and evaluation's batches: from image numbers to padded regions."""
 
     def __init__(self, records, store, batch_size, region_buckets, process_index, process_count):
         if batch_size < 1 or process_count < 1 or batch_size % process_count:
@@ -68,7 +67,7 @@ class BatchMaker:
         store.check(self._ids)
 
     def _regions(self, images: np.ndarray) -> Regions:
-        """Read this process' rows of a global batch; image number -1 is a fill-up row."""
+        """Read this process' rows of a global batch; image number -1 is a padding row."""
         local = [self._store[self._ids[i]] for i in images[self._local] if i >= 0]
         elsewhere = np.delete(images, self._local)
         # All processes must agree on the shape, so the rows of the others count too.
@@ -82,30 +81,52 @@ class BatchMaker:
                 f"more than the largest of region_buckets {self._buckets}"
             )
         num_rows = self._local.stop - self._local.start
-        if not local:  # a process whose rows all fill up
+        if not local:  # all rows of this process are padding
             nothing = np.zeros((1, self._store.feature_size), np.float32)
             local = [RegionFeatures(nothing, None, nothing[0])]
         return pad_regions(local, num_rows, num_regions)
 
 
 class EvalBatches(BatchMaker):
-    """All images once, in order; the last batch is filled up. Iterate it as often as needed.
+    """Batches of a split for decoding and for the validation loss: all images once, in order.
 
-    Fill-up rows have `index` -1, a False `token_mask` and one valid region of zeros. `index` is the
-    position in `records` otherwise. Use `make_eval_batches` to make one.
+    Iterate it as often as needed. The last batch is padded with rows of `index` -1, a False
+    `token_mask` and one valid region of zeros; elsewhere `index` is the position in `records`.
+
+    Args:
+        records: images, with or without captions.
+        store: their features.
+        batch_size: rows of a global batch B.
+        region_buckets: see `TrainData`.
+        tokenizer: when given, `tokens` holds the first `seq_per_img` captions of each image, else
+            it is empty, `[B, 0, 0]`.
+        seq_per_img: captions per image S; those that an image lacks have a False `token_mask`.
+        max_seq_length: T.
+        prefetch: batches read ahead.
+        process_index, process_count: see `TrainData`.
+
+    Raises:
+        ConfigError: a size out of range.
+        DataError: no images, or missing features (all at once).
     """
 
     def __init__(
         self,
         records: Sequence[Record],
         store: FeatureStore,
-        captions: EncodedCaptions | None,
-        seq_per_img: int,
-        prefetch: int,
-        **options: Any,
+        *,
+        batch_size: int,
+        region_buckets: Sequence[int] = REGION_BUCKETS,
+        tokenizer: Tokenizer | None = None,
+        seq_per_img: int = 5,
+        max_seq_length: int = 18,
+        prefetch: int = 2,
+        process_index: int = 0,
+        process_count: int = 1,
     ):
-        super().__init__(records, store, **options)
-        self._captions = captions
+        check_sizes(seq_per_img=seq_per_img, max_seq_length=max_seq_length)
+        self._captions = tokenizer and encode_captions(records, tokenizer, max_seq_length)
+        super().__init__(records, store, batch_size, region_buckets, process_index, process_count)
         self._seq_per_img = seq_per_img
         self._prefetch = prefetch
 
@@ -125,10 +146,9 @@ class EvalBatches(BatchMaker):
             tokens = np.zeros((len(images), 0, 0), np.int32)
             mask = tokens.astype(np.bool_)
         else:
-            captions = self._captions
-            file_order = np.arange(len(captions.tokens))
-            rows, counting = captions.choose(images, file_order, self._seq_per_img)
-            tokens, mask = captions.gather(rows, counting, captions.tokens.shape[1])
+            file_order = np.arange(len(self._captions.tokens))
+            rows, counting = self._captions.choose(images, file_order, self._seq_per_img)
+            tokens, mask = self._captions.gather(rows, counting, self._captions.tokens.shape[1])
         return Batch(regions=regions, tokens=tokens, token_mask=mask, index=images.astype(np.int32))
 
     def __iter__(self) -> Iterator[Batch]:
@@ -143,51 +163,7 @@ class EvalBatches(BatchMaker):
                 yield ahead.popleft().result()
 
 
-def make_eval_batches(
-    records: Sequence[Record],
-    store: FeatureStore,
-    *,
-    batch_size: int,
-    region_buckets: Sequence[int] = REGION_BUCKETS,
-    tokenizer: Tokenizer | None = None,
-    seq_per_img: int = 5,
-    max_seq_length: int = 18,
-    prefetch: int = 2,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> EvalBatches:
-    """Make the batches of a split for decoding, and for the validation loss.
-
-    Args:
-        records: images, with or without captions.
-        store: their features.
-        batch_size: rows of a global batch B.
-        region_buckets: see `TrainData`.
-        tokenizer: when given, `tokens` holds the first `seq_per_img` captions of each image, else
-            it is empty, `[B, 0, 0]`.
-        seq_per_img: captions per image S; those that an image lacks have a False `token_mask`.
-        max_seq_length: T.
-        prefetch: batches read ahead.
-        process_index: see `TrainData`.
-        process_count: see `TrainData`.
-
-    Raises:
-        ConfigError: a size out of range.
-        DataError: no images, or missing features (all at once).
-    """
-    check_sizes(seq_per_img=seq_per_img, max_seq_length=max_seq_length)
-    captions = None if tokenizer is None else encode_captions(records, tokenizer, max_seq_length)
-    return EvalBatches(
-        records,
-        store,
-        captions,
-        seq_per_img,
-        prefetch,
-        batch_size=batch_size,
-        region_buckets=region_buckets,
-        process_index=process_index,
-        process_count=process_count,
-    )
+make_eval_batches = EvalBatches
 
 
 def check_sizes(**sizes: int) -> None:

@@ -7,12 +7,12 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Int
 
-from sparsecap_jax.data.karpathy import Record
+from sparsecap_jax.data.records import Record
 
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What the pipeline asks of a tokenizer."""
+    """Tokenizer as the pipeline uses it."""
 
     pad_id: int
 
@@ -47,7 +47,7 @@ class EncodedCaptions:
         """Choose `seq_per_img` captions per image, the first ones in `order`.
 
         Args:
-            images: image numbers, -1 for fill-up rows.
+            images: image numbers, -1 for padding rows.
             order: caption rows grouped by image: `shuffle(rng)`, or `arange(C)` for file order.
             seq_per_img: S.
 

@@ -1,4 +1,4 @@
-"""Captions and region features as a tensorflow-datasets builder; TensorFlow itself is not needed.
+"""Captions and region features as a tensorflow-datasets builder, without TensorFlow.
 
     from sparsecap_jax.data.coco_builder import CaptionFeatures
     builder = CaptionFeatures(data_dir="data/tfds", config=CaptionConfig(feature_size=2048))
@@ -25,7 +25,7 @@ from sparsecap_jax.errors import ConfigError
 
 @dataclasses.dataclass
 class CaptionConfig(tfds.core.BuilderConfig):
-    """What is read from the manual directory.
+    """Content of the manual directory.
 
     Attributes:
         name: names the folder that is prepared.
@@ -76,7 +76,7 @@ class CaptionFeatures(tfds.core.GeneratorBasedBuilder):
         super().__init__(config=config or CaptionConfig(), file_format=file_format, **options)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        """Types of an example; the metadata takes up the split."""
+        """Return the types of an example; the metadata holds the split."""
         config: Any = self.builder_config
         features = {
             "image_id": tfds.features.Text(),

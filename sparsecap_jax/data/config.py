@@ -12,7 +12,7 @@ class DataConfig:
     """Section `data` of a config.
 
     Attributes:
-        name: dataset (docs/data.md): a key of `data.datasets.DATASETS`, or `imagined`.
+        name: dataset (docs/data.md): a key of `data.datasets.DATASETS`.
         dir: folder of the dataset, with its split JSON and `bu/`.
         split_json: name of the split JSON in `dir`, or its path; "": the only dataset_*.json.
         features: file or folder of features; "": `dir`.
@@ -59,8 +59,7 @@ class DataConfig:
         from sparsecap_jax.data.datasets import DATASETS
         from sparsecap_jax.data.stores import STORES
 
-        if self.name != "imagined":
-            _ = DATASETS[self.name]
+        _ = DATASETS[self.name]
         if self.features_format != "auto":
             _ = STORES[self.features_format]
         buckets = self.region_buckets

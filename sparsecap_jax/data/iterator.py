@@ -1,4 +1,4 @@
-"""An iterator over training batches: prefetched, in threads or processes, resumed by its step."""
+"""Iterator over training batches: prefetched in threads or processes, resumed by its step."""
 
 import collections
 import sys
@@ -15,20 +15,20 @@ _STATE_VERSION = 1
 
 @runtime_checkable
 class StepData(Protocol):
-    """Batches that are a function of their step, as `pipeline.TrainData` is."""
+    """Batches that are a function of their step, counted from 0 over all epochs.
+
+    `share(n)` returns the same for one of n processes.
+    """
 
     steps_per_epoch: int
     fingerprint: dict[str, Any]
 
-    def __getitem__(self, step: int) -> Batch:
-        """Build the batch of a step, counted from 0 over all epochs."""
-
-    def share(self, num_workers: int) -> "StepData":
-        """The same, for one of `num_workers` processes."""
+    def __getitem__(self, step: int) -> Batch: ...
+    def share(self, num_workers: int) -> "StepData": ...  # noqa: D102
 
 
 class TrainIterator(Iterator[Batch]):
-    """Endless or `num_epochs` long iterator over batches by step, prefetched by Grain.
+    """Iterator over batches by step, endless or of `num_epochs`, prefetched by Grain.
 
     `get_state()` after n batches is a small dict of JSON values; `set_state` of it, in an iterator
     over the same data, continues with batch n exactly. The state does not depend on the number of
@@ -40,7 +40,7 @@ class TrainIterator(Iterator[Batch]):
         prefetch: batches prepared ahead, at most; 0 prepares each when it is asked for.
         num_threads: threads that prepare them; more than one helps slow disks, not a memory cache.
         num_workers: processes that prepare them instead, `prefetch` each; they help where Python
-            is the bottleneck, and start in seconds. Every one has a share of a `CachedStore`.
+            is the bottleneck, and start in seconds. Each has its share of a memory cache.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class TrainIterator(Iterator[Batch]):
         return batch
 
     def get_state(self, step: int | None = None) -> dict[str, Any]:
-        """Return the position and what it is a position in, as JSON values.
+        """Return the position and the fingerprint of the data, as JSON values.
 
         Args:
             step: another position than that of the last batch consumed, for callers who read ahead.
@@ -104,7 +104,7 @@ class TrainIterator(Iterator[Batch]):
         self._step = step
 
     def close(self) -> None:
-        """Stop preparing batches; asked for another one, it starts again where it was."""
+        """Stop preparing batches; the next call of `next` starts again at the same step."""
         if self._iterator is not None:
             self._iterator.close()
             self._iterator = None
@@ -113,16 +113,14 @@ class TrainIterator(Iterator[Batch]):
         """Prepare the batches from the current step on."""
         import grain  # costs seconds to import
 
-        steps: Any = _Steps(self.data, self._step, self._length - self._step)
-        options = grain.ReadOptions(
-            num_threads=min(self._threads, self._prefetch), prefetch_buffer_size=self._prefetch
-        )
+        data, threads, ahead = self.data, min(self._threads, self._prefetch), self._prefetch
+        if self._workers:
+            data, threads, ahead = self.data.share(self._workers), 0, 0
+        steps: Any = _Steps(data, self._step, self._length - self._step)
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+        dataset = grain.MapDataset.source(steps).to_iter_dataset(options)
         if not self._workers:
-            return iter(grain.MapDataset.source(steps).to_iter_dataset(options))
-        steps = _Steps(self.data.share(self._workers), self._step, self._length - self._step)
-        dataset = grain.MapDataset.source(steps).to_iter_dataset(
-            grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-        )
+            return iter(dataset)
         if not flags.FLAGS.is_parsed():  # Grain's workers read flags of theirs
             flags.FLAGS.mark_as_parsed()
         workers = grain.MultiprocessingOptions(self._workers, max(1, self._prefetch))
@@ -130,7 +128,7 @@ class TrainIterator(Iterator[Batch]):
 
 
 class _Steps:
-    """`StepData` from a step on, with a length: the form of a Grain source."""
+    """`StepData` from one step on, with a length: the form of a Grain source."""
 
     def __init__(self, data: StepData, first: int, length: int):
         self._data, self._first, self._length = data, first, length
@@ -143,10 +141,10 @@ class _Steps:
 
 
 def read_ahead(items: Iterator[Any], size: int = 1) -> Iterator[Any]:
-    """Yield `items`, taking each `size` items before it is asked for.
+    """Yield `items`, each taken `size` items ahead.
 
-    Around an iterator that puts batches on devices, the transfer of one goes on while the step on
-    the one before is computed.
+    Around an iterator that puts batches on devices, one batch is transferred while the step on the
+    one before is computed.
     """
     ahead: collections.deque = collections.deque()
     for item in items:

@@ -33,7 +33,7 @@ def _parse_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
 def read_header(
     file: Any, size: int, where: str, kind: str = "f"
 ) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Read a `.npy` header and check the file's size against it; nothing is unpickled.
+    """Read the header of a `.npy` file and check the file's size against it.
 
     Args:
         file: readable, at its beginning; left at the first byte of data.
@@ -80,7 +80,7 @@ def open_file(path: pathlib.Path) -> BinaryIO:
 
 
 def npy_shape(path: pathlib.Path) -> tuple[int, ...]:
-    """Shape of a floating `.npy` array, from its header."""
+    """Return the shape of a floating `.npy` array, from its header."""
     with open_file(path) as file:
         return read_header(file, os.fstat(file.fileno()).st_size, str(path))[0]
 
@@ -94,7 +94,7 @@ def read_npy(path: pathlib.Path) -> np.ndarray:
 
 
 def parse_npy(content: bytes, where: str, kind: str = "f") -> np.ndarray:
-    """The array in the bytes of a `.npy` file."""
+    """Return the array in the bytes of a `.npy` file."""
     file = io.BytesIO(content)
     shape, fortran, dtype = read_header(file, len(content), where, kind)
     data = np.frombuffer(content, dtype, offset=file.tell())
@@ -129,11 +129,11 @@ class Npz:
         self._archive.close()
 
     def names(self) -> list[str]:
-        """Names of the arrays."""
+        """Return the names of the arrays."""
         return [name.removesuffix(".npy") for name in self._archive.namelist()]
 
     def shape(self, name: str, kind: str = "f") -> tuple[int, ...]:
-        """Shape of an array, from its header."""
+        """Return the shape of an array, from its header."""
         return self._read(name, kind, data=False).shape
 
     def __getitem__(self, name: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Batches of few fixed shapes: seeded, resumable, sharded, prepared in the background.
+"""Training batches of few fixed shapes: seeded, resumable, sharded, prepared in the background.
 
 A training batch is a pure function of (seed, step): the order of epoch e depends on the seed and e
 alone, and which captions an image shows in epoch e likewise. So the whole state of an iterator is
@@ -24,7 +24,7 @@ from sparsecap_jax.data.batches import (
 from sparsecap_jax.data.captions import Tokenizer, encode_captions
 from sparsecap_jax.data.features import FeatureStore, share_of
 from sparsecap_jax.data.iterator import TrainIterator, read_ahead
-from sparsecap_jax.data.karpathy import Record
+from sparsecap_jax.data.records import Record
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.types import Batch
 
@@ -64,15 +64,15 @@ class TrainData(BatchMaker):
         seq_per_img: captions per image S.
         max_seq_length: longest caption in tokens, BOS and EOS counted; longer ones are cut.
         region_buckets: allowed sizes of the region axis; a batch takes the smallest that holds it.
-        token_buckets: allowed sizes of the token axis beside `max_seq_length`.
+        token_buckets: allowed sizes of the token axis besides `max_seq_length`.
         group_batches: 0: batches in shuffled order. n: images of n consecutive batches are sorted
             by their number of regions, so that batches pad less, and these batches are shuffled.
             It reads the number of regions of every image at the start.
         seed: of order and captions, at least 0.
         process_index: this process, which builds its share of the rows of each batch.
         process_count: number of processes; they must agree on all other arguments.
-        sample_tokens: when given, called for each chosen caption instead of using its ids,
-            `(text, generator) -> ids`: subword regularisation. It must draw from `generator` only.
+        sample_tokens: subword regularisation, `(text, generator) -> ids` of each chosen caption,
+            which must draw from `generator` only.
 
     Raises:
         ConfigError: a size out of range.
@@ -145,13 +145,13 @@ class TrainData(BatchMaker):
         return Batch(regions=regions, tokens=tokens, token_mask=mask, index=index)
 
     def share(self, num_workers: int) -> "TrainData":
-        """The same batches, for one of `num_workers` processes: a share of the memory cache."""
+        """Return the same batches for one of `num_workers` processes, with a share of the cache."""
         data = copy.copy(self)
         data._store = share_of(self._store, num_workers)
         return data
 
     def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image numbers in the order of an epoch, and caption rows shuffled within images."""
+        """Return image numbers in an epoch's order, and caption rows shuffled within images."""
         plan = self._plans.get(epoch)
         if plan is None:
             order = self._image_order(np.random.default_rng([self._seed, epoch, _ORDER]))
@@ -199,9 +199,8 @@ def make_train_iterator(
     **options: Any,
 ) -> TrainIterator:
     """Make an iterator of training batches; `options` are those of `TrainData`."""
-    data = TrainData(records, store, tokenizer, batch_size=batch_size, **options)
     return TrainIterator(
-        data,
+        TrainData(records, store, tokenizer, batch_size=batch_size, **options),
         num_epochs=num_epochs,
         prefetch=prefetch,
         num_threads=num_threads,
@@ -210,7 +209,7 @@ def make_train_iterator(
 
 
 def _digest(records: Sequence[Record]) -> str:
-    """Fingerprint of image ids and captions, in order."""
+    """Return a fingerprint of image ids and captions, in order."""
     digest = hashlib.sha256()
     for record in records:
         digest.update(repr((record.image_id, record.captions)).encode())

@@ -1,4 +1,4 @@
-"""A store of any size that is made on the fly, to measure pipelines and their memory."""
+"""A store of any size, made on the fly, that measures pipelines and their memory."""
 
 from collections.abc import Iterable, Sequence
 
@@ -15,10 +15,10 @@ _POOL = 1 << 22  # floats that features are cut from: making them must cost noth
 class SyntheticStore:
     """`num_images` images with ids from 0, whose features are cut from one block of noise.
 
-    The same image is always the same array; its number of regions is drawn by its id.
+    The same id always gives the same array; numbers of regions are drawn once.
 
     Args:
-        num_images: how many; by default those of COCO's Karpathy training split.
+        num_images: number of images, by default that of COCO's Karpathy training split.
         feature_size: width D of the features.
         regions: least and greatest number of regions, as 10 and 100, or 36 and 36.
         need_boxes: make boxes too.
@@ -49,15 +49,15 @@ class SyntheticStore:
         return self.num_images
 
     def image_ids(self) -> range:
-        """All ids."""
+        """Return all ids."""
         return range(self.num_images)
 
     def num_regions(self, image_id: ImageId) -> int:
-        """Number of regions of one image."""
+        """Return the number of regions of one image."""
         return int(self._counts[image_id])
 
     def check(self, image_ids: Iterable[ImageId]) -> None:
-        """Raise one DataError when an id is not there."""
+        """Raise one DataError when an id is unknown."""
         wrong = [i for i in image_ids if not (isinstance(i, int) and 0 <= i < self.num_images)]
         if wrong:
             raise DataError(f"synthetic store: no images {wrong[:5]}")
@@ -77,7 +77,7 @@ class SyntheticStore:
 
 
 def synthetic_records(num_images: int, captions: Sequence[str], per_image: int = 5) -> list[Record]:
-    """Training records for a `SyntheticStore`; image i gets `captions` from 5 i on, cyclically."""
+    """Return training records of a `SyntheticStore`; captions are dealt out cyclically."""
     texts = [
         tuple(captions[(per_image * i + k) % len(captions)] for k in range(per_image))
         for i in range(num_images)

@@ -20,29 +20,29 @@ PROJECTION_KEY = (2048, 0, 3)  # one projection for all scenes of all seeds
 
 @functools.lru_cache(maxsize=1)
 def _projection() -> np.ndarray:
-    """The fixed projection: float32 `[channels, FEATURE_SIZE]` of whole numbers in [-3, 3]."""
+    """Return float32 `[channels, FEATURE_SIZE]` of whole numbers in [-3, 3]."""
     noise = Draws(*PROJECTION_KEY).triangular(len(CHANNELS), FEATURE_SIZE)
     return ((noise + 36) // 73).astype(np.float32)
 
 
 @functools.lru_cache(maxsize=1)
 def _grid() -> np.ndarray:
-    """All values that a feature can have: float16 `[2048]`, multiples of 1/GRID."""
+    """Return all values that a feature can have: float16 `[2048]`, multiples of 1/GRID."""
     return (np.arange(2048, dtype=np.float32) / np.float32(GRID)).astype(np.float16)
 
 
 def scene_features(
     scene: Scene, draws: Draws, boxes_only: bool = False
 ) -> tuple[Float[np.ndarray, "R 2048"], Float[np.ndarray, "R 4"]]:
-    """Compute what a detector would hand over for a scene.
+    """Compute the features and boxes that a detector would find in a scene.
 
     Features are `relu(attributes @ projection + noise)` on a grid of 1/GRID.
 
     Args:
         scene: the scene.
         draws: source of all noise and of the distractors.
-        boxes_only: whether features say nothing of where and how large things are, nor of how they
-            stand to each other, so that boxes alone tell.
+        boxes_only: whether features leave out places, sizes and relations, which boxes alone show
+            then.
 
     Returns:
         Features float16 `[R, 2048]`, 0 or more, and boxes float32 `[R, 4]`, corners x1, y1, x2, y2

@@ -1,8 +1,8 @@
-"""Captions of toy scenes: what is said follows from the scene, how it is said is drawn at random.
+"""Captions of toy scenes: facts follow from the scene, their wording is drawn at random.
 
-Every caption speaks of the two most salient groups, most of them also of how the first stands to
-the second and of the background. Only words, order and sentence frame vary. A plain caption draws
-nothing: the usual words in the usual order.
+Every caption speaks of the two most salient groups, most of them also of the relation of the first
+to the second and of the background. Only words, order and sentence frame vary. A plain caption
+draws nothing: the usual words in the usual order.
 """
 
 from sparsecap_jax.data.toy_world import INVERSE, Draws, Group, Scene
@@ -101,10 +101,8 @@ def _choose(draws: Draws, alternatives: dict[str, int]) -> str:
 
 
 def _noun_phrase(draws: Draws, group: Group, full: bool) -> str:
-    """Number, pattern, colour and noun of a group; size and arrangement too where `full`."""
-    noun, words = _choose(draws, NOUNS[group.shape]), []
-    if group.count > 1:
-        noun = PLURALS.get(noun, noun + "s")
+    """Draw number, pattern, colour and noun of a group; size and arrangement too if `full`."""
+    noun, words = _inflected(_choose(draws, NOUNS[group.shape]), group), []
     number = NUMBERS[group.count]
     if group.count == 1 and draws.chance(8):
         number = "one"
@@ -120,6 +118,10 @@ def _noun_phrase(draws: Draws, group: Group, full: bool) -> str:
     return " ".join([_article(number, words[0]), *words])
 
 
+def _inflected(noun: str, group: Group) -> str:
+    return PLURALS.get(noun, noun + "s") if group.count > 1 else noun
+
+
 def _article(number: str, word: str) -> str:
     return "an" if number == "a" and word[0] in "aeiou" else number
 
@@ -128,7 +130,7 @@ def caption_scene(scene: Scene, draws: Draws) -> list[str]:
     """Draw one caption of a scene.
 
     Args:
-        scene: what to speak of.
+        scene: the scene.
         draws: source of the choice among synonyms and sentence frames.
 
     Returns:
@@ -136,46 +138,32 @@ def caption_scene(scene: Scene, draws: Draws) -> list[str]:
     """
     first, second = scene.groups[:2]
     while True:
-        words = (
-            _choose(draws, FRAMES)
-            .format(
-                a=_noun_phrase(draws, first, full=True),
-                b=_noun_phrase(draws, second, full=False),
-                are="are" if first.count > 1 else "is",
-                relation=_choose(draws, RELATIONS[scene.relation]),
-                inverse=_choose(draws, RELATIONS[INVERSE[scene.relation]]),
-                place=_choose(draws, PLACES[scene.background]),
-                posture=_choose(draws, POSTURES.get(scene.background, ON_GROUND)),
-                picture=_choose(draws, PICTURES),
-                viewer=_choose(draws, VIEWERS),
-            )
-            .split()
+        sentence = _choose(draws, FRAMES).format(
+            a=_noun_phrase(draws, first, full=True),
+            b=_noun_phrase(draws, second, full=False),
+            are="are" if first.count > 1 else "is",
+            relation=_choose(draws, RELATIONS[scene.relation]),
+            inverse=_choose(draws, RELATIONS[INVERSE[scene.relation]]),
+            place=_choose(draws, PLACES[scene.background]),
+            posture=_choose(draws, POSTURES.get(scene.background, ON_GROUND)),
+            picture=_choose(draws, PICTURES),
+            viewer=_choose(draws, VIEWERS),
         )
+        words = sentence.split()
         if MIN_WORDS <= len(words) <= MAX_WORDS:
             return words
 
 
 def plain_caption(scene: Scene) -> list[str]:
-    """The one plain caption of a scene: no sizes, no arrangements, the usual word for each thing.
+    """Return the one plain caption of a scene: no sizes, no arrangements, the usual words.
 
-    Args:
-        scene: what to speak of.
-
-    Returns:
-        MIN_WORDS to MAX_WORDS lower-case words without punctuation.
+    Like all captions, it has MIN_WORDS to MAX_WORDS words.
     """
     return _plain(scene, _usual(RELATIONS[scene.relation]), scene.groups[1])
 
 
 def near_caption(scene: Scene) -> list[str]:
-    """One plain caption that speaks of the most salient group and of the one nearest to it.
-
-    Args:
-        scene: what to speak of.
-
-    Returns:
-        MIN_WORDS to MAX_WORDS lower-case words without punctuation.
-    """
+    """Return a plain caption of the most salient group and of the one nearest to it."""
     return _plain(scene, NEAR, scene.nearest)
 
 
@@ -190,9 +178,7 @@ def _usual(alternatives: dict[str, int]) -> str:
 
 
 def _plain_phrase(group: Group) -> str:
-    noun = _usual(NOUNS[group.shape])
-    if group.count > 1:
-        noun = PLURALS.get(noun, noun + "s")
+    noun = _inflected(_usual(NOUNS[group.shape]), group)
     pattern = [_usual(PATTERNS[group.pattern])] if group.pattern in PATTERNS else []
     words = [*pattern, _usual(COLOURS[group.colour]), noun]
     return " ".join([_article(NUMBERS[group.count], words[0]), *words])

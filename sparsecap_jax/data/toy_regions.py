@@ -5,7 +5,7 @@ groups, one of the whole picture, and then more of the same until there are enou
 again, crops of objects, boxes around two groups, bare ground, clutter.
 """
 
-import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from sparsecap_jax.data.toy_world import (
     Draws,
     Group,
     Scene,
+    around,
     relation,
 )
 
@@ -32,11 +33,9 @@ MIN_REGIONS, MAX_REGIONS = 10, 20
 UNIT = 64  # an attribute at full strength
 
 BORDER = 24  # places nearer to the border than this look alike
-X_KNOTS, Y_KNOTS = (BORDER, WIDTH - BORDER), (BORDER, HEIGHT - BORDER)
 PLACE_ERROR = 12  # pixels by which a place is misjudged at most; boxes are exact
-EXTENT_KNOTS = (0, 16, 32, 64, 96, 144, 192)
-SHARE_KNOTS = (0, 20, 40, 60, 100)
-_BLOCKS = {
+_EXTENTS = (0, 16, 32, 64, 96, 144, 192)
+_BLOCKS: dict[str, tuple[Any, ...]] = {
     "shape": SHAPES,
     "colour": COLOURS,
     "pattern": PATTERNS,
@@ -44,238 +43,204 @@ _BLOCKS = {
     "count": tuple(range(1, max(MAX_COUNT.values()) + 1)),
     "arrangement": ARRANGEMENTS,
     "background": tuple(BACKGROUNDS),
-    "x": X_KNOTS,
-    "y": Y_KNOTS,
-    "width": EXTENT_KNOTS,
-    "height": EXTENT_KNOTS,
+    "x": (BORDER, WIDTH - BORDER),
+    "y": (BORDER, HEIGHT - BORDER),
+    "width": _EXTENTS,
+    "height": _EXTENTS,
     "relation": RELATIONS,
-    "share": SHARE_KNOTS,  # of the salience of all groups, in percent
+    "share": (0, 20, 40, 60, 100),  # of the salience of all groups, in percent
     "clutter": tuple(range(16)),  # light, texture, ... : means nothing
 }
 _NAMES = [(block, value) for block, values in _BLOCKS.items() for value in values]
 CHANNELS = {name: channel for channel, name in enumerate(_NAMES)}  # (block, value) -> index
 
-# Blocks that tell what boxes tell, too.
+# Blocks whose content boxes show, too.
 SPATIAL = ("x", "y", "width", "height", "relation")
 # How clearly each block shows, in percent; more than others where captions need it most.
 GAIN = {
-    "shape": 150,
-    "count": 120,
-    "x": 200,
-    "y": 200,
-    "width": 60,
-    "height": 60,
-    "share": 150,
-    "relation": 150,
+    **{"shape": 150, "count": 120, "share": 150, "relation": 150},
+    **{"x": 200, "y": 200, "width": 60, "height": 60},
 }
-# How strongly a region shows what, in percent: (least, most).
+# How strongly a region shows its content, in percent: (least, most).
 OBJECT_STRENGTH = (85, 115)
 CROP_STRENGTH = (30, 80)
-MISJUDGED = 10  # percent of the scenes whose main relation is told at random; boxes are right
+MISJUDGED = 10  # percent of the scenes whose main relation is drawn at random; boxes are right
 CONFUSION = 1  # percent of the shapes, colours and patterns that are seen as another
 
 
 class _Attributes:
-    """Attribute strengths of one region, integers in units of 1/UNIT."""
+    """Attribute strengths of one region, integers in units of 1/UNIT.
 
-    def __init__(self):
+    Args:
+        draws: source of all chance.
+    """
+
+    def __init__(self, draws: Draws):
         self.values = np.zeros(len(CHANNELS), np.int32)
+        self._draws = draws
 
     def add(self, block: str, value: str | int, percent: int) -> None:
         """Show one value of a block at `percent` of full strength."""
         self.values[CHANNELS[block, value]] += UNIT * percent * GAIN.get(block, 100) // 10_000
 
-    def ramp(self, block: str, knots: tuple[int, ...], position: int) -> None:
-        """Show a length or share as weights of the two knots that it lies between."""
+    def ramp(self, block: str, position: int) -> None:
+        """Show a length or share as weights of the two values of a block that it lies between."""
+        knots = _BLOCKS[block]
         position = min(max(position, knots[0]), knots[-1])
         upper = next(k for k in range(1, len(knots)) if position <= knots[k])
-        span = knots[upper] - knots[upper - 1]
-        share = 100 * (position - knots[upper - 1]) // span
+        share = 100 * (position - knots[upper - 1]) // (knots[upper] - knots[upper - 1])
         self.add(block, knots[upper], share)
         self.add(block, knots[upper - 1], 100 - share)
 
-    def geometry(self, draws: Draws, box: Box) -> None:
-        """Show about where a box lies and how large it is."""
-        x1, y1, x2, y2 = box
-        self.ramp("x", X_KNOTS, (x1 + x2) // 2 + draws.between(-PLACE_ERROR, PLACE_ERROR))
-        self.ramp("y", Y_KNOTS, (y1 + y2) // 2 + draws.between(-PLACE_ERROR, PLACE_ERROR))
-        self.ramp("width", EXTENT_KNOTS, x2 - x1)
-        self.ramp("height", EXTENT_KNOTS, y2 - y1)
+    def finish(self, scene: Scene, box: Box, low: int, high: int) -> "Region":
+        """Show the background with a strength in [low, high], and about where the box lies."""
+        self.add("background", scene.background, self._draws.between(low, high))
+        return self.place(box)
 
-    def look(self, draws: Draws, group: Group, percent: int) -> None:
-        """Show shape, colour and pattern of a group, each now and then mistaken."""
+    def place(self, box: Box) -> "Region":
+        """Show about where a box lies and how large it is; return the region."""
+        x1, y1, x2, y2 = box
+        self.ramp("x", (x1 + x2) // 2 + self._draws.between(-PLACE_ERROR, PLACE_ERROR))
+        self.ramp("y", (y1 + y2) // 2 + self._draws.between(-PLACE_ERROR, PLACE_ERROR))
+        self.ramp("width", x2 - x1)
+        self.ramp("height", y2 - y1)
+        return box, self
+
+    def look(self, group: Group, percent: int) -> None:
+        """Show shape, colour and pattern of a group, each sometimes mistaken."""
         for block in ("shape", "colour", "pattern"):
             value = getattr(group, block)
-            if draws.chance(CONFUSION):
-                value = draws.pick(_BLOCKS[block])
+            if self._draws.chance(CONFUSION):
+                value = self._draws.pick(_BLOCKS[block])
             self.add(block, value, percent)
 
-    def relate(self, told: str | None, percent: int) -> None:
-        """Show how one group stands to another, where that is clear."""
-        if told is not None:
-            self.add("relation", told, percent)
-
-    def clutter(self, draws: Draws) -> None:
+    def clutter(self) -> None:
         """Show something that means nothing."""
-        self.add("clutter", draws.pick(_BLOCKS["clutter"]), draws.between(20, 100))
+        self.add("clutter", self._draws.pick(_BLOCKS["clutter"]), self._draws.between(20, 100))
 
 
 Region = tuple[Box, _Attributes]
 
 
-@dataclasses.dataclass(frozen=True)
-class _View:
-    """A scene as the detector sees it.
+class _Detector:
+    """A detector's view of one scene.
 
-    Attributes:
-        scene: what there is.
+    Args:
+        scene: the scene.
         draws: source of all chance.
-        told: how the first group seems to stand to the second.
     """
 
-    scene: Scene
-    draws: Draws
-    told: str
+    def __init__(self, scene: Scene, draws: Draws):
+        self.scene, self.draws = scene, draws
+        # The apparent relation of the first group to the second.
+        misjudged = draws.chance(MISJUDGED)
+        self.apparent = draws.pick(RELATIONS) if misjudged else scene.relation
 
-    def relation(self, a: Group, b: Group) -> str | None:
-        """How `a` seems to stand to `b`."""
+    def relate(self, attributes: _Attributes, a: Group, b: Group, percent: int) -> None:
+        """Show the apparent relation of `a` to `b`, where it is clear."""
         first, second = self.scene.groups[:2]
         if (a, b) == (first, second):
-            return self.told
-        if (a, b) == (second, first):
-            return INVERSE[self.told]
-        return relation(a, b)
+            apparent = self.apparent
+        elif (a, b) == (second, first):
+            apparent = INVERSE[self.apparent]
+        else:
+            apparent = relation(a, b)
+        if apparent is not None:
+            attributes.add("relation", apparent, percent)
 
+    def share(self, *groups: Group) -> int:
+        """Return the part of the salience of all groups that some of them have, in percent."""
+        total = sum(group.salience for group in self.scene.groups)
+        return 100 * sum(group.salience for group in groups) // total
 
-def _share(scene: Scene, *groups: Group) -> int:
-    """What part of the salience of all groups some of them have, in percent."""
-    total = sum(group.salience for group in scene.groups)
-    return 100 * sum(group.salience for group in groups) // total
-
-
-def _thing(view: _View, group: Group, boxes: tuple[Box, ...], box: Box) -> Region:
-    """A whole object, or a whole group where `boxes` are several."""
-    attributes, percent = _Attributes(), view.draws.between(*OBJECT_STRENGTH)
-    attributes.look(view.draws, group, percent)
-    attributes.add("size", group.size, percent)
-    attributes.add("count", len(boxes), percent)
-    attributes.add("arrangement", group.arrangement if len(boxes) > 1 else "single", percent)
-    attributes.ramp("share", SHARE_KNOTS, _share(view.scene, group) * len(boxes) // group.count)
-    other = view.scene.groups[group is view.scene.groups[0]]  # the most salient of the others
-    attributes.relate(view.relation(group, other), percent)
-    attributes.add("background", view.scene.background, view.draws.between(15, 40))
-    attributes.geometry(view.draws, box)
-    return box, attributes
-
-
-def _whole(view: _View) -> Region:
-    """The whole picture: above all its background."""
-    attributes, box = _Attributes(), (0, 0, WIDTH, HEIGHT)
-    attributes.add("background", view.scene.background, view.draws.between(90, 120))
-    for group in view.scene.groups:
-        attributes.look(view.draws, group, 20)
-    attributes.relate(view.told, 100)
-    attributes.geometry(view.draws, box)
-    return box, attributes
-
-
-def _pick_salient(view: _View) -> Group:
-    """A group, the more salient the more often, as detectors find it."""
-    return view.draws.pick(view.scene.groups, [group.salience for group in view.scene.groups])
-
-
-def _again(view: _View) -> Region:
-    """A group found once more, in a box that does not fit quite as well."""
-    group = _pick_salient(view)
-    x1, y1, x2, y2 = group.box
-    slack_x, slack_y = (x2 - x1) // 10, (y2 - y1) // 10
-    box = (
-        max(x1 + view.draws.between(-slack_x, slack_x), 0),
-        max(y1 + view.draws.between(-slack_y, slack_y), 0),
-        min(x2 + view.draws.between(-slack_x, slack_x), WIDTH),
-        min(y2 + view.draws.between(-slack_y, slack_y), HEIGHT),
-    )
-    return _thing(view, group, group.boxes, box)
-
-
-def _crop_box(draws: Draws, box: Box) -> Box:
-    """40% to 75% of a box's width and height, somewhere within it."""
-    x1, y1, x2, y2 = box
-    width = (x2 - x1) * draws.between(40, 75) // 100
-    height = (y2 - y1) * draws.between(40, 75) // 100
-    x, y = draws.between(x1, x2 - width), draws.between(y1, y2 - height)
-    return x, y, x + width, y + height
-
-
-def _random_box(draws: Draws) -> Box:
-    width, height = draws.between(16, 96), draws.between(16, 80)
-    x, y = draws.below(WIDTH - width), draws.below(HEIGHT - height)
-    return x, y, x + width, y + height
-
-
-def _crop(view: _View) -> Region:
-    """Part of one object: what it is shows less, what lies behind it more."""
-    group, attributes = _pick_salient(view), _Attributes()
-    box, percent = (
-        _crop_box(view.draws, view.draws.pick(group.boxes)),
-        view.draws.between(*CROP_STRENGTH),
-    )
-    attributes.look(view.draws, group, percent)
-    attributes.add("size", view.draws.pick(_BLOCKS["size"]), percent)
-    attributes.add("count", 1, percent)
-    attributes.add("arrangement", "single", percent)
-    attributes.ramp(
-        "share", SHARE_KNOTS, _share(view.scene, group) * percent // (100 * group.count)
-    )
-    attributes.add("background", view.scene.background, view.draws.between(15, 70))
-    attributes.geometry(view.draws, box)
-    return box, attributes
-
-
-def _pair(view: _View, first: Group, second: Group) -> Region:
-    """A box around two groups: half of either, and how the first stands to the second."""
-    attributes, share = _Attributes(), view.draws.between(25, 75)
-    for group, percent in ((first, share), (second, 100 - share)):
-        attributes.look(view.draws, group, percent)
+    def thing(self, group: Group, boxes: tuple[Box, ...], box: Box) -> Region:
+        """Find a whole object, or a whole group where `boxes` are several."""
+        attributes, percent = _Attributes(self.draws), self.draws.between(*OBJECT_STRENGTH)
+        attributes.look(group, percent)
         attributes.add("size", group.size, percent)
-        attributes.add("count", group.count, percent)
-    attributes.relate(view.relation(first, second), 100)
-    x1, y1, x2, y2 = zip(first.box, second.box, strict=True)
-    box = min(x1), min(y1), max(x2), max(y2)
-    attributes.add("background", view.scene.background, view.draws.between(15, 60))
-    attributes.ramp("share", SHARE_KNOTS, _share(view.scene, first, second))
-    attributes.geometry(view.draws, box)
-    return box, attributes
+        attributes.add("count", len(boxes), percent)
+        attributes.add("arrangement", group.arrangement if len(boxes) > 1 else "single", percent)
+        attributes.ramp("share", self.share(group) * len(boxes) // group.count)
+        other = self.scene.groups[group is self.scene.groups[0]]  # the most salient of the others
+        self.relate(attributes, group, other, percent)
+        return attributes.finish(self.scene, box, 15, 40)
 
+    def whole(self) -> Region:
+        """Find the whole picture: above all its background."""
+        attributes, box = _Attributes(self.draws), (0, 0, WIDTH, HEIGHT)
+        attributes.add("background", self.scene.background, self.draws.between(90, 120))
+        for group in self.scene.groups:
+            attributes.look(group, 20)
+        attributes.add("relation", self.apparent, 100)
+        return attributes.place(box)
 
-def _mixture(view: _View) -> Region:
-    """A box around any two groups, the more salient counting as the first."""
-    first = view.draws.below(len(view.scene.groups) - 1)
-    second = view.draws.between(first + 1, len(view.scene.groups) - 1)
-    return _pair(view, view.scene.groups[first], view.scene.groups[second])
+    def pick_salient(self) -> Group:
+        """Pick a group, the more salient the more often, as detectors find it."""
+        return self.draws.pick(self.scene.groups, [group.salience for group in self.scene.groups])
 
+    def again(self) -> Region:
+        """Find a group once more, in a box that does not fit quite as well."""
+        group = self.pick_salient()
+        x1, y1, x2, y2 = group.box
+        dx, dy = (x2 - x1) // 10, (y2 - y1) // 10
+        left, top = (max(v + self.draws.between(-d, d), 0) for v, d in ((x1, dx), (y1, dy)))
+        right = min(x2 + self.draws.between(-dx, dx), WIDTH)
+        bottom = min(y2 + self.draws.between(-dy, dy), HEIGHT)
+        return self.thing(group, group.boxes, (left, top, right, bottom))
 
-def _ground(view: _View) -> Region:
-    """A patch of the picture in which the background dominates."""
-    attributes, box = _Attributes(), _random_box(view.draws)
-    attributes.add("background", view.scene.background, view.draws.between(60, 110))
-    attributes.geometry(view.draws, box)
-    return box, attributes
+    def crop(self) -> Region:
+        """Find part of one object, 40% to 75% of its sides: it shows less, the background more."""
+        draws, group, attributes = self.draws, self.pick_salient(), _Attributes(self.draws)
+        x1, y1, x2, y2 = draws.pick(group.boxes)
+        width = (x2 - x1) * draws.between(40, 75) // 100
+        height = (y2 - y1) * draws.between(40, 75) // 100
+        x, y = draws.between(x1, x2 - width), draws.between(y1, y2 - height)
+        percent = draws.between(*CROP_STRENGTH)
+        attributes.look(group, percent)
+        attributes.add("size", draws.pick(_BLOCKS["size"]), percent)
+        attributes.add("count", 1, percent)
+        attributes.add("arrangement", "single", percent)
+        attributes.ramp("share", self.share(group) * percent // (100 * group.count))
+        return attributes.finish(self.scene, (x, y, x + width, y + height), 15, 70)
 
+    def pair(self, first: Group, second: Group) -> Region:
+        """Find a box around two groups: half of either, and the relation of the first."""
+        attributes, share = _Attributes(self.draws), self.draws.between(25, 75)
+        for group, percent in ((first, share), (second, 100 - share)):
+            attributes.look(group, percent)
+            attributes.add("size", group.size, percent)
+            attributes.add("count", group.count, percent)
+        self.relate(attributes, first, second, 100)
+        attributes.ramp("share", self.share(first, second))
+        return attributes.finish(self.scene, around(first.box, second.box), 15, 60)
 
-def _clutter(view: _View) -> Region:
-    """Nothing in particular: a detector's false alarm."""
-    attributes, box = _Attributes(), _random_box(view.draws)
-    for block in ("shape", "colour", "pattern", "size", "count"):
-        attributes.add(block, view.draws.pick(_BLOCKS[block]), view.draws.between(0, 60))
-    attributes.ramp("share", SHARE_KNOTS, view.draws.below(40))
-    attributes.add("background", view.scene.background, view.draws.between(15, 60))
-    attributes.geometry(view.draws, box)
-    return box, attributes
+    def mixture(self) -> Region:
+        """Find a box around any two groups, the more salient counting as the first."""
+        groups = self.scene.groups
+        first = self.draws.below(len(groups) - 1)
+        return self.pair(groups[first], groups[self.draws.between(first + 1, len(groups) - 1)])
+
+    def random_box(self) -> Box:
+        """Draw a box anywhere."""
+        width, height = self.draws.between(16, 96), self.draws.between(16, 80)
+        x, y = self.draws.below(WIDTH - width), self.draws.below(HEIGHT - height)
+        return x, y, x + width, y + height
+
+    def ground(self) -> Region:
+        """Find a patch of the picture in which the background dominates."""
+        return _Attributes(self.draws).finish(self.scene, self.random_box(), 60, 110)
+
+    def clutter(self) -> Region:
+        """Find nothing in particular: a false alarm."""
+        attributes, box = _Attributes(self.draws), self.random_box()
+        for block in ("shape", "colour", "pattern", "size", "count"):
+            attributes.add(block, self.draws.pick(_BLOCKS[block]), self.draws.between(0, 60))
+        attributes.ramp("share", self.draws.below(40))
+        return attributes.finish(self.scene, box, 15, 60)
 
 
 def list_regions(scene: Scene, draws: Draws) -> list[Region]:
-    """List what a detector would find, in random order.
+    """List the regions that a detector would find, in random order.
 
     Args:
         scene: the scene.
@@ -284,18 +249,17 @@ def list_regions(scene: Scene, draws: Draws) -> list[Region]:
     Returns:
         MIN_REGIONS to MAX_REGIONS regions: (box in pixels, attributes) pairs.
     """
-    told = draws.pick(RELATIONS) if draws.chance(MISJUDGED) else scene.relation
-    view = _View(scene, draws, told)
-    regions = [_whole(view), _pair(view, *scene.groups[:2])]
+    detector = _Detector(scene, draws)
+    regions = [detector.whole(), detector.pair(*scene.groups[:2])]
     for group in scene.groups:
-        regions += [_thing(view, group, (box,), box) for box in group.boxes]
+        regions += [detector.thing(group, (box,), box) for box in group.boxes]
         if group.count > 1:
-            regions.append(_thing(view, group, group.boxes, group.box))
+            regions.append(detector.thing(group, group.boxes, group.box))
     total = max(draws.between(MIN_REGIONS, MAX_REGIONS), len(regions) + 1)
-    kinds, weights = (_again, _crop, _mixture, _ground, _clutter), (4, 3, 1, 2, 1)
-    regions += [draws.pick(kinds, weights)(view) for _ in range(total - len(regions))]
+    kinds = detector.again, detector.crop, detector.mixture, detector.ground, detector.clutter
+    regions += [draws.pick(kinds, (4, 3, 1, 2, 1))() for _ in range(total - len(regions))]
     for _, attributes in regions:
-        attributes.clutter(draws)
+        attributes.clutter()
     for last in range(len(regions) - 1, 0, -1):  # Fisher-Yates
         other = draws.below(last + 1)
         regions[last], regions[other] = regions[other], regions[last]

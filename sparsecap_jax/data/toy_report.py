@@ -1,4 +1,4 @@
-"""Figures of a toy dataset: what a perfect and what a blind captioner would score, vocabulary."""
+"""Figures of a toy dataset: scores of a perfect and of a blind captioner, vocabulary."""
 
 import collections
 import json
@@ -15,14 +15,14 @@ def measure(directory: str | os.PathLike, split: str = "test") -> dict[str, Any]
     """Measure the captions of a toy dataset.
 
     Args:
-        directory: what `make_toy_scenes` returned.
+        directory: the dataset's folder.
         split: the split that is scored.
 
     Returns:
-        "oracle": CIDEr of one caption of an image against its other four, the mean over which one
-        is held back: what perfect knowledge of the scene scores without knowing the speaker.
-        "constant": CIDEr of the best among some training captions, said of every image, and
-        "constant_caption" itself (chosen on the very split, so it flatters the constant).
+        "oracle": CIDEr of one caption of an image against its other four, averaged over the choice
+        of the one: the score of perfect knowledge of the scene without knowing the speaker.
+        "constant": CIDEr of the best among some training captions, given to every image, and
+        "constant_caption" itself (chosen on the same split, which flatters the constant).
         "vocabulary": number of distinct words. "lengths": caption length -> number of captions.
         "words": the distinct words, most frequent first.
     """
@@ -35,9 +35,13 @@ def measure(directory: str | os.PathLike, split: str = "test") -> dict[str, Any]
         _cider([texts[k] for texts in references], [t[:k] + t[k + 1 :] for t in references])
         for k in range(len(references[0]))
     ]
+    # The most frequent captions, and some spread evenly over the training split.
+    captions = [text for image in texts["train"] for text in image]
+    frequent = [caption for caption, _ in collections.Counter(captions).most_common(20)]
+    spread = captions[:: max(1, len(captions) // CANDIDATES)]
     constants = {
         caption: _cider([caption] * len(references), references)
-        for caption in _constant_candidates([text for image in texts["train"] for text in image])
+        for caption in sorted({*frequent, *spread})
     }
     best = max(constants, key=constants.__getitem__)
     sentences = [text.split() for image in everything for text in image]
@@ -52,14 +56,8 @@ def measure(directory: str | os.PathLike, split: str = "test") -> dict[str, Any]
     }
 
 
-def _constant_candidates(captions: list[str]) -> list[str]:
-    """The most frequent captions and some spread evenly over the training split."""
-    frequent = [caption for caption, _ in collections.Counter(captions).most_common(20)]
-    return sorted({*frequent, *captions[:: max(1, len(captions) // CANDIDATES)]})
-
-
 def _cider(captions: list[str], references: list[list[str]]) -> float:
-    """CIDEr (0 to 10) of one caption per image; words are blank-separated already."""
+    """Return CIDEr (0 to 10) of one caption per image, with words between blanks."""
     from pycocoevalcap.cider.cider import Cider
 
     truth = dict(enumerate(references))

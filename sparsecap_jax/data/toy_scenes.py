@@ -44,21 +44,20 @@ def make_toy_scenes(
     plain: bool = False,
     near: bool = False,
 ) -> pathlib.Path:
-    """Make the toy dataset, or find it made already.
+    """Make the toy dataset, unless it exists already.
 
     The same version, sizes and seed give the same captions, features and boxes, bit for bit, on
     every machine. Scenes are numbered through train, val and test. A finished dataset of these
-    settings is left as it is; one of other settings, or damaged, is replaced. The folder appears
-    complete or not at all.
+    settings is left as it is; one of other settings, or damaged, is replaced, all or nothing.
 
     Args:
         directory: where to make it: a new or empty folder, or one that this function made.
         sizes: numbers of images in train, val and test.
         seed: which family of scenes, 0 <= seed < 2**64.
-        boxes_only: whether boxes alone tell where things are, see `scene_features`.
+        boxes_only: whether boxes alone show places, see `scene_features`.
         plain: whether each scene has one plain caption instead of several drawn ones.
-        near: the same, of scenes with three groups or four; captions tell what stands nearest to
-            the first, instead of a direction.
+        near: the same, of scenes with three or four groups, whose captions name what is nearest to
+            the first.
 
     Returns:
         The absolute path of `directory`.
@@ -83,7 +82,7 @@ def make_toy_scenes(
 
 
 def read_manifest(directory: str | os.PathLike) -> dict[str, Any] | None:
-    """Return what DIR/manifest.json says, or None where there is no manifest of toy scenes."""
+    """Return the content of DIR/manifest.json, or None where there is no manifest of toy scenes."""
     try:
         manifest = json.loads((pathlib.Path(directory) / MANIFEST).read_text())
     except (OSError, ValueError):
@@ -93,7 +92,7 @@ def read_manifest(directory: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def _settings(sizes: Sequence[int], seed: int, **options: bool) -> dict[str, Any]:
-    """What decides the content of a dataset, checked; options that are off are not mentioned."""
+    """Return the checked settings of a dataset, without options that are off."""
     sizes = [int(size) for size in sizes]
     if len(sizes) != len(SPLITS) or min(sizes) < 0 or not 0 < sum(sizes) < 2**31:
         raise ConfigError(f"sizes: expected three counts of images, one positive, found {sizes}")
@@ -139,30 +138,26 @@ def _write_image(
         digest.update(array.tobytes())
     filename = f"{image_id}.png"
     draw_scene(scene, number).save(directory / "images" / filename, compress_level=3)
-    draws = Draws(seed, number, purpose=1)
     if settings.get("near"):
         captions = [near_caption(scene)]
     elif settings.get("plain"):
         captions = [plain_caption(scene)]
     else:
+        draws = Draws(seed, number, purpose=1)
         captions = [caption_scene(scene, draws) for _ in range(CAPTIONS_PER_IMAGE)]
-    sentids = [number * CAPTIONS_PER_IMAGE + n for n in range(len(captions))]
+    sentids = range(number * CAPTIONS_PER_IMAGE, number * CAPTIONS_PER_IMAGE + len(captions))
+    sentences = [
+        {"tokens": words, "raw": " ".join(words), "imgid": number, "sentid": sentid}
+        for words, sentid in zip(captions, sentids, strict=True)
+    ]
     return {
-        "filepath": "images",
-        "sentids": sentids,
-        "filename": filename,
-        "imgid": number,
-        "split": split,
-        "sentences": [
-            {"tokens": words, "raw": " ".join(words), "imgid": number, "sentid": sentid}
-            for words, sentid in zip(captions, sentids, strict=True)
-        ],
-        "cocoid": image_id,
+        **{"filepath": "images", "sentids": list(sentids), "filename": filename, "imgid": number},
+        **{"split": split, "sentences": sentences, "cocoid": image_id},
     }
 
 
 def _listing(directory: pathlib.Path) -> str:
-    """SHA-256 of the names and sizes of all files but the manifest: tells of lost or cut files."""
+    """Return the SHA-256 of names and sizes of all files but the manifest: it shows damage."""
     folders = [directory / "images", *sorted((directory / "bu").glob("*"))]
     files = [directory / INDEX, *(entry for folder in folders for entry in os.scandir(folder))]
     lines = [f"{os.path.relpath(file, directory)} {file.stat().st_size}\n" for file in files]
@@ -170,11 +165,10 @@ def _listing(directory: pathlib.Path) -> str:
 
 
 def _is_complete(directory: pathlib.Path, settings: dict[str, Any]) -> bool:
-    """Whether `directory` holds a finished dataset of these settings, no file lost or cut."""
+    """Return whether `directory` holds a finished dataset of these settings, undamaged."""
     manifest = read_manifest(directory)
-    if manifest is None or any(manifest.get(key) != value for key, value in settings.items()):
-        return False
-    if any(manifest.get(name, False) != settings.get(name, False) for name in _OPTIONS):
+    settings = dict.fromkeys(_OPTIONS, False) | settings
+    if manifest is None or any(manifest.get(key, False) != settings[key] for key in settings):
         return False
     try:
         return manifest.get("files") == _listing(directory)
@@ -183,11 +177,11 @@ def _is_complete(directory: pathlib.Path, settings: dict[str, Any]) -> bool:
 
 
 def _check_replaceable(directory: pathlib.Path) -> None:
-    """DataError unless `directory` is absent, empty or a toy dataset with nothing beside it."""
+    """Raise a DataError unless `directory` is absent, empty or nothing but a toy dataset."""
     if directory.exists() and not directory.is_dir():
         raise DataError(f"{directory}: expected a folder, found a file")
-    found = set(os.listdir(directory)) if directory.is_dir() else set()
-    foreign = found if read_manifest(directory) is None else found - _ENTRIES
+    files = set(os.listdir(directory)) if directory.is_dir() else set()
+    foreign = files if read_manifest(directory) is None else files - _ENTRIES
     if foreign:
         raise DataError(
             f"{directory}: expected a new or empty folder or a toy dataset, found other files "
@@ -196,13 +190,13 @@ def _check_replaceable(directory: pathlib.Path) -> None:
 
 
 def _temporary(directory: pathlib.Path) -> pathlib.Path:
-    """A new name beside `directory`, which `_sweep` knows."""
+    """Return a new name next to `directory`, which `_sweep` recognises."""
     return directory.with_name(f".{directory.name}.partial-{uuid.uuid4().hex}")
 
 
 @contextlib.contextmanager
 def _partial(directory: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder to build in, locked while its maker lives and gone afterwards unless renamed."""
+    """Make a folder to build in, locked while its maker lives, then removed unless renamed."""
     partial = _temporary(directory)
     partial.mkdir()
     handle = os.open(partial, os.O_RDONLY)
@@ -215,7 +209,7 @@ def _partial(directory: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _sweep(directory: pathlib.Path) -> None:
-    """Remove what killed runs left beside `directory`: building folders that nobody locks."""
+    """Remove folders that killed runs left next to `directory`, which nobody locks."""
     for leftover in directory.parent.glob(f".{directory.name}.partial-*"):
         handle = os.open(leftover, os.O_RDONLY)
         try:

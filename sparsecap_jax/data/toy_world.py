@@ -1,7 +1,7 @@
-"""Toy scenes as plain facts: which groups of objects there are, where, and what a speaker notices.
+"""Toy scenes as plain facts: groups of objects, their places, and what a speaker notices.
 
 Everything is integer arithmetic on pixels, driven by raw Philox words, so that a scene depends on
-nothing but its seed and number: neither on the machine nor on the NumPy version.
+its seed and number alone: neither on the machine nor on the NumPy version.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ import numpy as np
 
 WIDTH, HEIGHT = 192, 144  # pixels
 MARGIN = 3  # pixels kept free along the border and between groups
+GAP = 2  # pixels between the objects of a group
 MIN_OBJECTS, MAX_OBJECTS = 3, 8
 
 SHAPES = ("cube", "ball", "cone", "star", "heart", "ring", "moon", "flower", "mug", "fish")
@@ -66,7 +67,7 @@ class Draws:
         self._words = iter(())
 
     def below(self, limit: int) -> int:
-        """A whole number in `[0, limit)`."""
+        """Draw a whole number in `[0, limit)`."""
         word = next(self._words, None)
         if word is None:
             self._words = iter(self._bits.random_raw(64).tolist())
@@ -74,15 +75,15 @@ class Draws:
         return ((word >> 32) * limit) >> 32
 
     def between(self, low: int, high: int) -> int:
-        """A whole number in `[low, high]`."""
+        """Draw a whole number in `[low, high]`."""
         return low + self.below(high - low + 1)
 
     def chance(self, percent: int) -> bool:
-        """True `percent` times out of 100."""
+        """Return True `percent` times out of 100."""
         return self.below(100) < percent
 
     def pick(self, options: Sequence, weights: Sequence[int] | None = None):
-        """One of `options`, with probabilities proportional to `weights`."""
+        """Draw one of `options`, with probabilities proportional to `weights`."""
         if weights is None:
             return options[self.below(len(options))]
         rest = self.below(sum(weights))
@@ -93,7 +94,7 @@ class Draws:
         raise AssertionError("unreachable: rest is below the sum of the weights")
 
     def triangular(self, *shape: int) -> np.ndarray:
-        """Noise, int32 `shape` in [-255, 255]: the sum of two bytes less its mean (sd 104.5)."""
+        """Draw int32 noise in [-255, 255]: sums of two bytes less their mean (sd 104.5)."""
         size = math.prod(shape)
         words = self._bits.random_raw(-(-size // 4)).astype("<u8")
         halves = words.view(np.uint8)[: 2 * size].astype(np.int32)
@@ -128,8 +129,7 @@ class Group:
     @functools.cached_property
     def box(self) -> Box:
         """The smallest box around all objects of the group."""
-        x1, y1, x2, y2 = zip(*self.boxes, strict=True)
-        return min(x1), min(y1), max(x2), max(y2)
+        return around(*self.boxes)
 
     @functools.cached_property
     def salience(self) -> int:
@@ -137,7 +137,7 @@ class Group:
 
         In mid-picture: its centre lies within the middle half of the width and of the height.
         """
-        area = sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in self.boxes)
+        area = sum(map(_area, self.boxes))
         x1, y1, x2, y2 = self.box
         central = abs(x1 + x2 - WIDTH) * 2 <= WIDTH and abs(y1 + y2 - HEIGHT) * 2 <= HEIGHT
         return area * (3 if central else 2)
@@ -157,25 +157,31 @@ class Scene:
 
     @property
     def relation(self) -> str:
-        """How the first group stands to the second; never None in a sampled scene."""
+        """Relation of the first group to the second; never None in a sampled scene."""
         return relation(self.groups[0], self.groups[1])
 
     @property
     def nearest(self) -> Group:
-        """The group whose centre lies nearest to that of the first; of equals the more salient."""
+        """Group whose centre lies nearest to that of the first; of equals the more salient."""
         first, *others = self.groups
         return min(others, key=lambda group: squared_distance(first, group))
 
     @property
     def is_nearest_clear(self) -> bool:
-        """Whether there are other groups, and all at least half as far again as the nearest."""
+        """Whether there are 3 groups or more, others 1.5 times as far away as the nearest."""
         first, *others = self.groups
         nearest, *rest = sorted(squared_distance(first, group) for group in others)
         return bool(rest) and 4 * rest[0] >= 9 * nearest
 
 
+def around(*boxes: Box) -> Box:
+    """Return the smallest box around others."""
+    x1, y1, x2, y2 = zip(*boxes, strict=True)
+    return min(x1), min(y1), max(x2), max(y2)
+
+
 def _overlap(a: Box, b: Box) -> int:
-    """Area in pixels that two boxes share."""
+    """Return the area in pixels that two boxes share."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     return max(width, 0) * max(height, 0)
@@ -186,22 +192,18 @@ def _area(box: Box) -> int:
 
 
 def squared_distance(a: Group, b: Group) -> int:
-    """Squared distance of the centres of two groups' boxes, in quarters of a square pixel."""
+    """Return the squared distance of two groups' centres, in quarters of a square pixel."""
     (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = a.box, b.box
     return (ax1 + ax2 - bx1 - bx2) ** 2 + (ay1 + ay2 - by1 - by2) ** 2
 
 
 def is_nearer(a: Group, b: Group) -> bool:
-    """Whether `a` is in front of `b` where they overlap: what stands lower is nearer."""
+    """Return whether `a` is in front of `b` where they overlap: the lower one is nearer."""
     return a.box[3] > b.box[3]
 
 
 def relation(a: Group, b: Group) -> str | None:
-    """How `a` stands to `b`, or None where a speaker would hesitate.
-
-    Args:
-        a: the group spoken of.
-        b: the group it is compared with.
+    """Return the relation of `a` to `b`, or None where a speaker would hesitate.
 
     Returns:
         "front" or "behind" where two objects overlap by at least 15% of the smaller one, objects
@@ -226,24 +228,20 @@ def relation(a: Group, b: Group) -> str | None:
 
 
 def _offsets(draws: Draws, count: int, width: int, height: int) -> tuple[str, list]:
-    """An arrangement of `count` objects and the offsets of their upper left corners."""
-    options = ["row"]
-    if count * (height + MARGIN) + 2 * MARGIN <= HEIGHT:
+    """Draw an arrangement of `count` objects; return it and offsets of upper left corners."""
+    options = ["single"] if count == 1 else ["row"]
+    if count > 1 and count * (height + MARGIN) + 2 * MARGIN <= HEIGHT:
         options.append("stack")
-    if count == 1:
-        options = ["single"]
-    elif count >= 3:
+    if count >= 3:
         options.append("cluster")
     arrangement = draws.pick(options)
     columns = {"stack": 1, "cluster": (count + 1) // 2}.get(arrangement, count)
-    gap = 2
-    return arrangement, [
-        ((k % columns) * (width + gap), (k // columns) * (height + gap)) for k in range(count)
-    ]
+    steps = (divmod(k, columns) for k in range(count))
+    return arrangement, [(x * (width + GAP), y * (height + GAP)) for y, x in steps]
 
 
 def _propose_group(draws: Draws, background: str, size: str, count: int) -> Group:
-    """A random group at a random place; not yet compared with any other."""
+    """Draw a group at a random place, without regard to other groups."""
     shape = draws.pick(SHAPES)
     colour = draws.pick([c for c in COLOURS if c not in BACKGROUNDS[background]])
     pattern = draws.pick(PATTERNS, PATTERN_WEIGHTS)
@@ -258,7 +256,7 @@ def _propose_group(draws: Draws, background: str, size: str, count: int) -> Grou
 
 
 def _propose_kinds(draws: Draws, num_groups: int) -> list[tuple[str, int]]:
-    """Size and number of objects of each group, MIN_OBJECTS to MAX_OBJECTS objects in all."""
+    """Draw size and number of objects of each group, MIN_OBJECTS to MAX_OBJECTS in all."""
     while True:
         sizes = [draws.pick(list(SIZES)) for _ in range(num_groups)]
         limits = [MAX_COUNT[size] for size in sizes]
@@ -268,15 +266,15 @@ def _propose_kinds(draws: Draws, num_groups: int) -> list[tuple[str, int]]:
 
 
 def _apart(a: Group, b: Group) -> bool:
-    """Whether a strip of MARGIN pixels lies between the boxes of two groups."""
+    """Return whether a strip of MARGIN pixels lies between the boxes of two groups."""
     x1, y1, x2, y2 = a.box
     return not _overlap((x1 - MARGIN, y1 - MARGIN, x2 + MARGIN, y2 + MARGIN), b.box)
 
 
 def _acceptable(groups: Sequence[Group], depth: bool) -> bool:
-    """Whether a sorted list of groups makes a scene that one can describe without doubt.
+    """Return whether a sorted list of groups makes a scene that one can describe without doubt.
 
-    The first two stand in a clear relation, one of depth if so asked; the others keep clear of
+    The first two stand in a clear relation, one of depth if `depth`; the others keep clear of
     everything. Salience falls by a third or more from the first to the second and from the second
     to the third; no two groups share both shape and colour.
     """
@@ -286,8 +284,8 @@ def _acceptable(groups: Sequence[Group], depth: bool) -> bool:
     if len({(group.shape, group.colour) for group in groups}) < len(groups):
         return False
     first, second, *others = groups
-    found = relation(first, second)
-    if found is None or (found in ("front", "behind")) != depth:
+    main = relation(first, second)
+    if main is None or (main in ("front", "behind")) != depth:
         return False
     if not depth and not _apart(first, second):
         return False
@@ -301,8 +299,8 @@ def sample_scene(seed: int, number: int, near: bool = False) -> Scene:
     second group and a clear relation between them.
 
     Args:
-        seed: which family of scenes; 0 or more.
-        number: which scene of it; 0 or more.
+        seed: the family of scenes; 0 or more.
+        number: the scene of it; 0 or more.
         near: whether there are 3 or 4 single objects, apart; one of them, each of the others with
             equal chances, is clearly the nearest to the first.
 
@@ -310,31 +308,22 @@ def sample_scene(seed: int, number: int, near: bool = False) -> Scene:
         The scene, its groups sorted by falling salience.
     """
     draws = Draws(seed, number)
-    if near:
-        return _sample_near(draws)
     background = draws.pick(list(BACKGROUNDS))
-    num_groups = draws.pick((2, 3, 4), (4, 5, 1))
-    depth = draws.chance(20)  # overlaps are rare among random places, so a fifth is asked for
+    if near:
+        num_groups = draws.between(3, 4)
+        nearest, depth = draws.between(1, num_groups - 1), False
+    else:
+        num_groups = draws.pick((2, 3, 4), (4, 5, 1))
+        depth = draws.chance(20)  # overlaps are rare among random places: a fifth must have one
     while True:
-        scene = _propose_scene(draws, background, _propose_kinds(draws, num_groups))
+        if near:
+            kinds = [(draws.pick(list(SIZES)), 1) for _ in range(num_groups)]
+        else:
+            kinds = _propose_kinds(draws, num_groups)
+        groups = [_propose_group(draws, background, *kind) for kind in kinds]
+        groups.sort(key=lambda group: group.salience, reverse=True)
+        scene = Scene(background, tuple(groups))
+        if near and not (scene.is_nearest_clear and scene.nearest is scene.groups[nearest]):
+            continue
         if _acceptable(scene.groups, depth):
             return scene
-
-
-def _sample_near(draws: Draws) -> Scene:
-    background = draws.pick(list(BACKGROUNDS))
-    num_groups = draws.between(3, 4)
-    nearest = draws.between(1, num_groups - 1)
-    while True:
-        kinds = [(draws.pick(list(SIZES)), 1) for _ in range(num_groups)]
-        scene = _propose_scene(draws, background, kinds)
-        found = scene.is_nearest_clear and scene.nearest is scene.groups[nearest]
-        if found and _acceptable(scene.groups, depth=False):
-            return scene
-
-
-def _propose_scene(draws: Draws, background: str, kinds: list[tuple[str, int]]) -> Scene:
-    """Random groups, sorted by falling salience, that need not be `_acceptable`."""
-    groups = [_propose_group(draws, background, *kind) for kind in kinds]
-    groups.sort(key=lambda group: group.salience, reverse=True)
-    return Scene(background, tuple(groups))

@@ -1,4 +1,4 @@
-"""Files of captions and of references, in the formats that are in use."""
+"""Formats of files of captions and of references."""
 
 import os
 from collections.abc import Hashable, Iterable, Sequence
@@ -12,11 +12,11 @@ from sparsecap_jax.files import read_json
 def load_captions(path: str | os.PathLike) -> dict[Hashable, str]:
     """Read captions in COCO's results format, `[{"image_id": id, "caption": text}, ...]`.
 
-    Further fields are ignored; ids become integers where they are all digits.
+    Other fields are ignored; ids become integers where they are all digits.
 
     Raises:
-        DataError: the file is missing or broken, an entry lacks a field or holds something else in
-            it, or an image has two captions. The message names the entry.
+        DataError: the file is missing or broken, an entry lacks a field or has one of another
+            type, or an image has two captions. The message names the entry.
     """
     entries = read_json(path)
     if not isinstance(entries, list) or not entries:
@@ -33,18 +33,17 @@ def load_captions(path: str | os.PathLike) -> dict[Hashable, str]:
 def load_references(path: str | os.PathLike) -> dict[Hashable, list[str]]:
     """Read reference captions.
 
-    Known are COCO annotation files (`{"images", "annotations": [{"image_id", "caption"}]}`, or the
+    Formats: COCO annotation files (`{"images", "annotations": [{"image_id", "caption"}]}`, or the
     list of annotations alone), Karpathy splits (`{"images": [{"sentences": [{"raw"}], ...}]}`, all
     splits together), photo folders (`{"images": [{"filename", "captions"}]}`) and plain
     `{id: [captions]}`.
 
     Returns:
-        All captions of each image. Ids become integers where they are all digits; a photo goes by
-        the id that its file name stands for (see `image_id_from_filename`).
+        All captions of each image. Ids become integers where they are all digits; the id of a
+        photo is that of its file name (see `image_id_from_filename`).
 
     Raises:
-        DataError: the file is missing or broken, or nothing of the above; the message names the
-            entry.
+        DataError: the file is missing, broken or of another format; the message names the entry.
     """
     content = read_json(path)
     if isinstance(content, dict) and isinstance(content.get("annotations"), list):
@@ -66,7 +65,7 @@ def load_references(path: str | os.PathLike) -> dict[Hashable, list[str]]:
 
 
 def _annotations(path: str, entries: Sequence[Any]) -> Iterable[tuple[Hashable, str, str]]:
-    """(image id, caption, place) of each annotation."""
+    """Yield (image id, caption, place) of each annotation."""
     for number, entry in enumerate(entries):
         where = f"{path}: entry {number}"
         image_id = _id(_field(entry, "image_id", where), f"{where}.image_id")
@@ -90,7 +89,7 @@ def _of_images(path: str | os.PathLike, images: list[Any]) -> dict[Hashable, lis
 
 
 def _of_pairs(rows: Iterable[tuple[str, Any, Any]]) -> dict[Hashable, list[str]]:
-    """References out of (place, id, captions)."""
+    """Collect references from (place, id, captions)."""
     references: dict[Hashable, list[str]] = {}
     for where, key, texts in rows:
         image_id = _id(key, where)

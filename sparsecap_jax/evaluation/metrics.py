@@ -1,24 +1,28 @@
-"""Caption scores of the COCO toolkit: BLEU, METEOR, ROUGE-L and CIDEr (docs/metrics.md)."""
+"""Caption scores of the COCO toolkit and their confidence intervals (docs/metrics.md)."""
 
 import contextlib
 import logging
+import os
 import threading
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from sparsecap_jax.errors import ConfigError, DataError, SparsecapError
 from sparsecap_jax.evaluation import ptb_tokenizer
+from sparsecap_jax.evaluation.caption_files import load_captions, load_references
 from sparsecap_jax.evaluation.ptb_java import java_available, java_tokenize
+from sparsecap_jax.files import write_json
 
 logger = logging.getLogger(__name__)
 
 METRICS = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr")
 FAST_METRICS = tuple(name for name in METRICS if name != "METEOR")
-"""Those that need no Java: what validation during training computes."""
+"""Metrics that need no Java."""
 TOKENIZERS = ("auto", "java", "python", "none")
 
 _Captions = dict[Hashable, list[str]]
-_Scores = dict[str, tuple[float, Sequence[float]]]
 
 
 def score_captions(
@@ -34,39 +38,111 @@ def score_captions(
         candidates: the caption of each image id, `{id: str}`; it may be empty text.
         references: at least one caption per image, `{id: [str, ...]}`, for the same ids.
         metrics: names out of `METRICS`.
-        tokenizer: "java" for the PTBTokenizer of the COCO toolkit, "python" for the equal one
-            here, "auto" for Java where there is one, "none" for captions that are tokens separated
-            by blanks already.
+        tokenizer: "java" for the PTBTokenizer of the COCO toolkit, "python" for its equivalent in
+            this package, "auto" for Java if it is installed, "none" for captions that are tokens
+            separated by blanks already.
         per_image: whether to return the scores of each image too.
 
     Returns:
-        One number per metric on the scale 0 to 1 (CIDEr: 1.0 is what papers print as 100, and it
-        can exceed 1). METEOR is None, with a warning logged, where Java is missing. With
-        `per_image` there is a key "per_image": `{id: {metric: number}}`.
+        One number per metric on the scale 0 to 1 (papers print 100 for a CIDEr of 1.0, and CIDEr
+        can exceed 1). METEOR is None, with a warning logged, where Java is missing. `per_image`
+        adds the key "per_image": `{id: {metric: number}}`.
 
     Raises:
         DataError: no captions, ids without references or without candidate, or not text.
-        ConfigError: an unknown metric or tokenizer, or Java demanded where there is none.
+        ConfigError: an unknown metric or tokenizer, or "java" where Java is missing.
     """
     for name in metrics:
         if name not in METRICS:
             raise ConfigError(f"metric: found {name!r}, expected one of {', '.join(METRICS)}")
     _check(candidates, references)
     tokenize = _tokenizer(tokenizer)
-    found = tokenize({key: [text] for key, text in candidates.items()})
-    expected = tokenize({key: references[key] for key in candidates})
-    scores = _scores(metrics, expected, found)
-    result: dict[str, Any] = {}
-    for name in METRICS:
-        if name in metrics:
-            result[name] = scores[name][0] if name in scores else None
+    captions = tokenize({key: [text] for key, text in candidates.items()})
+    scores = _scores(metrics, tokenize({key: references[key] for key in candidates}), captions)
+    missing = (None, [None] * len(captions))
+    ordered = {name: scores.get(name, missing) for name in METRICS if name in metrics}
+    result: dict[str, Any] = {name: total for name, (total, _) in ordered.items()}
     if per_image:
-        rows: dict[Hashable, dict[str, float | None]] = {key: {} for key in found}
-        for name in result:
-            values = scores[name][1] if name in scores else [None] * len(rows)
-            for row, value in zip(rows.values(), values, strict=True):
-                row[name] = value
-        result["per_image"] = rows
+        columns = zip(*(each for _, each in ordered.values()), strict=True)
+        result["per_image"] = {
+            key: dict(zip(ordered, row, strict=True))
+            for key, row in zip(captions, columns, strict=True)
+        }
+    return result
+
+
+def bootstrap_interval(
+    values: Sequence[float], *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Return the percentile interval of a mean over images drawn with replacement.
+
+    CIDEr keeps the document frequencies of the whole set, so that an image keeps its score.
+
+    Args:
+        values: the score of each image, at least one.
+        level: share of resampled means inside the interval.
+        resamples: number of means drawn.
+        seed: seed of the draws.
+
+    Returns:
+        Its lower and upper end.
+    """
+    scores = np.asarray(values, np.float64)
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(len(scores), np.full(len(scores), 1 / len(scores)), resamples)
+    means = counts @ scores / len(scores)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def evaluate_caption_files(
+    captions_path: str | os.PathLike,
+    references_path: str | os.PathLike,
+    output_path: str | os.PathLike | None = None,
+    *,
+    metrics: Sequence[str] = METRICS,
+    tokenizer: str = "auto",
+) -> dict[str, Any]:
+    """Score the captions of a file.
+
+    Only images that have a caption count (as in the reference); a logged warning reports the
+    number of references without one.
+
+    Args:
+        captions_path: JSON in COCO's results format, see `load_captions`.
+        references_path: JSON in any of the formats of `load_references`.
+        output_path: JSON file of the scores to write.
+        metrics: see `score_captions`.
+        tokenizer: see `score_captions`.
+
+    Returns:
+        `{metric: number on the 0-1 scale}` (METEOR None where Java is missing) and the number of
+        "images".
+
+    Raises:
+        DataError: a file is missing or broken, or an image has a caption but no references.
+    """
+    captions = load_captions(captions_path)
+    references = load_references(references_path)
+    missing = [image_id for image_id in captions if image_id not in references]
+    if missing:
+        some = ", ".join(repr(image_id) for image_id in missing[:5])
+        raise DataError(
+            f"{captions_path}: {len(missing)} of {len(captions)} images have no references in "
+            f"{references_path}: {some}{' ...' * (len(missing) > 5)}"
+        )
+    unused = len(references) - len(captions)
+    if unused:
+        logger.warning("%s: no caption for %d images of the references", captions_path, unused)
+    scores = score_captions(
+        captions,
+        {image_id: references[image_id] for image_id in captions},
+        metrics=metrics,
+        tokenizer=tokenizer,
+    )
+    result = {**scores, "images": len(captions)}
+    if output_path is not None:
+        write_json(output_path, result)
     return result
 
 
@@ -96,7 +172,9 @@ def _tokenizer(name: str) -> Callable[[Mapping[Hashable, Sequence[str]]], _Capti
     if name not in TOKENIZERS:
         raise ConfigError(f"tokenizer: found {name!r}, expected one of {', '.join(TOKENIZERS)}")
     if name == "none":
-        return _split_at_blanks
+        return lambda captions: {
+            key: [" ".join(text.split()) for text in texts] for key, texts in captions.items()
+        }
     if name == "python" or (name == "auto" and not java_available()):
         return ptb_tokenizer.tokenize
     if not java_available():
@@ -104,57 +182,49 @@ def _tokenizer(name: str) -> Callable[[Mapping[Hashable, Sequence[str]]], _Capti
     return java_tokenize
 
 
-def _split_at_blanks(captions: Mapping[Hashable, Sequence[str]]) -> _Captions:
-    return {key: [" ".join(text.split()) for text in texts] for key, texts in captions.items()}
-
-
-def _scores(metrics: Sequence[str], expected: _Captions, found: _Captions) -> _Scores:
-    """(score, score of each image) of the metrics that can be computed."""
-    # Imports take a moment, and training on a machine without the toolkit need not fail.
+def _scores(
+    metrics: Sequence[str], references: _Captions, captions: _Captions
+) -> dict[str, tuple[float, list[float]]]:
+    """Return (score, score of each image) of the metrics that can be computed."""
+    # Imported here: it takes a moment, and training does without the toolkit.
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 
     scores: dict[str, tuple[Any, Any]] = {}
     if any(name.startswith("Bleu") for name in metrics):
-        total, each = Bleu(4).compute_score(expected, found, verbose=0)
+        total, each = Bleu(4).compute_score(references, captions, verbose=0)
         for n in range(4):
             scores[f"Bleu_{n + 1}"] = (total[n], each[n])
     if "METEOR" in metrics:
         if java_available():
-            scores["METEOR"] = _meteor(expected, found)
+            scores["METEOR"] = _meteor(references, captions)
         else:
             logger.warning("METEOR is left out: it is a Java program, and no java is on the path")
     if "ROUGE_L" in metrics:
-        scores["ROUGE_L"] = Rouge().compute_score(expected, found)
+        scores["ROUGE_L"] = Rouge().compute_score(references, captions)
     if "CIDEr" in metrics:
-        if not any(text for texts in expected.values() for text in texts):
+        if not any(text for texts in references.values() for text in texts):
             raise DataError("the references hold no words; CIDEr cannot be computed")
-        scores["CIDEr"] = Cider().compute_score(expected, found)
+        scores["CIDEr"] = Cider().compute_score(references, captions)
     return {
         name: (float(total), [float(value) for value in each])
         for name, (total, each) in scores.items()
     }
 
 
-def _meteor(expected: _Captions, found: _Captions) -> tuple[float, list[float]]:
-    with _meteor_process() as meteor:
-        return meteor.compute_score(expected, found)
-
-
-@contextlib.contextmanager
-def _meteor_process() -> Iterator[Any]:
-    """A running METEOR 1.5; its process and pipes are gone afterwards."""
+def _meteor(references: _Captions, captions: _Captions) -> tuple[float, list[float]]:
+    """Run METEOR 1.5; its process and pipes are closed afterwards."""
     from pycocoevalcap.meteor.meteor import Meteor
 
     meteor = Meteor()
     process = meteor.meteor_p
     try:
-        yield meteor
+        return meteor.compute_score(references, captions)
     except (OSError, ValueError) as error:  # the process has died: broken pipe, or no number
         process.kill()
-        said = process.stderr.read().decode(errors="replace").strip()
-        raise SparsecapError(f"METEOR failed: {said[-300:] or error}") from error
+        output = process.stderr.read().decode(errors="replace").strip()
+        raise SparsecapError(f"METEOR failed: {output[-300:] or error}") from error
     finally:
         # A failed call keeps the lock, for which the destructor would wait forever.
         meteor.lock = threading.Lock()

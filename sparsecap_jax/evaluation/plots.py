@@ -1,10 +1,11 @@
-"""Pictures of what a run did: captions beside their scenes, and curves of training."""
+"""Pictures of runs: captions along with their scenes, curves of training, error bars."""
 
 import pathlib
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -29,17 +30,15 @@ def caption_grid(
     Args:
         path: PNG to write.
         records: the images to show.
-        dataset: where pictures and boxes come from.
+        dataset: source of pictures and boxes.
         captions: texts by image id, for each model by its name.
         columns: pictures side by side.
 
     Raises:
         DataError: a picture is missing.
     """
-    rows = -(-len(records) // columns)
-    figure = Figure(figsize=(4.4 * columns, 4.5 * rows), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
-    for axis, record in zip(axes, records, strict=False):
+    figure, axes = _panels(len(records), columns, (4.4, 4.5))
+    for axis, record in zip(axes, records, strict=True):
         source = dataset.images / record.filename
         if not source.exists():
             raise DataError(f"{source}: no such picture")
@@ -50,7 +49,6 @@ def caption_grid(
         lines += [f"{name}: {texts[record.image_id]}" for name, texts in captions.items()]
         wrapped = ["\n".join(textwrap.wrap(line, 52)) for line in lines]
         axis.set_title("\n".join(wrapped), fontsize=9, loc="left")
-    for axis in axes:
         axis.axis("off")
     save_figure(figure, path)
 
@@ -71,10 +69,10 @@ _CURVES = (
 def logged_curves(
     tables: Mapping[tuple[str, str], pathlib.Path], runs: Iterable[str]
 ) -> list[tuple[str, str, str]]:
-    """The curves that any run has logged: table ("train" or "validation"), column and title.
+    """Return the curves that any run has logged: table, column and title.
 
     Args:
-        tables: CSV file by run and table.
+        tables: CSV file by run and table ("train" or "validation").
         runs: names of the runs.
     """
     runs = list(runs)
@@ -86,10 +84,11 @@ def logged_curves(
 
 
 def training_curves(path: str | pathlib.Path, runs: Mapping[str, str | pathlib.Path]) -> None:
-    """Draw over steps what the runs logged; what none of them has is left out.
+    """Draw the figures that runs logged over their steps.
 
-    Training loss, validation CIDEr and sparsity; of self-critical training also reward, baseline,
-    spread of the advantages, and length, entropy and repetition of the samples.
+    These are training loss, validation CIDEr and sparsity; of self-critical training also reward,
+    baseline, spread of the advantages, and length, entropy and repetition of the samples. Figures
+    that no run logged are left out.
 
     Args:
         path: PNG to write.
@@ -101,13 +100,8 @@ def training_curves(path: str | pathlib.Path, runs: Mapping[str, str | pathlib.P
         for table in ("train", "validation")
     }
     curves = logged_curves(tables, runs)
-    columns = max(1, min(3, len(curves)))
-    rows = max(1, -(-len(curves) // columns))
-    figure = Figure(figsize=(4.4 * columns, 3.8 * rows), layout="constrained")
-    axes = np.ravel(figure.subplots(rows, columns))
-    for axis in axes[len(curves) :]:
-        axis.axis("off")
-    for axis, (table, column, title) in zip(axes, curves, strict=False):
+    figure, axes = _panels(len(curves), max(1, min(3, len(curves))), (4.4, 3.8))
+    for axis, (table, column, title) in zip(axes, curves, strict=True):
         for number, name in enumerate(runs):
             steps, values = table_column(tables[name, table], column)
             if len(steps):
@@ -130,16 +124,16 @@ def error_bar_curves(
     panel: str,
     baseline: str = "",
 ) -> None:
-    """Draw means over seeds with error bars of one standard deviation, a panel beside another.
+    """Draw means over seeds with error bars of one standard deviation, in panels side by side.
 
     Args:
         path: PNG to write.
         rows: results, such as those of a sweep; rows that agree in the columns below are seeds.
-        x: column of the horizontal axis; its values stand at even distances.
+        x: column of the horizontal axis; its values are evenly spaced.
         y: column of the vertical axis.
-        series: column that tells the curves apart.
-        panel: column that tells the panels apart.
-        baseline: the series that is drawn as a horizontal line, whatever its x.
+        series: column with the names of the curves.
+        panel: column with the names of the panels.
+        baseline: series that is drawn as a horizontal line, whatever its x.
     """
     panels = list(dict.fromkeys(row[panel] for row in rows))
     names = list(dict.fromkeys(row[series] for row in rows if row[series] != baseline))
@@ -151,13 +145,14 @@ def error_bar_curves(
         if flat:
             axis.axhline(np.mean(flat), color="0.4", ls="--", lw=1, label=baseline)
         for number, name in enumerate(names):
-            found = [[r[y] for r in shown if (r[series], r[x]) == (name, at)] for at in places]
-            kept = [place for place, values in enumerate(found) if values]
-            # Curves are set apart a little, so that their bars can be told apart.
-            at = np.array(kept) + 0.03 * (number - (len(names) - 1) / 2)
-            means, spreads = ([f(found[k]) for k in kept] for f in (np.mean, np.std))
+            curve = [row for row in shown if row[series] == name]
+            seeds = [[row[y] for row in curve if row[x] == place] for place in places]
+            filled = [place for place, values in enumerate(seeds) if values]
+            # Curves are shifted a little against each other, so that their bars do not overlap.
+            shifted = np.array(filled) + 0.03 * (number - (len(names) - 1) / 2)
+            means, spreads = ([f(seeds[place]) for place in filled] for f in (np.mean, np.std))
             line = {"marker": "osv^Dx"[number % 6], "ls": "-" if number < 10 else ":"}
-            axis.errorbar(at, means, spreads, capsize=2, ms=4, lw=1.2, label=name, **line)
+            axis.errorbar(shifted, means, spreads, capsize=2, ms=4, lw=1.2, label=name, **line)
         axis.set(title=title, xlabel=x, ylabel=y)
         axis.set_xticks(range(len(places)), [str(place) for place in places])
         axis.grid(alpha=0.3)
@@ -166,9 +161,19 @@ def error_bar_curves(
 
 
 def table_column(path: pathlib.Path, column: str) -> tuple[list[int], list[float]]:
-    """Steps and values of a column of a run's CSV log, where it is filled."""
+    """Return steps and values of a column of a run's CSV log, where it is filled."""
     rows = [row for row in read_csv(path) if row.get(column)]
     return [int(row["step"]) for row in rows], [float(row[column]) for row in rows]
+
+
+def _panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    """Lay out panels of `size` inches row by row, empty ones switched off."""
+    rows = max(1, -(-count // columns))
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    axes = np.ravel(figure.subplots(rows, columns))
+    for axis in axes[count:]:
+        axis.axis("off")
+    return figure, axes[:count].tolist()
 
 
 def _draw_boxes(axis, boxes, size: tuple[int, int]) -> None:

@@ -1,8 +1,8 @@
-"""The Java PTBTokenizer that pycocoevalcap carries, and its comparison with the Python one.
+"""Java PTBTokenizer of pycocoevalcap, and its comparison with the Python one.
 
     python -m sparsecap_jax.evaluation.ptb_java [FILE ...]
 
-compares the two on the official COCO 2014 captions (they lie inside pycocoevalcap) and on further
+compares the two on the official COCO 2014 captions, which pycocoevalcap contains, and on further
 files: COCO annotations, Karpathy splits, {id: [captions]}, or plain text with one caption a line.
 """
 
@@ -23,34 +23,34 @@ from sparsecap_jax.evaluation.ptb_tokenizer import PUNCTUATION, regroup, tokeniz
 _PROGRAM = "edu.stanford.nlp.process.PTBTokenizer"
 _JAR = "tokenizer/stanford-corenlp-3.4.1.jar"
 _COCO = ("coco/annotations/captions_train2014.json", "coco/annotations/captions_val2014.json")
-# What Java takes for the end of a line. pycocoevalcap replaces "\n" only, and any of the others in
-# a caption shifts all that follow to the wrong image.
+# Characters that end a line for Java. pycocoevalcap replaces "\n" only: any other in a caption
+# shifts all following captions to the wrong image.
 _LINE_ENDS = str.maketrans(dict.fromkeys("\n\r\v\f\u2028\u2029", " "))
 
 
 def java_available() -> bool:
-    """Whether a `java` program is on the path."""
+    """Return whether a `java` program is on the path."""
     return shutil.which("java") is not None
 
 
 def toolkit_dir() -> pathlib.Path:
-    """Folder of the installed pycocoevalcap."""
+    """Return the folder of the installed pycocoevalcap."""
     import pycocoevalcap
 
     return pathlib.Path(next(iter(pycocoevalcap.__path__)))
 
 
 def java_tokenize_captions(captions: Sequence[str]) -> list[str]:
-    """The counterpart of `ptb_tokenizer.tokenize_captions`, by the Java program.
+    """Tokenize as `ptb_tokenizer.tokenize_captions` does, with the Java program.
 
     Args:
-        captions: captions in order; the program sees them as the lines of one file.
+        captions: captions in order, the lines of the file that the program reads.
 
     Returns:
         One string per caption, lower case, without punctuation, separated by single blanks.
 
     Raises:
-        DataError: when the program fails, or does not return one line per caption.
+        DataError: the program fails, or does not return one line per caption.
     """
     if not captions:
         return []
@@ -65,8 +65,10 @@ def java_tokenize_captions(captions: Sequence[str]) -> list[str]:
         raise DataError(f"the Java tokenizer failed: {done.stderr.decode(errors='replace')[-300:]}")
     output = done.stdout.decode("utf-8").split("\n")
     if len(output) < len(captions):
-        found = f"{len(output)} lines for {len(captions)} captions"
-        raise DataError(f"the Java tokenizer returned {found}; one line per caption is expected")
+        raise DataError(
+            f"the Java tokenizer returned {len(output)} lines for {len(captions)} captions; one "
+            "line per caption is expected"
+        )
     return [
         " ".join(token for token in line.rstrip().split(" ") if token not in PUNCTUATION)
         for line in output[: len(captions)]
@@ -74,22 +76,22 @@ def java_tokenize_captions(captions: Sequence[str]) -> list[str]:
 
 
 def java_tokenize(captions: Mapping[Hashable, Sequence[str]]) -> dict[Hashable, list[str]]:
-    """`java_tokenize_captions` over the captions of many images; keeps keys and order."""
+    """Apply `java_tokenize_captions` to the captions of many images; keeps keys and order."""
     return regroup(captions, java_tokenize_captions)
 
 
 def coco_captions() -> list[str]:
-    """The 616,767 captions of COCO 2014, train then val, out of pycocoevalcap itself."""
+    """Read the 616,767 captions of COCO 2014, train then val, from pycocoevalcap itself."""
     captions = []
     with zipfile.ZipFile(toolkit_dir() / "spice/spice-1.0.jar") as archive:
         for name in _COCO:
-            found = json.loads(archive.read(name))["annotations"]
-            captions += [annotation["caption"] for annotation in found]
+            annotations = json.loads(archive.read(name))["annotations"]
+            captions += [annotation["caption"] for annotation in annotations]
     return captions
 
 
 def compare(captions: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Captions on which the tokenizers differ: (caption, by Java, by Python)."""
+    """Return the captions on which the tokenizers differ: (caption, by Java, by Python)."""
     java, python = java_tokenize_captions(captions), tokenize_captions(captions)
     rows = zip(captions, java, python, strict=True)
     return [row for row in rows if row[1] != row[2]]
@@ -108,12 +110,12 @@ def main(paths: Sequence[str]) -> int:
     differences = 0
     for name, captions in corpora.items():
         start = time.perf_counter()
-        found = compare(captions)
+        rows = compare(captions)
         seconds = time.perf_counter() - start
-        print(f"{name}: {len(captions)} captions, {len(found)} differ ({seconds:.1f} s)")
-        for caption, java, python in found[:20]:
+        print(f"{name}: {len(captions)} captions, {len(rows)} differ ({seconds:.1f} s)")
+        for caption, java, python in rows[:20]:
             print(f"  {caption!r}\n    Java   {java!r}\n    Python {python!r}")
-        differences += len(found)
+        differences += len(rows)
     return differences
 
 

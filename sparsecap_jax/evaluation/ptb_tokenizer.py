@@ -1,25 +1,26 @@
 """Penn Treebank tokenisation of captions in plain Python, equal to the Java one of the scorers.
 
-The COCO caption scores are defined on captions that went through the Stanford PTBTokenizer of
-pycocoevalcap (-preserveLines -lowerCase) and then lost their punctuation. This module gives the
-same strings without Java. It was written from the observed behaviour of that program;
-`python -m sparsecap_jax.evaluation.ptb_java` compares the two on every COCO caption, and
-docs/metrics.md says where they are known to differ (not on COCO or Flickr8k).
+The COCO scores are defined on the output of pycocoevalcap's Stanford PTBTokenizer (-preserveLines
+-lowerCase) without punctuation. This module returns the same strings without Java. It was written
+from the observed behaviour of that program; `python -m sparsecap_jax.evaluation.ptb_java` compares
+the two on every COCO caption, and docs/metrics.md lists the known differences (none on COCO or
+Flickr8k).
 
-The Java program is a longest-match lexer over the whole file: the rule that reads furthest wins,
-look-ahead included, and the earlier rule breaks a tie. So does `ptb_tokens`. Look-ahead crosses
-the end of a line: whether a caption that ends in "p.m." gives up that period depends on the
-caption after it. Captions are therefore tokenized as a list, in the order of the file.
+Like the Java program, `ptb_tokens` is a longest-match lexer: the rule that reads furthest wins,
+look-ahead included, and the earlier rule breaks a tie. Look-ahead crosses the end of a line:
+whether a caption that ends in "p.m." loses that period depends on the caption after it. Captions
+are therefore tokenized as a list, in the order of the file.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 """Tokens that the scorers drop. Brackets stay: pycocoevalcap looks for "-LRB-" in lower case."""
 
-# Abbreviations that keep their period, in any case. Those of the first list give up a second one
-# when a sentence ends there; names of states count only when capitalised.
+# Abbreviations that keep their period, in any case. At the end of a sentence, those of the first
+# list yield a second period; names of states count only when capitalised.
 _MAY_END = """al ala apr assn aug bhd bldg blvd bros calif co colo conn corp cos ct dak dec esq est
 etc ext feb fla fri ga inc ind intl jan jr jul jun kan kans ky ltd mar md mich minn mo mon mont neb
 nev nov oct okla penn plc rd rt sep sept seq sq sr sys tel tenn thu thurs tue tues univ va vt wed
@@ -65,7 +66,7 @@ _SLASHED = rf"[A-Za-z0-9]+(?:-{_A}+)*"
 _URL_TAIL = r"[^\s\"<>|()]+[^\s\"<>|.!?(){},-]"
 _AT_TAIL = r"(?:[^\s\"<>|(){}.]+\.)*[^\s\"<>|(){}.]+"
 
-# What becomes of the matched text, beside a replacement string.
+# Treatments of the matched text, besides a replacement string.
 _SAME, _STRAIGHT, _UNBREAKABLE, _PERIOD_TWICE = object(), object(), object(), object()
 
 # (pattern, emit): the token is group 1 where there is one, the rest of the pattern is look-ahead.
@@ -149,16 +150,16 @@ _SYMBOLS = {
 
 
 def ptb_tokens(caption: str, following: str | None = None) -> list[str]:
-    """Lower-cased Penn Treebank tokens of one caption, punctuation included.
+    """Return the lower-cased Penn Treebank tokens of one caption, punctuation included.
 
     Args:
         caption: any text; line breaks in it count as blanks.
-        following: the text of the next line of the file, None at its end. It matters only to
-            captions that end in an abbreviation (see the top of this file).
+        following: text of the next line of the file, None at its end. It matters only to captions
+            that end in an abbreviation (see the top of this file).
 
     Returns:
         The tokens, as the Stanford PTBTokenizer of CoreNLP 3.4.1 prints them. Blanks within a
-        token (markup, telephone numbers, "1 1/2") are U+00A0, as there.
+        token (markup, telephone numbers, "1 1/2") are U+00A0.
     """
     caption = _clean(caption)
     end = len(caption)
@@ -178,7 +179,7 @@ def ptb_tokens(caption: str, following: str | None = None) -> list[str]:
 
 
 def _longest_match(text: str, position: int) -> tuple[str, int]:
-    """The token at `position` and where to go on after it."""
+    """Return the token at `position` and the position after it."""
     rules = _ALNUM if text[position].isalnum() else _OTHER
     best, emit, reach = None, _SAME, -1
     for pattern, emitted in rules:
@@ -201,7 +202,7 @@ def _longest_match(text: str, position: int) -> tuple[str, int]:
 
 
 def _clean(text: str) -> str:
-    """Line breaks and what the Java program cannot tokenize to blanks; symbols it spells out."""
+    """Blank out line breaks and characters that Java cannot tokenize; spell out symbols."""
     text = text.replace("\n", " ")
     if not _UNUSUAL.search(text):
         return text
@@ -221,7 +222,7 @@ def _scored_tokens(caption: str, following: str | None) -> str:
 
 
 def tokenize_captions(captions: Sequence[str]) -> list[str]:
-    """Prepares captions for the scorers: Penn Treebank tokens without punctuation.
+    """Prepare captions for the scorers: Penn Treebank tokens without punctuation.
 
     Args:
         captions: captions in the order in which the Java program would read them.
@@ -229,15 +230,12 @@ def tokenize_captions(captions: Sequence[str]) -> list[str]:
     Returns:
         One string per caption, lower case, tokens separated by single blanks.
     """
-    result = []
-    for i, caption in enumerate(captions):
-        following = captions[i + 1] if i + 1 < len(captions) else None
-        result.append(_scored_tokens(caption, following))
-    return result
+    following = itertools.chain(captions[1:], [None])
+    return [_scored_tokens(*pair) for pair in zip(captions, following, strict=False)]
 
 
 def tokenize(captions: Mapping[Hashable, Sequence[str]]) -> dict[Hashable, list[str]]:
-    """`tokenize_captions` over the captions of many images; keeps keys and order."""
+    """Apply `tokenize_captions` to the captions of many images; keeps keys and order."""
     return regroup(captions, tokenize_captions)
 
 

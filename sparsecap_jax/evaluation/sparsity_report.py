@@ -1,4 +1,4 @@
-"""What a run's masks came to: a table, TensorBoard scalars, and a picture."""
+"""Report of the sparsity that a run reached: a table, TensorBoard scalars, and a picture."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -21,19 +21,19 @@ FOLDER = "sparsity"
 def write_sparsity_report(
     workdir: pathlib.Path, params: PyTree, masks: PyTree, initial: PyTree, step: int
 ) -> list[dict[str, Any]]:
-    """Write `sparsity/tensors.csv` and `sparsity/report.png`, and scalars beside the run's logs.
+    """Write `sparsity/tensors.csv` and `sparsity/report.png`, and scalars to the run's logs.
 
-    A tensor that is over 99.9 % sparse is warned of.
+    A warning names each tensor that is over 99.9% sparse.
 
     Args:
-        workdir: the run directory; its `train.csv` or `validation.csv` tell how sparsity rose.
+        workdir: the run directory; its `train.csv` or `validation.csv` hold the sparsity over time.
         params: finished weights, numpy arrays, zeros in place.
         masks: their binary masks.
-        initial: the weights that training began with.
-        step: the step that the weights are of.
+        initial: weights before training.
+        step: step of the finished weights.
 
     Returns:
-        The rows of the table; see `pruning.summary.summarize`.
+        Rows of the table; see `pruning.summary.summarize`.
     """
     rows = summarize(params, masks)
     warn_nearly_empty(rows)
@@ -53,7 +53,7 @@ def write_sparsity_report(
 
 
 def sparsity_curve(workdir: pathlib.Path) -> tuple[list[int], list[float]]:
-    """Steps and sparsities of the prunable weights, as far as the logs hold them."""
+    """Return steps and sparsities of the prunable weights, as far as the logs hold them."""
     for table in ("train", "validation"):
         path = workdir / f"{table}.csv"
         steps, values = table_column(path, "sparsity") if path.exists() else ([], [])
@@ -65,11 +65,11 @@ def sparsity_curve(workdir: pathlib.Path) -> tuple[list[int], list[float]]:
 def density(
     values: Float[np.ndarray, " N"], points: int = 400
 ) -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:
-    """Gaussian kernel density estimate, from a histogram so that millions of values are no matter.
+    """Gaussian kernel density estimate, from a histogram and so fast for millions of values.
 
     Args:
         values: the sample.
-        points: where to estimate, evenly spread over the range and three bandwidths around it.
+        points: number P of places, evenly spread over the range and three bandwidths around it.
 
     Returns:
         Places and densities; the bandwidth is Silverman's.
@@ -96,7 +96,7 @@ def draw_sparsity(
 
     Args:
         path: PNG to write.
-        rows: what `summarize` returned.
+        rows: result of `summarize`.
         curve: steps and sparsities.
         weights: samples of weights by name.
     """

@@ -1,7 +1,7 @@
-"""Whether captions of toy scenes say rightly how groups stand to each other.
+"""Accuracy of the spatial relations that captions of toy scenes state.
 
-CIDEr hardly notices a "left" for a "right"; these measures see nothing else. The truth is that of
-the scene, which is drawn again from its seed and number.
+CIDEr hardly notices a "left" for a "right"; these measures look at nothing else. The truth comes
+from the scene, which is drawn again from its seed and number.
 """
 
 import os
@@ -19,35 +19,36 @@ _PHRASE = re.compile(r"\b(" + "|".join(sorted(_PHRASES, key=len, reverse=True)) 
 
 
 def told_relation(caption: str, scene: Scene) -> str | None:
-    """How `caption` says that the first group of `scene` stands to the second; None: not at all.
+    """Return the relation of the first group of `scene` to the second that a caption states.
 
-    Captions may name either group first. Which one a caption means is judged by shapes and colours;
-    where they do not tell, it is taken to speak of the more salient group, as most captions do.
+    Captions may name either group first. Shapes and colours identify it; where they do not, the
+    caption is taken to begin with the more salient group, as most captions do. Without a relation
+    in the caption the result is None.
     """
-    found = _PHRASE.search(caption)
-    if not found:
+    phrase = _PHRASE.search(caption)
+    if not phrase:
         return None
-    before, after = caption[: found.start()].split(), caption[found.end() :].split()
+    before, after = caption[: phrase.start()].split(), caption[phrase.end() :].split()
     first, second = scene.groups[:2]
     in_order = _fit(before, first) + _fit(after, second)
     swapped = _fit(before, second) + _fit(after, first)
-    told = _PHRASES[found.group()]
-    return told if in_order >= swapped else INVERSE[told]
+    relation = _PHRASES[phrase.group()]
+    return relation if in_order >= swapped else INVERSE[relation]
 
 
 def relation_scores(
     captions: Mapping[int | str, str], directory: str | os.PathLike
 ) -> dict[str, float]:
-    """How often captions of a toy dataset tell the right relation.
+    """Return how often captions of a toy dataset state the right relation.
 
     Args:
         captions: caption by image id.
         directory: the dataset, made by `make_toy_scenes`.
 
     Returns:
-        Of the captions that tell a relation (0 where none does), "relation_accuracy", the share
+        Of the captions that state a relation (0 where none does), "relation_accuracy", the share
         that is right, and "axis_accuracy", the share that is right or the exact opposite, such as
-        "left" for "right"; and "relations_told", the share of captions that tell one.
+        "left" for "right"; and "relations_told", the share of captions that state one.
 
     Raises:
         DataError: `directory` is no toy dataset, or `captions` are empty.
@@ -66,7 +67,7 @@ def relation_scores(
 
 
 def names_nearest(caption: str, scene: Scene) -> bool:
-    """Whether what follows "next to" fits the group nearest to the first better than all others."""
+    """Return whether the words after "next to" fit the nearest group better than all others."""
     words = caption.partition(NEAR)[2].split()
     fits = [_fit(words, group) for group in scene.groups[1:] if group is not scene.nearest]
     return _fit(words, scene.nearest) > max(fits, default=0)
@@ -75,15 +76,15 @@ def names_nearest(caption: str, scene: Scene) -> bool:
 def nearest_scores(
     captions: Mapping[int | str, str], directory: str | os.PathLike
 ) -> dict[str, float]:
-    """How often captions of a toy dataset name what stands nearest to the first group.
+    """Return how often captions of a toy dataset name the group nearest to the first one.
 
     Args:
         captions: caption by image id.
         directory: the dataset, made by `make_toy_scenes(..., near=True)`.
 
     Returns:
-        "nearest_accuracy", the share that does; "nearest_second", the share that would if all named
-        the second most salient group.
+        "nearest_accuracy", the share that does; "nearest_second", the same share if all captions
+        named the second most salient group.
 
     Raises:
         DataError: `directory` is no toy dataset, or `captions` are empty.
@@ -97,7 +98,7 @@ def nearest_scores(
 def _with_scenes(
     captions: Mapping[int | str, str], directory: str | os.PathLike
 ) -> list[tuple[str, Scene]]:
-    """Captions and their scenes."""
+    """Return captions and their scenes."""
     manifest = read_manifest(directory)
     if manifest is None or not captions:
         fault = "no toy scenes (manifest.json)" if captions else "no captions to judge"
@@ -107,6 +108,6 @@ def _with_scenes(
 
 
 def _fit(words: list[str], group: Group) -> int:
-    """How many of shape and colour of `group` are among `words`."""
+    """Count which of a group's shape and colour are among `words`."""
     nouns = {form for noun in NOUNS[group.shape] for form in (noun, PLURALS.get(noun, noun + "s"))}
     return bool(nouns & {*words}) + bool({*COLOURS[group.colour]} & {*words})

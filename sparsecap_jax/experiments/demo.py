@@ -1,4 +1,4 @@
-"""The main job on embedded data: train dense and 95%-sparse captioners, compare what they say."""
+"""Demo on embedded data: train dense and 95%-sparse captioners and compare their captions."""
 
 import pathlib
 from collections import Counter
@@ -26,18 +26,18 @@ def run_demo(
     workdir: str | pathlib.Path,
     report: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Train and evaluate a model for each config, and a constant caption beside them.
+    """Train and evaluate a model for each config, and score a constant caption for comparison.
 
     Writes `WORKDIR/results.json`, `captions.png`, `curves.png` and a run directory for each model.
 
     Args:
         configs: config by name; all of one dataset.
-        workdir: folder to write to; run again, it continues.
+        workdir: folder to write to; a second call continues there.
         report: takes one line at a time.
 
     Returns:
-        What `results.json` holds: `{name: {"sparsity", "nonzeros", "bytes", scores...}}` with
-        `baseline` among the names; None where a figure makes no sense.
+        Content of `results.json`: `{name: {"sparsity", "nonzeros", "bytes", scores...}}` with
+        `baseline` among the names; None for a figure that does not apply.
     """
     workdir = pathlib.Path(workdir)
     results = {}
@@ -47,9 +47,7 @@ def run_demo(
         results[name] = evaluate_run(workdir / name, report=report)
     dataset = load_dataset(next(iter(configs.values())).data)
     results["baseline"] = constant_caption_scores(dataset)
-    results = {
-        name: {key: scores.get(key) for key in _keys(scores)} for name, scores in results.items()
-    }
+    results = {name: {**dict.fromkeys(COLUMNS), **scores} for name, scores in results.items()}
     write_json(workdir / "results.json", results)
     _draw(workdir, configs, dataset)
     report(format_table(results))
@@ -59,7 +57,7 @@ def run_demo(
 
 
 def constant_caption_scores(dataset: Dataset, candidates: int = 20) -> dict[str, Any]:
-    """Scores on the test split of the caption that serves best for every image.
+    """Score the test split with one caption for all images, the best of the frequent ones.
 
     The most frequent captions of the training split are tried on the validation split.
     """
@@ -78,7 +76,7 @@ def constant_caption_scores(dataset: Dataset, candidates: int = 20) -> dict[str,
 
 
 def format_table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Results as a table of text, one line a model."""
+    """Return results as a table of text, one line a model."""
     lines = ["".join([f"{'':10s}", *(f"{column:>10s}" for column in COLUMNS)])]
     for name, row in results.items():
         cells = (row.get(column) for column in COLUMNS)
@@ -88,14 +86,10 @@ def format_table(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 _PRODUCTS = {
     "results.json": "results",
-    "captions.png": "captions, beside their scenes",
+    "captions.png": "captions, along with their scenes",
     "curves.png": "training curves",
     "supermask": "sparse model (run directory)",
 }
-
-
-def _keys(scores: Mapping[str, Any]) -> list[str]:
-    return list(dict.fromkeys([*COLUMNS, *scores]))
 
 
 def _cell(value: Any) -> str:

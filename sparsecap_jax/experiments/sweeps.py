@@ -1,8 +1,8 @@
 """Many runs in one process: trained, scored, collected in one table, drawn (`launch/sweep.py`).
 
-A sweep is a list of runs and a way to draw their results. It lives in a module of
-`sparsecap_jax.experiments` as `SWEEP`; a line in `SWEEPS` makes it known. Runs share datasets and
-compiled programs, finished ones are skipped, and rows appear in `results.csv` as they come.
+A sweep is a list of runs and a way to draw their results: `SWEEP` of a module of this folder, which
+`SWEEPS` lists. Runs share datasets and compiled programs, finished ones are skipped, and rows are
+added to `results.csv` as runs finish.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import pathlib
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -44,7 +44,7 @@ class SweepRun:
 
     Attributes:
         name: its folder below the sweep's: `up_down/supermask/0.95/seed_0`.
-        labels: what tells it from the others, the first columns of the table.
+        labels: its setting, the first columns of the table.
         config: its config.
         init_from: name of an earlier run of the sweep to start from (`config.train.init_from`).
     """
@@ -56,7 +56,7 @@ class SweepRun:
 
 
 def score_test_split(directory: pathlib.Path, dataset: Dataset) -> Row:
-    """Score a finished run on the test split: all metrics but METEOR, and what its weights take."""
+    """Score the test split by all metrics but METEOR, and count the weights."""
     return evaluate_run(
         directory,
         dataset=dataset,
@@ -71,10 +71,10 @@ class Sweep:
     """Runs that belong together.
 
     Attributes:
-        runs: `runs(seeds)` gives the runs for seeds 0..seeds-1, in the order to take them: a run
-            comes after the one that it starts from.
+        runs: `runs(seeds)` returns the runs for seeds 0..seeds-1 in order; a run comes after the
+            one that it starts from.
         draw: `draw(workdir, rows)` draws the finished rows into the sweep's folder.
-        evaluate: `evaluate(run directory, dataset)` gives the columns that follow the labels.
+        evaluate: `evaluate(run directory, dataset)` returns the columns that follow the labels.
     """
 
     runs: Callable[[int], list[SweepRun]]
@@ -83,7 +83,7 @@ class Sweep:
 
 
 def load_sweep(name: str) -> Sweep:
-    """The sweep of that name.
+    """Return the sweep of that name.
 
     Raises:
         ConfigError: there is none.
@@ -102,15 +102,15 @@ def run_sweep(
     minutes: float | None = None,
     report: Callable[[str], None] = print,
 ) -> list[Row]:
-    """Take the runs that are not finished, then draw all that are.
+    """Train and score the runs that are not finished, then draw all that are.
 
     A finished run keeps its weights, logs and scores, but not its checkpoints.
 
     Args:
-        sweep: what to run.
-        workdir: folder to write to; called again, it goes on where it stopped.
+        sweep: runs and their pictures.
+        workdir: folder to write to; a second call continues there.
         seeds: seeds for each setting.
-        only: pattern that must be found in the names of the runs to take.
+        only: regular expression that selects runs by name.
         minutes: start no further run after so long; 0 only draws.
         report: takes one line at a time.
 
@@ -118,7 +118,7 @@ def run_sweep(
         The rows of `results.csv`: labels and figures of every finished run.
 
     Raises:
-        SparsecapError: runs failed; the others were taken nevertheless.
+        SparsecapError: some runs failed; raised after all others.
     """
     workdir = pathlib.Path(workdir)
     runs = sweep.runs(seeds)
@@ -128,7 +128,7 @@ def run_sweep(
         if not re.search(only, run.name) or _is_finished(workdir, run):
             continue
         if minutes is not None and time.monotonic() - began >= minutes * 60:
-            report(f"{minutes:g} minutes are over; run again to go on")
+            report(f"{minutes:g} minutes are over; run again to continue")
             break
         try:
             row = _take(sweep, run, workdir, datasets)
@@ -149,9 +149,15 @@ def run_sweep(
 
 
 def finished_rows(workdir: pathlib.Path, runs: Sequence[SweepRun]) -> list[Row]:
-    """Labels and figures of the finished runs, in their order."""
+    """Return labels and figures of the finished runs, in their order."""
     files = [(run, workdir / run.name / RESULT) for run in runs]
     return [{**run.labels, **read_json(file)} for run, file in files if file.exists()]
+
+
+def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (titles, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(titles), *lines[1:], ""])
 
 
 class _Datasets:
@@ -176,7 +182,7 @@ def _config(workdir: pathlib.Path, run: SweepRun) -> ConfigDict:
 
 
 def _is_finished(workdir: pathlib.Path, run: SweepRun) -> bool:
-    """Whether the run has its result; one of another config is an error."""
+    """Return whether the run has its result; one of another config is an error."""
     if not (workdir / run.name / RESULT).exists():
         return False
     changes = check_workdir(_config(workdir, run), workdir / run.name)

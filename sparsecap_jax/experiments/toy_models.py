@@ -2,9 +2,9 @@
 
     python launch/sweep.py --sweep=toy_models --workdir=runs/toy_models
 
-Beside the usual scores stands how often captions tell the right spatial relation. The transformer
-and the ORT are also trained on scenes of which only boxes tell where things are: in which direction
-("toy_boxes"), or which is nearest ("toy_near", with both of the ORT's geometries).
+Along with the usual scores, the table reports how often captions state the right spatial relation.
+The transformer and the ORT are also trained on scenes that only boxes locate: the direction of
+things ("toy_boxes"), or the nearest one ("toy_near", with both of the ORT's geometries).
 """
 
 import pathlib
@@ -16,7 +16,13 @@ from ml_collections import ConfigDict
 from sparsecap_jax.data.datasets import Dataset
 from sparsecap_jax.data.toy_scenes import read_manifest
 from sparsecap_jax.evaluation.toy_relations import nearest_scores, relation_scores
-from sparsecap_jax.experiments.sweeps import Row, Sweep, SweepRun, score_test_split
+from sparsecap_jax.experiments.sweeps import (
+    Row,
+    Sweep,
+    SweepRun,
+    markdown_table,
+    score_test_split,
+)
 from sparsecap_jax.files import read_json, write_atomically
 from sparsecap_jax.runs.overrides import load_config
 
@@ -30,7 +36,7 @@ MODELS = {
     "ACORT": "acort.py:tiny",
 }
 PLAIN = ", plain geometry"
-# Scenes of which boxes alone tell where things are, and who is asked.
+# Scenes that boxes alone locate, and the models trained on them.
 BOXES_MATTER = {
     "toy_boxes": ("Transformer", "ORT"),
     "toy_near": ("Transformer", "ORT", "ORT" + PLAIN),
@@ -47,7 +53,7 @@ COLUMNS = {
 
 
 def toy_runs(seeds: int) -> list[SweepRun]:
-    """All models, seed by seed."""
+    """Return the runs of all models, seed by seed."""
     runs = []
     for seed in range(seeds):
         chosen = [(model, "toy") for model in MODELS]
@@ -60,14 +66,14 @@ def toy_runs(seeds: int) -> list[SweepRun]:
             if scenes == "toy_near":
                 config.data.seq_per_img = 1  # an image has one caption
                 config.train.steps = 3000  # geometry is learnt last
-            folder = _slug(model) + scenes.removeprefix("toy")
+            folder = re.sub(r"\W+", "_", model.lower()) + scenes.removeprefix("toy")
             labels = {"scenes": scenes, "model": model, "seed": seed}
             runs.append(SweepRun(f"{folder}/seed_{seed}", labels, config))
     return runs
 
 
 def evaluate(directory: pathlib.Path, dataset: Dataset) -> Row:
-    """Scores on the test split, and how often relations, or nearest things, are told rightly."""
+    """Score the test split, and the relations or nearest things that captions state."""
     row = score_test_split(directory, dataset)
     file = directory / f"test_beam_{row['beam_size']}" / "captions.json"
     captions = {entry["image_id"]: entry["caption"] for entry in read_json(file)}
@@ -78,14 +84,13 @@ def evaluate(directory: pathlib.Path, dataset: Dataset) -> Row:
 
 def draw(workdir: pathlib.Path, rows: list[Row]) -> None:
     """Write `table.md`: means over seeds, and standard deviations where there are several."""
-    titles = ["scenes", "model", *COLUMNS.values()]
-    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    table = []
     for scenes, model in dict.fromkeys((row["scenes"], row["model"]) for row in rows):
         seeds = [row for row in rows if (row["scenes"], row["model"]) == (scenes, model)]
         cells = [_cell([row[column] for row in seeds if column in row]) for column in COLUMNS]
-        lines.append("| " + " | ".join([scenes, model, *cells]) + " |")
+        table.append([scenes, model, *cells])
     with write_atomically(workdir / "table.md") as file:
-        file.write("\n".join(lines) + "\n")
+        file.write(markdown_table(["scenes", "model", *COLUMNS.values()], table))
 
 
 def _cell(values: list[float | int]) -> str:
@@ -95,10 +100,6 @@ def _cell(values: list[float | int]) -> str:
     if mean >= 10:
         return f"{mean:,.0f}"
     return f"{mean:.3f} ± {np.std(values):.3f}" if len(values) > 1 else f"{mean:.3f}"
-
-
-def _slug(model: str) -> str:
-    return re.sub(r"\W+", "_", model.lower())
 
 
 def _config(file: str, seed: int) -> ConfigDict:

@@ -2,7 +2,7 @@
 
     python launch/sweep.py --sweep=toy_pruners --workdir=runs/toy_pruners
 
-Methods that prune a trained model start from the dense run of their seed.
+Methods that prune a trained model start from the dense run of the same seed.
 """
 
 import pathlib
@@ -21,17 +21,17 @@ MODELS = {
     "up_down": {"model": "up_down", "tiny": TINY_UP_DOWN, "weight_scale": 0.5},
     "ort": {"model": "relation_transformer", "tiny": TINY_TRANSFORMER, "weight_scale": 1.5},
 }
-# Plain captions (CIDEr is 0 to 10) and short runs, as small as still tells the methods apart.
-STEPS = {"up_down": 900, "ort": 600}  # two thirds of it for what prunes a trained model
+# Plain captions (CIDEr is 0 to 10), and runs just long enough to separate the methods.
+STEPS = {"up_down": 900, "ort": 600}  # two thirds of it for methods that prune a trained model
 # Supermasks: the weight of the sparsity loss, times 1 / (1 - sparsity) as in the papers, and the
-# epsilon of the logits' Adam. Light weights were the best of those tried: a heavier one, or a
-# smaller epsilon, throws weights away before the captioner has learnt what it needs.
+# epsilon of the logits' Adam. Light weights were the best of those tried: with a heavier one, or a
+# smaller epsilon, weights are pruned before the captioner has learnt which it needs.
 SPARSITY_WEIGHTS = {"up_down": 1.5, "ort": 2.0}
 MASK_EPSILON = 1e-3
 
 
 def toy_runs(seeds: int) -> list[SweepRun]:
-    """Seed by seed, the dense run of each model and then all methods at all sparsities."""
+    """Return, seed by seed, the dense run of each model, then all methods at all sparsities."""
     runs = []
     for seed in range(seeds):
         for model in MODELS:

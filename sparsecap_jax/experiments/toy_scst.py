@@ -2,7 +2,7 @@
 
     python launch/sweep.py --sweep=toy_scst --workdir=runs/scst_sweep
 
-Every variant goes on from the cross-entropy run of its seed, which is short: it leaves room.
+Every variant continues the cross-entropy run of its seed, which is short to leave room for gains.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sparsecap_jax.evaluation.plots import training_curves
-from sparsecap_jax.experiments.sweeps import Row, Sweep, SweepRun
+from sparsecap_jax.experiments.sweeps import Row, Sweep, SweepRun, markdown_table
 from sparsecap_jax.files import write_atomically
 from sparsecap_jax.runs.recipes import TINY_UP_DOWN, make_config
 
@@ -22,8 +22,8 @@ class Variant:
     """A variant and its recipe.
 
     Attributes:
-        sample: how captions are found.
-        baseline: what their reward is compared with.
+        sample: search for the captions to reward.
+        baseline: caption or mean that their reward is compared with.
         num_samples: captions per image.
         learning_rate: constant.
         images: per step.
@@ -41,11 +41,11 @@ class Variant:
 
     @property
     def folder(self) -> str:
-        """Its name in paths."""
+        """Name in paths."""
         return f"{self.sample}_{self.baseline}"
 
     def apply(self, config: ConfigDict, model: str) -> None:
-        """Set its fields in the config of a run of a `dense` or `sparse` model."""
+        """Set these fields in the config of a run of a `dense` or `sparse` model."""
         steps = self.sparse_steps if model == "sparse" else self.steps
         fields = ("sample", "baseline", "num_samples")
         config.scst.update({field: getattr(self, field) for field in fields})
@@ -64,19 +64,19 @@ VARIANTS = {
     "random, greedy": Variant("random", "greedy", 15, 8e-4, 16, 1200, 2400),
 }
 START = "cross-entropy"
-# Words of the config of a start, and of what goes on from it.
+# Words of the configs of a start, and of the variants that continue it.
 MODELS = {"dense": ("", ""), "sparse": ("supermask,sparsity=0.95", "mask_freeze")}
 START_STEPS = {"dense": 1000, "sparse": 1400}
 
 
 def toy_runs(seeds: int) -> list[SweepRun]:
-    """Seed by seed, each model's start and then all variants."""
+    """Return, seed by seed, each model's start, then all variants."""
     runs = []
     for seed in range(seeds):
-        for model, (begun, rewarded) in MODELS.items():
+        for model, (started, rewarded) in MODELS.items():
             start = f"{model}/start/seed_{seed}"
             labels: dict[str, Any] = {"model": model, "variant": START, "seed": seed}
-            config = _config(begun, seed)
+            config = _config(started, seed)
             config.train.update(steps=START_STEPS[model], eval_every=START_STEPS[model])
             runs.append(SweepRun(start, labels, config))
             for name, variant in VARIANTS.items():
@@ -99,23 +99,23 @@ def draw(workdir: pathlib.Path, rows: list[Row]) -> None:
 
 
 def cider_table(rows: list[Row]) -> str:
-    """Test CIDEr of starts and variants, a line each: seeds, and the least gain over the start."""
+    """Return a table of test CIDEr: starts and variants by seed, and the least gain of each."""
     seeds = sorted({row["seed"] for row in rows})
-    found = {(row["model"], row["variant"], row["seed"]): row["CIDEr"] for row in rows}
+    cider = {(row["model"], row["variant"], row["seed"]): row["CIDEr"] for row in rows}
     titles = ["model", "training", *(f"seed {seed}" for seed in seeds), "least gain"]
-    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
+    table = []
     for model in MODELS:
         for variant in (START, *VARIANTS):
-            scores = {seed: found.get((model, variant, seed)) for seed in seeds}
+            scores = {seed: cider.get((model, variant, seed)) for seed in seeds}
             gains = [
-                score - found[model, START, seed]
+                score - cider[model, START, seed]
                 for seed, score in scores.items()
                 if score is not None
             ]
             least = f"{min(gains):+.3f}" if gains and variant != START else ""
             cells = [f"{score:.3f}" if score is not None else "" for score in scores.values()]
-            lines.append(f"| {' | '.join([model, variant, *cells, least])} |")
-    return "\n".join(lines) + "\n"
+            table.append([model, variant, *cells, least])
+    return markdown_table(titles, table)
 
 
 def _config(words: str, seed: int) -> ConfigDict:

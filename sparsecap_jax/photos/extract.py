@@ -1,22 +1,22 @@
-"""A folder of photos becomes a folder of features, in the layout that training reads.
+"""Extraction of the features of a folder of photos, into the layout that training reads.
 
-`OUTPUT/cocobu_att/ID.npy`, `cocobu_box_relative/ID.npy` and `cocobu_fc/ID.npy` for each photo, and
-`extractor.json`, the settings that made them.
+It writes `OUTPUT/cocobu_att/ID.npy`, `cocobu_box_relative/ID.npy` and `cocobu_fc/ID.npy` for each
+photo, and `extractor.json`, the settings that made them.
 """
 
-import collections
 import dataclasses
 import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
 
 from sparsecap_jax.data.features import RegionFeatures, validated
-from sparsecap_jax.data.karpathy import ImageId, image_id_from_filename
+from sparsecap_jax.data.iterator import read_ahead
+from sparsecap_jax.data.records import ImageId, image_id_from_filename
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.files import read_json, write_atomically, write_json
 from sparsecap_jax.photos.extractors import Extractor
@@ -29,7 +29,7 @@ FOLDERS = ("cocobu_box_relative", "cocobu_fc", "cocobu_att")
 
 @dataclasses.dataclass(frozen=True)
 class Extracted:
-    """What `extract_folder` did: numbers of photos, and the faulty ones with their reasons."""
+    """Result of `extract_folder`: numbers of photos, and the faulty ones with their reasons."""
 
     done: int
     skipped: int
@@ -37,7 +37,7 @@ class Extracted:
 
 
 def find_photos(folder: str | os.PathLike) -> dict[ImageId, pathlib.Path]:
-    """Photos in a folder and below it, by image id (`image_id_from_filename`), sorted by path.
+    """Return the photos in a folder and below it by image id, sorted by path.
 
     Raises:
         DataError: no such folder, no photos, or two of one id.
@@ -66,15 +66,15 @@ def extract_folder(
     skip_bad: bool = False,
     report: Callable[[str], None] = print,
 ) -> Extracted:
-    """Extract the features of every photo in a folder; run again, it continues.
+    """Extract the features of every photo in a folder; continue where an earlier call stopped.
 
     Args:
-        images: folder of photos, searched to its depths.
+        images: folder of photos, folders in it included.
         output: folder to write to.
         extractor: see `extractors`.
         batch_size: photos given to it at a time.
         half: store features as float16.
-        skip_bad: go on after a photo that cannot be read, and say so at the end.
+        skip_bad: continue after a photo that cannot be read, and report it at the end.
         report: takes one line at a time.
 
     Raises:
@@ -82,7 +82,13 @@ def extract_folder(
         ConfigError: `output` was begun with other settings.
     """
     photos, output = find_photos(images), pathlib.Path(output)
-    _claim(output, {**extractor.settings, "half": half})
+    settings, begun = {**extractor.settings, "half": half}, read_settings(output)
+    if begun and begun != settings:
+        raise ConfigError(
+            f"{output / SETTINGS}: begun with {begun}; expected the same settings instead of "
+            f"{settings}, or a new folder"
+        )
+    write_json(output / SETTINGS, settings)
     todo = {i: path for i, path in photos.items() if not _target(output, "cocobu_att", i).exists()}
     skipped, done, faults, start = len(photos) - len(todo), 0, {}, time.monotonic()
     if skipped:
@@ -101,7 +107,7 @@ def extract_folder(
 
 
 def read_settings(folder: str | os.PathLike) -> Mapping:
-    """The settings that made the features of a folder; `{}` where nothing says so."""
+    """Return the settings that made the features of a folder; `{}` where there are none."""
     path = pathlib.Path(folder) / SETTINGS
     return read_json(path) if path.exists() else {}
 
@@ -109,44 +115,23 @@ def read_settings(folder: str | os.PathLike) -> Mapping:
 def _batches(
     photos: Mapping[ImageId, pathlib.Path], size: int, faults: dict[str, str], skip_bad: bool
 ) -> Iterator[tuple[Sequence[ImageId], Sequence[Image.Image]]]:
-    """Batches of opened photos, the next ones being read meanwhile."""
-    ids, batch = [], []
-    for image_id, future in _read_ahead(photos, 2 * size):
-        try:
-            batch.append(future.result())
-            ids.append(image_id)
-        except DataError as error:
-            if not skip_bad:
-                raise
-            faults[str(photos[image_id])] = str(error)
-        if len(batch) == size:
-            yield ids, batch
-            ids, batch = [], []
-    if batch:
-        yield ids, batch
-
-
-def _read_ahead(
-    photos: Mapping[ImageId, pathlib.Path], ahead: int
-) -> Iterator[tuple[ImageId, Future]]:
+    """Yield batches of opened photos, the next ones being read meanwhile."""
     with ThreadPoolExecutor(2, thread_name_prefix="photos") as executor:
-        waiting: collections.deque = collections.deque()
-        for image_id, path in photos.items():
-            waiting.append((image_id, executor.submit(open_photo, path)))
-            if len(waiting) > ahead:
-                yield waiting.popleft()
-        yield from waiting
-
-
-def _claim(output: pathlib.Path, settings: Mapping) -> None:
-    """Write the settings into a new folder, or check that they are the same."""
-    begun = read_settings(output)
-    if begun and begun != settings:
-        raise ConfigError(
-            f"{output / SETTINGS}: begun with {begun}; expected the same settings instead of "
-            f"{dict(settings)}, or a new folder"
-        )
-    write_json(output / SETTINGS, settings)
+        opened = ((key, executor.submit(open_photo, path)) for key, path in photos.items())
+        ids, batch = [], []
+        for image_id, photo in read_ahead(opened, 2 * size):
+            try:
+                batch.append(photo.result())
+                ids.append(image_id)
+            except DataError as error:
+                if not skip_bad:
+                    raise
+                faults[str(photos[image_id])] = str(error)
+            if len(batch) == size:
+                yield ids, batch
+                ids, batch = [], []
+        if batch:
+            yield ids, batch
 
 
 def _target(output: pathlib.Path, folder: str, image_id: ImageId) -> pathlib.Path:

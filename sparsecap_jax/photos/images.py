@@ -14,7 +14,7 @@ _MAX_PIXELS = 200_000_000
 
 
 def open_photo(path: str | os.PathLike) -> Image.Image:
-    """Read a photo as an RGB image, turned as its EXIF orientation says.
+    """Read a photo as an RGB image, turned upright by its EXIF orientation.
 
     Transparent pixels are shown on white. 16-bit grey is scaled to 8 bits.
 

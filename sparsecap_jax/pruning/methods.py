@@ -125,7 +125,6 @@ class Saliency(Ranked):
         self, state: PruneState, weights: list[Array], grads: list[Array] | None, event: Any
     ) -> list[Array]:
         """Return |gradient x weight|, or their signed products."""
-        grads = self.needed(grads)
         if self.reference_signed:
             return scores_lib.signed_saliencies(weights, grads)
         scores = scores_lib.saliencies(weights, grads)

@@ -1,4 +1,4 @@
-"""Which leaves of a parameter tree are pruned: paths, and patterns over paths.
+"""Paths of parameters, and patterns over paths that choose the prunable ones.
 
 A path is the tuple of a leaf's keys from the root; messages and patterns see it as `a/b/kernel`.
 Wherever an order matters (ties, random bits, reports) it is the sorted order of paths.
@@ -40,38 +40,35 @@ def to_path(keys: Iterable[Any]) -> Path:
 
 
 def show(path: Path) -> str:
-    """The path as patterns and messages see it: `a/b/kernel`."""
+    """Join a path as patterns and messages see it: `a/b/kernel`."""
     return "/".join(path)
 
 
 def by_path(tree: PyTree) -> dict[Path, Any]:
-    """Leaves of any pytree by path, in sorted order of paths."""
+    """Return the leaves of any pytree by path, in sorted order of paths."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     flat = {to_path(keys): leaf for keys, leaf in leaves}
     return dict(sorted(flat.items(), key=lambda item: item[0]))
 
 
 def nest(flat: dict[Path, Any]) -> dict:
-    """The nested dict with the given leaves: the shape in which masks travel."""
+    """Return the nested dict with the given leaves, the form of all masks."""
     return traverse_util.unflatten_dict(flat)
 
 
 def matching(patterns: tuple[str, ...], paths: Iterable[Path], where: str) -> set[Path]:
-    """Paths that at least one pattern matches in full.
+    """Return the paths that at least one pattern matches in full.
 
     Args:
         patterns: regular expressions over `a/b/kernel`.
         paths: candidates.
-        where: name of the field the patterns come from, for messages.
-
-    Returns:
-        The matched paths.
+        where: name of the patterns' field, for messages.
 
     Raises:
         ConfigError: a pattern is no regular expression, or matches none of the paths.
     """
     paths = list(paths)
-    found = set()
+    matched = set()
     for pattern in patterns:
         try:
             regex = re.compile(pattern)
@@ -82,16 +79,16 @@ def matching(patterns: tuple[str, ...], paths: Iterable[Path], where: str) -> se
         hits = {path for path in paths if regex.fullmatch(show(path))}
         if not hits:
             names = [show(path) for path in paths]
-            some = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-            raise ConfigError(f"{where}: {pattern!r} matches none of the paths in full: {some}")
-        found |= hits
-    return found
+            listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+            raise ConfigError(f"{where}: {pattern!r} matches none of the paths in full: {listed}")
+        matched |= hits
+    return matched
 
 
 def select(
     params: PyTree, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()
 ) -> list[Path]:
-    """Paths of the prunable leaves, sorted.
+    """Return the paths of the prunable leaves, sorted.
 
     A leaf qualifies when it has two dimensions or more, is no bias or scale, and either bears a
     usual name of a weight matrix or, where `include` is given, matches one of its patterns.
@@ -100,9 +97,6 @@ def select(
         params: any pytree of arrays.
         include: patterns that replace the rule by names.
         exclude: patterns of leaves to leave out.
-
-    Returns:
-        The paths.
 
     Raises:
         ConfigError: a pattern matches nothing, or no leaf is prunable.

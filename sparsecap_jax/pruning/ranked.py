@@ -118,20 +118,10 @@ class Ranked(Pruner, abc.ABC):
         Args:
             state: the state.
             weights: the active weights.
-            grads: their gradients, for methods that rank these (see `needed`).
+            grads: their gradients; never None where `num_batches` is above 0.
             event: int32 scalar, number of the event; 0 for a ranking without a schedule, -1 in
                 `init`.
         """
-
-    def needed(self, grads: list[Array] | None) -> list[Array]:
-        """Return `grads`.
-
-        Raises:
-            ConfigError: there are none.
-        """
-        if grads is None:
-            raise ConfigError(f"pruner {self.name!r} ranks gradients; give it grads")
-        return grads
 
     def targets(self, active: dict[Path, Any]) -> Targets:
         """As in `Pruner`, by the method's distribution and structure."""
@@ -195,7 +185,12 @@ class Ranked(Pruner, abc.ABC):
             grads: their gradients, where the method ranks these.
             event: see `scores`.
             remove: number of entries to remove of each group; None for the targets.
+
+        Raises:
+            ConfigError: the method ranks gradients, and there are none.
         """
+        if self.num_batches and grads is None:
+            raise ConfigError(f"pruner {self.name!r} ranks gradients; give it grads")
         active, _ = self.split(state.masks)
         targets = self.targets(active)
         remove = targets.removals() if remove is None else remove
@@ -230,14 +225,7 @@ class Ranked(Pruner, abc.ABC):
     def recompute(
         self, state: PruneState, params: PyTree, grads: PyTree | None, event: Any
     ) -> list[Array]:
-        """Return the active masks after an event: ranked anew, for its sparsity.
-
-        Args:
-            state: the state before it.
-            params: the parameters.
-            grads: their gradients, where there are any.
-            event: int32 scalar, number of the event.
-        """
+        """Return the active masks after an event: ranked anew, for its sparsity."""
         targets = self.targets(self.split(state.masks)[0])
         table = jnp.asarray(self.schedule.table(targets.sizes, targets.sparsities))
         return self.rank(state, params, grads, event, table[event])

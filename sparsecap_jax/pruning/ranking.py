@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, UInt32
 
 
 def _ordered_bits(scores: Float[Array, "..."]) -> UInt32[Array, "..."]:
-    """Unsigned integers in the order of the float32 scores (-0.0 equal to 0.0)."""
+    """Map float32 scores to unsigned integers of the same order (-0.0 equal to 0.0)."""
     top = jnp.uint32(0x80000000)
     bits = lax.bitcast_convert_type(scores.astype(jnp.float32), jnp.uint32)
     bits = jnp.where(bits == top, jnp.uint32(0), bits)
@@ -24,13 +24,13 @@ def _ordered_bits(scores: Float[Array, "..."]) -> UInt32[Array, "..."]:
 
 
 def _group_counts(hits: Sequence[Array], groups: tuple[int, ...]) -> UInt32[Array, " G"]:
-    """Number of True entries in each group."""
+    """Count the True entries of each group."""
     counts = jnp.stack([jnp.sum(hit, dtype=jnp.uint32) for hit in hits])
     return jnp.zeros(max(groups) + 1, jnp.uint32).at[jnp.array(groups)].add(counts)
 
 
 def _offsets(sizes: Sequence[int], groups: tuple[int, ...]) -> tuple[list[int], np.ndarray]:
-    """Where each tensor starts within its group, and the groups' sizes."""
+    """Return the first index of each tensor within its group, and the groups' sizes."""
     totals = np.zeros(max(groups) + 1, np.int64)
     starts = []
     for size, group in zip(sizes, groups, strict=True):
@@ -43,14 +43,14 @@ def _offsets(sizes: Sequence[int], groups: tuple[int, ...]) -> tuple[list[int], 
 def prune_smallest(
     scores: Sequence[Float[Array, "..."]], remove: UInt32[Array, " G"], groups: tuple[int, ...]
 ) -> list[Float[Array, "..."]]:
-    """Masks with a 0 at the smallest scores of each group and a 1 elsewhere.
+    """Return masks with a 0 at the smallest scores of each group and a 1 elsewhere.
 
     Of equal scores the earlier in flat order goes first: tensors in the order given, each in
     row-major order.
 
     Args:
         scores: float32 tensors of any shape.
-        remove: uint32 `[G]`, how many entries of each group to remove; at most its size.
+        remove: uint32 `[G]`, number of entries to remove of each group; at most its size.
         groups: for each tensor, the group 0..G-1 within which it is ranked.
 
     Returns:
@@ -78,7 +78,7 @@ def prune_smallest(
     ]
 
     def early(limit):
-        """Ties whose index within the group lies below the limit."""
+        """Return the ties whose index within the group lies below the limit."""
         triples = zip(ties, indices, groups, strict=True)
         return [tie & (index < limit[g]) for tie, index, g in triples]
 

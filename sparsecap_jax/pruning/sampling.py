@@ -1,9 +1,10 @@
 """Binary masks from logits: Bernoulli draws and rounding, with straight-through gradients.
 
     sample   m = 1 with probability sigmoid(z)        round   m = 1 if z > 0 else 0
-    dm/dz := sigmoid'(z), or 1 where the sigmoid is bypassed
+    dm/dz := sigmoid'(z), or 1 where the sigmoid is bypassed (`bypass`)
 
 The mask is a step function of its logit; its gradient is replaced by that of the probability.
+Logits are float32 of any shape, masks float32 {0, 1} of the same shape.
 
 References:
     Bengio, Leonard and Courville, "Estimating or propagating gradients through stochastic neurons
@@ -51,14 +52,11 @@ def threefry(
 
 
 def random_bits(rng: Array, size: int) -> UInt16[Array, " N"]:
-    """Independent uniform 16-bit integers; the same on any number of devices.
+    """Draw independent uniform 16-bit integers; the same on any number of devices.
 
     Args:
         rng: a PRNG key of any implementation.
-        size: how many.
-
-    Returns:
-        uint16 `[size]`.
+        size: number of integers.
     """
     key = jax.random.bits(rng, (2,), jnp.uint32)
     quarter = -(-size // 4)
@@ -70,7 +68,7 @@ def random_bits(rng: Array, size: int) -> UInt16[Array, " N"]:
 
 
 def _slope(logits: Array, bypass: bool) -> Array:
-    """Stand-in derivative of a mask by its logit."""
+    """Return the stand-in derivative of a mask with respect to its logit."""
     if bypass:
         return jnp.ones_like(logits)
     probability = jax.nn.sigmoid(logits)
@@ -81,15 +79,9 @@ def _slope(logits: Array, bypass: bool) -> Array:
 def bernoulli(
     logits: Float[Array, "..."], bits: UInt16[Array, "..."], bypass: bool
 ) -> Float[Array, "..."]:
-    """Draw masks: 1 with probability sigmoid(logit), to a 16-bit grid (off by at most 2^-17).
+    """Draw masks: 1 with probability sigmoid(logit), rounded to a multiple of 2^-16.
 
-    Args:
-        logits: float32, any shape.
-        bits: uint16, same shape, from `random_bits`.
-        bypass: let the gradient pass the sigmoid unchanged.
-
-    Returns:
-        float32 {0, 1}, same shape.
+    `bits` are uint16 of the logits' shape, from `random_bits`.
     """
     bound = jnp.round(jax.nn.sigmoid(logits) * jnp.float32(65536.0)).astype(jnp.uint32)
     return (bits.astype(jnp.uint32) < bound).astype(jnp.float32)
@@ -103,15 +95,7 @@ def _bernoulli_jvp(bypass, primals, tangents):
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def rounded(logits: Float[Array, "..."], bypass: bool) -> Float[Array, "..."]:
-    """Masks of sigmoid(logit) rounded: 1 where the logit is positive, 0 at 0.
-
-    Args:
-        logits: float32, any shape.
-        bypass: let the gradient pass the sigmoid unchanged.
-
-    Returns:
-        float32 {0, 1}, same shape.
-    """
+    """Round sigmoid(logit) to masks: 1 where the logit is positive, 0 at 0."""
     return (logits > 0).astype(jnp.float32)
 
 
@@ -123,14 +107,10 @@ def _rounded_jvp(bypass, primals, tangents):
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def kept_fraction(logits: Sequence[Float[Array, "..."]], bypass: bool) -> Float[Array, ""]:
-    """Fraction of masks that round to 1, counted in integers (float32 sums stop at 2^24).
+    """Return the fraction of masks that round to 1.
 
-    Args:
-        logits: float32 tensors of any shape.
-        bypass: let the gradient pass the sigmoid unchanged.
-
-    Returns:
-        float32 scalar; its gradient is that of the mean of `rounded`.
+    It is counted in integers, since float32 sums stop at 2^24. Its gradient is that of the mean of
+    `rounded`.
     """
     count = sum(jnp.sum(z > 0, dtype=jnp.uint32) for z in logits)
     return count.astype(jnp.float32) / jnp.float32(sum(z.size for z in logits))
@@ -147,16 +127,7 @@ def _kept_fraction_jvp(bypass, primals, tangents):
 def sample_all(
     logits: Sequence[Float[Array, "..."]], rng: Array, bypass: bool
 ) -> list[Float[Array, "..."]]:
-    """Draw the masks of many tensors from one flat call of the generator.
-
-    Args:
-        logits: float32 tensors of any shape.
-        rng: a PRNG key.
-        bypass: let the gradient pass the sigmoid unchanged.
-
-    Returns:
-        float32 {0, 1} masks, shaped as the logits.
-    """
+    """Draw the masks of many tensors from one flat call of the generator."""
     bits = random_bits(rng, sum(z.size for z in logits))
     masks, start = [], 0
     for z in logits:

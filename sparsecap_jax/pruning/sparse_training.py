@@ -118,10 +118,12 @@ class Rewired(Ranked):
             for size, mask in zip(magnitudes(weights), active.values(), strict=True)
         ]
         survivors = prune_smallest(kept, removed + drops[event], targets.groups)
-        if self.growth == "gradient":
-            growth = magnitudes(self.needed(pick(grads, active)))
-        else:
+        if self.growth == "random":
             growth = random_scores(state.extras["seed"], event, weights)
+        elif grads is not None:
+            growth = magnitudes(pick(grads, active))
+        else:
+            raise ConfigError(f"pruner {self.name!r} ranks gradients; give it grads")
         pairs = zip(growth, survivors, strict=True)
         safe = [jnp.where(mask != 0, jnp.float32(jnp.inf), score) for score, mask in pairs]
         return prune_smallest(safe, removed, targets.groups)

@@ -1,10 +1,10 @@
-"""Which entries go together: single weights, N of M, or blocks.
+"""Structures: single weights, N of M neighbours, or blocks stay or go together.
 
     unstructured   every weight by itself
     N:M            of M neighbours along an axis, the N with the highest scores stay
     HxW            blocks of the last two dimensions, ranked by their mean score
 
-N:M sparsity is what sparse tensor cores compute fast, blocks suit every accelerator.
+Sparse tensor cores compute N:M sparsity fast; blocks suit every accelerator.
 """
 
 import dataclasses
@@ -28,28 +28,23 @@ class Unstructured:
     """Every weight is ranked by itself."""
 
     def entries(self, path: Path, shape: Shape) -> int:
-        """How many entries of a tensor are ranked."""
+        """Return the number of entries of a tensor that are ranked."""
         return math.prod(shape)
 
     def prune(self, scores: Tensors, remove: UInt32[Array, " G"], groups: tuple[int, ...]) -> list:
-        """Masks with a 0 at the `remove` smallest scores of each group; see `prune_smallest`."""
+        """Return masks with a 0 at the `remove` smallest scores of each group."""
         return prune_smallest(list(scores), remove, groups)
 
 
 @dataclasses.dataclass(frozen=True)
 class Block(Unstructured):
-    """Blocks of the last two dimensions stay or go as one; those at the edge may be smaller.
-
-    Attributes:
-        height: rows of a block.
-        width: its columns.
-    """
+    """Blocks of `height` x `width` in the last two dimensions, smaller at the edges."""
 
     height: int
     width: int
 
     def entries(self, path: Path, shape: Shape) -> int:
-        """Number of blocks."""
+        """Return the number of blocks."""
         *leading, rows, columns = shape
         return math.prod(leading) * -(-rows // self.height) * -(-columns // self.width)
 
@@ -79,14 +74,14 @@ class Block(Unstructured):
 
 @dataclasses.dataclass(frozen=True)
 class NofM(Unstructured):
-    """Of each `m` neighbours along `axis`, as many go as a group of that size shall lose."""
+    """Groups of `m` neighbours along `axis`, of which `n` stay."""
 
     n: int
     m: int
     axis: int
 
     def entries(self, path: Path, shape: Shape) -> int:
-        """`m`: what `remove` counts."""
+        """Return `m`: `remove` counts weights of one group of neighbours."""
         if not -len(shape) <= self.axis < len(shape) or shape[self.axis] % self.m:
             raise ConfigError(
                 f"pruner.sparsity_type is '{self.n}:{self.m}', but axis {self.axis} of "
@@ -107,21 +102,21 @@ class NofM(Unstructured):
 
 
 def parse_structure(text: str, axis: int) -> Unstructured:
-    """The structure that a config names.
+    """Return the structure that a config names.
 
     Args:
         text: `unstructured`, `N:M` or `HxW`; also jaxpruner's `nm_N,M` and `block_H,W`.
         axis: the axis of N:M.
 
     Raises:
-        ConfigError: none of these, or numbers that make no sense.
+        ConfigError: none of these, or impossible numbers.
     """
     if text == "unstructured":
         return Unstructured()
-    found = re.fullmatch(r"(?:(\d+):|nm_(\d+),)(\d+)|(?:(\d+)x|block_(\d+),)(\d+)", text)
-    if found:
-        of_m, blocks = found.group(3), found.group(6)
-        first, second = (int(x) for x in found.groups() if x is not None)
+    match = re.fullmatch(r"(?:(\d+):|nm_(\d+),)(\d+)|(?:(\d+)x|block_(\d+),)(\d+)", text)
+    if match:
+        of_m, blocks = match.group(3), match.group(6)
+        first, second = (int(x) for x in match.groups() if x is not None)
         if of_m and 0 < first < second:
             return NofM(first, second, axis)
         if blocks and first > 0 and second > 0:

@@ -1,4 +1,4 @@
-"""Tables of how sparse a pruned model is, tensor by tensor and as a whole."""
+"""Tables of a pruned model's sparsity, by tensor and overall."""
 
 import logging
 from typing import Any
@@ -16,10 +16,10 @@ PRUNABLE, ALL = "(prunable)", "(all)"
 
 
 def summarize(params: PyTree, binary: PyTree) -> list[dict[str, Any]]:
-    """Count what masks keep of every tensor; outside jit.
+    """Count the kept weights of every tensor; outside jit.
 
     A tensor that a model uses in several places is one leaf and counts once; so does an array that
-    stands under several paths of `params`.
+    several paths of `params` share.
 
     Args:
         params: all parameters of the model.
@@ -55,20 +55,20 @@ def warn_nearly_empty(rows: list[dict[str, Any]]) -> list[str]:
     """Log a warning for each tensor that is over 99.9 % sparse.
 
     Args:
-        rows: what `summarize` returned.
+        rows: rows from `summarize`.
 
     Returns:
         The names of these tensors.
     """
-    found = []
+    names = []
     for row in rows:
         if row["prunable"] and row["tensor"] != PRUNABLE and row["sparsity"] > NEARLY_EMPTY:
-            found.append(row["tensor"])
+            names.append(row["tensor"])
             logger.warning(
                 "%s is %.3f%% sparse: %d of %d weights are left",
                 row["tensor"], 100 * row["sparsity"], row["nonzeros"], row["size"],
             )  # fmt: skip
-    return found
+    return names
 
 
 def _row(name: str, shape: str, prunable: bool, size: int, kept: int) -> dict[str, Any]:

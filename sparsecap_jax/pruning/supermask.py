@@ -45,17 +45,13 @@ class Supermask(Pruner):
 
     @property
     def loss_weight(self) -> float:
-        """Weight of the sparsity loss, the default worked out."""
+        """Weight of the sparsity loss: `sparsity_weight` or its default."""
         if self.sparsity_weight is not None:
             return self.sparsity_weight
         return max(5.0, self.weight_scale / (1.0 - self.sparsity))
 
-    def initial_value(self) -> float:
-        """Logit that every mask starts with."""
-        return self.init_value
-
     def _binary(self, masks: PyTree, drawn: Any) -> PyTree:
-        """Active masks by `drawn(list of logits)`, frozen ones rounded, without a gradient."""
+        """Return `drawn(logits)` for active masks; frozen ones rounded, without a gradient."""
         active, frozen = self.split(masks)
         logits = [jnp.asarray(value, jnp.float32) for value in active.values()]
         binary = dict(zip(active, drawn(logits), strict=True))
@@ -64,30 +60,15 @@ class Supermask(Pruner):
         return nest(dict(sorted(binary.items())))
 
     def sample(self, masks: PyTree, rng: Array | None = None) -> PyTree:
-        """Bernoulli(sigmoid(logit)) masks, one draw for the whole step, straight-through.
-
-        Args:
-            masks: nested dict of float32 logits.
-            rng: a PRNG key.
-
-        Returns:
-            Nested dict of float32 {0, 1} masks.
-        """
+        """Draw Bernoulli(sigmoid(logit)) masks for a whole step, straight-through."""
         return self._binary(masks, lambda zs: sample_all(zs, rng, self.bypass_sigmoid_grad))
 
     def binarize(self, masks: PyTree) -> PyTree:
-        """Round sigmoid(logit), logit 0 to 0, straight-through.
-
-        Args:
-            masks: nested dict of float32 logits.
-
-        Returns:
-            Nested dict of float32 {0, 1} masks.
-        """
+        """Round sigmoid(logit), logit 0 to 0, straight-through."""
         return self._binary(masks, lambda zs: [rounded(z, self.bypass_sigmoid_grad) for z in zs])
 
     def _gap(self, active: dict) -> tuple[Array, Array]:
-        """Sparsity of the active masks, and the distances of all groups from their targets."""
+        """Return the active masks' sparsity, and the mean distance of groups from their targets."""
         targets = self.targets(active)
         size = sum(targets.sizes)
         now, gap = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
@@ -105,7 +86,7 @@ class Supermask(Pruner):
     def penalty(
         self, masks: PyTree, step: Any
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """The sparsity loss.
+        """Sparsity loss of the active masks.
 
         Args:
             masks: nested dict of float32 logits.

@@ -1,4 +1,4 @@
-"""An optax optimizer that prunes, for training loops that know of nothing but an optimizer."""
+"""An optax optimizer that prunes, for training loops that only know an optimizer."""
 
 from typing import Any, NamedTuple, no_type_check
 
@@ -33,9 +33,9 @@ def wrap(
 ) -> optax.GradientTransformationExtraArgs:
     """Prune inside an optimizer: after every update the pruned weights are exactly 0.
 
-    The loop differentiates its loss by the parameters as they are, zeros in place, so gradients
+    The loop differentiates its loss at the parameters as they are, zeros in place, so gradients
     reach pruned weights. The optimizer takes its step with them; at the events of the schedule
-    masks are found on the result, and everything that is pruned is set to 0.
+    masks are found on the result, and all pruned weights are set to 0.
 
     Args:
         pruner: any but those that train their masks or their pruned weights, or exchange weights.
@@ -51,8 +51,8 @@ def wrap(
     """
     if pruner.trains_masks or pruner.keeps_pruned or pruner.rewinds:
         raise ConfigError(
-            f"pruner {pruner.name!r} does more than an optimizer can: use its init, prepare, "
-            "sample, apply and update in the training step (docs/pruning.md)"
+            f"pruner {pruner.name!r} does more than an optimizer can: train with sparse_step "
+            "(docs/pruning.md)"
         )
     if state is None and pruner.batches_needed:
         raise ConfigError(

@@ -123,17 +123,17 @@ class Checkpoints:
             "extras": like.prune.extras,
             "optimizer": like.opt_state,
         }
-        found = {
+        items = {
             name: self._restore_like(step, name, tree, meta) if jax.tree.leaves(tree) else tree
             for name, tree in like_trees.items()
         }
         rng = jax.random.wrap_key_data(np.asarray(meta["rng"], np.uint32))
-        prune = like.prune.replace(masks=found["masks"], extras=found["extras"])
+        prune = like.prune.replace(masks=items["masks"], extras=items["extras"])
         state = TrainState(
             jax.numpy.asarray(meta["step"], jax.numpy.int32),
-            found["params"],
+            items["params"],
             prune,
-            found["optimizer"],
+            items["optimizer"],
             rng,
         )
         return state, meta
@@ -145,15 +145,13 @@ class Checkpoints:
             CheckpointError: it is missing or corrupt.
         """
         meta = self.meta(step)
-        found = {}
-        for name in ("params", "masks"):
-            found[name] = {}
-            if name in meta["crc32"]:
-                found[name] = self._restore_item(step, name, None, meta)
-        return found
+        return {
+            name: self._restore_item(step, name, None, meta) if name in meta["crc32"] else {}
+            for name in ("params", "masks")
+        }
 
     def meta(self, step: int | None) -> dict[str, Any]:
-        """The JSON part of a checkpoint.
+        """Return the JSON part of a checkpoint.
 
         Raises:
             CheckpointError: it is missing or corrupt.
@@ -161,14 +159,13 @@ class Checkpoints:
         if step is None or step not in self.steps():
             raise CheckpointError(f"{self.directory}: no finished checkpoint of step {step}")
         try:
-            found = self._manager.restore(
-                step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
-            )
+            args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+            meta = self._manager.restore(step, args=args).meta
         except (ValueError, OSError, KeyError) as error:
             raise self._corrupt(step, "meta", error) from error
-        if not isinstance(found.meta, dict) or not found.meta.keys() >= _META:
+        if not isinstance(meta, dict) or not meta.keys() >= _META:
             raise self._corrupt(step, "meta", "fields are missing")
-        return found.meta
+        return meta
 
     def wait(self) -> None:
         """Block until everything saved so far is on disk."""
@@ -211,7 +208,7 @@ class Checkpoints:
         return tree
 
     def _saved_shapes(self, step: int, name: str) -> PyTree:
-        """The tree of an item as saved, its leaves' metadata in place of the arrays."""
+        """Return the tree of an item as saved, with metadata in place of the arrays."""
         try:
             metadata = self._manager.item_metadata(step)[name]
         except (ValueError, OSError, KeyError, TypeError) as error:
@@ -226,8 +223,8 @@ class Checkpoints:
         )
         for path in sorted({*saved, *like}):
             if saved.get(path) != like.get(path):
-                found, expected = saved.get(path), like.get(path)
-                raise self._corrupt(step, name, f"{path} has shape {found}, expected {expected}")
+                shape, expected = saved.get(path), like.get(path)
+                raise self._corrupt(step, name, f"{path} has shape {shape}, expected {expected}")
 
     def _corrupt(self, step: int, name: str, why: Any) -> CheckpointError:
         reason = str(why).strip().splitlines()[0][:200] if str(why).strip() else repr(why)
@@ -242,14 +239,14 @@ class _KeepBestAndLast(checkpoint_managers.PreservationPolicy):
         self._checkpoints = checkpoints
 
     def should_preserve(self, checkpoints, *, context) -> Sequence[bool]:
-        """Tell for each checkpoint, oldest first, whether it stays."""
+        """Decide for each checkpoint, oldest first, whether it stays."""
         steps = [checkpoint.step for checkpoint in checkpoints]
         keep = {max(steps, default=None), self._checkpoints._best(steps)}
         return [step in keep for step in steps]
 
 
 def _plain(name: str, tree: PyTree) -> dict[str, Any]:
-    """Params and masks as they are; other trees by leaf number, whatever their node types are."""
+    """Return params and masks unchanged, other trees as dicts by leaf number."""
     if name in ("params", "masks"):
         return tree
     return {f"{i:05d}": leaf for i, leaf in enumerate(jax.tree.leaves(tree))}

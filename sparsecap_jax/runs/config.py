@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.settings import (
-    MAY_CHANGE,
     Field,
     Range,
     build,
@@ -29,12 +28,8 @@ from sparsecap_jax.settings import (
 )
 
 FORMAT_VERSION = 1
-NAMED = (
-    "model",
-    "pruner",
-    "tokenizer",
-    "objective",
-)  # sections whose fields depend on their `name`
+# Sections whose fields depend on their `name`.
+NAMED = ("model", "pruner", "tokenizer", "objective")
 SECTIONS = (*NAMED, "data", "optimizer", "scst", "train", "eval")
 FROM_ELSEWHERE = ("feature_size", "max_seq_length", "pad_id")  # model fields not in its section
 
@@ -55,56 +50,11 @@ class RunConfig:
     max_seq_length: Annotated[int, Range(3, 1000)] = 18
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvalConfig:
-    """Section `eval` of a config.
-
-    Attributes:
-        beam_size_val: beams in validation.
-        beam_size_test: beams in evaluation on the test split.
-        length_penalty: "", "wu_ALPHA" or "avg_0", see docs/decoding.md.
-        images: validate on the first so many images; 0: all.
-        sparsity_tolerance: a checkpoint may be the best one where its number of nonzeros is within
-            this fraction of the target.
-    """
-
-    beam_size_val: Annotated[int, Range(1, 1000), MAY_CHANGE] = 1
-    beam_size_test: Annotated[int, Range(1, 1000), MAY_CHANGE] = 2
-    length_penalty: Annotated[str, MAY_CHANGE] = ""
-    images: Annotated[int, Range(0), MAY_CHANGE] = 0
-    sparsity_tolerance: Annotated[float, Range(0, 1), MAY_CHANGE] = 0.05
-
-    def __post_init__(self):
-        from sparsecap_jax.decoding import DecodeOptions
-
-        try:
-            DecodeOptions(length_penalty=self.length_penalty)
-        except ConfigError as error:
-            raise ConfigError(f"eval.length_penalty is {self.length_penalty!r}: {error}") from error
-
-
-@dataclasses.dataclass(frozen=True)
-class Sections:
-    """A checked config in the types of its sections' owners.
-
-    The model and the pruner are missing: they also need the size of the vocabulary and the length
-    of training (`make_model(model_config(config, vocab_size))`, `make_pruner`).
-    """
-
-    run: RunConfig
-    tokenizer: Any
-    objective: Any
-    data: Any
-    optimizer: Any
-    scst: Any
-    train: Any
-    eval: EvalConfig
-
-
 @functools.cache
 def _owners() -> dict[str, type]:
     """Owners of the sections that have no choice by name."""
     from sparsecap_jax.data.config import DataConfig
+    from sparsecap_jax.evaluation.config import EvalConfig
     from sparsecap_jax.scst.config import ScstConfig
     from sparsecap_jax.training.config import TrainConfig
     from sparsecap_jax.training.optimizers import OptimizerConfig
@@ -123,10 +73,10 @@ def section_fields(section: str, name: Any = None) -> dict[str, Field]:
 
     Args:
         section: its key in the config; "" for the fields outside the sections.
-        name: the chosen model, pruner or tokenizer.
+        name: the chosen model, pruner, tokenizer or objective.
 
     Raises:
-        ConfigError: there is no such section, model, pruner or tokenizer.
+        ConfigError: there is no such section, or no such choice.
     """
     from sparsecap_jax.models import MODELS
     from sparsecap_jax.pruning import PRUNERS
@@ -174,7 +124,7 @@ def make_section(section: str, choice: str | None = None, /, **fields: Any) -> C
 
     Args:
         section: its key in the config.
-        choice: name of the model, pruner or tokenizer.
+        choice: name of the model, pruner, tokenizer or objective.
         **fields: values.
 
     Raises:
@@ -192,7 +142,6 @@ pruner_section = functools.partial(make_section, "pruner")
 tokenizer_section = functools.partial(make_section, "tokenizer")
 optimizer_section = functools.partial(make_section, "optimizer")
 objective_section = functools.partial(make_section, "objective")
-scst_section = functools.partial(make_section, "scst")
 
 
 def model_config(config: ConfigDict, vocab_size: int) -> dict[str, Any]:
@@ -204,14 +153,19 @@ def model_config(config: ConfigDict, vocab_size: int) -> dict[str, Any]:
     """
     from sparsecap_jax.models import model_fields
 
-    given = {"feature_size": config.data.feature_size, "max_seq_length": config.max_seq_length}
+    shared = {"feature_size": config.data.feature_size, "max_seq_length": config.max_seq_length}
     known = model_fields(config.model.name)
-    section = {**config.model, **{k: v for k, v in given.items() if k in known}}
+    section = {**config.model, **{k: v for k, v in shared.items() if k in known}}
     return {**section, "vocab_size": section["vocab_size"] or vocab_size}
 
 
-def build_sections(config: ConfigDict) -> Sections:
+def build_sections(config: ConfigDict) -> dict[str, Any]:
     """Build every section of a config, and check the rules between them.
+
+    Returns:
+        The sections by name in the types of their owners, with the fields outside of them as
+        `RunConfig` under "". `model` and `pruner` are missing: they also need the size of the
+        vocabulary and the length of training.
 
     Raises:
         ConfigError: the first fault found: an unknown key, a missing value, one of the wrong type
@@ -230,7 +184,7 @@ def build_sections(config: ConfigDict) -> Sections:
             if not isinstance(plain.get(key), dict):
                 raise ConfigError(f"{key} is {plain.get(key)!r}; expected a section")
         built = {key: build(owner, plain[key], key) for key, owner in _owners().items()}
-        built["run"] = build(RunConfig, _top(plain), "config")
+        built[""] = build(RunConfig, _top(plain), "config")
         owner = tokenizer_class(plain["tokenizer"].pop("name", None)).config
         built["tokenizer"] = build(owner, plain["tokenizer"], "tokenizer")
         known = section_fields("model", plain["model"].pop("name", None))
@@ -240,9 +194,8 @@ def build_sections(config: ConfigDict) -> Sections:
         make_pruner(plain["pruner"], total_steps=1, steps_per_epoch=1)
         owner = OBJECTIVES[plain["objective"].pop("name", None)]
         built["objective"] = build(owner, plain["objective"], "objective", task=Task(model))
-    sections = Sections(**built)
-    scheduled_sampling.parse(sections.train, model)
-    return sections
+    scheduled_sampling.parse(built["train"], model)
+    return built
 
 
 def validate(config: ConfigDict) -> None:
@@ -293,7 +246,7 @@ def update(config: ConfigDict, section: str, values: Mapping[str, Any]) -> None:
     Args:
         config: the config.
         section: key of the section; "" for the fields outside the sections.
-        values: values by field; the `name` of a model, pruner or tokenizer stays as it is.
+        values: values by field; the `name` of a choice stays as it is.
 
     Raises:
         ConfigError: an unknown field, or a value of the wrong type or out of range.

@@ -36,9 +36,9 @@ and does nothing else. A config is checked as a whole before anything is written
   written as it is, and `--config.model.remat` alone means true.
 - **Names.** `--config.pruner.name=supermask` gives the section the defaults of that pruner: those
   of the recipe where it has some (`sparsity` 0.95), and leaves the other sections alone; the word
-  `supermask` in the config's argument chooses the whole recipe. `--config.model.name` and
-  `--config.tokenizer.name` give the defaults of that model or tokenizer. Other flags are applied
-  afterwards, whatever their order.
+  `supermask` in the config's argument chooses the whole recipe. `--config.model.name`,
+  `--config.tokenizer.name` and `--config.objective.name` likewise give the defaults of their
+  choice. Other flags are applied afterwards, whatever their order.
 - **Names of yours.** `--config.model.name=my_module:MyModel` imports `my_module` and trains that
   class. Commands that read the finished run need `--plugin=my_module`: names in files never import
   anything.

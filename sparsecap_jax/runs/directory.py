@@ -166,11 +166,11 @@ def weight_counts(params: PyTree) -> dict[str, float | int]:
 
 
 def _check_fit(params: PyTree, model: nn.Module, directory: pathlib.Path) -> None:
-    found = {path: leaf.shape for path, leaf in flatten_dict(params).items()}
+    shapes = {path: leaf.shape for path, leaf in flatten_dict(params).items()}
     expected = {path: leaf.shape for path, leaf in flatten_dict(abstract_params(model)).items()}
-    for path in sorted({*found, *expected}):
-        if found.get(path) != expected.get(path):
+    for path in sorted({*shapes, *expected}):
+        if shapes.get(path) != expected.get(path):
             raise CheckpointError(
-                f"{directory}: weight {'/'.join(path)} has shape {found.get(path)}, expected "
+                f"{directory}: weight {'/'.join(path)} has shape {shapes.get(path)}, expected "
                 f"{expected.get(path)} by {CONFIG} and the tokenizer"
             )

@@ -1,4 +1,4 @@
-"""What a run writes while it trains: CSV tables, TensorBoard events and a progress line."""
+"""Logs of a run in training: CSV tables, TensorBoard events and a progress line."""
 
 import csv
 import datetime
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from tensorboardX import SummaryWriter
 
-from sparsecap_jax.files import read_csv, write_atomically
+from sparsecap_jax.files import read_csv, write_table
 
 
 class Logs:
@@ -16,7 +16,7 @@ class Logs:
 
     Args:
         workdir: the run directory.
-        first_step: step that training goes on from; rows of later steps (written before an
+        first_step: step that training continues from; rows of later steps (written before an
             interruption, after the last checkpoint) are dropped.
     """
 
@@ -26,7 +26,7 @@ class Logs:
         self._columns: dict[pathlib.Path, list[str]] = {}
         for path in self._workdir.glob("*.csv"):
             rows = [row for row in read_csv(path) if int(row["step"]) <= first_step]
-            self._columns[path] = _write_rows(path, rows)
+            self._columns[path] = _columns(path, rows)
 
     def write(self, table: str, step: int, values: Mapping[str, float | None]) -> None:
         """Append one row of `values` at `step` to `table` ("train" or "validation")."""
@@ -37,7 +37,7 @@ class Logs:
                 csv.DictWriter(file, self._columns[path], restval="").writerow(row)
         else:
             rows = read_csv(path) if path.exists() else []
-            self._columns[path] = _write_rows(path, [*rows, row])
+            self._columns[path] = _columns(path, [*rows, row])
         for key, value in values.items():
             if value is not None:
                 self._events.add_scalar(f"{table}/{key}", value, step)
@@ -48,7 +48,7 @@ class Logs:
 
 
 class Progress:
-    """Measures speed and tells how far training is.
+    """Speed and progress of training.
 
     Args:
         total_steps: steps of the whole run.
@@ -77,11 +77,7 @@ class Progress:
         self._mark = (step, time.monotonic())
 
 
-def _write_rows(path: pathlib.Path, rows: list[dict]) -> list[str]:
-    """Write a whole table and return its columns: all rows' in order of appearance."""
-    columns = list(dict.fromkeys(key for row in rows for key in row)) or ["step"]
-    with write_atomically(path) as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-    return columns
+def _columns(path: pathlib.Path, rows: list[dict]) -> list[str]:
+    """Write a whole table and return its columns."""
+    write_table(path, rows)
+    return list(dict.fromkeys(key for row in rows for key in row))

@@ -92,7 +92,7 @@ def stack_batches(batches: Sequence[Batch]) -> Batch:
 
 
 def _start(run: Run, checkpoints: Checkpoints, report: Report):
-    """The state to go on from, and the data iterator set to its position."""
+    """Return the state to continue from, and the data iterator set to its position."""
     iterator = run.train_iterator()
     if checkpoints.last_step() is not None:
         state, meta = checkpoints.restore(_placed(abstract_state(run), run))
@@ -109,7 +109,7 @@ def _start(run: Run, checkpoints: Checkpoints, report: Report):
 
 
 def _placed(like: TrainState, run: Run) -> TrainState:
-    """Shapes with the sharding that restored arrays shall have."""
+    """Return shapes with the sharding of the restored arrays."""
     sharding = NamedSharding(run.mesh, PartitionSpec())
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like

@@ -26,18 +26,13 @@ from sparsecap_jax.settings import Field, use_plugin
 
 # Fields whose value may be MODULE:NAME.
 _REGISTERED = (*(f"{section}.name" for section in NAMED), "data.name", "data.features_format")
+# Errors of a config file that are reported in one line.
+_FAULTS = (AttributeError, ImportError, LookupError, NameError, SyntaxError, TypeError, ValueError)
 _TRUE, _FALSE = ("true", "t", "1", "yes"), ("false", "f", "0", "no")
 
 
 def load_config(path: str | pathlib.Path, arg: str | None = None) -> ConfigDict:
-    """Run a config file.
-
-    Args:
-        path: the file, whose function `get_config` returns a config.
-        arg: what `get_config` takes; None: nothing.
-
-    Returns:
-        The config, locked.
+    """Return the config, locked, of a file whose `get_config` takes `arg`, or nothing for None.
 
     Raises:
         ConfigError: there is no such file, or it fails.
@@ -51,9 +46,7 @@ def load_config(path: str | pathlib.Path, arg: str | None = None) -> ConfigDict:
         return module.get_config(*([] if arg is None else [arg])).lock()
     except SparsecapError:
         raise
-    except (ArithmeticError, AttributeError, ImportError, LookupError, SyntaxError) as error:
-        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
-    except (TypeError, ValueError) as error:
+    except _FAULTS as error:
         raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
 
 
@@ -63,7 +56,8 @@ def read_config(source: str, changes: Sequence[str] = ()) -> ConfigDict:
     Args:
         source: `FILE.py` or `FILE.py:ARGUMENTS`.
         changes: `SECTION.FIELD=VALUE`, or `FIELD=VALUE` outside the sections. Names of models,
-            pruners and tokenizers come first: another name gives the section that one's defaults.
+            pruners, tokenizers and objectives come first: another name gives the section that
+            one's defaults.
 
     Returns:
         The config, locked.
@@ -93,26 +87,19 @@ def read_config(source: str, changes: Sequence[str] = ()) -> ConfigDict:
 
 
 def describe(config: ConfigDict, changes: Sequence[str] = ()) -> list[str]:
-    """List the fields of a config, a line each: name, value, and where the value comes from.
-
-    Args:
-        config: what `read_config` returned.
-        changes: what it was given.
-    """
+    """List name, value and source of each field of a config that `read_config` made."""
     flags = {change.partition("=")[0] for change in changes}
     defaults = default_config(*(config[section].name for section in NAMED))
-
     for section in NAMED:
         defaults[section].name = default_config()[section].name
-
-    def line(path: str, value: Any, default: Any) -> str:
-        source = "default" if value == default else "config file"
-        return f"config.{path} = {value!r}  # {'flag' if path in flags else source}"
-
-    lines = [line(key, config[key], defaults[key]) for key in config if key not in SECTIONS]
-    for section in SECTIONS:
-        fields = config[section].items()
-        lines += [line(f"{section}.{key}", v, defaults[section][key]) for key, v in fields]
+    lines = []
+    for section in ("", *SECTIONS):
+        place, plain = (config[section], defaults[section]) if section else (config, defaults)
+        for key, value in place.items():
+            path = f"{section}.{key}" if section else key
+            source = "default" if value == plain[key] else "config file"
+            if path not in SECTIONS:
+                lines.append(f"config.{path} = {value!r}  # {'flag' if path in flags else source}")
     return lines
 
 
@@ -125,16 +112,16 @@ def trust(modules: Iterable[str]) -> None:
 
 
 def _chosen(section: str, name: str, source: str) -> ConfigDict:
-    """Defaults of a model or tokenizer; of a pruner, the recipe's values where it has some."""
+    """Defaults of a choice; of a pruner, the recipe's values where it has some."""
     path, _, arg = source.partition(":")
     if section == "pruner" and name in PRUNERS:
         try:
             words = [word for word in parse_arg(arg)[0] if word not in PRUNERS]
-            found = load_config(path, ",".join([*words, name])).pruner
+            section_of_recipe = load_config(path, ",".join([*words, name])).pruner
         except ConfigError:
-            found = {}
-        if found.get("name") == name:
-            return found
+            section_of_recipe = {}
+        if section_of_recipe.get("name") == name:
+            return section_of_recipe
     return make_section(section, name)
 
 

@@ -88,8 +88,8 @@ def make_config(
     for word in words:
         chosen |= variants.get(word, {})
     if pruner == "supermask":
-        own = {"weight_scale": weight_scale, **(TINY_SUPERMASK if small else {})}
-        values = {**own, **values}
+        usual = {"weight_scale": weight_scale, **(TINY_SUPERMASK if small else {})}
+        values = {**usual, **values}
     if pruner not in ("none", "mask_freeze", "lottery_mask_freeze"):
         values = {"sparsity": _usual_sparsity(values), **values}
     tokens = dict(tokenizer or {"name": "word"})

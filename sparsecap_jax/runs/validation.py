@@ -21,7 +21,7 @@ METRICS = ("Bleu_1", "Bleu_4", "ROUGE_L", "CIDEr")
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """What one validation found.
+    """Result of one validation.
 
     Attributes:
         metrics: loss, scores on the 0-1 scale, and sparsity of the prunable weights.
@@ -68,10 +68,10 @@ class Validator:
         for batch in self._batches:
             sums += np.array(jax.device_get(self._loss(params, masks, batch)), np.float64)
         pruned = self._finalize(params, masks)
-        found = caption_batches(
+        captioned = caption_batches(
             self._run.model, pruned, self._batches, self._run.tokenizer, self._options
         )
-        captions = {self._records[index].image_id: best[0].text for index, best in found}
+        captions = {self._records[index].image_id: best[0].text for index, best in captioned}
         references = {record.image_id: record.raw for record in self._records}
         scores = score_captions(captions, references, metrics=METRICS, tokenizer="python")
         metrics = {"loss": sums[0] / sums[1], **scores}

@@ -1,4 +1,4 @@
-"""Warm start: take another run's weights, and say exactly what does not fit."""
+"""Warm start from another run's weights, naming whatever does not fit."""
 
 import pathlib
 import re
@@ -32,29 +32,29 @@ def warm_start(run: Run, fresh: PyTree, report: Callable[[str], None]) -> PyTree
 
 
 def merge_params(
-    found: PyTree, fresh: PyTree, ignore: Sequence[str], source: str
+    source_params: PyTree, fresh: PyTree, ignore: Sequence[str], source: str
 ) -> tuple[PyTree, int]:
-    """Put `found` into the structure of `fresh`.
+    """Put the params of another run into the structure of `fresh`.
 
     Args:
-        found: params of another run.
+        source_params: params of another run.
         fresh: initial params; ignored leaves that do not fit keep theirs.
         ignore: regexes over `a/b/c` paths (full match) of leaves that need not fit.
         source: what error messages call the other run.
 
     Returns:
-        The params, and how many leaves of `found` are in them.
+        The params, and the number of leaves taken from the other run.
 
     Raises:
         CheckpointError: a leaf that is not ignored is missing, extra or of another shape.
     """
-    found = {"/".join(path): leaf for path, leaf in flatten_dict(found).items()}
-    made = {"/".join(path): leaf for path, leaf in flatten_dict(fresh).items()}
-    wanted = {name: leaf.shape for name, leaf in made.items()}
-    fits = {name for name in wanted if name in found and found[name].shape == wanted[name]}
+    taken = {"/".join(path): leaf for path, leaf in flatten_dict(source_params).items()}
+    initial = {"/".join(path): leaf for path, leaf in flatten_dict(fresh).items()}
+    shapes = {name: leaf.shape for name, leaf in initial.items()}
+    fits = {name for name in shapes if name in taken and taken[name].shape == shapes[name]}
     faults = [
-        _fault(name, wanted, found)
-        for name in sorted({*wanted, *found} - fits)
+        _fault(name, shapes, taken)
+        for name in sorted({*shapes, *taken} - fits)
         if not any(re.fullmatch(pattern, name) for pattern in ignore)
     ]
     if faults:
@@ -62,13 +62,13 @@ def merge_params(
             f"{source}: does not fit the model: {'; '.join(faults)} (config.train.init_ignore "
             "lists what may differ)"
         )
-    merged = {n: jnp.asarray(found[n], jnp.float32) if n in fits else made[n] for n in wanted}
+    merged = {n: jnp.asarray(taken[n], jnp.float32) if n in fits else initial[n] for n in shapes}
     return unflatten_dict({tuple(n.split("/")): leaf for n, leaf in merged.items()}), len(fits)
 
 
-def _fault(name: str, wanted: dict, found: dict) -> str:
-    if name not in found:
+def _fault(name: str, shapes: dict, taken: dict) -> str:
+    if name not in taken:
         return f"{name} is missing"
-    if name not in wanted:
+    if name not in shapes:
         return f"{name} is extra"
-    return f"{name} has shape {found[name].shape}, expected {wanted[name]}"
+    return f"{name} has shape {taken[name].shape}, expected {shapes[name]}"

@@ -13,9 +13,8 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from sparsecap_jax.scst.bleu import bleu
-from sparsecap_jax.scst.cider_d import cider_d, norms
 from sparsecap_jax.scst.document_frequency import MAX_N, DocumentFrequency
+from sparsecap_jax.scst.formulas import bleu, cider_d, norms
 from sparsecap_jax.scst.ngrams import occurrences, own_counts
 
 
@@ -39,7 +38,7 @@ class IdfTables:
     rounds: tuple[int, ...] = struct.field(pytree_node=False)
 
     def __call__(self, ids: Int[Array, "*N T"]) -> Float[Array, "*N T 4"]:
-        """The same as `DocumentFrequency.idf`, in float32."""
+        """Return what `DocumentFrequency.idf` returns, in float32."""
         size = self.idf[0].shape[0]
         nodes = jnp.where((ids >= 0) & (ids < size), ids, -1)
         rest, found = nodes, [self._take(0, nodes)]
@@ -74,7 +73,7 @@ class IdfTables:
 
 
 def idf_tables(frequency: DocumentFrequency) -> IdfTables:
-    """Tables for the device; logarithms are taken in float64."""
+    """Build tables for the device; logarithms are taken in float64."""
     unseen = math.log(frequency.num_images)
     idf = tuple(
         np.append((unseen - np.log(np.maximum(1.0, counts))).astype(np.float32), np.float32(unseen))
@@ -105,7 +104,7 @@ def score_on_device(
         ids: words of the captions, numbers of the scorer's vocabulary.
         lengths: numbers of words.
         references: words of the references.
-        reference_lengths: numbers of words, -1 for references that are not there.
+        reference_lengths: numbers of words, -1 for missing references.
 
     Returns:
         CIDEr-D and BLEU-1 to 4, float32.

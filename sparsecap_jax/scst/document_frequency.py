@@ -51,7 +51,7 @@ class DocumentFrequency:
     tokens: str = "words"
 
     def idf(self, ids: Int[np.ndarray, "*N T"]) -> Float[np.ndarray, "*N T 4"]:
-        """Inverse document frequency `log(images) - log(max(1, df))` of the n-grams at each place.
+        """Return `log(images) - log(max(1, df))` of the n-grams at each place, df their images.
 
         Args:
             ids: words of captions, numbers as in `words`; others are unknown words, and negative
@@ -63,7 +63,7 @@ class DocumentFrequency:
         return np.log(float(self.num_images)) - np.log(np.maximum(1.0, self.look_up(ids)))
 
     def look_up(self, ids: Int[np.ndarray, "*N T"]) -> Float[np.ndarray, "*N T 4"]:
-        """Document frequencies of the n-grams at each place, 0 for unknown ones; see `idf`."""
+        """Return the document frequencies of the n-grams at each place, 0 for unknown ones."""
         flat = ids.reshape(-1, ids.shape[-1]).astype(np.int64)
         known = (flat >= 0) & (flat < len(self.words))
         nodes = np.where(known, flat, -1)
@@ -75,7 +75,7 @@ class DocumentFrequency:
         return np.stack(frequencies, axis=-1).reshape(*ids.shape, MAX_N)
 
     def document_count(self, ngram: Sequence[str]) -> float:
-        """Number of images that have `ngram`, one to four words; 0 where none has."""
+        """Return the number of images that have `ngram`, one to four words."""
         if not 1 <= len(ngram) <= MAX_N or any(word not in self._index for word in ngram):
             return 0.0
         ids = [self._index[word] for word in ngram]
@@ -125,9 +125,9 @@ class DocumentFrequency:
     @classmethod
     def _from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "DocumentFrequency":
         header = json.loads(_text(arrays["header"]))
-        found = header.get("format"), header.get("version")
-        if found != (FORMAT, FORMAT_VERSION):
-            raise ValueError(f"format and version are {found}; expected {FORMAT, FORMAT_VERSION}")
+        format_ = header.get("format"), header.get("version")
+        if format_ != (FORMAT, FORMAT_VERSION):
+            raise ValueError(f"format and version are {format_}; expected {FORMAT, FORMAT_VERSION}")
         fields = {name: header[name] for name in _HEADER}
         for name, kind in _HEADER.items():
             if type(fields[name]) is not kind:
@@ -153,7 +153,7 @@ class DocumentFrequency:
                 raise ValueError(f"the table of {n}-grams is not sorted or has gaps")
             for values, limit in ((parents, len(self.counts[n - 2])), (lasts, len(self.words))):
                 if len(values) and not (values.min() >= 0 and values.max() < limit):
-                    raise ValueError(f"the table of {n}-grams refers to what is not there")
+                    raise ValueError(f"the table of {n}-grams refers to missing entries")
 
     def __post_init__(self):
         keys = [
@@ -216,10 +216,7 @@ def _count(words, flat, lengths, images, num_images, **fields) -> DocumentFreque
         if n > 1:
             fits = left[starts] >= n
             starts, nodes = starts[fits], nodes[fits]
-            keys, nodes = np.unique(nodes * len(words) + flat[starts + n - 1], return_inverse=True)
-            parents.append((keys // len(words)).astype(np.int32))
-            lasts.append((keys % len(words)).astype(np.int32))
-            size = len(keys)
+            nodes, size = _continue(nodes, flat[starts + n - 1], len(words), parents, lasts)
         seen = np.unique(nodes * num_images + image[starts]) // num_images
         counts.append(np.bincount(seen, minlength=size).astype(np.float64))
     return DocumentFrequency(
@@ -251,23 +248,29 @@ def from_ngrams(
     for n in range(2, MAX_N + 1):
         longer = sizes >= n
         rows, values, sizes, nodes = rows[longer], values[longer], sizes[longer], nodes[longer]
-        keys, nodes = np.unique(nodes * words + rows[:, n - 1], return_inverse=True)
-        parents.append((keys // words).astype(np.int32))
-        lasts.append((keys % words).astype(np.int32))
-        counts.append(np.zeros(len(keys)))
+        nodes, size = _continue(nodes, rows[:, n - 1], words, parents, lasts)
+        counts.append(np.zeros(size))
         counts[-1][nodes[sizes == n]] = values[sizes == n]
     return DocumentFrequency(
         tuple(index), tuple(counts), tuple(parents), tuple(lasts), num_images, **fields
     )
 
 
+def _continue(nodes, words, vocabulary_size, parents, lasts) -> tuple[np.ndarray, int]:
+    """Append the table of `nodes` followed by `words`; return their numbers in it and its size."""
+    keys, numbers = np.unique(nodes * vocabulary_size + words, return_inverse=True)
+    parents.append((keys // vocabulary_size).astype(np.int32))
+    lasts.append((keys % vocabulary_size).astype(np.int32))
+    return numbers, len(keys)
+
+
 def _find(keys: np.ndarray, nodes: np.ndarray, lasts: np.ndarray, words: int) -> np.ndarray:
-    """Numbers of the n-grams that continue `nodes` by the words `lasts`; -1 for unknown ones."""
+    """Numbers of the n-grams `nodes` followed by the words `lasts`; -1 for unknown ones."""
     if not len(keys):
         return np.full(nodes.shape, -1)
-    wanted = nodes * words + lasts
-    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where((nodes >= 0) & (lasts >= 0) & (keys[at] == wanted), at, -1)
+    queries = nodes * words + lasts
+    at = np.minimum(np.searchsorted(keys, queries), len(keys) - 1)
+    return np.where((nodes >= 0) & (lasts >= 0) & (keys[at] == queries), at, -1)
 
 
 def _take(counts: np.ndarray, nodes: np.ndarray) -> np.ndarray:

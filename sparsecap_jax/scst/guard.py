@@ -1,4 +1,4 @@
-"""Says so where rewards are computed against document frequencies of another dataset.
+"""A warning where rewards are computed against document frequencies of another dataset.
 
 Rare n-grams then look common and common ones rare, and the reward asks for other captions than the
 metric does: a known reason why self-critical training lowers CIDEr.
@@ -20,11 +20,11 @@ _IMAGES = 2000
 
 
 def coverage(frequency: DocumentFrequency, references: Sequence[Sequence[str]]) -> float:
-    """Share of the references' 4-grams that the document frequencies know; 1 where there are none.
+    """Return the share of the references' 4-grams that have a frequency; 1 where there are none.
 
     Args:
         frequency: document frequencies.
-        references: captions of each image; 2,000 images at even distances are looked at.
+        references: captions of each image; 2,000 images at even distances are examined.
     """
     some = references[:: -(-len(references) // _IMAGES)]
     vocabulary = Vocabulary(frequency.words)

@@ -6,9 +6,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sparsecap_jax.errors import DataError
-from sparsecap_jax.scst.bleu import bleu
-from sparsecap_jax.scst.cider_d import cider_d, norms
 from sparsecap_jax.scst.document_frequency import DocumentFrequency
+from sparsecap_jax.scst.formulas import bleu, cider_d, norms
 from sparsecap_jax.scst.ngrams import occurrences, own_counts
 from sparsecap_jax.scst.references import References
 from sparsecap_jax.scst.vocabulary import Vocabulary
@@ -22,7 +21,7 @@ class HostScorer:
     Args:
         document_frequency: of the n-grams.
         references: captions of each image, words separated by blanks.
-        vocabulary: numbers of words that go on from those of `document_frequency`; None: its own.
+        vocabulary: numbers of words that continue those of `document_frequency`; None: its own.
 
     Raises:
         DataError: an image without references.

@@ -21,7 +21,7 @@ def occurrences(
     other_lengths: Int[ArrayLike, "*#N"],
     dtype: Any,
 ) -> Float[ArrayLike, "*N T 4"]:
-    """How often the n-grams of captions occur in other captions.
+    """Count the n-grams of captions in other captions.
 
     Args:
         xp: the array module.
@@ -51,12 +51,12 @@ def occurrences(
 def within(
     xp: ModuleType, captions: Int[ArrayLike, "*N T"], lengths: Int[ArrayLike, "*N"]
 ) -> Bool[ArrayLike, "*N T"]:
-    """Which places of captions hold words."""
+    """Return which places of captions hold words."""
     return xp.arange(captions.shape[-1], dtype=xp.int32) < lengths[..., None]
 
 
 def own_counts(
     xp: ModuleType, captions: Int[ArrayLike, "*N T"], lengths: Int[ArrayLike, "*N"], dtype: Any
 ) -> Float[ArrayLike, "*N T 4"]:
-    """How often the n-grams of captions occur in the caption itself; 0 where they do not fit."""
+    """Count the n-grams of captions in the caption itself; 0 where they do not fit."""
     return occurrences(xp, captions, lengths, captions, lengths, dtype)

@@ -30,7 +30,7 @@ class References:
         ends, counts = [0], []
         for number, texts in enumerate(captions):
             if not texts:
-                raise DataError(f"image {number} has no references to reward captions by")
+                raise DataError(f"image {number} has no references to reward captions with")
             for text in texts:
                 words += [vocabulary.add(word) for word in text.split()]
                 ends.append(len(words))
@@ -45,15 +45,15 @@ class References:
         return len(self.first) - 1
 
     def rows(self, images: Int[np.ndarray, "*B"]) -> Int[np.ndarray, "*B R"]:
-        """Rows of the references of images, -1 where an image has fewer than R or is -1 itself."""
+        """Return rows of the references of images; -1 for missing ones and those of image -1."""
         rows = self.first[images][..., None] + np.arange(self.most)
-        there = (images[..., None] >= 0) & (rows < self.first[images + 1][..., None])
-        return np.where(there, rows, -1)
+        present = (images[..., None] >= 0) & (rows < self.first[images + 1][..., None])
+        return np.where(present, rows, -1)
 
     def gather(
         self, images: Int[np.ndarray, "*B"]
     ) -> tuple[Int[np.ndarray, "*B R L"], Int[np.ndarray, "*B R"]]:
-        """References of images, in one shape for all batches.
+        """Return the references of images, in one shape for all batches.
 
         Args:
             images: numbers of images; -1 for rows that only fill a batch up.
@@ -66,7 +66,7 @@ class References:
     def take(
         self, rows: Int[np.ndarray, "*B"]
     ) -> tuple[Int[np.ndarray, "*B L"], Int[np.ndarray, "*B"]]:
-        """Words and lengths of rows; of row -1 none, and length -1."""
+        """Return words and lengths of rows; none and length -1 for row -1."""
         lengths = np.where(rows >= 0, self._ends[rows + 1] - self._ends[rows], -1)
         places = np.arange(self.longest)
         inside = places < lengths[..., None]

@@ -35,12 +35,12 @@ class RewardWeights:
     def combine(
         self, xp: ModuleType, cider_d: Float[ArrayLike, "*N"], bleu: Float[ArrayLike, "*N 4"]
     ) -> Float[ArrayLike, "*N"]:
-        """The weighted sum, in the type of `cider_d`; `xp` is `numpy` or `jax.numpy`."""
+        """Return the weighted sum, in the type of `cider_d`; `xp` is `numpy` or `jax.numpy`."""
         return self.cider_d * cider_d + bleu @ xp.asarray(self.bleu, cider_d.dtype)
 
 
 def leave_one_out(rewards: Float[ArrayLike, "*B K"]) -> Float[ArrayLike, "*B K"]:
-    """The mean reward of an image's other captions, the baseline of each; K is 2 or more.
+    """Return the mean reward of an image's other captions, the baseline of each; K is 2 or more.
 
     Source: `scst/scorers.py` of the reference; also Luo, "A Better Variant of Self-Critical
     Sequence Training", 2020, arXiv 2003.09971.
@@ -62,7 +62,7 @@ class DeviceRewards:
     references: References
 
     def gather(self, images: Int[np.ndarray, "*B"]) -> PyTree:
-        """What `__call__` needs to know of images, arrays `[*B, ...]`."""
+        """Return the arrays `[*B, ...]` of images that `__call__` takes."""
         return self.references.gather(images)
 
     def __call__(
@@ -92,8 +92,8 @@ class HostRewards:
     Attributes:
         weights: of the scores.
         tokenizer: turns tokens into text.
-        scorer: knows the references.
-        resources: nothing; as in `DeviceRewards`.
+        scorer: holds the references.
+        resources: none; as in `DeviceRewards`.
     """
 
     weights: RewardWeights
@@ -102,7 +102,7 @@ class HostRewards:
     resources: PyTree = ()
 
     def gather(self, images: Int[np.ndarray, "*B"]) -> PyTree:
-        """The numbers of the images."""
+        """Return the numbers of the images."""
         return np.asarray(images, np.int32)
 
     def __call__(
@@ -135,7 +135,7 @@ def make_rewards(
     references: Sequence[Sequence[str]],
     tokenizer: Tokenizer,
 ) -> Rewards:
-    """Rewards of captions of a split's images.
+    """Make the rewards of captions of a split's images.
 
     Args:
         weights: of the scores.

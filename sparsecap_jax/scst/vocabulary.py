@@ -32,13 +32,13 @@ class Vocabulary:
         return len(self.index)
 
     def add(self, word: str) -> int:
-        """Number of `word`, a new one where it has none."""
+        """Return the number of `word`, a new one where it has none."""
         return self.index.setdefault(word, len(self.index))
 
     def encode(
         self, captions: Sequence[str], *, grow: bool = False
     ) -> tuple[Int[np.ndarray, "N T"], Int[np.ndarray, " N"]]:
-        """Numbers of the words of captions, separated by blanks.
+        """Return the numbers of the words of captions, separated by blanks.
 
         Args:
             captions: N captions.

@@ -19,11 +19,11 @@ from sparsecap_jax.tokenizers.radix import decimal_to_base
 @no_type_check
 @struct.dataclass
 class WordTable:
-    """What word each token, or group of radix tokens, stands for.
+    """Words of tokens, or of groups of radix tokens.
 
     Attributes:
-        words: int32 `[M]`, numbers of the scorer's vocabulary; -1 for tokens without a trace in the
-            text. What lies beyond stands for the unknown word, as the last entry does.
+        words: int32 `[M]`, numbers of the scorer's vocabulary; -1 for tokens that add no text.
+            Tokens beyond stand for the unknown word, as the last entry does.
         digits: tokens of a word.
         base: of radix tokens, 0 for others.
         eos_id: ends a caption of radix tokens.
@@ -37,7 +37,7 @@ class WordTable:
     def __call__(
         self, tokens: Int[Array, "*N T"], lengths: Int[Array, "*N"]
     ) -> tuple[Int[Array, "*N W"], Int[Array, "*N"]]:
-        """Words of captions, as the tokenizer's `decode` would give them.
+        """Return the words of captions, as the tokenizer's `decode` would.
 
         Args:
             tokens: captions without BOS.
@@ -68,7 +68,7 @@ class WordTable:
 
 
 def word_table(tokenizer: Tokenizer, vocabulary: Vocabulary) -> WordTable | None:
-    """The table of a tokenizer; its words join `vocabulary`. None for subword tokenizers."""
+    """Build the table of a tokenizer; its words join `vocabulary`. None for subword tokenizers."""
     if isinstance(tokenizer, RadixTokenizer):
         texts = [tokenizer.decode(_digits(tokenizer, slot)) for slot in range(tokenizer.num_words)]
         digits, base = tokenizer.tokens_per_word, tokenizer.radix_base

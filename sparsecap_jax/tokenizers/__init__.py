@@ -51,7 +51,7 @@ __all__ = [
 ]
 
 
-def tokenizer_class(name: str) -> type[Tokenizer]:
+def tokenizer_class(name: Any) -> type[Tokenizer]:
     """Return the class of that name.
 
     Raises:

@@ -219,7 +219,7 @@ def _clip(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def _direction(config: OptimizerConfig) -> list[optax.GradientTransformation]:
-    """What happens to a clipped gradient before it is multiplied by the learning rate."""
+    """Return the transformations between clipping and the learning rate."""
     alpha, beta = config.betas
     decay = [optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []
     adam = optax.scale_by_adam(b1=alpha, b2=beta, eps=config.root_epsilon)

@@ -129,8 +129,8 @@ class PolicyGradient:
             loss, (grads, context_grads), gap = _smallest(branches, lengths, longest)(
                 params, taken, [leaf[image] for leaf in others], part
             )
-            found = loss, (grads, *pull(context_grads))
-            return jax.tree.map(jnp.add, sums, found), gap
+            parts_sum = loss, (grads, *pull(context_grads))
+            return jax.tree.map(jnp.add, sums, parts_sum), gap
 
         zeros = jax.tree.map(jnp.zeros_like, (params, floats))
         parts = sorted_parts(samples, size)
@@ -174,11 +174,11 @@ class PolicyGradient:
                 return jnp.take(values.reshape(-1), places, mode="fill", fill_value=0)
 
             chosen = jnp.take_along_axis(log_probs, at(tokens)[:, None], axis=-1)[:, 0]
-            there = places < tokens.size
+            real = places < tokens.size
             # Every word is a row here; the sum is divided by the words of all micro-batches.
-            mean = reward_loss(chosen[:, None], at(advantages), there[:, None])
-            gap = jnp.max(jnp.where(there, jnp.abs(chosen - at(samples.log_probs)), 0))
-            return mean * jnp.maximum(jnp.sum(there), 1) / total, gap
+            mean = reward_loss(chosen[:, None], at(advantages), real[:, None])
+            gap = jnp.max(jnp.where(real, jnp.abs(chosen - at(samples.log_probs)), 0))
+            return mean * jnp.maximum(jnp.sum(real), 1) / total, gap
 
         return loss
 

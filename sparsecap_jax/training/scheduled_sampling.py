@@ -1,4 +1,4 @@
-"""When recurrent models are fed their own words in training, and how often."""
+"""Scheduled sampling: recurrent models fed with their own words in training."""
 
 import dataclasses
 from collections.abc import Callable

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 from absl import flags
@@ -24,6 +25,12 @@ CAPTIONS = ["a big dog runs", "a small dog sleeps", "the cat sleeps", "a cat and
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     return trained("word", tmp_path_factory)
+
+
+@pytest.fixture
+def types_unchecked(monkeypatch):
+    """Let the options check their types themselves, as they do outside of tests."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def trained(name, tmp_path_factory, **options):
@@ -106,7 +113,7 @@ def test_samples_have_a_key_of_the_seed_and_the_image(tokenizer):
 @pytest.mark.parametrize(
     ("search", "message"),
     [
-        ({"search": "bean"}, "search option search is 'bean'; did you mean 'beam'.*greedy, gumbel"),
+        ({"search": "bean"}, "search is 'bean'; did you mean 'beam'.*greedy, gumbel"),
         ({"search": "greedy", "beam_size": 3}, "beam_size: found 3 with .*; only beam, diverse_b"),
         ({"top_k": 3}, "top_k: found 3 with search 'beam'; only sample, gumbel can use it"),
         ({"suppress": "dog"}, "suppress: found text, expected a list of words"),
@@ -115,6 +122,7 @@ def test_samples_have_a_key_of_the_seed_and_the_image(tokenizer):
         ({"search": "diverse_beam", "num_groups": 2}, "num_groups: found 2, expected a divisor"),
     ],
 )
+@pytest.mark.usefixtures("types_unchecked")
 def test_options_that_make_no_sense_are_refused(tokenizer, search, message):
     with pytest.raises(ConfigError, match=f"search option .*{message}"):
         decode_options(SearchOptions(**search), tokenizer, 9)
@@ -146,11 +154,13 @@ def test_options_that_make_no_sense_are_refused(tokenizer, search, message):
         ({"length_penalty": "wu_nan"}, "length_penalty: found 'wu_nan', expected"),
     ],
 )
+@pytest.mark.usefixtures("types_unchecked")
 def test_every_value_is_checked_at_construction(search, message):
     with pytest.raises(ConfigError, match=f"^search option {message}"):
         SearchOptions(**search)
 
 
+@pytest.mark.usefixtures("types_unchecked")
 def test_values_take_the_type_of_their_field():
     search = SearchOptions(temperature=2, suppress=["a"], required={7: ["dog", "cat"]})
     assert search == SearchOptions(temperature=2.0, suppress=("a",), required={7: ("dog", "cat")})

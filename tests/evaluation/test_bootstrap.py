@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sparsecap_jax.evaluation.bootstrap import bootstrap_interval
+from sparsecap_jax.evaluation.metrics import bootstrap_interval
 
 
 def test_of_coins_is_a_binomial_quantile():

@@ -7,8 +7,7 @@ import pytest
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.evaluation import ptb_java
 from sparsecap_jax.evaluation.caption_files import load_captions, load_references
-from sparsecap_jax.evaluation.metrics import FAST_METRICS
-from sparsecap_jax.evaluation.scores import evaluate_caption_files
+from sparsecap_jax.evaluation.metrics import FAST_METRICS, evaluate_caption_files
 
 
 def write(path, value):

@@ -156,5 +156,7 @@ def _operands(jaxpr):
 
 
 def test_unknown_compute_dtype_is_named(kind):
-    with pytest.raises(ConfigError, match=r"model.compute_dtype is 'float16'; did you mean"):
+    with pytest.raises(
+        ConfigError, match=r"model.compute_dtype is 'float16'; .*valid: bfloat16, float32"
+    ):
         small_model(kind, compute_dtype="float16")

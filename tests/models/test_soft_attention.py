@@ -379,5 +379,5 @@ def test_only_what_depends_on_the_state_is_in_the_scan(cell, matmuls):
 
 
 def test_unknown_cell():
-    with pytest.raises(ConfigError, match=r"model\.cell is 'rnn'; .*valid: gru, lstm"):
+    with pytest.raises(ConfigError, match=r"model\.cell is 'rnn'; \(valid: gru, lstm\)"):
         models.make_model({"name": "soft_attention", "vocab_size": V, "cell": "rnn"})

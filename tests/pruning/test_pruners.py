@@ -353,3 +353,42 @@ def test_snip_respects_frozen_masks_in_its_gradients():
     # Units whose outputs are cut off have no influence: 48 weights with score 0 go first.
     assert not np.asarray(state.masks["Dense_0"]["kernel"])[:, :8].any()
     assert int(state.masks["Dense_0"]["kernel"].sum()) == 96 - 67
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_class_attributes_say_what_a_method_needs(name):
+    pruner = build(name)
+    assert pruner.rewinds == name.startswith("lottery")
+    assert pruner.needs_masks == name.endswith("mask_freeze")
+    trained = ("mag_blind", "mag_uniform", "mag_dist", "mask_freeze")
+    assert pruner.expects_trained == (name.removeprefix("lottery_") in trained)
+    assert pruner.trains_masks == (name == "supermask")
+    assert pruner.keeps_pruned == (name == "magnitude_ste")
+    assert pruner.batches_needed == (1 if name == "snip" else 0)
+
+
+def test_begun_is_true_once_a_mask_prunes():
+    pruner = build("mag_grad_blind", start_step=2, frequency=2, events=1, freeze="Dense_1/.*")
+    state, params = begin(pruner)
+    begun = []
+    for step in range(1, 6):
+        state = pruner.update(state, params, None, jnp.int32(step))
+        begun.append(pruner.begun(state.masks))
+    assert begun == [False, False, False, True, True]  # the first event has sparsity 0
+    hole = {**state.masks, "Dense_1": {"kernel": jnp.zeros((16, 4), jnp.float32)}}
+    fresh_masks = pruner.init(jax.random.key(0), fresh(0)).masks
+    assert not pruner.begun({**hole, "Dense_0": fresh_masks["Dense_0"]})  # frozen masks only
+    supermask = build("supermask")
+    logits = supermask.init(jax.random.key(0), fresh(0)).masks
+    assert not supermask.begun(logits)
+    logits["Dense_0"]["kernel"] = logits["Dense_0"]["kernel"].at[0, 0].set(-1.0)
+    assert supermask.begun(logits)
+
+
+def test_begun_is_true_where_there_is_nothing_to_prune():
+    ones = build("mag_grad_blind").init(jax.random.key(0), fresh(0)).masks
+    assert build("none").begun({})
+    assert build("mag_grad_blind", sparsity=0.0).begun(ones)
+    assert build("mag_grad_blind", sparsity=0.006).begun(ones)  # int(0.006 * 160) = 0
+    assert not build("mag_grad_blind", sparsity=0.007).begun(ones)
+    assert build("mag_grad_blind", freeze=".*").begun(ones)

@@ -3,31 +3,53 @@
 import pathlib
 import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+
+from sparsecap_jax.pruning import PRUNERS
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs" / "pruning.md"
 
 
 def test_examples():
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 5
     names = {}
-    exec(compile(blocks[0], "docs/pruning.md", "exec"), names)
-    constant = float(jnp.var(names["y"]))
-    kept = {key: np.count_nonzero(leaf["kernel"]) for key, leaf in names["params"].items()}
-    assert kept == {"layers_0": 512 - int(0.8 * 512), "layers_2": 128 - int(0.8 * 128)}
-    assert float(names["loss"](names["params"])) < 0.2 * constant
 
-    exec(compile(blocks[1], "docs/pruning.md", "exec"), names)
-    kept = sum(int(jnp.sum(leaf["kernel"] != 0)) for leaf in names["params"].values())
-    assert names["pruner"].on_target(1 - kept / 640)
-    assert float(names["loss"](names["params"])) < 0.3 * constant
+    def run(block):
+        exec(compile(block, "docs/pruning.md", "exec"), names)
+        return {key: np.count_nonzero(leaf["kernel"]) for key, leaf in names["params"].items()}
 
-    exec(compile(blocks[2], "docs/pruning.md", "exec"), names)
-    kept = {key: np.count_nonzero(leaf["kernel"]) for key, leaf in names["params"].items()}
-    assert kept == {"layers_0": 512 - int(0.8 * 512), "layers_2": 128 - int(0.8 * 128)}
-    assert float(names["loss"](names["params"])) < 0.3 * constant
+    def loss():
+        return float(names["loss_fn"](names["params"], names["batch"], names["rng"]))
+
+    exact = {"layers_0": 512 - int(0.8 * 512), "layers_2": 128 - int(0.8 * 128)}
+    assert run(blocks[0]) == exact
+    constant = float(jnp.var(names["batch"][1]))
+    assert loss() < 0.2 * constant
+
+    run(blocks[1])
+    assert int(sum(mask.sum() for mask in jax.tree.leaves(names["masks"]))) == 640  # one step
+    assert {"loss", "grad_norm"} < names["metrics"].keys()
+    assert int(names["state"].step) == 1
+
+    kept = sum(run(blocks[2]).values())
+    assert abs(kept - 128) <= 0.05 * 128
+    assert names["pruner"].reached(names["masks"])
+    assert loss() < 0.3 * constant
+
+    assert run(blocks[3]) == exact
+    assert loss() < 0.3 * constant
+
+    try:
+        kept = run(blocks[4])
+    finally:
+        PRUNERS._entries.pop("by_row", None)
+    # Blocks of 4 x 2 weights: 64 and 16 blocks, of which int(0.8 * n) are pruned.
+    assert int(names["masks"]["layers_0"]["kernel"].sum()) == 8 * (64 - 51)
+    assert int(names["masks"]["layers_2"]["kernel"].sum()) == 8 * (16 - 12)
+    assert kept["layers_0"] <= 8 * (64 - 51)
 
 
 def test_pruning_takes_under_ten_lines():

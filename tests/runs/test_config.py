@@ -14,7 +14,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from sparsecap_jax.errors import CheckpointError, ConfigError
-from sparsecap_jax.models import MODELS, count_params, make_model
+from sparsecap_jax.models import count_params, make_model
 from sparsecap_jax.pruning import PRUNERS
 from sparsecap_jax.runs import config_docs
 from sparsecap_jax.runs.config import (
@@ -30,8 +30,8 @@ from sparsecap_jax.runs.config import (
     to_json,
     validate,
 )
+from sparsecap_jax.runs.config_docs import CHOICES
 from sparsecap_jax.runs.directory import load_run, load_variables
-from sparsecap_jax.tokenizers import TOKENIZERS
 from sparsecap_jax.training import optimizers
 
 REPO = pathlib.Path(__file__).parents[2]
@@ -46,8 +46,7 @@ def changed(section, key, value):
 
 def choices(section):
     """The names that a section may have."""
-    registries = {"model": MODELS, "pruner": PRUNERS, "tokenizer": TOKENIZERS}
-    return sorted(registries[section]) if section in NAMED else [None]
+    return sorted(CHOICES[section]) if section in NAMED else [None]
 
 
 FIELDS = [
@@ -125,9 +124,9 @@ def test_sections_come_in_the_types_of_their_owners():
     config = default_config(tokenizer="radix")
     config.optimizer.schedule = "noam"
     sections = build_sections(config)
-    assert (sections.tokenizer.radix_base, sections.run.max_seq_length) == (768, 18)
-    assert sections.optimizer == optimizers.OptimizerConfig(schedule="noam")
-    assert sections.data.region_buckets == (16, 36, 64, 100)
+    assert (sections["tokenizer"].radix_base, sections[""].max_seq_length) == (768, 18)
+    assert sections["optimizer"] == optimizers.OptimizerConfig(schedule="noam")
+    assert sections["data"].region_buckets == (16, 36, 64, 100)
 
 
 def test_noam_takes_the_width_of_the_model():

@@ -62,6 +62,39 @@ def test_a_lengthened_run_is_a_long_one(data, short, tmp_path):
         np.testing.assert_array_equal(leaf, whole[path])
 
 
+class Stop(Exception):
+    """Ends a run after the step that was asked for."""
+
+
+def test_a_schedule_over_the_whole_run_takes_the_new_length(data, tmp_path):
+    """One step of SGD beyond a finished run of 2: its size is the rate of the new length."""
+    deltas, low, high = {}, 1e-4, 1e-2
+
+    def config(steps):
+        config = tiny_config(data, "none", steps=steps, eval_every=1)
+        changes = {"name": "sgd", "clip": "none", "learning_rate": high, "learning_rate_min": low}
+        config.optimizer.update(changes)
+        return config
+
+    def stop(line):
+        if line.startswith("step 3/") and "validation" in line:
+            raise Stop
+
+    train(config(2), tmp_path / "short", [].append)
+    before = last_params(tmp_path / "short")
+    for steps in (4, 6):
+        shutil.copytree(tmp_path / "short", tmp_path / str(steps))
+        with pytest.raises(Stop):
+            train(config(steps), tmp_path / str(steps), stop)
+        after = last_params(tmp_path / str(steps))
+        deltas[steps] = np.concatenate([np.ravel(after[k] - before[k]) for k in before])
+    rates = {n: low + (high - low) * (1 + np.cos(np.pi * 3 / n)) / 2 for n in deltas}
+    moved = np.abs(deltas[6]) > 1e-5
+    assert moved.sum() > 100
+    ratio = deltas[4][moved] / deltas[6][moved]
+    np.testing.assert_allclose(np.median(ratio), rates[4] / rates[6], rtol=1e-3)
+
+
 def test_a_run_cannot_become_shorter_than_it_is(data, short):
     before = (short / "config.json").read_text()
     with pytest.raises(ConfigError, match=r"config\.train: 6 steps in all, but .* trained for 8"):

@@ -91,7 +91,7 @@ def as_bytes(text):
         ({"words": as_bytes("a")}, "counts_1 does not fit num_images or words"),
         ({"header": as_bytes('{"format": "x"}')}, r"format and version are \('x', None\)"),
         ({"header": as_bytes("{")}, "document frequencies: "),
-        ({"parents_3": np.array([0, 1, 99])}, "3-grams refers to what is not there"),
+        ({"parents_3": np.array([0, 1, 99])}, "3-grams refers to missing entries"),
     ],
 )
 def test_broken_files_are_refused(tmp_path, changes, message):

@@ -1,8 +1,8 @@
-"""Preparing data: the subcommands of `launch/prepare_data.py`, one module each.
+"""Subcommands of `launch/prepare_data.py`, one module each.
 
 To add one: a module `NAME.py` with `define(parser)`, which adds its arguments, and `run(args)`,
-which does the work and raises a `SparsecapError` where it cannot; its docstring is what --help
-prints. Then a line in `COMMANDS`. Only the module that was asked for is imported.
+which raises a `SparsecapError` where it fails; --help prints its docstring. Then a line in
+`COMMANDS`. Only the module of the subcommand is imported.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from absl.flags import argparse_flags
 
 COMMANDS = {
     "coco_captions": "lay out COCO's captions: splits, references, text to train tokenizers on",
-    "coco_server": "write the two result files that COCO's evaluation server wants",
+    "coco_server": "write the two result files that COCO's evaluation server expects",
     "convert": "turn features of any known format into ArrayRecord",
     "df": "count the document frequencies of CIDEr-D rewards, or convert those of other codes",
     "extract": "region features of photos",
@@ -46,10 +46,10 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """
     parser = _Parser(prog="prepare_data.py", description="Prepare captions and features.")
     commands = parser.add_subparsers(metavar="SUBCOMMAND", required=True)
-    wanted = next((word for word in argv[1:] if not word.startswith("-")), None)
+    chosen = next((word for word in argv[1:] if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, inherited_absl_flags=None)
-        if name == wanted:
+        if name == chosen:
             module = importlib.import_module(f"{__name__}.{name}")
             command.description = module.__doc__
             module.define(command)

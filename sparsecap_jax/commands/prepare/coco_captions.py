@@ -8,8 +8,8 @@ Writes, below the output folder:
   captions_train.txt                         one training caption a line, for tokenizers
   references_{val,test}.json                 {image id: [captions]}, for evaluate.py
 
-Images are cut by a Karpathy JSON (--split_json: its ids and split names are used) or by plain id
-lists, one id or file name a line; what is in no list is for training. Without either, val2014 is
+The split comes from a Karpathy JSON (--split_json: its ids and split names are used) or from plain
+id lists, one id or file name a line; images in no list are for training. Without either, val2014 is
 the validation split.
 """
 

@@ -1,4 +1,4 @@
-"""Write the two result files that COCO's evaluation server wants.
+"""Write the two result files that COCO's evaluation server expects.
 
 python launch/prepare_data.py coco_server --captions=captions.json --name=ORT --output=results
 
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
 
     Raises:
         ConfigError: a name that cannot be in a file name.
-        DataError: captions are missing, or of images that are in neither split.
+        DataError: captions are missing.
     """
     if not re.fullmatch(r"[A-Za-z0-9.-]+", args.name):
         raise ConfigError(f"--name: expected letters, digits, '.' and '-', found {args.name!r}")
@@ -63,6 +63,6 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _results(captions: dict[ImageId, str], ids: Sequence[ImageId]):
-    """Entries in COCO's results format, and the ids without a caption."""
+    """Return entries in COCO's results format, and the ids without a caption."""
     results = [{"image_id": i, "caption": captions[i]} for i in ids if i in captions]
     return results, [image_id for image_id in ids if image_id not in captions]

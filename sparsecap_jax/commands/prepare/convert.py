@@ -1,10 +1,10 @@
-r"""Turn features of any known format into ArrayRecord, the fastest to read.
+r"""Turn features of any known format into ArrayRecord, which is read at random.
 
 python launch/prepare_data.py convert --features=trainval.tsv --output=data/coco/features \
     --boxes --dtype=float16
 
-Stopped, and run again, it goes on where it was. The output folder holds a manifest with checksums,
-which `inspect --verify` compares. A model that needs boxes wants --boxes here too.
+A stopped command continues when it is run again. The output folder holds a manifest with checksums,
+which `inspect --verify` compares. Models that need boxes need --boxes here too.
 """
 
 import argparse

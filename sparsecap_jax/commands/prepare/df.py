@@ -1,4 +1,4 @@
-r"""Count in how many images each n-gram occurs: the document frequencies of CIDEr-D rewards.
+r"""Count the images of each n-gram: the document frequencies of CIDEr-D rewards.
 
 python launch/prepare_data.py df --split_json=data/coco/dataset_coco.json --output=coco.npz
 python launch/prepare_data.py df --coco=train,val --output=coco.npz
@@ -6,14 +6,15 @@ python launch/prepare_data.py df --pickle=coco-train-words.p --output=coco.npz
 
 Captions come from a Karpathy split, from the COCO 2014 captions inside pycocoevalcap (tokenised as
 for the metrics), or from a pickle of another self-critical code, which is read without executing
-it. Words stay as they are unless --min_count says otherwise; no word for the end of a caption is
-added unless --eos names one (rewards never look it up).
+it. Words are kept unless --min_count replaces rare ones; no word for the end of a caption is added
+unless --eos names one (rewards never look it up).
 """
 
 import argparse
 import collections
+import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from sparsecap_jax.data.coco_json import official_captions
 from sparsecap_jax.data.karpathy import SPLITS, load_karpathy
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def describe(frequency: DocumentFrequency) -> str:
-    """One line: size, and which conventions the frequencies follow."""
+    """Return one line of the size and the conventions of document frequencies."""
     eos = f"captions end in {frequency.eos!r}" if frequency.eos else "no word ends the captions"
     unk = f"rare words are {frequency.unk!r}" if frequency.unk else "rare words are kept"
     return (
@@ -70,22 +71,19 @@ def _count(args: argparse.Namespace) -> DocumentFrequency:
         dataset = f"COCO 2014 ({','.join(names)})"
     known, unk = None, ""
     if args.min_count > 1:
-        counts = collections.Counter(_words(references))
+        texts = itertools.chain.from_iterable(references)
+        counts = collections.Counter(word for text in texts for word in text.split())
         known = [word for word, count in counts.items() if count >= args.min_count]
         unk = args.unk
     return count_documents(references, eos=args.eos, unk=unk, known=known, dataset=dataset)
 
 
-def _words(references: Sequence[Sequence[str]]) -> Iterator[str]:
-    return (word for texts in references for text in texts for word in text.split())
-
-
 def coco_captions(names: Sequence[str]) -> Mapping[int, list[str]]:
-    """Captions of COCO 2014 by image id, out of pycocoevalcap itself; `names`: train, val."""
+    """Return captions of COCO 2014 by image id, out of pycocoevalcap; `names`: train, val."""
     captions: dict[int, list[str]] = {}
     for name in names:
-        for found in json.loads(official_captions(f"captions_{name}2014.json"))["annotations"]:
-            captions.setdefault(found["image_id"], []).append(found["caption"])
+        for entry in json.loads(official_captions(f"captions_{name}2014.json"))["annotations"]:
+            captions.setdefault(entry["image_id"], []).append(entry["caption"])
     return captions
 
 

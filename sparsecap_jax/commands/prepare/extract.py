@@ -22,7 +22,7 @@ def define(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch_size", type=int, default=16, help="Photos at a time.")
     parser.add_argument("--half", action="store_true", help="Store features as float16.")
-    parser.add_argument("--skip_bad", action="store_true", help="Count bad photos and go on.")
+    parser.add_argument("--skip_bad", action="store_true", help="Count bad photos and continue.")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-r"""A dataset of photos, and of captions without photos whose features are imagined.
+r"""Make a dataset of photos, and of captions without photos whose features are imagined.
 
 python launch/prepare_data.py imagine --photos=data/flickr8k_1k,data/coco_photos \
     --features=features/flickr8k_1k,features/coco_photos \

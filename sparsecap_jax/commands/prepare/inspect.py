@@ -1,15 +1,16 @@
-"""Print what features hold, and what is missing for a split.
+"""Print the content of features, and the images of a split that lack them.
 
 python launch/prepare_data.py inspect --features=data/coco --split_json=data/coco/dataset_coco.json
 
---read reads every image and tells of each that cannot be used; --verify compares the files of a
+--read reads every image and lists those that cannot be used; --verify compares the files of a
 converted folder with their checksums. The exit status is 1 if anything is missing or bad.
 """
 
 import argparse
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -56,20 +57,27 @@ def run(args: argparse.Namespace) -> None:
     if args.split_json:
         faults += _print_split(args.split_json, set(ids))
     if args.verify and isinstance(store, ArrayRecordStore):
-        found = verify(store.path)
-        print("\n".join(found) or f"checksums of {len(store.manifest['shards'])} files are right")
-        faults += len(found)
+        differing = verify(store.path)
+        shards = len(store.manifest["shards"])
+        print("\n".join(differing) or f"checksums of {shards} files are right")
+        faults += len(differing)
     if faults:
         sys.exit(1)
 
 
-def _print_regions(store: IndexedStore, ids: Sequence[ImageId]) -> int:
-    counts, faults = [], []
+def _read_all(read: Callable[[ImageId], Any], ids: Sequence[ImageId]) -> tuple[list, list[str]]:
+    """Return the results of `read` for every image, and the faults of those where it fails."""
+    results, faults = [], []
     for image_id in ids:
         try:
-            counts.append(store.num_regions(image_id))
+            results.append(read(image_id))
         except DataError as error:
             faults.append(str(error))
+    return results, faults
+
+
+def _print_regions(store: IndexedStore, ids: Sequence[ImageId]) -> int:
+    counts, faults = _read_all(store.num_regions, ids)
     if counts:
         low, high, mean = min(counts), max(counts), np.mean(counts)
         print(f"regions: {low} to {high} per image, mean {mean:.1f}")
@@ -77,39 +85,32 @@ def _print_regions(store: IndexedStore, ids: Sequence[ImageId]) -> int:
 
 
 def _print_first(store: IndexedStore, first: ImageId) -> int:
-    """Read one image: a wrong width, or boxes that are not there, are so in all of them."""
-    try:
-        image = store[first]
-    except DataError as error:
-        return _print_faults("image was read, and cannot be used", [str(error)])
+    """Read one image: a wrong width or missing boxes are the same in all images."""
+    images, faults = _read_all(store.__getitem__, [first])
     boxes = ", with boxes" if store.need_boxes else ""  # they are read only where asked for
-    print(f"image {first!r}: width {image.features.shape[1]}{boxes}")
-    return 0
+    for image in images:
+        print(f"image {first!r}: width {image.features.shape[1]}{boxes}")
+    return _print_faults("image was read, and cannot be used", faults)
 
 
 def _print_contents(store: IndexedStore, ids: Sequence[ImageId]) -> int:
-    faults, low, high, total = [], np.inf, -np.inf, 0.0
-    for image_id in ids:
-        try:
-            image = store[image_id]
-        except DataError as error:
-            faults.append(str(error))
-            continue
-        low, high = min(low, image.features.min()), max(high, image.features.max())
-        total += float(image.features.mean())
-    good = len(ids) - len(faults)
-    if good:
-        print(
-            f"width {store.feature_size}, values: {low:.4g} to {high:.4g}, mean {total / good:.4g}"
-        )
-        print(f"{good:,} images are good")
+    def summary(image_id: ImageId) -> tuple[float, float, float]:
+        features = store[image_id].features
+        return float(features.min()), float(features.max()), float(features.mean())
+
+    summaries, faults = _read_all(summary, ids)
+    if summaries:
+        lows, highs, means = zip(*summaries, strict=True)
+        values = f"{min(lows):.4g} to {max(highs):.4g}, mean {sum(means) / len(means):.4g}"
+        print(f"width {store.feature_size}, values: {values}")
+        print(f"{len(summaries):,} images are good")
     return _print_faults("images cannot be used", faults)
 
 
-def _print_split(path: str, here: set[ImageId]) -> int:
+def _print_split(path: str, present: set[ImageId]) -> int:
     missing = 0
     for name, ids in split_ids(path).items():
-        absent = [image_id for image_id in ids if image_id not in here]
+        absent = [image_id for image_id in ids if image_id not in present]
         shown = ", ".join(map(str, absent[:_SHOWN]))
         more = f"; missing: {shown}{', ...' if len(absent) > _SHOWN else ''}" if absent else ""
         print(f"{name}: {len(ids) - len(absent):,} of {len(ids):,} images have features{more}")

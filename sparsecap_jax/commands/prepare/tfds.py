@@ -3,8 +3,8 @@
 python launch/prepare_data.py tfds --manual_dir=data/coco --data_dir=data/tfds --boxes
 
 The manual directory holds the captions of a dataset (dataset_coco.json by default) and its
-features, in any known format. What is prepared trains with --config.data.name=tfds and
---config.data.dir set to the folder that is printed, and opens in any program that uses tfds.
+features, in any known format. Train on the folder that is printed with --config.data.name=tfds and
+--config.data.dir; any program that uses tfds opens it.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-r"""Train a tokenizer on a text file of one caption a line, or show what a finished one does.
+r"""Train a tokenizer on a text file of one caption a line, or try a finished one.
 
 python launch/prepare_data.py tokenizer --name=word --captions=captions.txt \
     --output=runs/coco/tokenizer
@@ -7,8 +7,8 @@ python launch/prepare_data.py tokenizer --name=radix --radix_base=768 --captions
 python launch/prepare_data.py tokenizer --name=unigram --load=tokenizers/unigram \
     --text="a red cube near a ball" --samples=3
 
-A run takes the tokenizer that it finds in its WORKDIR/tokenizer, and trains one on the captions of
-its own training split where there is none. Folders are those of the PyTorch reference, too.
+A run uses the tokenizer in its WORKDIR/tokenizer, and trains one on its own training captions where
+there is none. Folders are those of the PyTorch reference, too.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def describe(tokenizer: Tokenizer, text: str | None, max_length: int, samples: int) -> str:
-    """Size and special ids, and how `text` is encoded and decoded."""
+    """Return size and special ids, and `text` encoded and decoded."""
     special = f"pad {tokenizer.pad_id}, bos {tokenizer.bos_id}, eos {tokenizer.eos_id}"
     unknown = ", ".join(map(str, tokenizer.unk_ids))
     lines = [f"{tokenizer.vocab_size:,} ids: {special}, unk {unknown}"]

@@ -1,6 +1,6 @@
-"""Our own store: ArrayRecord shards that any image can be read from at random, with a manifest.
+"""The package's own store: ArrayRecord shards, read one image at a time, with a manifest.
 
-    manifest.json                      what is in it: options, shards, image ids, checksums
+    manifest.json                      options, shards, image ids, checksums
     features-00000.array_record, ...   one record per image
 
 A record is `SCF1`, the length of a JSON header (uint32, little-endian), the header
@@ -30,7 +30,7 @@ _PREFIX = struct.Struct("<4sI")
 
 
 def encode(image_id: ImageId, image: RegionFeatures, dtype: str) -> bytes:
-    """One record; features in `dtype` ("float32" or "float16"), boxes and fc in float32.
+    """Return one record; features in `dtype` ("float32" or "float16"), boxes and fc in float32.
 
     Raises:
         DataError: a feature is too large for float16.
@@ -53,10 +53,10 @@ def encode(image_id: ImageId, image: RegionFeatures, dtype: str) -> bytes:
 
 
 def decode(record: bytes, where: str) -> tuple[ImageId, np.ndarray, np.ndarray | None, np.ndarray]:
-    """Image id, features, boxes and fc of a record.
+    """Return image id, features, boxes and fc of a record.
 
     Raises:
-        DataError: it is no such record, or its length is not what the header says.
+        DataError: it is no such record, or its length does not agree with its header.
     """
     try:
         magic, length = _PREFIX.unpack_from(record)
@@ -92,8 +92,8 @@ class ArrayRecordStore(IndexedStore):
         self._readers: dict[str, Any] | None = None
         self.manifest = load_manifest(self.path)
         if self.manifest["feature_size"] != self.feature_size:
-            found = self.manifest["feature_size"]
-            raise DataError(f"{self.path}: features are {found} wide, expected {self.feature_size}")
+            width = self.manifest["feature_size"]
+            raise DataError(f"{self.path}: features are {width} wide, expected {self.feature_size}")
         if self.need_boxes and not self.manifest["boxes"]:
             raise DataError(f"{self.path}: boxes are needed, and it was written without")
 
@@ -118,9 +118,9 @@ class ArrayRecordStore(IndexedStore):
         except (RuntimeError, ValueError, IndexError) as error:
             reason = (str(error) or "it cannot be read").splitlines()[0]
             raise DataError(f"{where}: {reason}") from None
-        found, features, boxes, fc = decode(record, where)
-        if found != image_id:
-            raise DataError(f"{where}: is image {found!r}, expected {image_id!r}")
+        stored_id, features, boxes, fc = decode(record, where)
+        if stored_id != image_id:
+            raise DataError(f"{where}: is image {stored_id!r}, expected {image_id!r}")
         names = f"{where}: features", f"{where}: boxes", f"{where}: fc"
         return Arrays(features, boxes, fc, names)
 
@@ -139,7 +139,7 @@ class ArrayRecordStore(IndexedStore):
 
 @functools.cache
 def array_records() -> Any:
-    """The module that reads and writes ArrayRecord."""
+    """Import the module that reads and writes ArrayRecord."""
     return importlib.import_module("array_record.python.array_record_module")
 
 

@@ -1,7 +1,7 @@
-"""Any feature store to ArrayRecord: in shards, resumable, with checksums.
+"""Conversion of any feature store to ArrayRecord: in shards, resumable, with checksums.
 
-Every finished shard has a file of its own beside it (`features-00000.json`) until all are there;
-then the manifest takes them up. So a conversion that was stopped goes on with the shard it was at.
+Every finished shard has a description of its own (`features-00000.json`) until all are finished;
+then the manifest replaces them. So a conversion that was stopped continues with its last shard.
 """
 
 import hashlib
@@ -41,10 +41,10 @@ def convert(
     """Write the images of a store as ArrayRecord shards.
 
     Args:
-        store: where they come from.
-        output: folder to write to; one that an earlier call of the same arguments began, or
-            finished, is gone on with.
-        image_ids: which images, in this order; None for all, in order of their ids.
+        store: the store to read.
+        output: folder to write to; a conversion that an earlier call of the same arguments began
+            is continued.
+        image_ids: the images, in this order; None for all, in order of their ids.
         dtype: "float32", which is exact, or "float16", which halves the size.
         shard_size: images per shard.
         skip_bad: leave out images that cannot be read, log and count them.
@@ -67,21 +67,23 @@ def convert(
     options = {"feature_size": store.feature_size, "dtype": dtype, "boxes": store.need_boxes}
     plan = hashlib.sha256(json.dumps([options, shard_size, ids]).encode()).hexdigest()
     if (output / MANIFEST).exists():
-        return _finished(output, plan, report)
+        manifest = _check_plan(output, load_manifest(output), plan)
+        report(f"{output}: was finished already")
+        return manifest
     faults = Faults(skip_bad, "images")
     shards, start, done = [], time.monotonic(), 0
     for number, first in enumerate(range(0, len(ids), shard_size)):
         name = f"features-{number:05d}.array_record"
-        wanted = ids[first : first + shard_size]
+        part = ids[first : first + shard_size]
         shard = _resumed(output / name, plan)
         if shard is None:
-            shard = {"plan": plan, **_write_shard(store, output / name, wanted, dtype, faults)}
+            shard = {"plan": plan, **_write_shard(store, output / name, part, dtype, faults)}
             with write_atomically((output / name).with_suffix(".json")) as file:
                 json.dump(shard, file)
             done += shard["bytes"]
         shards.append({key: value for key, value in shard.items() if key != "plan"})
         rate = done / _MB / max(time.monotonic() - start, 1e-9)
-        report(f"{first + len(wanted):,}/{len(ids):,} images | {rate:.0f} MB/s")
+        report(f"{first + len(part):,}/{len(ids):,} images | {rate:.0f} MB/s")
     faults.report(store.path)
     manifest = {"version": VERSION, **options, "plan": plan, "skipped": faults.count}
     manifest["source"] = type(store).__name__
@@ -96,25 +98,20 @@ def convert(
     return {**manifest, "shards": shards}
 
 
-def _finished(output: pathlib.Path, plan: str, report: Callable[[str], None]) -> dict[str, Any]:
-    manifest = load_manifest(output)
-    if manifest.get("plan") != plan:
+def _check_plan(folder: pathlib.Path, content: dict[str, Any], plan: str) -> dict[str, Any]:
+    if content.get("plan") != plan:
         raise ConfigError(
-            f"{output}: holds a conversion of other images or options; expected a new folder"
+            f"{folder}: holds a conversion of other images or options; expected a new folder"
         )
-    report(f"{output}: was finished already")
-    return manifest
+    return content
 
 
 def _resumed(path: pathlib.Path, plan: str) -> dict[str, Any] | None:
-    """The description of a shard that an earlier call finished, if it is of the same plan."""
+    """Return the description of a shard that an earlier call of the same plan finished."""
     description = path.with_suffix(".json")
     if not (description.exists() and path.exists()):
         return None
-    shard = read_json(description)
-    if shard.get("plan") != plan:
-        message = "holds a conversion of other images or options; expected a new folder"
-        raise ConfigError(f"{path.parent}: {message}")
+    shard = _check_plan(path.parent, read_json(description), plan)
     return shard if path.stat().st_size == shard["bytes"] else None
 
 
@@ -149,13 +146,13 @@ def _write_shard(
 
 
 def checksum(path: pathlib.Path) -> tuple[str, int]:
-    """SHA-256 and size of a file."""
+    """Return SHA-256 and size of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size
 
 
 def verify(directory: str | pathlib.Path) -> list[str]:
-    """Compare every shard with its checksum; returns one line per fault.
+    """Compare every shard with its checksum; return one line per fault.
 
     Raises:
         DataError: the manifest is missing or malformed.

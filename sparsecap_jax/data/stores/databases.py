@@ -15,7 +15,7 @@ from sparsecap_jax.errors import DataError
 
 _SUFFIX = "_features"
 _NOT_IDS = (b"__keys__", b"__len__", b"keys", b"length")
-_BESIDE = ("_box_relative", "_box", "_fc")
+_OTHERS = ("_box_relative", "_box", "_fc")
 
 
 class Hdf5Store(IndexedStore):
@@ -102,9 +102,9 @@ class LmdbStore(IndexedStore):
             if not databases:
                 raise DataError(f"{self.path}: no LMDB database; expected data.mdb or *_att.lmdb")
             self.path = databases[0]
-        beside = [self.path.with_name(self.path.name.replace("_att", name)) for name in _BESIDE]
-        beside = [path if path != self.path and path.exists() else None for path in beside]
-        self._boxes, self._pixel_boxes, self._fc = beside
+        paths = [self.path.with_name(self.path.name.replace("_att", name)) for name in _OTHERS]
+        paths = [path if path != self.path and path.exists() else None for path in paths]
+        self._boxes, self._pixel_boxes, self._fc = paths
         if self.need_boxes and not (self._boxes or self._pixel_boxes):
             raise DataError(f"{self.path}: boxes are needed, and no *_box*.lmdb lies beside it")
 

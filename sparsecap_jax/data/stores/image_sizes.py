@@ -1,4 +1,4 @@
-"""Width and height of images, which turn boxes in pixels into relative ones."""
+"""Width and height of images, by which boxes in pixels become relative."""
 
 import os
 import pathlib
@@ -28,7 +28,7 @@ def load_image_sizes(path: str | os.PathLike) -> ImageSizes:
             pictures, whose headers are read.
 
     Raises:
-        DataError: there is nothing of the kind.
+        DataError: `path` is none of these.
     """
     path = pathlib.Path(path)
     if not path.is_dir():

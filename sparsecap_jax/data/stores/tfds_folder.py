@@ -36,10 +36,10 @@ class TfdsStore(IndexedStore):
     def _load_index(self) -> dict[ImageId, tuple[str, int]]:
         splits = split_ids(self.path / SPLIT)
         for name, ids in splits.items():
-            found = len(self._source(name)) if ids else 0
-            if found != len(ids):
+            count = len(self._source(name)) if ids else 0
+            if count != len(ids):
                 raise DataError(
-                    f"{self.path}: {found} examples of {name}, but {SPLIT} has {len(ids)}"
+                    f"{self.path}: {count} examples of {name}, but {SPLIT} has {len(ids)}"
                 )
         return {i: (name, n) for name, ids in splits.items() for n, i in enumerate(ids)}
 
@@ -51,12 +51,12 @@ class TfdsStore(IndexedStore):
         where = f"{self.path}: {name}[{number}]"
         try:
             example = self._source(name)[number]
-            found, features, fc = (example[k] for k in ("image_id", "features", "fc"))
+            stored_id, features, fc = (example[k] for k in ("image_id", "features", "fc"))
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DataError(f"{where}: cannot be read: {reason}") from None
-        if found != str(image_id).encode():
-            raise DataError(f"{where}: is image {found!r}, expected {image_id!r}")
+        if stored_id != str(image_id).encode():
+            raise DataError(f"{where}: is image {stored_id!r}, expected {image_id!r}")
         boxes = example.get("boxes") if self.need_boxes else None
         if self.need_boxes and boxes is None:
             raise DataError(f"{where}: boxes are needed, and it was prepared without")
@@ -95,5 +95,5 @@ def _check_classes(path: pathlib.Path) -> None:
 
 
 def is_tfds_folder(path: pathlib.Path) -> bool:
-    """Whether tensorflow-datasets prepared the folder."""
+    """Return whether tensorflow-datasets prepared the folder."""
     return (path / INFO).is_file()

@@ -43,7 +43,7 @@ _NUM_BOXES = re.compile(rb'"num_boxes"\s*:\s*"?(\d{1,9})')
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Where a row is: file, number from 1, bytes `start` to `end`, and its regions R."""
+    """Place of a row: file, number from 1, bytes `start` to `end`; and its regions R."""
 
     path: str
     number: int

@@ -29,7 +29,7 @@ def to_paths(named, config, suffix=""):
     for rule in rules(config):
         name = rule.reference + suffix
         if name in named:
-            flat[rule.path] = named[name].T if rule.kind == "linear" else named[name]
+            flat[rule.path] = named[name].T if rule.transposed else named[name]
     return unflatten_dict(flat)
 
 

@@ -20,8 +20,8 @@ from sparsecap_jax.decoding.stepper import Stepper, reorder
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.types import PyTree
 
-# Log-prob that an ended beam loses. It lives on only where too few others do, but its tokens still count
-# against those of later groups, as in the reference.
+# Log-prob that an ended beam loses. It survives only where too few others do, but its tokens still
+# count against those of later groups, as in the reference.
 _ENDED = 1000.0
 
 Advance = Callable[["Beams", Array, Array], "Beams"]
@@ -114,7 +114,7 @@ class Ranking:
         )
 
     def settled(self, beams: Beams, length: Int[Array, ""]) -> Bool[Array, " B"]:
-        """Return whether no beam, `length` tokens long, can still become one of the best captions."""
+        """Return whether no beam of `length` tokens can still become one of the best captions."""
         alive = jnp.where(beams.retired, -jnp.inf, beams.sums)
         bound = jnp.max(alive, axis=1) * self._later[length]
         return beams.done_scores[:, -1] >= bound

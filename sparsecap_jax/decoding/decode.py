@@ -42,9 +42,9 @@ def decode(
         options: the search.
         rng: for sampling: one key, from which image b takes `fold_in(rng, b)`, or a key per image
             `[B]`, which makes the captions of an image independent of its place in the batch.
-        prefix: int `[B, P]`, tokens that captions must start with (without BOS); `pad_id` leaves a
-            place free.
-        required: words that captions must contain, from `must_contain`. A beam search without groups
+        prefix: int `[B, P]`, tokens that captions start with, without BOS; `pad_id` leaves a place
+            free.
+        required: words that captions contain, from `must_contain`. A beam search without groups
             becomes a constrained beam search, which runs S times as many rows.
 
     Returns:

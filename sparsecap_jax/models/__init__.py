@@ -10,8 +10,8 @@ by `model.apply({"params": params}, ..., method=...)`:
     carry, log_probs = model.step(carry, tokens, context)  # int32 [B, K] -> float32 [B, K, V]
     log_probs = model(regions, tokens, train=False)        # int32 [B, K, T] -> float32 [B, K, T, V]
 
-Log-probs are those of the token that follows, BOS being the first one fed. With `train=True` (the
-keyword reaches `encode`, `step` and `__call__`) dropout draws from the rng stream "dropout". A field
+Log-probs are those of the token that follows; BOS is fed first. With `train=True`, a keyword of
+`encode`, `step` and `__call__`, dropout draws from the rng stream "dropout". A field
 `max_seq_length`, where there is one, bounds the number of tokens that `step` can be fed.
 
 `needs_boxes`, `samples_inputs` and `decode_packed` are optional: `CaptionModel` documents them and

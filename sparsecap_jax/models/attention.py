@@ -27,7 +27,7 @@ Spread = Callable[[Array], Array]
 
 
 def tied_bias(key: Array) -> BiasInit:
-    """Bias initializer U(-1/sqrt(fan_in), 1/sqrt(fan_in)) that always draws the same numbers.
+    """Return an initializer U(-1/sqrt(fan_in), 1/sqrt(fan_in)) that always draws alike.
 
     The reference makes layers by deep-copying one layer and redraws only their matrices: the biases
     of all copies start equal. Layers that were copies of each other share one `key` here; layers
@@ -151,14 +151,14 @@ class MultiHeadAttention(nn.Module):
         """Project `memory` to `{"key", "value"}`, each `[N, H, R, D/H]`; no "value" under "kv".
 
         Args:
-            memory: what will be looked at, `[N, R, D]` after `spread`.
-            spread: lays out what matrix products see without padding, see `packing.Rows`.
+            memory: places to attend to, `[N, R, D]` after `spread`.
+            spread: adds the padding that projections leave out, see `packing.Rows`.
         """
         key = self.query if self.share == "qk" else self.key
-        found = {"key": self._split(spread(key(memory)))}
+        projected = {"key": self._split(spread(key(memory)))}
         if self.share != "kv":
-            found["value"] = self._split(spread(self.value(memory)))
-        return found
+            projected["value"] = self._split(spread(self.value(memory)))
+        return projected
 
     def __call__(
         self,
@@ -171,7 +171,7 @@ class MultiHeadAttention(nn.Module):
         gather: Spread = _same,
         train: bool = False,
     ) -> tuple[Float[Array, "... D"], Float[Array, "N H Q R"]]:
-        """Attend from `queries` to what `keys_values` made.
+        """Attend from `queries` to the result of `keys_values`.
 
         Args:
             queries: Q places of each of N rows, `[N, Q, D]` after `spread`.
@@ -220,12 +220,11 @@ def write_cache(cache: KeysValues, new: KeysValues, position: Int[Array, "B K"])
 
 
 def sinusoids(length: int, width: int) -> np.ndarray:
-    """Sinusoidal positions `[length, width]` float32, sine in even and cosine in odd columns.
+    """Return positions `[length, width]` float32, sines in even and cosines in odd columns.
 
     Vaswani et al. 2017, section 3.5: column pair i has the wave length 2 pi 10000^(2i/width).
     """
     rates = np.exp(np.arange(0, width, 2) * (-math.log(10000.0) / width))
     angles = np.arange(length)[:, None] * rates
-    return (
-        np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(length, -1).astype(np.float32)
-    )
+    waves = np.stack([np.sin(angles), np.cos(angles)], axis=-1)
+    return waves.reshape(length, -1).astype(np.float32)

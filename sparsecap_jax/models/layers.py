@@ -1,7 +1,7 @@
 """Linear maps, embeddings and the LSTM as in PyTorch; recurrent cells as in TensorFlow.
 
-Weights of the former keep PyTorch's tensors one for one (both LSTM biases, separate projections) in Flax's
-layout, kernels `[in, out]`, so that per-tensor pruning and exact export hold.
+PyTorch's tensors are kept one for one (both LSTM biases, separate projections) in Flax's layout,
+kernels `[in, out]`, so that per-tensor pruning and exact export hold.
 """
 
 import math
@@ -15,7 +15,7 @@ from sparsecap_jax.models.precision import matmul
 
 
 def torch_uniform(fan_in: int):
-    """Return the initializer U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default of Linear and LSTM."""
+    """Return PyTorch's initializer of Linear and LSTM, U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
     bound = 1.0 / math.sqrt(fan_in)
 
     def init(key, shape, dtype=jnp.float32):

@@ -8,9 +8,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 @struct.dataclass
 class Rows:
-    """Where the words `[B, K, T]` of K captions for each of B images lie in one axis of N words.
+    """Layout of the words `[B, K, T]` of K captions for each of B images in one axis of N words.
 
-    Regions are laid out likewise, as one row of T regions per image.
+    Regions have the same layout, as one row of T regions per image.
 
     Attributes:
         images, rows, length: B, K and T.
@@ -26,7 +26,7 @@ class Rows:
     slots: Int[Array, " M"] | None = None
 
     def flat_places(self) -> Int[Array, " N"]:
-        """Return `places`, made when they follow one another."""
+        """Return `places`, also where they are implied."""
         if self.places is None:
             return jnp.arange(self.images * self.rows * self.length, dtype=jnp.int32)
         return self.places
@@ -38,7 +38,7 @@ class Rows:
         return words.reshape(batch, -1, words.shape[-1])
 
     def take_tokens(self, tokens: Int[Array, "B K T"], empty: int) -> Int[Array, " N"]:
-        """The tokens at `places`, `empty` where there is none."""
+        """Return the tokens at `places`, `empty` where there is none."""
         return jnp.take(tokens.reshape(-1), self.flat_places(), mode="fill", fill_value=empty)
 
     def gather(self, spread: Float[Array, "... D"]) -> Float[Array, "N D"]:
@@ -69,7 +69,7 @@ def nan_if_lost(words: Float[Array, "N D"], mask: Bool[Array, "B K T"]) -> Float
 
 @jax.custom_vjp
 def _take(words: Array, index: Array, inverse: Array) -> Array:
-    """Rows `index` of `words`, 0 beyond the end.
+    """Return rows `index` of `words`, 0 beyond the end.
 
     No row is taken twice, so that the gradient is a `take` by the inverse index, too: on a CPU
     much cheaper than the scatter that autodiff would make.

@@ -26,7 +26,7 @@ MIN_WEIGHT = 1e-6  # least geometry weight, so that its log is finite
 
 
 def box_geometry(boxes: Float[Array, "B R 4"]) -> Float[Array, "B R R 4"]:
-    """Relative geometry of all pairs of boxes: log offsets of centres and log ratios of sizes.
+    """Return the geometry of all pairs of boxes: log offsets of centres, log ratios of sizes.
 
     Entry (i, j) is log|dx / w_i|, log|dy / h_i|, log(w_i / w_j), log(h_i / h_j), offsets clamped
     below at 0.001. Coordinates are divided by the image's size, yet widths and heights get +1 as
@@ -37,12 +37,8 @@ def box_geometry(boxes: Float[Array, "B R 4"]) -> Float[Array, "B R R 4"]:
     for low, high in ((x_min, x_max), (y_min, y_max)):
         centre, size = (low + high) * jnp.float32(0.5), (high - low) + jnp.float32(1.0)
         offset = jnp.abs((centre - centre.swapaxes(1, 2)) / size)
-        logs.append(
-            (
-                jnp.log(jnp.maximum(offset, jnp.float32(MIN_OFFSET))),
-                jnp.log(size / size.swapaxes(1, 2)),
-            )
-        )
+        log_offset = jnp.log(jnp.maximum(offset, jnp.float32(MIN_OFFSET)))
+        logs.append((log_offset, jnp.log(size / size.swapaxes(1, 2))))
     (dx, dw), (dy, dh) = logs
     return jnp.stack([dx, dy, dw, dh], axis=-1)
 
@@ -72,7 +68,7 @@ class HeadWeights(nn.Module):
 
 
 class GeometryBias(nn.Module):
-    """Log of each head's geometry weight, ReLU'd and clamped: what boxes add to the scores.
+    """Log of each head's geometry weight, ReLU'd and clamped: a term of the scores.
 
     Attributes:
         num_heads: number of heads H.
@@ -88,7 +84,7 @@ class GeometryBias(nn.Module):
         self.head = [HeadWeights(self.bias_init) for _ in range(self.num_heads)]
 
     def __call__(self, geometry: Float[Array, "B R R G"]) -> Float[Array, "B H R R"]:
-        """Return what is added to the scores; one product serves all heads."""
+        """Return the term of the scores; one product serves all heads."""
         kernels, biases = zip(*(head(geometry.shape[-1]) for head in self.head), strict=True)
         weights = matmul(geometry, jnp.concatenate(kernels, axis=-1), self.dtype)
         weights = weights + jnp.concatenate(biases)
@@ -105,7 +101,7 @@ class RelationEncoderLayer(EncoderLayer):
         self.geometry = GeometryBias(config.num_heads, config.bias_inits["geometry"], config.dtype)
 
     def score_bias(self, geometry: Float[Array, "B R R G"]) -> Float[Array, "B H R R"]:
-        """The log geometry weights of this layer."""
+        """Return the log geometry weights of this layer."""
         return self.geometry(geometry)
 
 

@@ -18,7 +18,7 @@ from sparsecap_jax.models.packing import Rows
 
 @dataclasses.dataclass(frozen=True)
 class LayerConfig:
-    """What the layers of one stack have in common; see `Transformer` for the fields.
+    """Sizes that the layers of one stack share; see `Transformer` for the fields.
 
     `bias_inits` maps the names of `Transformer._bias_inits` to initializers.
     """
@@ -66,21 +66,21 @@ class EncoderLayer(nn.Module):
         geometry: Float[Array, "B R R G"] | None,
         train: bool,
     ) -> Float[Array, "N D"]:
-        """Transform regions `x`, which lie as `rows` says, looking only at those of `mask`."""
+        """Transform regions `x`, which lie as `rows` says, attending only to those of `mask`."""
         layout = {
             "spread": functools.partial(rows.spread, batch=rows.images),
             "gather": rows.gather,
         }
         y = self.self_attn_norm(x)
-        own = self.self_attn.keys_values(y, layout["spread"])
+        memory = self.self_attn.keys_values(y, layout["spread"])
         bias = self.score_bias(geometry)
-        y, _ = self.self_attn(y, own, mask[:, None, None], bias, **layout, train=train)
+        y, _ = self.self_attn(y, memory, mask[:, None, None], bias, **layout, train=train)
         x = x + self.drop(y, deterministic=not train)
         y = self.feed_forward(self.feed_forward_norm(x), train)
         return x + self.drop(y, deterministic=not train)
 
     def score_bias(self, geometry: Float[Array, "B R R G"] | None) -> Array | None:
-        """What is added to the attention scores: nothing, here."""
+        """Return a term of the attention scores: none here."""
         return None
 
 
@@ -123,10 +123,10 @@ class DecoderLayer(nn.Module):
         Args:
             x: Q words of K rows of B images: all of them (Q = T), or the newest (Q = 1) with
                 `cache`.
-            rows: where the words lie in `x`.
-            mask: which of T words each word may look at.
-            regions: what `keys_values` made of the encoder's output.
-            region_mask: which regions may be looked at.
+            rows: layout of the words in `x`.
+            mask: words of T that each word may attend to.
+            regions: result of `keys_values`.
+            region_mask: regions that may be attended to.
             cache: keys and values `[B, K, H, T, D/H]` of the words so far, or None.
             position: the place of the newest word in `cache`.
             train: whether dropout is on.
@@ -137,12 +137,12 @@ class DecoderLayer(nn.Module):
         b, k, q, _ = mask.shape
         spread = functools.partial(rows.spread, batch=b * k)
         y = self.self_attn_norm(x)
-        own = self.self_attn.keys_values(y, spread)
+        memory = self.self_attn.keys_values(y, spread)
         if cache is not None:
-            cache = att.write_cache(cache, own, position)
-            own = {name: leaf.reshape(b * k, *leaf.shape[2:]) for name, leaf in cache.items()}
+            cache = att.write_cache(cache, memory, position)
+            memory = {name: leaf.reshape(b * k, *leaf.shape[2:]) for name, leaf in cache.items()}
         mask = mask.reshape(b * k, 1, q, -1)
-        y, _ = self.self_attn(y, own, mask, spread=spread, gather=rows.gather, train=train)
+        y, _ = self.self_attn(y, memory, mask, spread=spread, gather=rows.gather, train=train)
         x = x + self.drop(y, deterministic=not train)
         # All rows of an image query the same keys: they are folded into one axis, not repeated.
         spread = functools.partial(rows.spread, batch=b)

@@ -126,7 +126,7 @@ class UpDown(RecurrentModel):
         return self._advance(carry, tokens, context, kernels, train)
 
     def _kernels(self) -> Kernels:
-        """Return both LSTMs' kernels, the attention LSTM's input kernel split by what it multiplies."""
+        """Return both LSTMs' kernels; the attention LSTM's input kernel is split by input."""
         rnn = self.rnn_size
         att_ih, att_hh, _ = self.att_lstm()
         lang_ih, lang_hh, lang_bias = self.lang_lstm()

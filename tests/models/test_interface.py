@@ -1,0 +1,85 @@
+"""Defaults of the model interface, for a model that brings the four methods alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.models import MODELS, CaptionModel, make_model, packed_method, packs_words
+from sparsecap_jax.types import Regions
+
+
+class Four(nn.Module):
+    """Adds up embedded tokens and the image, and looks at nothing else."""
+
+    vocab_size: int
+    feature_size: int = 5
+
+    def setup(self):
+        self.embed = nn.Embed(self.vocab_size, 4)
+        self.start = nn.Dense(4)
+        self.out = nn.Dense(self.vocab_size)
+
+    def encode(self, regions, *, train=False):
+        return {"start": self.start(jnp.asarray(regions.fc))}
+
+    def init_carry(self, context, rows):
+        return jnp.repeat(context["start"][:, None], rows, axis=1)
+
+    def step(self, carry, tokens, context, *, train=False):
+        carry = carry + self.embed(tokens)
+        return carry, jax.nn.log_softmax(self.out(jnp.tanh(carry)))
+
+    def __call__(self, regions, tokens, *, train=False):
+        start = self.init_carry(self.encode(regions), tokens.shape[1])[:, :, None]
+        states = start + jnp.cumsum(self.embed(tokens), axis=2)
+        return jax.nn.log_softmax(self.out(jnp.tanh(states)))
+
+
+class Inheriting(Four, CaptionModel):
+    """The same with the base class."""
+
+
+@pytest.mark.parametrize("cls", [Four, Inheriting])
+def test_the_default_of_packed_words_is_teacher_forcing_at_their_places(cls):
+    rng = np.random.default_rng(0)
+    zeros = np.zeros((2, 3, 5), np.float32)
+    fc = rng.normal(size=(2, 5)).astype(np.float32)
+    regions = Regions(zeros, np.ones((2, 3), bool), zeros[..., :4], fc)
+    tokens = rng.integers(0, 7, (2, 3, 6)).astype(np.int32)
+    seen = np.arange(6) < rng.integers(1, 7, (2, 3, 1))
+    model, count = cls(7), int(seen.sum())
+    variables = model.init(jax.random.key(0), regions, tokens)
+
+    def packed(variables, size):
+        context = model.apply(variables, regions, method="encode")
+        method = packed_method(model)
+        return model.apply(variables, context, tokens, seen, size, method=method)
+
+    def loss(variables):
+        return jnp.sum(jnp.sin(packed(variables, count)[0]))
+
+    log_probs, places = packed(variables, count + 2)
+    whole = np.asarray(model.apply(variables, regions, tokens)).reshape(-1, 7)
+    np.testing.assert_array_equal(places, [*np.flatnonzero(seen), 36, 36])
+    np.testing.assert_allclose(log_probs[:count], whole[seen.reshape(-1)], atol=1e-6)
+    assert np.isnan(packed(variables, count - 1)[0]).all()
+
+    def whole_loss(variables):
+        return jnp.sum(jnp.sin(model.apply(variables, regions, tokens)), where=seen[..., None])
+
+    grads, expected = jax.grad(loss)(variables), jax.grad(whole_loss)(variables)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), grads, expected)
+    assert not packs_words(model)
+
+
+def test_the_packages_models_pack_words():
+    assert all(packs_words(make_model({"name": name, "vocab_size": 9})) for name in MODELS)
+
+
+def test_entries_that_are_no_modules_are_refused(monkeypatch):
+    monkeypatch.setitem(MODELS._entries, "wrong", dict)
+    with pytest.raises(ConfigError, match=r"model.name is 'wrong'; expected a subclass of flax"):
+        make_model({"name": "wrong", "vocab_size": 9})

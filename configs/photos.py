@@ -10,9 +10,9 @@ r"""Small captioners of photos: EfficientNet-Lite0 features, few photos, much te
     python launch/train.py --config=configs/photos.py:plain --config.data.dir=data/flickr8k_1k \
         --workdir=runs/plain
 
-docs/photos.md describes how the dataset of photos and imagined features is made.
-Words: `finetune` for the second stage, without COCO's text, and with `mask_freeze` for the third; `scst` besides for
-self-critical training at the end; `plain` for a folder of photos with captions.json and nothing
+docs/photos.md describes how the dataset of photos and imagined features is made. Words: `finetune`
+for the second stage, without COCO's text, and with `mask_freeze` for the third; `scst` in addition
+for self-critical training at the end; `plain` for a folder of photos with captions.json and nothing
 else; `ort` for the Object Relation Transformer instead of Up-Down; and the names of pruners, with
 `key=value` for their fields.
 """

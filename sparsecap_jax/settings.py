@@ -307,8 +307,8 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
             return entry
         if colon:
             raise ConfigError(
-                f"{self.field} is {name!r}, which is not part of this package; where you trust that "
-                f"module, add --plugin={module}, or sparsecap_jax.use_plugin({module!r})"
+                f"{self.field} is {name!r}, which is not part of this package; where you trust "
+                f"that module, add --plugin={module}, or sparsecap_jax.use_plugin({module!r})"
             )
         raise ConfigError(f"{self.field} is {name!r}; {nearest(name, self._entries)}")
 

@@ -168,7 +168,7 @@ class Scene:
 
     @property
     def is_nearest_clear(self) -> bool:
-        """Return whether there are at least 3 groups, the others 1.5 times as far as the nearest."""
+        """Return whether of 3 groups or more the others are 1.5 times as far as the nearest."""
         first, *others = self.groups
         nearest, *rest = sorted(squared_distance(first, group) for group in others)
         return bool(rest) and 4 * rest[0] >= 9 * nearest

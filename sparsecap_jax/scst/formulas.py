@@ -74,7 +74,7 @@ def norms(
         repeats: `own_counts` of the captions.
         idf: inverse document frequencies of their n-grams.
     """
-    return xp.sqrt(xp.sum(own * idf**2, axis=-2))
+    return xp.sqrt(xp.sum(repeats * idf**2, axis=-2))
 
 
 def bleu(

@@ -114,8 +114,8 @@ def _arguments(batch, options, rng, prefix, required):
 def _image_keys(rng: Array | None, batch: int, method: str) -> Key[Array, " B"]:
     """One key per image, from one for all or as given."""
     if rng is None or not jnp.issubdtype(rng.dtype, jax.dtypes.prng_key):
-        found = "none" if rng is None else f"dtype {rng.dtype}"
-        raise ConfigError(f"decode: rng: found {found}, expected a key of jax.random.key: {method}")
+        kind = "none" if rng is None else f"dtype {rng.dtype}"
+        raise ConfigError(f"decode: rng: found {kind}, expected a key of jax.random.key: {method}")
     if rng.ndim == 0:
         return jax.vmap(partial(jax.random.fold_in, rng))(jnp.arange(batch, dtype=jnp.int32))
     if rng.shape != (batch,):

@@ -71,8 +71,8 @@ class DecodeOptions:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, good, expected in self._rules():
             if not good:
-                found = getattr(self, name)
-                raise ConfigError(f"decoding option {name}: found {found!r}, expected {expected}")
+                value = getattr(self, name)
+                raise ConfigError(f"decoding option {name}: found {value!r}, expected {expected}")
 
     @property
     def rows(self) -> int:

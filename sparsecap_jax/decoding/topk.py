@@ -30,8 +30,8 @@ def top_k(values: Float[Array, "N M"], k: int) -> tuple[Float[Array, "N k"], Int
     _, best = jax.lax.top_k(jnp.max(chunks, axis=-1), k)
     best = jnp.sort(best, axis=-1)  # Candidates in their first order: ties go to the lowest.
     candidates = jnp.take_along_axis(chunks, best[..., None], axis=1).reshape(rows, k * size)
-    found, at = jax.lax.top_k(candidates, k)
-    return found, jnp.take_along_axis(best, at // size, axis=1) * size + at % size
+    highest, at = jax.lax.top_k(candidates, k)
+    return highest, jnp.take_along_axis(best, at // size, axis=1) * size + at % size
 
 
 def argmax(values: Float[Array, "*N M"]) -> Int[Array, "*N"]:

@@ -1,4 +1,4 @@
-"""What every captioning model offers, and defaults for what it may leave out."""
+"""Interface of captioning models, with defaults for its optional parts."""
 
 from collections.abc import Callable
 from typing import ClassVar

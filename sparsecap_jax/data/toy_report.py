@@ -4,9 +4,8 @@ import collections
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
-
-from sparsecap_jax.data.toy_scenes import INDEX, read_manifest
 
 CANDIDATES = 100  # training captions tried as the constant caption, besides the most frequent
 
@@ -26,7 +25,8 @@ def measure(directory: str | os.PathLike, split: str = "test") -> dict[str, Any]
         "vocabulary": number of distinct words. "lengths": caption length -> number of captions.
         "words": the distinct words, most frequent first.
     """
-    images = json.loads((pathlib.Path(directory) / INDEX).read_text())["images"]
+    (path,) = pathlib.Path(directory).glob("dataset_*.json")
+    images = json.loads(path.read_text())["images"]
     texts = {name: [] for name in ("train", "val", "test")}
     for image in images:
         texts[image["split"]].append([sentence["raw"] for sentence in image["sentences"]])
@@ -65,9 +65,9 @@ def _cider(captions: list[str], references: list[list[str]]) -> float:
     return float(score)
 
 
-def print_report(directory: str | os.PathLike) -> None:
-    """Print what `measure` finds, and the checksum of the dataset."""
-    figures, manifest = measure(directory), read_manifest(directory)
+def print_report(directory: str | os.PathLike, manifest: Mapping[str, Any]) -> None:
+    """Print the figures of `measure`, and the checksum in the manifest of the dataset."""
+    figures = measure(directory)
     print(f"sizes             {manifest['sizes']}, seed {manifest['seed']}")
     print(f"checksum          {manifest['checksum']}")
     print(f"oracle CIDEr      {figures['oracle']:.3f}")

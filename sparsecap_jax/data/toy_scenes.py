@@ -244,7 +244,7 @@ def _main(argv: Sequence[str]) -> None:
     if values.report:
         from sparsecap_jax.data.toy_report import print_report
 
-        print_report(directory)
+        print_report(directory, read_manifest(directory))
 
 
 if __name__ == "__main__":

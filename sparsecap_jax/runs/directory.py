@@ -80,11 +80,7 @@ def load_run(directory: str | pathlib.Path) -> LoadedRun:
 
 
 def load_config(directory: pathlib.Path) -> ConfigDict:
-    """Load the config of a run directory.
-
-    Raises:
-        CheckpointError: there is none, or it is faulty.
-    """
+    """Load the config of a run directory; a CheckpointError if there is none or it is faulty."""
     path = directory / CONFIG
     if not path.exists():
         raise CheckpointError(f"{directory}: no run directory: {CONFIG} is missing")
@@ -131,16 +127,7 @@ def load_raw_variables(directory: str | pathlib.Path) -> dict[str, Any]:
 
 
 def save_run(directory: str | pathlib.Path, run: LoadedRun, *, compact: bool = False) -> int:
-    """Write a finished run directory: config, tokenizer, weights, extractor's settings.
-
-    Args:
-        directory: folder to write to.
-        run: what to write.
-        compact: see `sparse_file.save_weights`.
-
-    Returns:
-        The size of the weights in bytes.
-    """
+    """Write a finished run directory; see `weights.save_weights` for `compact` and the result."""
     directory = pathlib.Path(directory)
     run.tokenizer.save(directory / TOKENIZER)
     size = save_weights(directory / WEIGHTS, run.params, run.masks, compact=compact)
@@ -166,11 +153,13 @@ def weight_counts(params: PyTree) -> dict[str, float | int]:
 
 
 def _check_fit(params: PyTree, model: nn.Module, directory: pathlib.Path) -> None:
-    shapes = {path: leaf.shape for path, leaf in flatten_dict(params).items()}
-    expected = {path: leaf.shape for path, leaf in flatten_dict(abstract_params(model)).items()}
+    shapes, expected = (
+        {path: leaf.shape for path, leaf in flatten_dict(tree, sep="/").items()}
+        for tree in (params, abstract_params(model))
+    )
     for path in sorted({*shapes, *expected}):
         if shapes.get(path) != expected.get(path):
             raise CheckpointError(
-                f"{directory}: weight {'/'.join(path)} has shape {shapes.get(path)}, expected "
+                f"{directory}: weight {path} has shape {shapes.get(path)}, expected "
                 f"{expected.get(path)} by {CONFIG} and the tokenizer"
             )

@@ -79,7 +79,7 @@ def _read(stream: io.BufferedIOBase, source: str) -> dict[str, Any]:
 
 
 def _check_claims(refs: Mapping[str, StorageRef], size: int, source: str):
-    """Storages are stored uncompressed and once, so together they fit into the file."""
+    # Storages are stored uncompressed and once, so together they fit into the file.
     claimed = sum(ref.nbytes for ref in refs.values())
     if claimed > size:
         raise CheckpointError(

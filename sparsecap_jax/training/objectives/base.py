@@ -63,7 +63,7 @@ class Objective:
         return ()
 
     def inputs(self, batches: Batch, step: int) -> tuple[PyTree, Hashable]:
-        """Return what a call of the compiled step takes, on the host.
+        """Return the arguments of a call of the compiled step, made on the host.
 
         Args:
             batches: leaves `[N, B, ...]`, the batches of N steps.
@@ -77,7 +77,9 @@ class Objective:
     def loss(
         self, params: PyTree, inputs: Any, step: Array, rng: Array, static: Any, resources: PyTree
     ) -> tuple[Array, Metrics]:
-        """Return the loss of one batch, and scalars to log.
+        """Return the loss of one batch, float32 `[]`, and scalars to log.
+
+        `caption_loss` among them is shown as progress.
 
         Args:
             params: weights, masks applied.
@@ -86,9 +88,6 @@ class Objective:
             rng: a PRNG key.
             static: the sizes that `inputs` returned; None before training (SNIP).
             resources: `self.resources`.
-
-        Returns:
-            float32 scalar, and metrics; `caption_loss` among them is shown as progress.
         """
         raise TypeError(f"{type(self).__name__} defines neither loss nor __call__")
 

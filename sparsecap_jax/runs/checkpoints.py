@@ -157,33 +157,25 @@ class Checkpoints:
         return -max(scored)[1] if scored else None
 
     def _restore_item(self, step: int, name: str, like: PyTree | None, meta: Mapping) -> PyTree:
-        kwargs = {}
-        saved = self._saved_shapes(step, name)
-        if like is None:
-            like = saved
-            kwargs["restore_args"] = jax.tree.map(
-                lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like
-            )
-        else:
-            self._check_shapes(step, name, saved, like)
-            kwargs["item"] = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-            kwargs["restore_args"] = ocp.checkpoint_utils.construct_restore_args(like)
         try:
-            args = ocp.args.PyTreeRestore(**kwargs)
+            saved = self._manager.item_metadata(step)[name]
+            saved = getattr(saved, "tree", saved)  # metadata in place of the arrays
+            if like is None:
+                as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+                item, restore_args = None, jax.tree.map(lambda _: as_numpy, saved)
+            else:
+                self._check_shapes(step, name, saved, like)
+                item = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+                restore_args = ocp.checkpoint_utils.construct_restore_args(like)
+            args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args)
             tree = self._manager.restore(step, args=ocp.args.Composite(**{name: args}))[name]
+        except CheckpointError:
+            raise
         except (ValueError, OSError, KeyError, TypeError) as error:
             raise self._corrupt(step, name, error) from error
         if _crc32(tree) != meta["crc32"].get(name):
             raise self._corrupt(step, name, "its checksum differs from the one saved with it")
         return tree
-
-    def _saved_shapes(self, step: int, name: str) -> PyTree:
-        """Return the tree of an item as saved, with metadata in place of the arrays."""
-        try:
-            metadata = self._manager.item_metadata(step)[name]
-        except (ValueError, OSError, KeyError, TypeError) as error:
-            raise self._corrupt(step, name, error) from error
-        return metadata.tree if hasattr(metadata, "tree") else metadata
 
     def _check_shapes(self, step: int, name: str, saved: PyTree, like: PyTree) -> None:
         """Compare paths and shapes before reading anything."""

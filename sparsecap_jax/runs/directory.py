@@ -3,6 +3,7 @@
 `config.json`, `tokenizer/`, and `weights.npz` (a finished model) or `checkpoints/`.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Mapping
@@ -112,18 +113,13 @@ def load_variables(
 
 
 def load_raw_variables(directory: str | pathlib.Path) -> dict[str, Any]:
-    """Load `{"params": ..., "masks": ...}` as they were trained: weights not pruned, masks logits
-    where they are trained, from the best checkpoint, else the last one.
+    """Load `{"params": ..., "masks": ...}` as they were trained; errors as `load_variables`.
 
-    Raises:
-        CheckpointError: there are none, or they are corrupt.
+    From the best checkpoint, else the last one: weights not pruned, masks logits where trained.
     """
-    checkpoints = Checkpoints(directory, read_only=True)
-    try:
+    with contextlib.closing(Checkpoints(directory, read_only=True)) as checkpoints:
         best = checkpoints.best_step()
         return checkpoints.restore_variables(checkpoints.last_step() if best is None else best)
-    finally:
-        checkpoints.close()
 
 
 def save_run(directory: str | pathlib.Path, run: LoadedRun, *, compact: bool = False) -> int:

@@ -56,8 +56,9 @@ def split_floats(whole: PyTree) -> tuple[PyTree, PyTree]:
 
 def merge_floats(floats: PyTree, others: PyTree) -> PyTree:
     """Undo `split_floats`."""
-    leaf = {"is_leaf": lambda x: x is None}
-    return jax.tree.map(lambda x, other: other if x is None else x, floats, others, **leaf)
+    return jax.tree.map(
+        lambda x, other: other if x is None else x, floats, others, is_leaf=lambda x: x is None
+    )
 
 
 @dataclasses.dataclass(frozen=True)

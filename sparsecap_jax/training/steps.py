@@ -60,14 +60,8 @@ def make_train_step(
 
     replicated = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(None, "data"))
-    jitted = jax.jit(
-        many,
-        static_argnums=3,
-        in_shardings=(replicated, split, replicated),
-        out_shardings=replicated,
-        donate_argnums=0,
-    )
-    compiled = compiled_ahead(jitted)
+    placed = {"in_shardings": (replicated, split, replicated), "out_shardings": replicated}
+    compiled = compiled_ahead(jax.jit(many, static_argnums=3, donate_argnums=0, **placed))
     resources = jax.device_put(objective.resources, replicated)
     return lambda state, inputs, static=None: compiled(state, inputs, resources, static)
 

@@ -92,14 +92,7 @@ class Objective:
         raise TypeError(f"{type(self).__name__} defines neither loss nor __call__")
 
     def __call__(
-        self,
-        params: PyTree,
-        evaluated: PyTree | None,
-        inputs: Any,
-        step: Array,
-        rng: Array,
-        static: Any = None,
-        resources: PyTree = (),
+        self, params, evaluated, inputs, step, rng, static=None, resources=()
     ) -> tuple[Array, PyTree, Metrics]:
         """Return loss, gradients with respect to `params`, and metrics; traced.
 

@@ -136,8 +136,13 @@ def model_config(config: ConfigDict, vocab_size: int) -> dict[str, Any]:
     return {**section, "vocab_size": section["vocab_size"] or vocab_size}
 
 
-def validate(config: ConfigDict) -> None:
+def build_sections(config: ConfigDict) -> dict[str, Any]:
     """Build every section of a config, and check the rules between them.
+
+    Returns:
+        The sections by name in the types of their owners, with the fields outside of them as
+        `RunConfig` under "". `model` and `pruner` are missing: they also need the size of the
+        vocabulary and the length of training.
 
     Raises:
         ConfigError: the first fault found: an unknown key, a missing value, one of the wrong type
@@ -156,17 +161,23 @@ def validate(config: ConfigDict) -> None:
             if not isinstance(plain.get(key), dict):
                 raise ConfigError(f"{key} is {plain.get(key)!r}; expected a section")
         built = {key: build(owner, plain[key], key) for key, owner in _owners().items()}
-        build(RunConfig, _top(plain), "config")
+        built[""] = build(RunConfig, _top(plain), "config")
         owner = tokenizer_class(plain["tokenizer"].pop("name", None)).config
-        build(owner, plain["tokenizer"], "tokenizer")
+        built["tokenizer"] = build(owner, plain["tokenizer"], "tokenizer")
         known = section_fields("model", plain["model"].pop("name", None))
         for key, value in plain["model"].items():
             checked(value, known, key, "model")
         model = make_model(model_config(config, vocab_size=1))
         make_pruner(plain["pruner"], total_steps=1, steps_per_epoch=1)
         objective = OBJECTIVES[plain["objective"].pop("name", None)]
-        build(objective, plain["objective"], "objective", task=Task(model))
+        built["objective"] = build(objective, plain["objective"], "objective", task=Task(model))
     scheduled_sampling.parse(built["train"], model)
+    return built
+
+
+def validate(config: ConfigDict) -> None:
+    """Check keys, types, ranges and rules across fields; see `build_sections`."""
+    build_sections(config)
 
 
 def from_dict(values: Any, source: str) -> ConfigDict:

@@ -44,11 +44,7 @@ def write_json(path: str | pathlib.Path, value: Any) -> None:
 
 
 def read_json(path: str | pathlib.Path, expected: str = "JSON") -> Any:
-    """Read a JSON file, UTF-8 with or without a byte-order mark.
-
-    Args:
-        path: the file.
-        expected: what errors say that it should be.
+    """Read a JSON file, UTF-8 with or without a byte-order mark; errors say what is `expected`.
 
     Raises:
         DataError: it is missing, not UTF-8, or not JSON; the message says where.

@@ -412,9 +412,7 @@ def test_tokenizers_of_users(tmp_path, monkeypatch):
     assert again.decode(trained.encode(CAPTIONS[0])) == CAPTIONS[0].upper()
     with pytest.raises(ConfigError, match="'word' is registered already"):
         TOKENIZERS.register("word", Shouting)
-    with pytest.raises(
-        ConfigError, match="'no_class', which is .*; expected a subclass of Tokenizer"
-    ):
+    with pytest.raises(ConfigError, match=r"'no_class', which is .*; expected a sub"):
         TOKENIZERS.register("no_class", lambda: None)
     with pytest.raises(ConfigError, match="add --plugin=os"):
         make_tokenizer("os:system", tmp_path)

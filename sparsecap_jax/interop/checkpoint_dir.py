@@ -59,15 +59,13 @@ class ReferenceCheckpoint:
         Raises:
             CheckpointError: an entry is no tensor.
         """
-        return {name: self._dense(name, value) for name, value in self.state_dict.items()}
-
-    def _dense(self, name: str, value: Any) -> np.ndarray:
-        if isinstance(value, SparseTensor):
-            return value.to_dense()
-        if not isinstance(value, np.ndarray):
-            kind = type(value).__name__
-            raise CheckpointError(f"{self.source}: {self.weights}: {name} is a {kind}, no tensor")
-        return value
+        dense = {}
+        for name, value in self.state_dict.items():
+            if not isinstance(value, SparseTensor | np.ndarray):
+                what = f"{name} is a {type(value).__name__}, no tensor"
+                raise CheckpointError(f"{self.source}: {self.weights}: {what}")
+            dense[name] = value.to_dense() if isinstance(value, SparseTensor) else value
+        return dense
 
     def load_tokenizer(self, config: Mapping[str, Any]) -> Tokenizer:
         """Load the tokenizer; `config` is as in `make_tokenizer`.
@@ -90,14 +88,9 @@ def save_checkpoint_dir(
     state_dict: Mapping[str, Any],
     tokenizer: Tokenizer,
 ) -> None:
-    """Write a checkpoint folder of the reference, all or nothing.
+    """Write a checkpoint folder of the reference, all or nothing; see `ReferenceCheckpoint`.
 
-    Args:
-        output: the folder; it must not exist, or be empty.
-        config: contents of config.json.
-        weights: name of the weights file.
-        state_dict: its tensors, see `save_torch_file`.
-        tokenizer: goes into `tokenizer/`.
+    The folder `output` must not exist, or be empty.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
@@ -152,19 +145,16 @@ def _read(files: _Files, weights: str | None, source: str) -> ReferenceCheckpoin
         raise CheckpointError(f"{source}: config.json: expected a JSON object")
     weights = _choose_weights(files, weights, source)
     state_dict = load_torch_file(io.BytesIO(files[weights]()), name=f"{source}: {weights}")
-    pattern = re.compile(r"tokenizer/([^/]+)")
-    matches = filter(None, map(pattern.fullmatch, sorted(files)))
-    tokenizer = {match[1]: files[match[0]]() for match in matches}
+    matches = (re.fullmatch(r"tokenizer/([^/]+)", name) for name in sorted(files))
+    tokenizer = {match[1]: files[match[0]]() for match in matches if match}
     return ReferenceCheckpoint(source, config, weights, state_dict, tokenizer)
 
 
 def _choose_weights(files: _Files, weights: str | None, source: str) -> str:
     names = sorted(name for name in files if name.endswith(".pth") and "/" not in name)
-    if weights is not None:
-        if weights not in names:
-            raise CheckpointError(f"{source}: {weights}: missing; found {names}")
-        return weights
-    preferred = [name for name in PREFERENCE if name in names]
+    if weights is not None and weights not in names:
+        raise CheckpointError(f"{source}: {weights}: missing; found {names}")
+    preferred = [name for name in (weights, *PREFERENCE) if name in names]
     if not preferred and len(names) != 1:
         raise CheckpointError(f"{source}: expected one of {', '.join(PREFERENCE)}; found {names}")
     return (preferred or names)[0]

@@ -86,9 +86,7 @@ def rules(config: Mapping[str, Any]) -> list[Rule]:
 def reference_config(model: Mapping[str, Any], *, pruned: bool = False) -> dict[str, Any]:
     """Return the model's part of the reference's config.json, newest form; undoes `model_config`.
 
-    Args:
-        model: `{"name": ..., field: value}`, all fields.
-        pruned: whether to name the class that has masks.
+    With `pruned` it names the class that has masks.
 
     Raises:
         ConfigError: the reference has no such model, or no class of it with masks.
@@ -221,7 +219,6 @@ def export_state_dict(
 
 
 def _checked(name: str, value: np.ndarray, rule: Rule, shape: tuple[int, ...]) -> np.ndarray:
-    """Turn one tensor of the reference into a leaf of ours."""
     turned = _turn(np.asarray(value, np.float32), rule)
     if turned.shape != shape:
         raise CheckpointError(

@@ -43,9 +43,6 @@ def to_torch_prune(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
 def from_torch_prune(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Undo `to_torch_prune`, for `reference.load_state_dict`.
 
-    Args:
-        state_dict: the state dict of a model pruned by `torch.nn.utils.prune`.
-
     Raises:
         CheckpointError: a weight has no mask, or one that does not fit or is not binary.
     """

@@ -86,11 +86,7 @@ _GIVEN = ("name", "total_steps", "steps_per_epoch")
 
 
 def pruner_fields(name: str) -> dict[str, Any]:
-    """Return the config fields of pruner `name` with their defaults.
-
-    Raises:
-        ConfigError: there is no such pruner.
-    """
+    """Return the config fields of pruner `name` (a ConfigError if unknown) with their defaults."""
     return defaults_of(_entry(name), *_GIVEN)
 
 
@@ -112,9 +108,6 @@ def make_pruner(config: Any, total_steps: int, steps_per_epoch: int | None = Non
         config: mapping or ConfigDict with `name`, a key of `PRUNERS`, and fields of its class.
         total_steps: length of training in optimizer steps.
         steps_per_epoch: length of an epoch in optimizer steps.
-
-    Returns:
-        The pruner, a frozen (hashable) dataclass.
 
     Raises:
         ConfigError: an unknown name or key, or a value of the wrong type or out of range.

@@ -42,7 +42,14 @@ class Pruner:
     """Base of all pruners: chooses the prunable leaves; its other methods change nothing.
 
     A subclass overrides what its method needs. Everything that runs once per training step
-    (`sample`, `binarize`, `penalty`, `update`) is pure and may be jitted.
+    (`sample`, `binarize`, `penalty`, `update`) is pure and may be jitted. Arguments of one name
+    mean the same in all methods:
+
+        params  the raw parameters, any pytree; pruned weights keep their values there
+        grads   gradients of the loss with respect to `params`, same structure
+        masks   `state.masks`; `binary` those of `sample` or `binarize`, float32 {0, 1}
+        step    int32 scalar, number of optimizer steps finished
+        rng     a PRNG key, for methods that draw
 
     Attributes:
         name: key in the registry.
@@ -99,10 +106,6 @@ class Pruner:
     def init(self, rng: Array, params: PyTree) -> PruneState:
         """Return fresh masks for the prunable leaves; with `rewinds`, a copy of `params` as well.
 
-        Args:
-            rng: a PRNG key, for methods that start at random.
-            params: the parameters, at their initial values.
-
         Raises:
             ConfigError: a pattern matches nothing, or nothing can be pruned.
         """
@@ -110,8 +113,7 @@ class Pruner:
         paths = select(params, self.include, self.exclude)
         frozen = matching(self.freeze, paths, "pruner.freeze")
         self.targets({path: leaves[path] for path in paths if path not in frozen})
-        start = self.init_value
-        masks = nest({path: jnp.full(leaves[path].shape, start, jnp.float32) for path in paths})
+        masks = nest({p: jnp.full(leaves[p].shape, self.init_value, jnp.float32) for p in paths})
         if not self.rewinds:
             return PruneState(masks, {})
         # Buffers of their own, so that parameters and state may both be donated.
@@ -120,13 +122,6 @@ class Pruner:
 
     def load_masks(self, state: PruneState, masks: PyTree) -> PruneState:
         """Put stored masks into a state: logits where masks are trained, {0, 1} otherwise.
-
-        Args:
-            state: the state to change.
-            masks: nested dict with exactly the paths and shapes of `state.masks`.
-
-        Returns:
-            The new state.
 
         Raises:
             ConfigError: paths or shapes differ, or masks that should be binary are not.
@@ -152,11 +147,8 @@ class Pruner:
         Args:
             state: the state from `init`, with any stored masks loaded.
             params: the parameters to prune, trained ones where the method `expects_trained`.
-            grad_fn: `grad_fn(params, batch)` -> gradients of the loss, structured as params.
+            grad_fn: `grad_fn(params, batch) -> grads`.
             batches: at least `batches_needed` batches.
-
-        Returns:
-            The state to train with.
 
         Raises:
             ConfigError: gradients are needed, and there is no `grad_fn` or too few batches.
@@ -166,10 +158,6 @@ class Pruner:
     def rewind(self, state: PruneState, params: PyTree) -> tuple[PruneState, PyTree]:
         """Exchange the weights after `prepare`: lottery tickets go back to their initial values.
 
-        Args:
-            state: the state from `prepare`.
-            params: the current parameters.
-
         Returns:
             The state, without the copy that `init` made, and the parameters to train with.
         """
@@ -178,33 +166,17 @@ class Pruner:
         return state.replace(extras={}), state.extras["initial"]
 
     def sample(self, masks: PyTree, rng: Array | None = None) -> PyTree:
-        """Return the masks of one training step.
-
-        Args:
-            masks: `state.masks`.
-            rng: a PRNG key, where masks are drawn.
-
-        Returns:
-            Nested dict of float32 {0, 1} masks; differentiable where masks are trained.
-        """
+        """Return the {0, 1} masks of one training step; differentiable where masks are trained."""
         return masks
 
     def binarize(self, masks: PyTree) -> PyTree:
-        """Return the masks of evaluation, deterministic: nested dict of float32 {0, 1}."""
+        """Return the {0, 1} masks of evaluation, deterministic."""
         return masks
 
     def penalty(
         self, masks: PyTree, step: Any
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Term that the method adds to the training loss.
-
-        Args:
-            masks: `state.masks`.
-            step: int32 scalar, number of optimizer steps finished before this one.
-
-        Returns:
-            float32 scalar, and float32 scalars to log.
-        """
+        """Return the term that the method adds to the training loss, and scalars to log."""
         return jnp.zeros((), jnp.float32), {}
 
     def update(
@@ -215,53 +187,27 @@ class Pruner:
         step: Any,
         rng: Array | None = None,
     ) -> PruneState:
-        """Return the state after an optimizer step.
+        """Return the state after an optimizer step, same structure, shapes and dtypes.
 
-        Args:
-            state: the state before it.
-            params: the raw parameters after the step; pruned weights keep their values there.
-            grads: the gradients of the step, where the method ranks them.
-            step: int32 scalar, number of optimizer steps finished, this one included.
-            rng: a PRNG key, where the method draws.
-
-        Returns:
-            The new state, same structure, shapes and dtypes.
+        `params` are those after the step, `step` counts it, and `grads` are its gradients, where
+        the method ranks them.
         """
         return state
 
     def apply(self, params: PyTree, binary: PyTree) -> PyTree:
-        """Return the parameters as the model sees them in training.
+        """Return the masked parameters, as the model sees them in training.
 
-        Args:
-            params: the raw parameters.
-            binary: masks from `sample`.
-
-        Returns:
-            The masked parameters. Their gradient is that of `apply_masks`, unless the method
-            needs gradients of pruned weights too.
+        Their gradient is that of `apply_masks`, unless the method needs gradients of pruned weights
+        too.
         """
         return masks_lib.apply_masks(params, binary)
 
     def gradients(self, grads: PyTree, masks: PyTree) -> PyTree:
-        """Return the gradients that the optimizer receives, same structure.
-
-        Args:
-            grads: gradients of the loss with respect to the raw parameters.
-            masks: `state.masks`.
-        """
+        """Return the gradients that the optimizer receives."""
         return grads
 
     def settle(self, params: PyTree, opt_state: PyTree, masks: PyTree) -> tuple[PyTree, PyTree]:
-        """Finish a step: with `hard_zero`, write zeros into pruned weights and their momenta.
-
-        Args:
-            params: the raw parameters after the step.
-            opt_state: the optimizer's state after the step.
-            masks: `state.masks` after the step.
-
-        Returns:
-            The parameters and the optimizer's state of the next step.
-        """
+        """Finish a step: with `hard_zero`, write zeros into pruned weights and their momenta."""
         if not self.hard_zero:
             return params, opt_state
         binary = self.binarize(masks)
@@ -270,11 +216,7 @@ class Pruner:
     def instant_sparsify(
         self, params: PyTree, grads: PyTree | None = None, rng: Array | None = None
     ) -> tuple[PyTree, PyTree]:
-        """Prune to the target at once, where the method can (see `Ranked`).
-
-        Raises:
-            ConfigError: the method finds its masks in training, or gets them from elsewhere.
-        """
+        """Prune to the target at once; a ConfigError where the method cannot (see `Ranked`)."""
         raise ConfigError(f"pruner {self.name!r} cannot find masks from the weights at once")
 
     def wrap(self, tx: optax.GradientTransformation, state: PruneState | None = None):
@@ -286,8 +228,7 @@ class Pruner:
     def targets(self, active: dict[Path, Any]) -> Targets:
         """Return the groups of tensors that are ranked together, and the sparsity of each.
 
-        Args:
-            active: active masks or their parameters by path, in order; only shapes are read.
+        Only shapes are read of the active masks or parameters.
 
         Raises:
             ConfigError: an override is malformed or matches nothing.
@@ -296,14 +237,10 @@ class Pruner:
         return make_targets(shapes, self.sparsity, "global", self.overrides)
 
     def reached(self, binary: PyTree, tolerance: float = 0.05) -> bool:
-        """Return whether the number of nonzeros among the active masks is near its target.
+        """Return whether a checkpoint with these masks may count as the best.
 
-        Args:
-            binary: nested dict of {0, 1} masks.
-            tolerance: largest distance from the target number, as a fraction of it.
-
-        Returns:
-            True where a checkpoint with these masks may count as the best.
+        The number of nonzeros among the active masks must be near its target; `tolerance` is the
+        largest distance, as a fraction of the target.
         """
         active, _ = self.split(binary)
         if not active:
@@ -319,12 +256,8 @@ class Pruner:
     def begun(self, masks: PyTree) -> bool:
         """Return whether the method has pruned anything yet. Not for use inside jit.
 
-        Args:
-            masks: `state.masks`.
-
-        Returns:
-            True where an active mask, binarized, has a zero. Also True where there is nothing to
-            prune: without active masks, or at a target that removes none of their weights.
+        Also True where there is nothing to prune: without active masks, or at a target that removes
+        none of their weights.
         """
         active, _ = self.split(masks)
         if not active or not any(self.targets(active).removals()):
@@ -335,6 +268,5 @@ class Pruner:
     def split(self, masks: PyTree) -> tuple[dict[Path, Any], dict[Path, Any]]:
         """Return the masks by path: the active ones, and those that `freeze` holds."""
         flat = by_path(masks)
-        frozen = matching(self.freeze, flat, "pruner.freeze") if self.freeze else set()
-        active = {path: mask for path, mask in flat.items() if path not in frozen}
-        return active, {path: flat[path] for path in flat if path in frozen}
+        frozen = {path: flat[path] for path in sorted(matching(self.freeze, flat, "pruner.freeze"))}
+        return {path: mask for path, mask in flat.items() if path not in frozen}, frozen

@@ -1,8 +1,7 @@
 """Pruners that find no masks: dense training, and training with the masks of a pruned model."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -48,13 +47,7 @@ class MaskFreeze(Pruner):
     expects_trained: ClassVar[bool] = True
     needs_masks: ClassVar[bool] = True
 
-    def prepare(
-        self,
-        state: PruneState,
-        params: PyTree,
-        grad_fn: Callable[[PyTree, Any], PyTree] | None = None,
-        batches: Iterable[Any] = (),
-    ) -> PruneState:
+    def prepare(self, state, params, grad_fn=None, batches=()) -> PruneState:
         """Read the masks off the weights unless masks were loaded.
 
         Raises:

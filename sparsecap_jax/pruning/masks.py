@@ -18,11 +18,7 @@ from sparsecap_jax.types import ArrayLike, PyTree
 
 
 def check_fit(masks: PyTree, params: PyTree) -> None:
-    """Raise unless each mask has a parameter of its path and shape.
-
-    Raises:
-        ConfigError: a mask has no parameter, or one of another shape.
-    """
+    """Raise a ConfigError unless each mask has a parameter of its path and shape."""
     leaves = by_path(params)
     for path, mask in by_path(masks).items():
         if path not in leaves:
@@ -51,16 +47,9 @@ def _zero(leaf: ArrayLike, mask: ArrayLike) -> Array:
 
 
 def apply_masks(params: PyTree, binary: PyTree) -> PyTree:
-    """Multiply parameters by their masks.
+    """Multiply the parameters of any pytree by their masks; a leaf without one is untouched.
 
     Gradients flow to both: a pruned weight gets none, a mask gets gradient x weight.
-
-    Args:
-        params: any pytree of arrays.
-        binary: nested dict of masks, shaped as their parameters; a leaf without one is untouched.
-
-    Returns:
-        The masked parameters, same structure.
 
     Raises:
         ConfigError: a mask has no parameter, or one of another shape.
@@ -89,13 +78,8 @@ def apply_straight_through(params: PyTree, binary: PyTree) -> PyTree:
 def zero_moments(opt_state: PyTree, binary: PyTree) -> PyTree:
     """Write zeros where a mask is 0 into an optimizer's momenta and second moments.
 
-    Args:
-        opt_state: any pytree; a leaf belongs to a weight if its path ends in the path of the
-            weight's mask and it has the mask's shape.
-        binary: nested dict of {0, 1} masks.
-
-    Returns:
-        The new optimizer state, same structure.
+    A leaf of the state, any pytree, belongs to a mask if its path ends in the mask's path and it
+    has the mask's shape.
     """
     flat = by_path(binary)
     lengths = sorted({len(path) for path in flat}, reverse=True)
@@ -112,14 +96,7 @@ def zero_moments(opt_state: PyTree, binary: PyTree) -> PyTree:
 
 
 def finalize(params: PyTree, binary: PyTree) -> PyTree:
-    """Write plain +0.0 into the parameters wherever a mask is 0.
-
-    Args:
-        params: any pytree of arrays.
-        binary: nested dict of {0, 1} masks (not logits).
-
-    Returns:
-        The pruned parameters, same structure.
+    """Write plain +0.0 into the parameters wherever a mask is 0, which must be {0, 1}, no logit.
 
     Raises:
         ConfigError: masks do not fit, or are not binary.
@@ -129,15 +106,10 @@ def finalize(params: PyTree, binary: PyTree) -> PyTree:
 
 
 def check_binary(masks: PyTree) -> None:
-    """Raise unless every entry is 0 or 1. Inside jit, where values are unknown, do nothing.
-
-    Raises:
-        ConfigError: an entry is neither 0 nor 1.
-    """
+    """Raise a ConfigError unless every entry is 0 or 1; inside jit, do nothing."""
     for path, mask in by_path(masks).items():
-        if isinstance(mask, jax.core.Tracer):
-            continue
-        if not bool(jnp.all((mask == 0) | (mask == 1))):
+        traced = isinstance(mask, jax.core.Tracer)
+        if not traced and not bool(jnp.all((mask == 0) | (mask == 1))):
             raise ConfigError(f"mask {show(path)!r} is not binary; binarize it first")
 
 
@@ -196,14 +168,10 @@ def overall_sparsity(binary: PyTree) -> Float[Array, ""]:
 
 
 def pack(binary: PyTree) -> dict:
-    """Pack masks to one bit per weight.
+    """Pack {0, 1} masks to one bit per weight.
 
-    Args:
-        binary: nested dict of {0, 1} masks.
-
-    Returns:
-        The same dict, each leaf uint8 `[ceil(size / 8)]`: bits in row-major order, first bit
-        highest (numpy's `packbits`).
+    Each leaf becomes uint8 `[ceil(size / 8)]`: bits in row-major order, first bit highest (numpy's
+    `packbits`).
 
     Raises:
         ConfigError: a mask is not binary.

@@ -9,14 +9,11 @@ References:
 """
 
 import dataclasses
-from typing import Annotated, Any, ClassVar
-
-from jaxtyping import Array
+from typing import Annotated, ClassVar
 
 from sparsecap_jax.pruning import scores as scores_lib
-from sparsecap_jax.pruning.base import PruneState
 from sparsecap_jax.pruning.masks import apply_straight_through
-from sparsecap_jax.pruning.ranked import Ranked, When
+from sparsecap_jax.pruning.ranked import Arrays, Ranked, When
 from sparsecap_jax.pruning.schedules import Polynomial
 from sparsecap_jax.settings import Range
 from sparsecap_jax.types import PyTree
@@ -34,9 +31,7 @@ class Magnitude(Ranked):
     normalize: bool = False
     standardize: bool = False
 
-    def scores(
-        self, state: PruneState, weights: list[Array], grads: list[Array] | None, event: Any
-    ) -> list[Array]:
+    def scores(self, state, weights, grads, event) -> Arrays:
         """Return |weight|, normalized or standardized."""
         if self.standardize:
             return scores_lib.standardized_magnitudes(weights)
@@ -58,14 +53,10 @@ class OneShotMagnitude(Ranked):
     rewinds: bool = False
 
     when: ClassVar[When] = "before"
+    normalize: ClassVar[bool] = False
     expects_trained: ClassVar[bool] = True
 
-    def scores(
-        self, state: PruneState, weights: list[Array], grads: list[Array] | None, event: Any
-    ) -> list[Array]:
-        """Return |weight|, standardized where that is set."""
-        score = scores_lib.standardized_magnitudes if self.standardize else scores_lib.magnitudes
-        return score(weights)
+    scores = Magnitude.scores
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,9 +83,7 @@ class MagnitudeSTE(Ranked):
         events = (self.total_steps - start) // every if self.events is None else self.events
         return Polynomial(start, every, events, initial=self.sparsity, final=self.sparsity)
 
-    def scores(
-        self, state: PruneState, weights: list[Array], grads: list[Array] | None, event: Any
-    ) -> list[Array]:
+    def scores(self, state, weights, grads, event) -> Arrays:
         """Return |weight|."""
         return scores_lib.magnitudes(weights)
 
@@ -121,9 +110,7 @@ class Saliency(Ranked):
     num_batches: Annotated[int, Range(1)] = 1
     reference_signed: bool = False
 
-    def scores(
-        self, state: PruneState, weights: list[Array], grads: list[Array] | None, event: Any
-    ) -> list[Array]:
+    def scores(self, state, weights, grads, event) -> Arrays:
         """Return |gradient x weight|, or their signed products."""
         if self.reference_signed:
             return scores_lib.signed_saliencies(weights, grads)
@@ -137,9 +124,7 @@ class Random(Ranked):
 
     draws: ClassVar[bool] = True
 
-    def scores(
-        self, state: PruneState, weights: list[Array], grads: list[Array] | None, event: Any
-    ) -> list[Array]:
+    def scores(self, state, weights, grads, event) -> Arrays:
         """Return uniform scores in (0, 1), and 0 for weights that are pruned already."""
         masks = self.split(state.masks)[0].values()
         drawn = scores_lib.random_scores(state.extras["seed"], event, weights)

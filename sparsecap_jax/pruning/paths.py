@@ -23,20 +23,12 @@ WEIGHT_NAMES = re.compile(r"(kernel|weight)(_.*)?|embeddings?|w")
 NEVER_NAMES = re.compile(r"(bias|scale)(_.*)?|b|beta|gamma")
 
 
-def _key_name(key: Any) -> str:
-    """Name of one step of a JAX key path (dict key, attribute or position)."""
-    for field in ("key", "name", "idx"):
-        if hasattr(key, field):
-            return str(getattr(key, field))
-    return str(key)
-
-
 def to_path(keys: Iterable[Any]) -> Path:
     """Return the path of a leaf from JAX's key path, without the `.value` of an nnx variable."""
     keys = tuple(keys)
     if len(keys) > 1 and isinstance(keys[-1], GetAttrKey) and keys[-1].name == "value":
         keys = keys[:-1]
-    return tuple(_key_name(key) for key in keys)
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in keys)
 
 
 def show(path: Path) -> str:
@@ -57,12 +49,9 @@ def nest(flat: dict[Path, Any]) -> dict:
 
 
 def matching(patterns: tuple[str, ...], paths: Iterable[Path], where: str) -> set[Path]:
-    """Return the paths that at least one pattern matches in full.
+    """Return the paths that at least one pattern (a regular expression) matches in full.
 
-    Args:
-        patterns: regular expressions over `a/b/kernel`.
-        paths: candidates.
-        where: name of the patterns' field, for messages.
+    `where` names the patterns' field in messages.
 
     Raises:
         ConfigError: a pattern is no regular expression, or matches none of the paths.
@@ -91,12 +80,8 @@ def select(
     """Return the paths of the prunable leaves, sorted.
 
     A leaf qualifies when it has two dimensions or more, is no bias or scale, and either bears a
-    usual name of a weight matrix or, where `include` is given, matches one of its patterns.
-
-    Args:
-        params: any pytree of arrays.
-        include: patterns that replace the rule by names.
-        exclude: patterns of leaves to leave out.
+    usual name of a weight matrix or, where `include` is given, matches one of its patterns. Leaves
+    that `exclude` matches are left out.
 
     Raises:
         ConfigError: a pattern matches nothing, or no leaf is prunable.

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import jax
@@ -22,6 +22,7 @@ from sparsecap_jax.pruning.targets import Distribution, Targets, make_targets
 from sparsecap_jax.settings import Range, check_range
 from sparsecap_jax.types import PyTree
 
+Arrays = list[Array]
 When = Literal["polynomial", "periodic", "one_shot", "before"]
 
 
@@ -111,12 +112,12 @@ class Ranked(Pruner, abc.ABC):
 
     @abc.abstractmethod
     def scores(
-        self, state: PruneState, weights: list[Array], grads: list[Array] | None, event: Any
-    ) -> list[Array]:
+        self, state: PruneState, weights: Arrays, grads: Arrays | None, event: Any
+    ) -> Arrays:
         """Return float32 scores shaped as the weights; the lowest are pruned first.
 
         Args:
-            state: the state.
+            state: from `init` or a later step.
             weights: the active weights.
             grads: their gradients; never None where `num_batches` is above 0.
             event: int32 scalar, number of the event; 0 for a ranking without a schedule, -1 in
@@ -143,13 +144,7 @@ class Ranked(Pruner, abc.ABC):
             state = state.replace(extras={"seed": random_seed(rng)})
         return self.put(state, self.rank(state, params, None, -1)) if self.starts_sparse else state
 
-    def prepare(
-        self,
-        state: PruneState,
-        params: PyTree,
-        grad_fn: Callable[[PyTree, Any], PyTree] | None = None,
-        batches: Iterable[Any] = (),
-    ) -> PruneState:
+    def prepare(self, state, params, grad_fn=None, batches=()) -> PruneState:
         """Find the masks where that happens `before` training; frozen masks stay as they are.
 
         Raises:
@@ -179,12 +174,7 @@ class Ranked(Pruner, abc.ABC):
     ) -> list[Array]:
         """Return the active masks that the scores give, in the order of their paths.
 
-        Args:
-            state: the state.
-            params: the parameters.
-            grads: their gradients, where the method ranks these.
-            event: see `scores`.
-            remove: number of entries to remove of each group; None for the targets.
+        `remove` is the number of entries to remove of each group; None for the targets.
 
         Raises:
             ConfigError: the method ranks gradients, and there are none.
@@ -202,23 +192,14 @@ class Ranked(Pruner, abc.ABC):
         active, frozen = self.split(state.masks)
         return state.replace(masks=nest({**frozen, **dict(zip(active, masks, strict=True))}))
 
-    def update(
-        self,
-        state: PruneState,
-        params: PyTree,
-        grads: PyTree | None,
-        step: Any,
-        rng: Array | None = None,
-    ) -> PruneState:
+    def update(self, state, params, grads, step, rng=None) -> PruneState:
         """Recompute the active masks where `step` is an event of the schedule."""
         active, _ = self.split(state.masks)
         if self.schedule is None or not active:
             return state
         due, event = self.schedule.locate(jnp.asarray(step, jnp.int32))
         masks = lax.cond(
-            due,
-            lambda: self.recompute(state, params, grads, event),
-            lambda: list(active.values()),
+            due, lambda: self.recompute(state, params, grads, event), lambda: list(active.values())
         )
         return self.put(state, masks)
 
@@ -233,15 +214,9 @@ class Ranked(Pruner, abc.ABC):
     def instant_sparsify(
         self, params: PyTree, grads: PyTree | None = None, rng: Array | None = None
     ) -> tuple[PyTree, PyTree]:
-        """Prune to the target at once, without any training.
+        """Return the parameters pruned to the target (zeros in place), and their masks.
 
-        Args:
-            params: any pytree of arrays.
-            grads: gradients of the loss with respect to them, for methods that rank these.
-            rng: a PRNG key for random methods; by default the key of seed 0.
-
-        Returns:
-            The pruned parameters (zeros in place), and their masks.
+        Methods that rank gradients need `grads`. By default `rng` is the key of seed 0.
         """
         state = self._start(jax.random.key(0) if rng is None else rng, params)
         masks = self.put(state, self.rank(state, params, grads)).masks

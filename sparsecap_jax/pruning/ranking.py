@@ -29,16 +29,6 @@ def _group_counts(hits: Sequence[Array], groups: tuple[int, ...]) -> UInt32[Arra
     return jnp.zeros(max(groups) + 1, jnp.uint32).at[jnp.array(groups)].add(counts)
 
 
-def _offsets(sizes: Sequence[int], groups: tuple[int, ...]) -> tuple[list[int], np.ndarray]:
-    """Return the first index of each tensor within its group, and the groups' sizes."""
-    totals = np.zeros(max(groups) + 1, np.int64)
-    starts = []
-    for size, group in zip(sizes, groups, strict=True):
-        starts.append(int(totals[group]))
-        totals[group] += size
-    return starts, totals
-
-
 @partial(jax.jit, static_argnames="groups")
 def prune_smallest(
     scores: Sequence[Float[Array, "..."]], remove: UInt32[Array, " G"], groups: tuple[int, ...]
@@ -46,19 +36,19 @@ def prune_smallest(
     """Return masks with a 0 at the smallest scores of each group and a 1 elsewhere.
 
     Of equal scores the earlier in flat order goes first: tensors in the order given, each in
-    row-major order.
+    row-major order. Masks are float32 {0, 1}.
 
     Args:
         scores: float32 tensors of any shape.
         remove: uint32 `[G]`, number of entries to remove of each group; at most its size.
         groups: for each tensor, the group 0..G-1 within which it is ranked.
-
-    Returns:
-        float32 {0, 1} masks shaped as the scores.
     """
     keys = [_ordered_bits(score) for score in scores]
-    starts, totals = _offsets([key.size for key in keys], groups)
-    totals = jnp.asarray(totals, jnp.uint32)
+    starts, totals = [], np.zeros(max(groups) + 1, np.uint32)
+    for key, group in zip(keys, groups, strict=True):
+        starts.append(int(totals[group]))
+        totals[group] += key.size
+    totals = jnp.asarray(totals)
 
     def narrow(i, threshold):
         bit = jnp.uint32(1) << (31 - i).astype(jnp.uint32)

@@ -55,24 +55,15 @@ class Polynomial:
         return final + (min(self.initial, final) - final) * left**3
 
     def locate(self, step: Int[Array, ""]) -> tuple[Bool[Array, ""], Int[Array, ""]]:
-        """Return whether `step` is an event, and the number of the last event up to it.
-
-        Args:
-            step: int32 scalar, may be traced.
-
-        Returns:
-            A bool scalar and an int32 scalar in 0..`events`, 0 before the first event.
-        """
+        """Return whether `step` is an event, and the number of the last one up to it, or 0."""
         since = step - jnp.int32(self.start)
         due = (since >= 0) & (step <= self.end) & (since % self.frequency == 0)
         return due, jnp.clip(since // self.frequency, 0, self.events)
 
     def table(self, sizes: Sequence[int], finals: Sequence[float]) -> np.ndarray:
-        """uint32 `[events + 1, G]`: number of entries of each group that an event removes.
+        """Return uint32 `[events + 1, G]`: number of entries of each group that an event removes.
 
-        Args:
-            sizes: number of entries of each group.
-            finals: final sparsity of each group.
+        `sizes` are the numbers of entries of the groups, `finals` their final sparsities.
         """
         rows = [
             [removals(self.target(event, f), n) for f, n in zip(finals, sizes, strict=True)]
@@ -97,15 +88,8 @@ def gradual_schedule(
     that would make fewer than 20 events, 20 events are spread over the same span (fewer in a span
     of fewer steps).
 
-    Args:
-        final: sparsity at the end.
-        total_steps: length of training.
-        steps_per_epoch: length of an epoch; without it, or where an epoch takes half of training,
-            the start is a quarter of training.
-        initial: sparsity at the start.
-        start: step of event 0.
-        frequency: steps between events.
-        events: number of rises.
+    The other arguments are those of `Polynomial`, and lengths in steps. Without `steps_per_epoch`,
+    or where an epoch takes half of training, the start is a quarter of training.
 
     Raises:
         ConfigError: the events do not fit into training.

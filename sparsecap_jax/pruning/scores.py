@@ -76,12 +76,9 @@ def random_seed(rng: Array) -> UInt32[Array, "2"]:
 
 
 def random_scores(seed: UInt32[Array, "2"], event: Any, tensors: Tensors) -> list[Array]:
-    """Draw uniform scores in (0, 1); the same on any number of devices.
+    """Draw uniform scores in (0, 1), shaped as `tensors`, new ones for each event (int32 scalar).
 
-    Args:
-        seed: uint32 `[2]`, from `random_seed`.
-        event: int32 scalar; each event has scores of its own.
-        tensors: for the shapes.
+    They are the same on any number of devices.
     """
     key = jax.random.wrap_key_data(seed, impl="threefry2x32")
     key = jax.random.fold_in(key, jnp.asarray(event, jnp.int32))

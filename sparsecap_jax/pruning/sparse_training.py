@@ -8,16 +8,14 @@ References:
 
 import dataclasses
 import math
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.pruning.base import PruneState
 from sparsecap_jax.pruning.masks import apply_masks, apply_straight_through
-from sparsecap_jax.pruning.ranked import Ranked, When, pick
+from sparsecap_jax.pruning.ranked import Arrays, Ranked, When, pick
 from sparsecap_jax.pruning.ranking import prune_smallest
 from sparsecap_jax.pruning.scores import magnitudes, random_scores
 from sparsecap_jax.pruning.targets import Targets
@@ -35,9 +33,7 @@ class StaticSparse(Ranked):
     starts_sparse: ClassVar[bool] = True
     draws: ClassVar[bool] = True
 
-    def scores(
-        self, state: PruneState, weights: list[Array], grads: list[Array] | None, event: Any
-    ) -> list[Array]:
+    def scores(self, state, weights, grads, event) -> Arrays:
         """Return uniform scores in (0, 1)."""
         return random_scores(state.extras["seed"], event, weights)
 
@@ -67,6 +63,8 @@ class Rewired(Ranked):
     starts_sparse: ClassVar[bool] = True
     draws: ClassVar[bool] = True
 
+    scores = StaticSparse.scores
+
     def __post_init__(self):
         super().__post_init__()
         if self.sparsity_type != "unstructured":
@@ -76,12 +74,6 @@ class Rewired(Ranked):
             )
         if self.distribution == "global":
             raise ConfigError("pruner.distribution is 'global'; expected 'uniform' or 'erk'")
-
-    def scores(
-        self, state: PruneState, weights: list[Array], grads: list[Array] | None, event: Any
-    ) -> list[Array]:
-        """Return uniform scores in (0, 1)."""
-        return random_scores(state.extras["seed"], event, weights)
 
     def apply(self, params: PyTree, binary: PyTree) -> PyTree:
         """Return masked parameters; for RigL with a gradient for pruned weights too."""
@@ -103,9 +95,7 @@ class Rewired(Ranked):
             rows.append([int(fraction * count) for count in kept])
         return np.array(rows, np.uint32).reshape(-1, len(kept))
 
-    def recompute(
-        self, state: PruneState, params: PyTree, grads: PyTree | None, event: Any
-    ) -> list[Array]:
+    def recompute(self, state, params, grads, event) -> Arrays:
         """Return the active masks after dropping and growing."""
         active, _ = self.split(state.masks)
         targets = self.targets(active)

@@ -102,14 +102,9 @@ class NofM(Unstructured):
 
 
 def parse_structure(text: str, axis: int) -> Unstructured:
-    """Return the structure that a config names.
+    """Return the structure that a config names; a ConfigError for unknown or impossible ones.
 
-    Args:
-        text: `unstructured`, `N:M` or `HxW`; also jaxpruner's `nm_N,M` and `block_H,W`.
-        axis: the axis of N:M.
-
-    Raises:
-        ConfigError: none of these, or impossible numbers.
+    Besides the names above, those of jaxpruner are known: `nm_N,M` and `block_H,W`.
     """
     if text == "unstructured":
         return Unstructured()

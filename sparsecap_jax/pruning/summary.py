@@ -21,10 +21,6 @@ def summarize(params: PyTree, binary: PyTree) -> list[dict[str, Any]]:
     A tensor that a model uses in several places is one leaf and counts once; so does an array that
     several paths of `params` share.
 
-    Args:
-        params: all parameters of the model.
-        binary: nested dict of {0, 1} masks over the prunable ones.
-
     Returns:
         Rows `{"tensor": "a/b/kernel", "shape": "4x8", "prunable", "size", "nonzeros",
         "sparsity"}` in sorted order of paths, then a row `(prunable)` over all masks and a row
@@ -52,14 +48,7 @@ def summarize(params: PyTree, binary: PyTree) -> list[dict[str, Any]]:
 
 
 def warn_nearly_empty(rows: list[dict[str, Any]]) -> list[str]:
-    """Log a warning for each tensor that is over 99.9 % sparse.
-
-    Args:
-        rows: rows from `summarize`.
-
-    Returns:
-        The names of these tensors.
-    """
+    """Log a warning for each tensor of `summarize` over 99.9 % sparse, and return their names."""
     names = []
     for row in rows:
         if row["prunable"] and row["tensor"] != PRUNABLE and row["sparsity"] > NEARLY_EMPTY:

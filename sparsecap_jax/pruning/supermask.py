@@ -70,15 +70,12 @@ class Supermask(Pruner):
     def _gap(self, active: dict) -> tuple[Array, Array]:
         """Return the active masks' sparsity, and the mean distance of groups from their targets."""
         targets = self.targets(active)
-        size = sum(targets.sizes)
         now, gap = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
-        for group, (count, target) in enumerate(
-            zip(targets.sizes, targets.sparsities, strict=True)
-        ):
+        for group, target in enumerate(targets.sparsities):
             members = zip(active.values(), targets.groups, strict=True)
             logits = [mask for mask, g in members if g == group]
             sparse = 1.0 - kept_fraction(logits, self.bypass_sigmoid_grad)
-            share = jnp.float32(count / size)
+            share = jnp.float32(targets.sizes[group] / sum(targets.sizes))
             now += share * sparse
             gap += share * jnp.abs(jnp.float32(target) - sparse)
         return now, gap
@@ -87,10 +84,6 @@ class Supermask(Pruner):
         self, masks: PyTree, step: Any
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Sparsity loss of the active masks.
-
-        Args:
-            masks: nested dict of float32 logits.
-            step: int32 scalar, number of optimizer steps finished before this one.
 
         Returns:
             The weighted, annealed loss, float32; and `sparsity` (of the active rounded masks),

@@ -45,11 +45,7 @@ class Targets:
 
 
 def parse_overrides(overrides: tuple[str, ...], paths: list[Path]) -> dict[Path, float]:
-    """Return the sparsity of each path that an override names.
-
-    Args:
-        overrides: texts `PATTERN=SPARSITY`; where several patterns match, the last one holds.
-        paths: the active prunable leaves.
+    """Return the sparsity of each path that an override names; of several overrides the last holds.
 
     Raises:
         ConfigError: no `=`, a sparsity out of range, or a pattern that matches nothing.
@@ -74,13 +70,6 @@ def erk(shapes: Mapping[Path, Shape], sparsity: float) -> dict[Path, float]:
     """Return sparsities by Erdos-Renyi-Kernel that keep as many weights as a uniform target would.
 
     Tensors whose density would exceed 1 stay dense, and the others share the rest of the weights.
-
-    Args:
-        shapes: shapes by path.
-        sparsity: overall target.
-
-    Returns:
-        Sparsity by path.
     """
     size = {path: math.prod(shape) for path, shape in shapes.items()}
     raw = {path: sum(shape) / size[path] for path, shape in shapes.items()}
@@ -108,8 +97,8 @@ def make_targets(
     Args:
         shapes: shapes of the active tensors by path, in order.
         sparsity: the target.
-        distribution: `global`, `uniform` or `erk`.
-        overrides: see `parse_overrides`.
+        distribution: see above.
+        overrides: texts `PATTERN=SPARSITY`.
         entries: returns the number of entries of a tensor that are ranked.
 
     Raises:

@@ -34,13 +34,8 @@ def wrap(
 
     The loop differentiates its loss at the parameters as they are, zeros in place, so gradients
     reach pruned weights. The optimizer takes its step with them; at the events of the schedule
-    masks are found on the result, and all pruned weights are set to 0.
-
-    Args:
-        pruner: any but those that train their masks or their pruned weights, or exchange weights.
-        tx: the optimizer inside.
-        state: a prepared state, for methods that need gradients of batches first; by default the
-            weights given to `init` are prepared.
+    masks are found on the result, and all pruned weights are set to 0. By default the weights given
+    to `init` are prepared; methods that need gradients of batches first take a prepared `state`.
 
     Returns:
         A transformation whose state is a `WrappedState`. Its `update` needs `params`.

@@ -78,17 +78,11 @@ class Checkpoints:
 
         Args:
             state: the training state.
-            score: what ranks it as best, or None where it may not be the best.
+            score: ranks it as best; None where it may not be the best.
             data: state of the data iterator, JSON-serialisable.
-            info: more to keep in `meta`, JSON-serialisable.
+            info: further entries of `meta`, JSON-serialisable.
         """
-        trees = {
-            "params": state.params,
-            "masks": state.prune.masks,
-            "extras": state.prune.extras,
-            "optimizer": state.opt_state,
-        }
-        trees = {name: _plain(name, tree) for name, tree in trees.items() if jax.tree.leaves(tree)}
+        trees = {name: _plain(name, t) for name, t in _items(state).items() if jax.tree.leaves(t)}
         meta = {
             **info,
             "step": int(state.step),
@@ -103,47 +97,29 @@ class Checkpoints:
         self._manager.save(int(state.step), args=args)
 
     def restore(self, like: TrainState, step: int | None = None) -> tuple[TrainState, dict]:
-        """Restore a whole state, bit for bit.
+        """Restore a whole state, bit for bit, and the meta data it was saved with.
 
         Args:
             like: a state of the same shapes and shardings (its values are not read).
-            step: which one; None for the last.
-
-        Returns:
-            The state, and the meta data it was saved with.
+            step: None for the last.
 
         Raises:
             CheckpointError: it is missing or corrupt, or its shapes differ from `like`.
         """
         step = self.last_step() if step is None else step
         meta = self.meta(step)
-        like_trees = {
-            "params": like.params,
-            "masks": like.prune.masks,
-            "extras": like.prune.extras,
-            "optimizer": like.opt_state,
-        }
-        items = {
-            name: self._restore_like(step, name, tree, meta) if jax.tree.leaves(tree) else tree
-            for name, tree in like_trees.items()
-        }
+        items = _items(like)
+        for name, tree in items.items():
+            if jax.tree.leaves(tree):
+                plain = self._restore_item(step, name, _plain(name, tree), meta)
+                items[name] = jax.tree.unflatten(jax.tree.structure(tree), jax.tree.leaves(plain))
+        count = jax.numpy.asarray(meta["step"], jax.numpy.int32)
         rng = jax.random.wrap_key_data(np.asarray(meta["rng"], np.uint32))
         prune = like.prune.replace(masks=items["masks"], extras=items["extras"])
-        state = TrainState(
-            jax.numpy.asarray(meta["step"], jax.numpy.int32),
-            items["params"],
-            prune,
-            items["optimizer"],
-            rng,
-        )
-        return state, meta
+        return TrainState(count, items["params"], prune, items["optimizer"], rng), meta
 
     def restore_variables(self, step: int) -> dict[str, PyTree]:
-        """Restore `{"params": ..., "masks": ...}` of a step as numpy arrays.
-
-        Raises:
-            CheckpointError: it is missing or corrupt.
-        """
+        """Restore `{"params": ..., "masks": ...}` of a step as numpy arrays; errors as `meta`."""
         meta = self.meta(step)
         return {
             name: self._restore_item(step, name, None, meta) if name in meta["crc32"] else {}
@@ -180,40 +156,26 @@ class Checkpoints:
         scored = [(self.score(step), -step) for step in steps if self.score(step) is not None]
         return -max(scored)[1] if scored else None
 
-    def _restore_like(self, step: int, name: str, like: PyTree, meta: Mapping) -> PyTree:
-        """Restore an item into the structure and shardings of `like`."""
-        plain = self._restore_item(step, name, _plain(name, like), meta)
-        leaves = jax.tree.leaves(plain)
-        return jax.tree.unflatten(jax.tree.structure(like), leaves)
-
     def _restore_item(self, step: int, name: str, like: PyTree | None, meta: Mapping) -> PyTree:
-        kwargs = {}
-        saved = self._saved_shapes(step, name)
-        if like is None:
-            like = saved
-            kwargs["restore_args"] = jax.tree.map(
-                lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like
-            )
-        else:
-            self._check_shapes(step, name, saved, like)
-            kwargs["item"] = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-            kwargs["restore_args"] = ocp.checkpoint_utils.construct_restore_args(like)
         try:
-            args = ocp.args.PyTreeRestore(**kwargs)
+            saved = self._manager.item_metadata(step)[name]
+            saved = getattr(saved, "tree", saved)  # metadata in place of the arrays
+            if like is None:
+                as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+                item, restore_args = None, jax.tree.map(lambda _: as_numpy, saved)
+            else:
+                self._check_shapes(step, name, saved, like)
+                item = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+                restore_args = ocp.checkpoint_utils.construct_restore_args(like)
+            args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args)
             tree = self._manager.restore(step, args=ocp.args.Composite(**{name: args}))[name]
+        except CheckpointError:
+            raise
         except (ValueError, OSError, KeyError, TypeError) as error:
             raise self._corrupt(step, name, error) from error
         if _crc32(tree) != meta["crc32"].get(name):
             raise self._corrupt(step, name, "its checksum differs from the one saved with it")
         return tree
-
-    def _saved_shapes(self, step: int, name: str) -> PyTree:
-        """Return the tree of an item as saved, with metadata in place of the arrays."""
-        try:
-            metadata = self._manager.item_metadata(step)[name]
-        except (ValueError, OSError, KeyError, TypeError) as error:
-            raise self._corrupt(step, name, error) from error
-        return metadata.tree if hasattr(metadata, "tree") else metadata
 
     def _check_shapes(self, step: int, name: str, saved: PyTree, like: PyTree) -> None:
         """Compare paths and shapes before reading anything."""
@@ -243,6 +205,11 @@ class _KeepBestAndLast(checkpoint_managers.PreservationPolicy):
         steps = [checkpoint.step for checkpoint in checkpoints]
         keep = {max(steps, default=None), self._checkpoints._best(steps)}
         return [step in keep for step in steps]
+
+
+def _items(state: TrainState) -> dict[str, PyTree]:
+    trees = (state.params, state.prune.masks, state.prune.extras, state.opt_state)
+    return dict(zip(ITEMS, trees, strict=True))
 
 
 def _plain(name: str, tree: PyTree) -> dict[str, Any]:

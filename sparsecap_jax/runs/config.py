@@ -17,15 +17,7 @@ from typing import Annotated, Any, Literal
 from ml_collections import ConfigDict
 
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.settings import (
-    Field,
-    Range,
-    build,
-    checked,
-    defaults_of,
-    fields_of,
-    nearest,
-)
+from sparsecap_jax.settings import Field, Range, build, checked, defaults_of, fields_of, nearest
 
 FORMAT_VERSION = 1
 # Sections whose fields depend on their `name`.
@@ -59,21 +51,14 @@ def _owners() -> dict[str, type]:
     from sparsecap_jax.training.config import TrainConfig
     from sparsecap_jax.training.optimizers import OptimizerConfig
 
-    return {
-        "data": DataConfig,
-        "optimizer": OptimizerConfig,
-        "scst": ScstConfig,
-        "train": TrainConfig,
-        "eval": EvalConfig,
-    }
+    owners = (DataConfig, OptimizerConfig, ScstConfig, TrainConfig, EvalConfig)
+    return dict(zip(SECTIONS[len(NAMED) :], owners, strict=True))
 
 
 def section_fields(section: str, name: Any = None) -> dict[str, Field]:
-    """Return the fields of a section, its `name` apart.
+    """Return the fields of a section ("" for those outside the sections), its `name` apart.
 
-    Args:
-        section: its key in the config; "" for the fields outside the sections.
-        name: the chosen model, pruner, tokenizer or objective.
+    `name` is the chosen model, pruner, tokenizer or objective.
 
     Raises:
         ConfigError: there is no such section, or no such choice.
@@ -106,10 +91,7 @@ def default_config(
     tokenizer: str = "word",
     objective: str = "cross_entropy",
 ) -> ConfigDict:
-    """Return the defaults of everything, with the fields of the parts that are named.
-
-    Returns:
-        A locked config; `configs/*.py` set what their recipe changes.
+    """Return a locked config of defaults, with the fields of the parts that are named.
 
     Raises:
         ConfigError: an unknown name.
@@ -122,10 +104,7 @@ def default_config(
 def make_section(section: str, choice: str | None = None, /, **fields: Any) -> ConfigDict:
     """Return a section of a config, `fields` set and the others at their defaults.
 
-    Args:
-        section: its key in the config.
-        choice: name of the model, pruner, tokenizer or objective.
-        **fields: values.
+    `choice` is the name of the model, pruner, tokenizer or objective.
 
     Raises:
         ConfigError: an unknown name or field, or a value of the wrong type or out of range.
@@ -145,11 +124,9 @@ objective_section = functools.partial(make_section, "objective")
 
 
 def model_config(config: ConfigDict, vocab_size: int) -> dict[str, Any]:
-    """Return what `models.make_model` takes, with the fields that other sections give.
+    """Return the argument of `models.make_model`, with the fields that other sections give.
 
-    Args:
-        config: the config of a run.
-        vocab_size: the tokenizer's, used where `config.model.vocab_size` is 0.
+    `vocab_size` is the tokenizer's, used where `config.model.vocab_size` is 0.
     """
     from sparsecap_jax.models import model_fields
 
@@ -192,8 +169,8 @@ def build_sections(config: ConfigDict) -> dict[str, Any]:
             checked(value, known, key, "model")
         model = make_model(model_config(config, vocab_size=1))
         make_pruner(plain["pruner"], total_steps=1, steps_per_epoch=1)
-        owner = OBJECTIVES[plain["objective"].pop("name", None)]
-        built["objective"] = build(owner, plain["objective"], "objective", task=Task(model))
+        objective = OBJECTIVES[plain["objective"].pop("name", None)]
+        built["objective"] = build(objective, plain["objective"], "objective", task=Task(model))
     scheduled_sampling.parse(built["train"], model)
     return built
 
@@ -204,11 +181,7 @@ def validate(config: ConfigDict) -> None:
 
 
 def from_dict(values: Any, source: str) -> ConfigDict:
-    """Rebuild and check a config that was saved as JSON.
-
-    Args:
-        values: the decoded JSON object.
-        source: what error messages call it, such as its file name.
+    """Rebuild and check a config that was saved as JSON; `source` names it in messages.
 
     Raises:
         ConfigError: not a config of this format, or `validate` finds fault.
@@ -229,9 +202,8 @@ def from_dict(values: Any, source: str) -> ConfigDict:
             for section, name in zip(NAMED, names, strict=True):
                 section_fields(section, name)
         config = default_config(*names)
-        top = {key: value for key, value in values.items() if key not in SECTIONS}
-        _check_top(top)
-        update(config, "", top)
+        _check_top(_top(values))
+        update(config, "", _top(values))
         for section in {*SECTIONS} & {*values}:
             if not isinstance(values[section], Mapping):
                 raise ConfigError(f"config.{section} is {values[section]!r}; expected a section")
@@ -243,10 +215,7 @@ def from_dict(values: Any, source: str) -> ConfigDict:
 def update(config: ConfigDict, section: str, values: Mapping[str, Any]) -> None:
     """Set fields of a section in place, each value converted to its field's type.
 
-    Args:
-        config: the config.
-        section: key of the section; "" for the fields outside the sections.
-        values: values by field; the `name` of a choice stays as it is.
+    The section is "" for the fields outside the sections. The `name` of a choice stays as it is.
 
     Raises:
         ConfigError: an unknown field, or a value of the wrong type or out of range.
@@ -262,11 +231,8 @@ def update(config: ConfigDict, section: str, values: Mapping[str, Any]) -> None:
 def parse_arg(arg: str) -> tuple[list[str], dict[str, Any]]:
     """Split the argument of a config file into its words and its `key=value` pairs.
 
-    Values are read as JSON where they are JSON, else as text: `supermask,sparsity=0.975` is
-    `(["supermask"], {"sparsity": 0.975})`.
-
-    Raises:
-        ConfigError: an empty part.
+    `supermask,sparsity=0.975` is `(["supermask"], {"sparsity": 0.975})`, see `literal`. A part
+    without a name is a ConfigError.
     """
     words, values = [], {}
     for part in arg.split(",") if arg else []:

@@ -12,12 +12,7 @@ from sparsecap_jax.tokenizers import TOKENIZERS
 from sparsecap_jax.training.objectives import OBJECTIVES
 
 PATH = pathlib.Path(__file__).parents[2] / "docs" / "config.md"
-CHOICES = {
-    "model": MODELS,
-    "pruner": PRUNERS,
-    "tokenizer": TOKENIZERS,
-    "objective": OBJECTIVES,
-}
+CHOICES = dict(zip(NAMED, (MODELS, PRUNERS, TOKENIZERS, OBJECTIVES), strict=True))
 INTRO = """\
 # Config
 
@@ -69,11 +64,11 @@ def render() -> str:
 def _choices(section: str) -> list[str]:
     """Tables of the fields that all choices have, and of what each has besides."""
     fields = {name: section_fields(section, name) for name in sorted(CHOICES[section])}
-    common = [key for key in next(iter(fields.values())) if all(key in f for f in fields.values())]
     shared = {}
-    for key in common:
-        variants = [known[key] for known in fields.values()]
-        shared[key] = max(variants, key=variants.count)
+    for key in next(iter(fields.values())):
+        variants = [known.get(key) for known in fields.values()]
+        if None not in variants:
+            shared[key] = max(variants, key=variants.count)
     alike: dict[str, list[str]] = {}
     for name, known in fields.items():
         rest = {key: field for key, field in known.items() if shared.get(key) != field}

@@ -3,6 +3,7 @@
 `config.json`, `tokenizer/`, and `weights.npz` (a finished model) or `checkpoints/`.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Mapping
@@ -80,11 +81,7 @@ def load_run(directory: str | pathlib.Path) -> LoadedRun:
 
 
 def load_config(directory: pathlib.Path) -> ConfigDict:
-    """Load the config of a run directory.
-
-    Raises:
-        CheckpointError: there is none, or it is faulty.
-    """
+    """Load the config of a run directory; a CheckpointError if there is none or it is faulty."""
     path = directory / CONFIG
     if not path.exists():
         raise CheckpointError(f"{directory}: no run directory: {CONFIG} is missing")
@@ -116,31 +113,17 @@ def load_variables(
 
 
 def load_raw_variables(directory: str | pathlib.Path) -> dict[str, Any]:
-    """Load `{"params": ..., "masks": ...}` as they were trained: weights not pruned, masks logits
-    where they are trained, from the best checkpoint, else the last one.
+    """Load `{"params": ..., "masks": ...}` as they were trained; errors as `load_variables`.
 
-    Raises:
-        CheckpointError: there are none, or they are corrupt.
+    From the best checkpoint, else the last one: weights not pruned, masks logits where trained.
     """
-    checkpoints = Checkpoints(directory, read_only=True)
-    try:
+    with contextlib.closing(Checkpoints(directory, read_only=True)) as checkpoints:
         best = checkpoints.best_step()
         return checkpoints.restore_variables(checkpoints.last_step() if best is None else best)
-    finally:
-        checkpoints.close()
 
 
 def save_run(directory: str | pathlib.Path, run: LoadedRun, *, compact: bool = False) -> int:
-    """Write a finished run directory: config, tokenizer, weights, extractor's settings.
-
-    Args:
-        directory: folder to write to.
-        run: what to write.
-        compact: see `sparse_file.save_weights`.
-
-    Returns:
-        The size of the weights in bytes.
-    """
+    """Write a finished run directory; see `weights.save_weights` for `compact` and the result."""
     directory = pathlib.Path(directory)
     run.tokenizer.save(directory / TOKENIZER)
     size = save_weights(directory / WEIGHTS, run.params, run.masks, compact=compact)
@@ -166,11 +149,13 @@ def weight_counts(params: PyTree) -> dict[str, float | int]:
 
 
 def _check_fit(params: PyTree, model: nn.Module, directory: pathlib.Path) -> None:
-    shapes = {path: leaf.shape for path, leaf in flatten_dict(params).items()}
-    expected = {path: leaf.shape for path, leaf in flatten_dict(abstract_params(model)).items()}
+    shapes, expected = (
+        {path: leaf.shape for path, leaf in flatten_dict(tree, sep="/").items()}
+        for tree in (params, abstract_params(model))
+    )
     for path in sorted({*shapes, *expected}):
         if shapes.get(path) != expected.get(path):
             raise CheckpointError(
-                f"{directory}: weight {'/'.join(path)} has shape {shapes.get(path)}, expected "
+                f"{directory}: weight {path} has shape {shapes.get(path)}, expected "
                 f"{expected.get(path)} by {CONFIG} and the tokenizer"
             )

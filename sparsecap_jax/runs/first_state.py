@@ -3,19 +3,22 @@
 import itertools
 import logging
 import pathlib
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Key
 
+from sparsecap_jax.errors import CheckpointError
 from sparsecap_jax.models import smallest_inputs
 from sparsecap_jax.pruning.step import SparseStep, TrainState
 from sparsecap_jax.runs.directory import INITIAL_WEIGHTS, load_variables
 from sparsecap_jax.runs.run import Run
-from sparsecap_jax.runs.warm_start import warm_start
 from sparsecap_jax.runs.weights import load_weights
 from sparsecap_jax.training.objectives import Objective
 from sparsecap_jax.types import PyTree
@@ -54,6 +57,57 @@ def first_state(run: Run, report: Callable[[str], None]) -> TrainState:
         if pruner.rewinds
         else None,
     )
+
+
+def warm_start(run: Run, fresh: PyTree, report: Callable[[str], None]) -> PyTree:
+    """Return initial params from the run directory `config.train.init_from`; see `merge_params`."""
+    source = pathlib.Path(run.config.train.init_from)
+    ignore, stored = run.config.train.init_ignore, load_variables(source)["params"]
+    params, taken = merge_params(stored, fresh, ignore, str(source))
+    report(f"warm start: {taken} tensors from {source}")
+    return params
+
+
+def merge_params(
+    source_params: PyTree, fresh: PyTree, ignore: Sequence[str], source: str
+) -> tuple[PyTree, int]:
+    """Put the params of the run `source` into the structure of `fresh`.
+
+    Args:
+        source_params: params of that run.
+        fresh: initial params; ignored leaves that do not fit keep theirs.
+        ignore: regexes over `a/b/c` paths (full match) of leaves that need not fit.
+        source: name of that run in error messages.
+
+    Returns:
+        The params, and the number of leaves taken from that run.
+
+    Raises:
+        CheckpointError: a leaf that is not ignored is missing, extra or of another shape.
+    """
+    taken, initial = flatten_dict(source_params, sep="/"), flatten_dict(fresh, sep="/")
+    shapes = {name: leaf.shape for name, leaf in initial.items()}
+    fits = {name for name in shapes if name in taken and taken[name].shape == shapes[name]}
+    faults = [
+        _fault(name, shapes, taken)
+        for name in sorted({*shapes, *taken} - fits)
+        if not any(re.fullmatch(pattern, name) for pattern in ignore)
+    ]
+    if faults:
+        raise CheckpointError(
+            f"{source}: does not fit the model: {'; '.join(faults)} (config.train.init_ignore "
+            "lists what may differ)"
+        )
+    merged = {n: jnp.asarray(taken[n], jnp.float32) if n in fits else initial[n] for n in shapes}
+    return unflatten_dict(merged, sep="/"), len(fits)
+
+
+def _fault(name: str, shapes: dict, taken: dict) -> str:
+    if name not in taken:
+        return f"{name} is missing"
+    if name not in shapes:
+        return f"{name} is extra"
+    return f"{name} has shape {taken[name].shape}, expected {shapes[name]}"
 
 
 def abstract_state(run: Run) -> TrainState:

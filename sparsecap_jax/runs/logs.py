@@ -25,8 +25,7 @@ class Logs:
         self._events = SummaryWriter(str(self._workdir / "tensorboard"), purge_step=first_step + 1)
         self._columns: dict[pathlib.Path, list[str]] = {}
         for path in self._workdir.glob("*.csv"):
-            rows = [row for row in read_csv(path) if int(row["step"]) <= first_step]
-            self._columns[path] = _columns(path, rows)
+            self._rewrite(path, [row for row in read_csv(path) if int(row["step"]) <= first_step])
 
     def write(self, table: str, step: int, values: Mapping[str, float | None]) -> None:
         """Append one row of `values` at `step` to `table` ("train" or "validation")."""
@@ -36,11 +35,14 @@ class Logs:
             with path.open("a", newline="") as file:
                 csv.DictWriter(file, self._columns[path], restval="").writerow(row)
         else:
-            rows = read_csv(path) if path.exists() else []
-            self._columns[path] = _columns(path, [*rows, row])
+            self._rewrite(path, [*(read_csv(path) if path.exists() else []), row])
         for key, value in values.items():
             if value is not None:
                 self._events.add_scalar(f"{table}/{key}", value, step)
+
+    def _rewrite(self, path: pathlib.Path, rows: list[dict]) -> None:
+        write_table(path, rows)
+        self._columns[path] = list(dict.fromkeys(key for row in rows for key in row))
 
     def close(self) -> None:
         """Flush and close the TensorBoard events."""
@@ -48,18 +50,11 @@ class Logs:
 
 
 class Progress:
-    """Speed and progress of training.
-
-    Args:
-        total_steps: steps of the whole run.
-        first_step: step that this process starts from.
-        images_per_step: images in a batch.
-    """
+    """Speed and progress of a run of `total_steps` that this process continues at `first_step`."""
 
     def __init__(self, total_steps: int, first_step: int, images_per_step: int):
-        self._total = total_steps
-        self._images = images_per_step
-        self._mark = (first_step, time.monotonic())
+        self._total, self._images = total_steps, images_per_step
+        self.skip(first_step)
 
     def line(self, step: int, values: Mapping[str, float]) -> tuple[str, float]:
         """Return the progress line at `step` and the images per second since the last call."""
@@ -75,9 +70,3 @@ class Progress:
     def skip(self, step: int) -> None:
         """Leave the time since the last call out of the rate (validation, checkpoints)."""
         self._mark = (step, time.monotonic())
-
-
-def _columns(path: pathlib.Path, rows: list[dict]) -> list[str]:
-    """Write a whole table and return its columns."""
-    write_table(path, rows)
-    return list(dict.fromkeys(key for row in rows for key in row))

@@ -1,6 +1,7 @@
 """Config files, and what the command line changes in their configs."""
 
 import importlib.util
+import itertools
 import os
 import pathlib
 import sys
@@ -12,17 +13,8 @@ from ml_collections import ConfigDict
 
 from sparsecap_jax.errors import ConfigError, SparsecapError
 from sparsecap_jax.pruning import PRUNERS
-from sparsecap_jax.runs.config import (
-    NAMED,
-    SECTIONS,
-    default_config,
-    literal,
-    make_section,
-    parse_arg,
-    section_fields,
-    update,
-    validate,
-)
+from sparsecap_jax.runs import config as configs
+from sparsecap_jax.runs.config import NAMED, SECTIONS, literal, make_section, section_fields
 from sparsecap_jax.settings import Field, use_plugin
 
 # Fields whose value may be MODULE:NAME.
@@ -35,8 +27,7 @@ _TRUE, _FALSE = ("true", "t", "1", "yes"), ("false", "f", "0", "no")
 def load_config(path: str | pathlib.Path, arg: str | None = None) -> ConfigDict:
     """Return the config, locked, of a file whose `get_config` takes `arg`, or nothing for None.
 
-    Raises:
-        ConfigError: there is no such file, or it fails.
+    A ConfigError says that there is no such file, or how it fails.
     """
     if not pathlib.Path(path).is_file():
         raise ConfigError(f"{path}: no such config file; expected FILE.py[:ARGUMENTS]")
@@ -52,16 +43,13 @@ def load_config(path: str | pathlib.Path, arg: str | None = None) -> ConfigDict:
 
 
 def read_config(source: str, changes: Sequence[str] = ()) -> ConfigDict:
-    """Return the config of a command line.
+    """Return the config of a command line, locked.
 
     Args:
         source: `FILE.py` or `FILE.py:ARGUMENTS`.
         changes: `SECTION.FIELD=VALUE`, or `FIELD=VALUE` outside the sections. Names of models,
             pruners, tokenizers and objectives come first: another name gives the section that
             one's defaults.
-
-    Returns:
-        The config, locked.
 
     Raises:
         ConfigError: the file fails, or a change names an unknown field or a value that does not
@@ -83,17 +71,17 @@ def read_config(source: str, changes: Sequence[str] = ()) -> ConfigDict:
         section, _, key = path.rpartition(".")
         chosen = config[section].name if section in NAMED else None
         field = section_fields(section, chosen).get(key) if section in ("", *SECTIONS) else None
-        update(config, section, {key: _value(texts, field) if field else texts[-1]})
-    validate(config)
+        configs.update(config, section, {key: _value(texts, field) if field else texts[-1]})
+    configs.validate(config)
     return config
 
 
 def describe(config: ConfigDict, changes: Sequence[str] = ()) -> list[str]:
     """List name, value and source of each field of a config that `read_config` made."""
     flags = {change.partition("=")[0] for change in changes}
-    defaults = default_config(*(config[section].name for section in NAMED))
+    defaults = configs.default_config(*(config[section].name for section in NAMED))
     for section in NAMED:
-        defaults[section].name = default_config()[section].name
+        defaults[section].name = configs.default_config()[section].name
     lines = []
     for section in ("", *SECTIONS):
         place, plain = (config[section], defaults[section]) if section else (config, defaults)
@@ -118,7 +106,7 @@ def _chosen(section: str, name: str, source: str) -> ConfigDict:
     path, _, arg = source.partition(":")
     if section == "pruner" and name in PRUNERS:
         try:
-            words = [word for word in parse_arg(arg)[0] if word not in PRUNERS]
+            words = [word for word in configs.parse_arg(arg)[0] if word not in PRUNERS]
             section_of_recipe = load_config(path, ",".join([*words, name])).pruner
         except ConfigError:
             section_of_recipe = {}
@@ -128,7 +116,7 @@ def _chosen(section: str, name: str, source: str) -> ConfigDict:
 
 
 def _value(texts: Sequence[str], field: Field) -> Any:
-    """The value that one or several flags spell, still to be checked."""
+    """Return the value that one or several flags spell, still to be checked."""
     text, hint = texts[-1], field.hint
     if type(None) in typing.get_args(hint):
         if text.lower() in ("none", "null"):
@@ -137,8 +125,8 @@ def _value(texts: Sequence[str], field: Field) -> Any:
     if typing.get_origin(hint) is tuple:
         of_text = typing.get_args(hint)[0] is str
         items = [t if of_text and t[:1] not in ("(", "[") else literal(t) for t in texts]
-        parts = [item if isinstance(item, list | tuple) else (item,) for item in items]
-        return tuple(item for part in parts for item in part)
+        parts = (item if isinstance(item, list | tuple) else (item,) for item in items)
+        return tuple(itertools.chain.from_iterable(parts))
     if hint is bool:
         return text.lower() in _TRUE if text.lower() in _TRUE + _FALSE else text
     if hint is str or (typing.get_origin(hint) is Literal and isinstance(field.default, str)):

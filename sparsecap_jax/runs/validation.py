@@ -40,11 +40,8 @@ class Validator:
     """Scores states on the validation split; compiled functions and batches are kept."""
 
     def __init__(self, run: Run):
-        self._run = run
-        config = run.config
-        self._records = run.dataset.splits["val"]
-        if config.eval.images:
-            self._records = self._records[: config.eval.images]
+        self._run, config = run, run.config
+        self._records = run.dataset.splits["val"][: config.eval.images or None]
         self._batches = make_eval_batches(
             self._records,
             run.dataset.store,
@@ -68,17 +65,15 @@ class Validator:
         for batch in self._batches:
             sums += np.array(jax.device_get(self._loss(params, masks, batch)), np.float64)
         pruned = self._finalize(params, masks)
-        captioned = caption_batches(
-            self._run.model, pruned, self._batches, self._run.tokenizer, self._options
-        )
+        run = self._run
+        captioned = caption_batches(run.model, pruned, self._batches, run.tokenizer, self._options)
         captions = {self._records[index].image_id: best[0].text for index, best in captioned}
         references = {record.image_id: record.raw for record in self._records}
         scores = score_captions(captions, references, metrics=METRICS, tokenizer="python")
         metrics = {"loss": sums[0] / sums[1], **scores}
         reached = True
         if jax.tree.leaves(masks):
-            binary = self._run.pruner.binarize(masks)
+            binary = run.pruner.binarize(masks)
             metrics["sparsity"] = float(overall_sparsity(binary))
-            tolerance = self._run.config.eval.sparsity_tolerance
-            reached = self._run.pruner.reached(binary, tolerance)
+            reached = run.pruner.reached(binary, run.config.eval.sparsity_tolerance)
         return Validation(metrics, metrics["CIDEr"] if reached else None)

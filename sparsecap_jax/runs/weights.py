@@ -23,40 +23,28 @@ _WORTHWHILE = 0.5  # leaves without a mask are stored sparse from this share of 
 
 
 def save_weights(
-    path: str | pathlib.Path,
-    params: PyTree,
-    masks: PyTree | None = None,
-    *,
-    compact: bool = False,
+    path: str | pathlib.Path, params: PyTree, masks: PyTree | None = None, *, compact: bool = False
 ) -> int:
-    """Write params, with zeros in place of what `masks` prune, all or nothing.
+    """Write float32 params, zeros in place of pruned weights, and return the size in bytes.
 
-    Args:
-        path: file to write.
-        params: nested dict of float32 arrays.
-        masks: binary masks over some of the same paths; other leaves are stored sparse where
-            at least half of them is 0.
-        compact: compress, and round values to float16.
-
-    Returns:
-        The size of the file in bytes.
+    Leaves without a mask are stored sparse where at least half of them is 0. A `compact` file is
+    compressed, its values rounded to float16. The file appears whole or not at all.
     """
-    flat_masks = flatten_dict(masks or {})
+    flat_masks = flatten_dict(masks or {}, sep="/")
     entries: dict[str, np.ndarray] = {"format_version": np.int32(FORMAT_VERSION)}
-    for key, value in flatten_dict(params).items():
-        name, value = "/".join(key), np.asarray(value, np.float32)
-        kept = np.asarray(flat_masks[key]) != 0 if key in flat_masks else value != 0
-        if key in flat_masks or np.mean(kept) <= 1 - _WORTHWHILE:
+    for name, value in flatten_dict(params, sep="/").items():
+        value = np.asarray(value, np.float32)
+        kept = np.asarray(flat_masks[name]) != 0 if name in flat_masks else value != 0
+        if name in flat_masks or np.mean(kept) <= 1 - _WORTHWHILE:
             entries[f"shape:{name}"] = np.asarray(value.shape, np.int64)
             entries[f"bits:{name}"] = np.packbits(kept)
             entries[f"values:{name}"] = value[kept]
         else:
             entries[f"dense:{name}"] = value
+    if compact:
+        floats = {key: value for key, value in entries.items() if value.dtype == np.float32}
+        entries |= {key: value.astype(np.float16) for key, value in floats.items()}
     with write_atomically(path, "wb") as file:
-        if compact:
-            entries = {
-                k: v.astype(np.float16) if v.dtype == np.float32 else v for k, v in entries.items()
-            }
         (np.savez_compressed if compact else np.savez)(file, **entries)
     return pathlib.Path(path).stat().st_size
 
@@ -85,12 +73,11 @@ def load_weights(path: str | pathlib.Path) -> dict[str, Any]:
     params, masks = {}, {}
     for entry, value in entries.items():
         kind, _, name = entry.partition(":")
-        key = tuple(name.split("/"))
         if kind == "dense":
-            params[key] = value.astype(np.float32)
+            params[name] = value.astype(np.float32)
         elif kind == "shape":
-            params[key], masks[key] = _unpack(path, name, entries)
-    return {"params": unflatten_dict(params), "masks": unflatten_dict(masks)}
+            params[name], masks[name] = _unpack(path, name, entries)
+    return {"params": unflatten_dict(params, sep="/"), "masks": unflatten_dict(masks, sep="/")}
 
 
 def _unpack(path, name: str, entries: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

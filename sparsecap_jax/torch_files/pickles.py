@@ -139,13 +139,11 @@ def _take(stack: list[str], count: int) -> list[str]:
 
 def _take_marked(stack: list[str]) -> list[str]:
     """Take the values above the last mark, and the mark."""
-    values = []
-    while stack and stack[-1] != _MARK:
-        values.append(stack.pop())
-    if not stack:
+    if _MARK not in stack:
         raise ValueError("the pickle lacks a mark")
+    values = _take(stack, stack[::-1].index(_MARK))
     stack.pop()
-    return values[::-1]
+    return values
 
 
 class _Inert(NamedTuple):
@@ -180,23 +178,14 @@ def _sizes(values: Any) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _tensor(storage, offset, shape, strides, *_):
-    return _tensor_of(storage, getattr(storage, "dtype", UNTYPED), offset, shape, strides)
-
-
-def _tensor_v2(storage, offset, shape, strides, requires_grad, hooks, metadata=None):
-    if metadata:
-        raise ValueError(f"tensor metadata {reprlib.repr(metadata)}, which is not supported")
-    return _tensor(storage, offset, shape, strides)
+def _tensor(storage, offset, shape, strides, requires_grad=False, hooks=None, metadata=None):
+    dtype = getattr(storage, "dtype", UNTYPED)
+    return _tensor_v3(storage, offset, shape, strides, requires_grad, hooks, dtype, metadata)
 
 
 def _tensor_v3(storage, offset, shape, strides, requires_grad, hooks, dtype, metadata=None):
     if metadata:
         raise ValueError(f"tensor metadata {reprlib.repr(metadata)}, which is not supported")
-    return _tensor_of(storage, dtype, offset, shape, strides)
-
-
-def _tensor_of(storage, dtype, offset, shape, strides):
     if type(storage) is not StorageRef or type(dtype) is not str or dtype not in DTYPES:
         raise ValueError("a tensor with an unknown storage or dtype")
     shape, strides, (offset,) = _sizes(shape), _sizes(strides), _sizes((offset,))
@@ -229,7 +218,7 @@ def _encoded(text, encoding):
 _GLOBALS: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): _Inert(_ordered_dict),
     ("torch._utils", "_rebuild_tensor"): _Inert(_tensor),
-    ("torch._utils", "_rebuild_tensor_v2"): _Inert(_tensor_v2),
+    ("torch._utils", "_rebuild_tensor_v2"): _Inert(_tensor),
     ("torch._utils", "_rebuild_tensor_v3"): _Inert(_tensor_v3),
     ("torch._utils", "_rebuild_parameter"): _Inert(_parameter),
     ("torch._utils", "_rebuild_parameter_with_state"): _Inert(_parameter),
@@ -255,11 +244,7 @@ _OPCODES = frozenset(
 
 
 def load_inert(stream: io.BufferedIOBase, source: str) -> tuple[Any, dict[str, StorageRef]]:
-    """Read one pickle that PyTorch wrote.
-
-    Args:
-        stream: open at the start of a pickle; left right behind it.
-        source: name of the file, for messages.
+    """Read one pickle that PyTorch wrote; see `load_restricted`.
 
     Returns:
         The described value, built of dicts, lists, tuples, plain values, `TensorRef` and

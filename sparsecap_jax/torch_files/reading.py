@@ -51,14 +51,14 @@ def load_torch_file(
         CheckpointError: missing, truncated or corrupt, not a PyTorch file, holds anything but
             tensors and plain values, or claims more than it holds. Nothing is executed.
     """
-    if isinstance(file, str | os.PathLike):
-        name = name or os.fspath(file)
-        try:
-            with open(file, "rb") as stream:
-                return _read(stream, name)
-        except OSError as error:
-            raise CheckpointError(f"{name}: cannot be read: {error.strerror}") from error
-    return _read(file, name or str(getattr(file, "name", "<checkpoint>")))
+    if not isinstance(file, str | os.PathLike):
+        return _read(file, name or str(getattr(file, "name", "<checkpoint>")))
+    name = name or os.fspath(file)
+    try:
+        with open(file, "rb") as stream:
+            return _read(stream, name)
+    except OSError as error:
+        raise CheckpointError(f"{name}: cannot be read: {error.strerror}") from error
 
 
 def _read(stream: io.BufferedIOBase, source: str) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def _read(stream: io.BufferedIOBase, source: str) -> dict[str, Any]:
 
 
 def _check_claims(refs: Mapping[str, StorageRef], size: int, source: str):
-    """Storages are stored uncompressed and once, so together they fit into the file."""
+    # Storages are stored uncompressed and once, so together they fit into the file.
     claimed = sum(ref.nbytes for ref in refs.values())
     if claimed > size:
         raise CheckpointError(

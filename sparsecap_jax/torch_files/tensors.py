@@ -21,28 +21,11 @@ _MAX_NUMEL = 2**40  # keeps sizes in bytes far inside numpy's range
 
 UNTYPED = "untyped"
 
-DTYPES: dict[str, np.dtype] = {
-    name: np.dtype(dtype)
-    for name, dtype in {
-        "float16": np.float16,
-        "float32": np.float32,
-        "float64": np.float64,
-        "bfloat16": ml_dtypes.bfloat16,
-        "float8_e4m3fn": ml_dtypes.float8_e4m3fn,
-        "float8_e5m2": ml_dtypes.float8_e5m2,
-        "int8": np.int8,
-        "int16": np.int16,
-        "int32": np.int32,
-        "int64": np.int64,
-        "uint8": np.uint8,
-        "uint16": np.uint16,
-        "uint32": np.uint32,
-        "uint64": np.uint64,
-        "bool": np.bool_,
-        "complex64": np.complex64,
-        "complex128": np.complex128,
-    }.items()
-}
+_NAMES = """
+    float16 float32 float64 bfloat16 float8_e4m3fn float8_e5m2 int8 int16 int32 int64 uint8 uint16
+    uint32 uint64 bool complex64 complex128
+"""
+DTYPES = {name: np.dtype(getattr(ml_dtypes, name, name)) for name in _NAMES.split()}
 """PyTorch's names of dtypes and what they are in numpy; all little-endian."""
 
 STORAGES: dict[str, str] = {
@@ -121,22 +104,20 @@ class SparseTensor:
 
 
 def build_tensors(tree: Any, storages: Mapping[str, bytes], source: str) -> Any:
-    """Put arrays in place of the descriptions in `tree`.
+    """Put read-only arrays and `SparseTensor` in place of the descriptions in `tree`.
 
     Args:
         tree: dicts, lists and tuples of `TensorRef`, `SparseRef` and plain values.
-        storages: the bytes of every storage, as many as its description claims.
+        storages: the bytes of every storage, as many as its description claims, which its tensors
+            share.
         source: name of the file, for messages.
-
-    Returns:
-        The same tree of read-only arrays and `SparseTensor`; tensors of one storage share memory.
 
     Raises:
         CheckpointError: a tensor reaches beyond its storage, a sparse one is inconsistent, the
             tensors together claim over `MAX_UNSTORED` elements too many, or `tree` holds
             something else.
     """
-    return _Builder(storages, source).build(tree, "", 0)
+    return _Builder(storages, source).build(tree)
 
 
 class _Builder:
@@ -144,7 +125,7 @@ class _Builder:
         self.storages, self.source, self.unstored = storages, source, 0
         self.built: dict[int, Any] = {}  # a pickle can name one container many times over
 
-    def build(self, node: Any, path: str, depth: int) -> Any:
+    def build(self, node: Any, path: str = "", depth: int = 0) -> Any:
         if depth > _MAX_DEPTH:
             raise self.error(path, f"nested deeper than {_MAX_DEPTH}")
         if id(node) not in self.built:

@@ -21,14 +21,9 @@ def release_freed_memory() -> bool:
 
 
 def compiled_ahead(jitted: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a jitted function: memory is given back between compiling and running.
+    """Wrap a jitted function: freed memory is given back before and after each compilation.
 
-    Args:
-        jitted: result of `jax.jit`; its static arguments are hashable and come by position.
-
-    Returns:
-        The same function; for arguments of new shapes or static values, freed memory is given back
-        before and after the compilation.
+    Its static arguments are hashable and come by position.
     """
     known = set()
 

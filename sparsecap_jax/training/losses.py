@@ -64,17 +64,9 @@ def cross_entropy(
 def caption_loss(
     log_probs: Float[Array, "B S T V"], batch: Batch, label_smoothing: float = 0.0
 ) -> Float[Array, ""]:
-    """Cross-entropy of a batch's captions under a model that was fed those captions.
+    """Cross-entropy of a batch's captions under a model whose inputs were `batch.tokens`.
 
     Output t predicts token t + 1; the last output predicts nothing and is dropped.
-
-    Args:
-        log_probs: `[B, S, T, V]`, the model's outputs for inputs `batch.tokens`.
-        batch: tokens `[B, S, T]` from BOS on, and their mask.
-        label_smoothing: see `cross_entropy`.
-
-    Returns:
-        float32 scalar.
     """
     mask = batch.token_mask[..., 1:]
     return cross_entropy(log_probs, batch.tokens[..., 1:], mask, label_smoothing)

@@ -86,14 +86,9 @@ class OptimizerConfig:
 
 
 def parse(config: Any) -> OptimizerConfig:
-    """Read the section `optimizer`; an `OptimizerConfig` is passed through.
-
-    Raises:
-        ConfigError: an unknown key, or a value of the wrong type or out of range.
-    """
-    if isinstance(config, OptimizerConfig):
-        return config
-    return build(OptimizerConfig, config, "optimizer")
+    """Read the section `optimizer`, see `settings.build`; pass an `OptimizerConfig` through."""
+    is_read = isinstance(config, OptimizerConfig)
+    return config if is_read else build(OptimizerConfig, config, "optimizer")
 
 
 def make_schedule(
@@ -130,8 +125,6 @@ def make_schedule(
     if config.schedule == "noam":
         return _noam(config.noam_factor, config.noam_size or width or 512, config.noam_warmup)
     if config.schedule == "step":
-        if not steps_per_epoch:
-            raise ConfigError("optimizer.schedule is 'step', which needs steps_per_epoch")
         return _step(config, total_steps, steps_per_epoch)
     return lambda step: jnp.float32(config.learning_rate)
 
@@ -155,7 +148,9 @@ def _noam(factor: float, width: int, warmup: int) -> optax.Schedule:
     return schedule
 
 
-def _step(config: OptimizerConfig, total_steps: int, steps_per_epoch: int) -> optax.Schedule:
+def _step(config: OptimizerConfig, total_steps: int, steps_per_epoch: int | None) -> optax.Schedule:
+    if not steps_per_epoch:
+        raise ConfigError("optimizer.schedule is 'step', which needs steps_per_epoch")
     epochs = np.arange(-(-total_steps // steps_per_epoch) + 1)
     since = np.where(config.decay_start >= 0, np.maximum(epochs - config.decay_start, 0), 0)
     # A table, since float32 powers are not accurate to the last digits.
@@ -182,47 +177,33 @@ def make_optimizer(
     optimizer and schedule, mask logits by Adam at a constant rate with the weights' betas, a large
     epsilon and no weight decay.
 
-    Args:
-        config: `OptimizerConfig`, or the mapping or ConfigDict it is made from.
-        total_steps: length of training in optimizer steps.
-        steps_per_epoch: length of an epoch; the step schedule needs it.
-        trains_masks: whether the tree has an entry `masks` (`pruner.trains_masks`).
-        width: of the model, for the noam schedule; None: 512.
-
-    Returns:
-        The transformation; its state is `{"params": ..., "masks": ...}` of optax states.
+    The arguments are those of `make_schedule`, and `trains_masks`, whether the tree has an entry
+    `masks` (`pruner.trains_masks`). The state is `{"params": ..., "masks": ...}` of optax states.
 
     Raises:
-        ConfigError: a bad config.
+        ConfigError: see `make_schedule`.
     """
     config = parse(config)
     schedule = make_schedule(config, total_steps, steps_per_epoch, width)
-    groups = {
-        "params": optax.chain(
-            _clip(config), *_direction(config), optax.scale_by_learning_rate(schedule)
-        )
-    }
+    rate = optax.scale_by_learning_rate(schedule)
+    groups = {"params": optax.chain(_clip(config), *_direction(config), rate)}
     if trains_masks:
-        alpha, beta = config.betas
-        groups["masks"] = optax.chain(
-            _clip(config),
-            optax.scale_by_adam(b1=alpha, b2=beta, eps=config.mask_epsilon),
-            optax.scale_by_learning_rate(config.mask_learning_rate),
-        )
+        adam = optax.scale_by_adam(*config.betas, config.mask_epsilon)
+        rate = optax.scale_by_learning_rate(config.mask_learning_rate)
+        groups["masks"] = optax.chain(_clip(config), adam, rate)
     return by_entry(groups)
 
 
 def _clip(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Clipping of one group of gradients."""
     kinds = {"value": optax.clip, "norm": optax.clip_by_global_norm}
     return kinds[config.clip](config.clip_at) if config.clip in kinds else optax.identity()
 
 
 def _direction(config: OptimizerConfig) -> list[optax.GradientTransformation]:
     """Return the transformations between clipping and the learning rate."""
-    alpha, beta = config.betas
+    alpha, _ = config.betas
     decay = [optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []
-    adam = optax.scale_by_adam(b1=alpha, b2=beta, eps=config.root_epsilon)
+    adam = optax.scale_by_adam(*config.betas, config.root_epsilon)
     if config.name == "adamw":
         return [adam, *decay]
     rules = {

@@ -8,8 +8,9 @@ few sizes that are compiled.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any, no_type_check
+from typing import no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -46,33 +47,18 @@ class Samples:
         return Samples(*kept, self.advantages)
 
 
-@dataclasses.dataclass(frozen=True)
-class Partition:
-    """Split of the leaves into those that gradients flow through, and others (masks of regions).
+def split_floats(whole: PyTree) -> tuple[PyTree, PyTree]:
+    """Return the leaves that gradients flow through, and the others; None in place of the rest."""
+    floats = jax.tree.map(lambda x: x if jnp.issubdtype(x.dtype, jnp.inexact) else None, whole)
+    others = jax.tree.map(lambda x: None if jnp.issubdtype(x.dtype, jnp.inexact) else x, whole)
+    return floats, others
 
-    Attributes:
-        tree: structure of the whole.
-        floating: which of its leaves are floating.
-    """
 
-    tree: Any
-    floating: tuple[bool, ...]
-
-    @classmethod
-    def of(cls, like: PyTree) -> "Partition":
-        """Return the partition of a pytree of arrays or shapes."""
-        leaves, tree = jax.tree.flatten(like)
-        return cls(tree, tuple(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves))
-
-    def split(self, whole: PyTree) -> tuple[list[Array], list[Array]]:
-        """Return the floating leaves, and the others."""
-        leaves = list(zip(jax.tree.leaves(whole), self.floating, strict=True))
-        return [leaf for leaf, one in leaves if one], [leaf for leaf, one in leaves if not one]
-
-    def merge(self, floats: list[Array], others: list[Array]) -> PyTree:
-        """Undo `split`."""
-        floats, others = iter(floats), iter(others)
-        return self.tree.unflatten([next(floats if one else others) for one in self.floating])
+def merge_floats(floats: PyTree, others: PyTree) -> PyTree:
+    """Undo `split_floats`."""
+    return jax.tree.map(
+        lambda x, other: other if x is None else x, floats, others, is_leaf=lambda x: x is None
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,28 +67,20 @@ class PolicyGradient:
 
     Attributes:
         model: the captioner.
-        partition: of what its `encode` returns.
         bos_id: the token that captions start from.
         micro_batch: captions computed at once; 0: all.
         buckets: sizes that are compiled.
     """
 
     model: nn.Module
-    partition: Partition
     bos_id: int
     micro_batch: int = 0
     buckets: int = 1
 
     def __call__(
-        self, params: PyTree, floats: list[Array], others: list[Array], samples: Samples
-    ) -> tuple[Float[Array, ""], tuple[PyTree, list[Array]], Float[Array, ""]]:
-        """Differentiate the loss of all captions.
-
-        Args:
-            params: weights, masks applied.
-            floats: leaves of the context, `[B, ...]`, that gradients flow through.
-            others: its other leaves.
-            samples: the captions.
+        self, params: PyTree, floats: PyTree, others: PyTree, samples: Samples
+    ) -> tuple[Float[Array, ""], tuple[PyTree, PyTree], Float[Array, ""]]:
+        """Differentiate the loss of all captions; see `split_floats` of the encoded images.
 
         Returns:
             The loss; its gradients with respect to `params` and `floats`; and the largest
@@ -114,23 +92,19 @@ class PolicyGradient:
         if not size or size >= images * count:
             # Packing leaves out padding wherever it is: buckets limit the words.
             words = self._sizes(images * count * length, 0.5)
-            branches = [self._branch(length, limit, total) for limit in words]
-            return _smallest(branches, words, jnp.sum(samples.inside))(
-                params, floats, others, samples
-            )
+            run = _smallest([self._branch(length, limit, total) for limit in words], words)
+            return run(jnp.sum(samples.inside), params, floats, others, samples)
         # Captions of one micro-batch are about as long as each other: buckets cut the token axis.
         lengths = self._sizes(length, 1 / self.buckets)
-        branches = [self._branch(limit, size * limit, total) for limit in lengths]
+        run = _smallest([self._branch(limit, size * limit, total) for limit in lengths], lengths)
 
         def add(sums, part):
             image, part = part
-            taken, pull = jax.vjp(lambda leaves: [leaf[image] for leaf in leaves], floats)
+            pick = functools.partial(jax.tree.map, lambda leaf: leaf[image])
+            taken, pull = jax.vjp(pick, floats)
             longest = jnp.max(jnp.sum(part.inside, axis=-1))
-            loss, (grads, context_grads), gap = _smallest(branches, lengths, longest)(
-                params, taken, [leaf[image] for leaf in others], part
-            )
-            parts_sum = loss, (grads, *pull(context_grads))
-            return jax.tree.map(jnp.add, sums, parts_sum), gap
+            loss, (grads, context_grads), gap = run(longest, params, taken, pick(others), part)
+            return jax.tree.map(jnp.add, sums, (loss, (grads, *pull(context_grads)))), gap
 
         zeros = jax.tree.map(jnp.zeros_like, (params, floats))
         parts = sorted_parts(samples, size)
@@ -160,14 +134,10 @@ class PolicyGradient:
         advantages = jnp.broadcast_to(samples.advantages[..., None], tokens.shape)
 
         def loss(params, floats):
-            context = self.partition.merge(floats, others)
+            context = merge_floats(floats, others)
+            method = packed_method(self.model)
             log_probs, places = self.model.apply(
-                {"params": params},
-                context,
-                inputs,
-                samples.inside,
-                words,
-                method=packed_method(self.model),
+                {"params": params}, context, inputs, samples.inside, words, method=method
             )
 
             def at(values):
@@ -186,9 +156,7 @@ class PolicyGradient:
 def sorted_parts(samples: Samples, size: int) -> tuple[Int[Array, "M size"], Samples]:
     """Cut captions, sorted by length, into M parts of `size` images with one caption each.
 
-    Args:
-        samples: the captions of B images.
-        size: captions in a part; captions without words fill the first one up.
+    Captions without words fill the first part up.
 
     Returns:
         The image of each caption, and the captions, leaves `[M, size, 1, ...]`.
@@ -206,9 +174,13 @@ def sorted_parts(samples: Samples, size: int) -> tuple[Int[Array, "M size"], Sam
     return cut(image), jax.tree.map(lambda leaf: cut(leaf)[:, :, None], flat)
 
 
-def _smallest(branches: list[Callable], limits: list[int], needed: Int[Array, ""]) -> Callable:
-    """The first branch whose limit holds `needed`, as a function of the branches' arguments."""
-    if len(branches) == 1:
-        return branches[0]
-    which = jnp.searchsorted(jnp.asarray(limits, jnp.int32), needed.astype(jnp.int32))
-    return lambda *args: jax.lax.switch(which, branches, *args)
+def _smallest(branches: list[Callable], limits: list[int]) -> Callable:
+    """Return a function that runs the first branch whose limit holds its first argument."""
+
+    def run(needed: Int[Array, ""], *args):
+        if len(branches) == 1:
+            return branches[0](*args)
+        which = jnp.searchsorted(jnp.asarray(limits, jnp.int32), needed.astype(jnp.int32))
+        return jax.lax.switch(which, branches, *args)
+
+    return run

@@ -53,11 +53,7 @@ class ScheduledSampling:
 
 
 def parse(section: Any, model: Any) -> ScheduledSampling:
-    """Read the fields `scheduled_sampling_*` of `config.train`.
-
-    Args:
-        section: `config.train`, or the `TrainConfig` made from it.
-        model: class of the model, or the model.
+    """Read the fields `scheduled_sampling_*` of `config.train` for a model, or its class.
 
     Raises:
         ConfigError: sampling for a model that is not recurrent.

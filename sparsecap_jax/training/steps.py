@@ -44,12 +44,6 @@ def make_train_step(
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Compile the training step; the state is donated, inputs are split over the mesh.
 
-    Args:
-        objective: the loss.
-        pruner: chooses the masks.
-        tx: optimizer of `{"params": ...}`, see `make_optimizer`.
-        mesh: devices, axis `data`.
-
     Returns:
         `step(state, inputs, static) -> (state, metrics)`. `inputs` and `static` are what
         `objective.inputs` returned for N batches: N steps are taken in one call, and metrics are
@@ -66,15 +60,8 @@ def make_train_step(
 
     replicated = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(None, "data"))
-    compiled = compiled_ahead(
-        jax.jit(
-            many,
-            static_argnums=3,
-            in_shardings=(replicated, split, replicated),
-            out_shardings=replicated,
-            donate_argnums=0,
-        )
-    )
+    placed = {"in_shardings": (replicated, split, replicated), "out_shardings": replicated}
+    compiled = compiled_ahead(jax.jit(many, static_argnums=3, donate_argnums=0, **placed))
     resources = jax.device_put(objective.resources, replicated)
     return lambda state, inputs, static=None: compiled(state, inputs, resources, static)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsecap_jax.models import make_model
-from sparsecap_jax.training.policy_gradient import Partition, PolicyGradient, Samples
+from sparsecap_jax.training.policy_gradient import PolicyGradient, Samples, split_floats
 from sparsecap_jax.types import Regions
 
 VOCAB, LENGTH, BOS, EOS = 5, 3, 2, 3
@@ -57,15 +57,13 @@ def test_gradient_equals_finite_differences_of_the_expected_reward():
     # The expected gradient: every caption once, its advantage times its probability. The loss is a
     # mean over all tokens, the expectation a sum over captions.
     advantages = (probability * (rewards - baseline))[None].astype(np.float32)
-    shapes = jax.eval_shape(lambda: model.apply({"params": params}, regions, method="encode"))
-    policy = PolicyGradient(model, Partition.of(shapes), BOS)
+    policy = PolicyGradient(model, BOS)
     samples = Samples(tokens, inside, np.zeros(inside.shape, np.float32), advantages)
 
     @jax.jit
     def reinforce(params):
         def encode(params):
-            context = model.apply({"params": params}, regions, method="encode")
-            return policy.partition.split(context)
+            return split_floats(model.apply({"params": params}, regions, method="encode"))
 
         floats, pull, others = jax.vjp(encode, params, has_aux=True)
         _, (grads, context_grads), _ = policy(params, floats, others, samples)

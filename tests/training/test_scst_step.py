@@ -25,7 +25,7 @@ from sparsecap_jax.training.losses import reward_loss
 from sparsecap_jax.training.objectives import SelfCritical, Task
 from sparsecap_jax.training.objectives.self_critical import sample_metrics
 from sparsecap_jax.training.optimizers import make_optimizer
-from sparsecap_jax.training.policy_gradient import Partition, PolicyGradient, Samples
+from sparsecap_jax.training.policy_gradient import PolicyGradient, Samples, split_floats
 from sparsecap_jax.training.steps import make_mesh, make_train_step
 from sparsecap_jax.types import Batch, Regions
 
@@ -178,15 +178,13 @@ def test_micro_batches_add_up_to_the_gradient_of_the_loss(tokenizer, micro_batch
     inside = np.arange(LENGTH) < lengths[..., None]
     advantages = rng.normal(size=lengths.shape).astype(np.float32)
     found = Decoded(np.where(inside, tokens, 0), np.float32(inside), np.float32(lengths), lengths)
-    context = jax.eval_shape(lambda: model.apply({"params": params}, regions, method="encode"))
-    policy = PolicyGradient(model, Partition.of(context), 2, micro_batch, buckets)
+    policy = PolicyGradient(model, 2, micro_batch, buckets)
     samples = Samples(*map(jnp.asarray, (found.tokens, inside, found.log_probs, advantages)))
 
     @jax.jit
     def fast(params):
         def encode(params):
-            context = model.apply({"params": params}, regions, method="encode")
-            return policy.partition.split(context)
+            return split_floats(model.apply({"params": params}, regions, method="encode"))
 
         floats, pull, others = jax.vjp(encode, params, has_aux=True)
         loss, (grads, context_grads), _ = policy(params, floats, others, samples)

@@ -68,7 +68,7 @@ class Objective:
         return ()
 
     def inputs(self, batches: Batch, step: int) -> tuple[PyTree, Hashable]:
-        """Return what a call of the compiled step takes, on the host.
+        """Return the arguments of a call of the compiled step, made on the host.
 
         Args:
             batches: leaves `[N, B, ...]`, the batches of N steps.
@@ -82,7 +82,9 @@ class Objective:
     def loss(
         self, params: PyTree, inputs: Any, step: Array, rng: Array, static: Any, resources: PyTree
     ) -> tuple[Array, Metrics]:
-        """Return the loss of one batch, and scalars to log.
+        """Return the loss of one batch, float32 `[]`, and scalars to log.
+
+        `caption_loss` among them is shown as progress.
 
         Args:
             params: weights, masks applied.
@@ -91,21 +93,11 @@ class Objective:
             rng: a PRNG key.
             static: the sizes that `inputs` returned; None before training (SNIP).
             resources: `self.resources`.
-
-        Returns:
-            float32 scalar, and metrics; `caption_loss` among them is shown as progress.
         """
         raise TypeError(f"{type(self).__name__} has no loss of its own")
 
     def __call__(
-        self,
-        params: PyTree,
-        evaluated: PyTree | None,
-        inputs: Any,
-        step: Array,
-        rng: Array,
-        static: Any = None,
-        resources: PyTree = (),
+        self, params, evaluated, inputs, step, rng, static=None, resources=()
     ) -> tuple[Array, PyTree, Metrics]:
         """Return loss, gradients with respect to `params`, and metrics; traced.
 

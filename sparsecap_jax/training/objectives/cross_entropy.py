@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,16 +53,13 @@ class CrossEntropy(Objective):
         packs = first is None or step + batches.index.shape[0] <= first
         return batches, words_to_pack(batches.token_mask, self.task.shards) if packs else 0
 
-    def loss(
-        self, params: PyTree, inputs: Batch, step: Array, rng: Array, static: Any, resources: PyTree
-    ) -> tuple[Array, Metrics]:
+    def loss(self, params, inputs, step, rng, static, resources) -> tuple[Array, Metrics]:
         """Return the mean loss of a word."""
         task, batch = self.task, inputs
         if static and packs_words(task.model):
             forward = functools.partial(_packed, task.model, {"params": params}, words=static)
-            loss = losses.cross_entropy(
-                *_sharded(forward, batch, rng, task.shards), task.label_smoothing
-            )
+            words = _sharded(forward, batch, rng, task.shards)
+            loss = losses.cross_entropy(*words, task.label_smoothing)
             return loss, {"caption_loss": loss}
         rngs, options = {"dropout": rng}, {}
         if task.sampling.first_step(task.steps_per_epoch) is not None:

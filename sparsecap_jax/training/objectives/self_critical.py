@@ -8,7 +8,7 @@ References:
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,12 @@ from sparsecap_jax.scst.config import ScstConfig
 from sparsecap_jax.scst.ngrams import own_counts
 from sparsecap_jax.scst.rewards import Rewards, leave_one_out
 from sparsecap_jax.training.objectives.base import Objective
-from sparsecap_jax.training.policy_gradient import Partition, PolicyGradient, Samples
+from sparsecap_jax.training.policy_gradient import (
+    PolicyGradient,
+    Samples,
+    merge_floats,
+    split_floats,
+)
 from sparsecap_jax.types import Batch, PyTree, Regions
 
 Reward = Callable[[Decoded], Float[Array, "B K"]]
@@ -56,30 +61,21 @@ class SelfCritical(Objective):
         """Return the regions, and the references of the images."""
         return (batches.regions, self.rewards.gather(batches.index)), None
 
-    def __call__(
-        self,
-        params: PyTree,
-        evaluated: PyTree | None,
-        inputs: Any,
-        step: Array,
-        rng: Array,
-        static: Any = None,
-        resources: PyTree = (),
-    ) -> tuple[Float[Array, ""], PyTree, Metrics]:
+    def __call__(self, params, evaluated, inputs, step, rng, static=None, resources=()):
         """Return the loss, its gradient with respect to `params`, and metrics."""
         regions, references = inputs
 
         def reward(captions: Decoded) -> Float[Array, "B K"]:
             return self.rewards(resources, references, captions.tokens, captions.lengths)
 
-        partition = Partition.of(jax.eval_shape(self._encode, params, regions))
+        model, config = self.task.model, self.config
         floats, pull, others = jax.vjp(
-            lambda params: partition.split(self._encode(params, regions)), params, has_aux=True
+            lambda params: split_floats(self._encode(params, regions)), params, has_aux=True
         )
-        context = partition.merge(floats, others)
-        captions = decode_encoded(self.task.model, params, context, self._search(), rng)
+        context = merge_floats(floats, others)
+        captions = decode_encoded(model, params, context, self._search(), rng)
         rewards = reward(captions)
-        if self.config.baseline == "sample":
+        if config.baseline == "sample":
             baseline = leave_one_out(rewards)
         elif evaluated is None:
             baseline = self._greedy(params, context, reward)
@@ -89,13 +85,8 @@ class SelfCritical(Objective):
         inside = places < captions.lengths[..., None]
         advantages = rewards - baseline
         samples = Samples(captions.tokens, inside, captions.log_probs, advantages)
-        gradient = PolicyGradient(
-            self.task.model,
-            partition,
-            self.options.bos_id,
-            self.config.micro_batch,
-            self.config.length_buckets,
-        )
+        bos, size, buckets = self.options.bos_id, config.micro_batch, config.length_buckets
+        gradient = PolicyGradient(model, bos, size, buckets)
         loss, (grads, context_grads), gap = gradient(params, floats, others, samples)
         grads = jax.tree.map(jnp.add, grads, *pull(context_grads))
         metrics = {

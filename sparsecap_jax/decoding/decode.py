@@ -8,13 +8,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from sparsecap_jax.decoding.beam import beam_search, diverse_beam_search
-from sparsecap_jax.decoding.constrained_beam import constrained_beam_search
+from sparsecap_jax.decoding.beam import (
+    beam_search,
+    constrained_beam_search,
+    diverse_beam_search,
+)
 from sparsecap_jax.decoding.constraints import compose
 from sparsecap_jax.decoding.lexical import Automaton, lexical
 from sparsecap_jax.decoding.options import Decoded, DecodeOptions, penalty_factors
 from sparsecap_jax.decoding.search import sequential_search
-from sparsecap_jax.decoding.stepper import Stepper, batch_size, begin
+from sparsecap_jax.decoding.stepper import Search, Stepper, batch_size, begin
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.types import ArrayLike, PyTree, Regions
 
@@ -130,15 +133,22 @@ def _decode(model, params, regions, options, factors, keys, prefix, required):
 
 
 def _search(stepper, options, factors, keys, prefix, required):
-    start = begin(stepper, options)
-    if required is not None and options.method == "beam" and options.num_groups == 1:
-        constrain = compose(options, prefix)
-        return constrained_beam_search(stepper, *start, constrain, options, factors, required)
+    carry, log_probs = begin(stepper, options)
+    size, vocab = options.beam_size // options.num_groups, log_probs.shape[-1]
+    if options.method == "beam" and size > vocab:
+        # The first step has no more tokens; the reference refuses, too.
+        raise ConfigError(
+            f"decoding option beam_size: found {size} beams (per group), expected at most the "
+            f"vocabulary's {vocab}"
+        )
+    by_state = required is not None and options.method == "beam" and options.num_groups == 1
     extra = []
-    if required is not None:
+    if required is not None and not by_state:
         extra.append(partial(lexical, automaton=required, eos_id=options.eos_id))
     constrain = compose(options, prefix, extra)
+    search = Search(stepper, carry, log_probs, constrain, options, factors, keys)
     if options.method != "beam":
-        return sequential_search(stepper, *start, constrain, options, keys)
-    search = beam_search if options.num_groups == 1 else diverse_beam_search
-    return search(stepper, *start, constrain, options, factors)
+        return sequential_search(search)
+    if by_state:
+        return constrained_beam_search(search, required)
+    return beam_search(search) if options.num_groups == 1 else diverse_beam_search(search)

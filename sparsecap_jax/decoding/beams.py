@@ -138,13 +138,10 @@ def extend(
     ranked: Float[Array, "B J V"],
     position: Int[Array, ""],
 ) -> Beams:
-    """Continue the beams by the k best of all their next tokens; ties: lowest beam, lowest id.
+    """Continue the first J of k beams by the k best of all their next tokens.
 
-    Args:
-        beams: k beams, of which the first J are continued.
-        log_probs: of the next tokens; kept with the captions.
-        ranked: the same less the diversity penalties, added to the sums.
-        position: where the tokens stand.
+    The lowest beam and the lowest id win ties. `log_probs` are kept with the captions; `ranked`,
+    the same less the diversity penalties, are added to the sums.
     """
     batch, rows, vocab = log_probs.shape
     totals = beams.sums[:, :rows, None] + ranked

@@ -57,12 +57,8 @@ def decode(
         ConfigError: no key given for sampling, more beams than the vocabulary has tokens, captions
             longer than the model has room for, or arguments for another number of images.
     """
-    return _decode(
-        model,
-        params,
-        regions,
-        *_arguments(regions.features.shape[0], options, rng, prefix, required),
-    )
+    arguments = _arguments(regions.features.shape[0], options, rng, prefix, required)
+    return _decode(model, params, regions, *arguments)
 
 
 def decode_encoded(
@@ -78,21 +74,10 @@ def decode_encoded(
 ) -> Decoded:
     """Caption images that are encoded already: several searches, or a training step, share them.
 
-    Meant for use inside a jitted function; no gradient flows through the search.
-
-    Args:
-        model: as in `decode`.
-        params: as in `decode`; masks applied.
-        context: result of `model.encode`, in train mode or not, leaves `[B, ...]`.
-        options: as in `decode`.
-        rng: as in `decode`.
-        prefix: as in `decode`.
-        required: as in `decode`.
-        dropout_rng: given, the model steps in train mode; the step that is fed token t (BOS is
-            token 0, fed in one row per image) drops out with `fold_in(dropout_rng, t)`.
-
-    Raises:
-        ConfigError: as in `decode`.
+    Meant for use inside a jitted function; no gradient flows through the search. As `decode`, with
+    `context`, the result of `model.encode` in train mode or not, in the place of `regions`. Given
+    `dropout_rng`, the model steps in train mode; the step that is fed token t (BOS is token 0, fed
+    in one row per image) drops out with `fold_in(dropout_rng, t)`.
     """
     arguments = _arguments(batch_size(context), options, rng, prefix, required)
     params, context = jax.lax.stop_gradient((params, context))

@@ -73,8 +73,7 @@ def must_contain(
     automata = [_build(wishes, image, options) for image, wishes in enumerate(required)]
     size = _power_of_two(max([states, *(len(default) for _, _, default, _ in automata)]))
     width = _power_of_two(max([tokens, *(len(ids) for ids, _, _, _ in automata)]))
-    batch = len(automata)
-    here = np.arange(size, dtype=np.int32)
+    batch, here = len(automata), np.arange(size, dtype=np.int32)
     out = Automaton(
         tokens=np.full((batch, width), -1, np.int32),
         special=np.broadcast_to(here[:, None], (batch, size, width)).copy(),

@@ -66,10 +66,7 @@ class Search:
 
 
 def begin(stepper: Stepper, options: DecodeOptions) -> tuple[PyTree, Float[Array, "B 1 V"]]:
-    """Feed BOS, in one row per image: all rows start alike.
-
-    Returns:
-        The carry (leaves `[B, 1, ...]`) and the log-probs of the first token.
+    """Feed BOS, in one row per image; return the carry and the log-probs of the first token.
 
     Raises:
         ConfigError: captions may get longer than the model's cache.

@@ -96,17 +96,10 @@ def score_on_device(
     references: Int[Array, "B R L"],
     reference_lengths: Int[Array, "B R"],
 ) -> tuple[Float[Array, "B K"], Float[Array, "B K 4"]]:
-    """Score K captions of each of B images; to be called in compiled code.
+    """Return CIDEr-D and BLEU-1 to 4 of K captions of each of B images; for compiled code.
 
-    Args:
-        tables: document frequencies.
-        ids: words of the captions, numbers of the scorer's vocabulary.
-        lengths: numbers of words.
-        references: words of the references.
-        reference_lengths: numbers of words, -1 for missing references.
-
-    Returns:
-        CIDEr-D and BLEU-1 to 4, float32.
+    Captions and references are numbers of the scorer's vocabulary; missing references have length
+    -1. All scores are float32.
     """
     repeats = own_counts(jnp, references, reference_lengths, jnp.float32)
     reference_norms = norms(jnp, repeats, tables(references))

@@ -16,7 +16,6 @@ from jaxtyping import Float, Int
 
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.files import write_atomically
-from sparsecap_jax.scst.vocabulary import Vocabulary
 
 MAX_N = 4
 FORMAT, FORMAT_VERSION = "sparsecap_jax document frequencies", 1
@@ -182,13 +181,9 @@ def count_documents(
     Raises:
         DataError: there are no images.
     """
-    vocabulary = Vocabulary()
     keep = None if known is None else {*known, *([eos] if eos else [])}
-    index: dict[str, int] = vocabulary.index
-    ids: list[int] = []
-    lengths: list[int] = []
-    images: list[int] = []
-    count = 0
+    index: dict[str, int] = {}
+    ids, lengths, images, count = [], [], [], 0
     for captions in references:
         for caption in captions:
             words = [*caption.split(), eos] if eos else caption.split()
@@ -217,21 +212,16 @@ def _count(words, flat, lengths, images, num_images, **fields) -> DocumentFreque
             nodes, size = _continue(nodes, flat[starts + n - 1], len(words), parents, lasts)
         seen = np.unique(nodes * num_images + image[starts]) // num_images
         counts.append(np.bincount(seen, minlength=size).astype(np.float64))
-    return DocumentFrequency(
-        words, tuple(counts), tuple(parents), tuple(lasts), num_images, **fields
-    )
+    tables = tuple(counts), tuple(parents), tuple(lasts)
+    return DocumentFrequency(words, *tables, num_images, **fields)
 
 
 def from_ngrams(
     frequencies: Mapping[tuple[str, ...], float], num_images: int, **fields: Any
 ) -> DocumentFrequency:
-    """Make tables of a dict of n-grams, as other codes keep them.
+    """Make tables of a dict that has the number of images of each n-gram, one to four words.
 
-    Args:
-        frequencies: images of each n-gram, one to four words; n-grams whose beginnings are missing
-            are fine.
-        num_images: images counted.
-        **fields: the other fields of `DocumentFrequency`.
+    N-grams whose beginnings are missing are fine. `fields` are those of `DocumentFrequency`.
     """
     index: dict[str, int] = {}
     rows = np.full((len(frequencies), MAX_N), -1, np.int64)
@@ -249,9 +239,8 @@ def from_ngrams(
         nodes, size = _continue(nodes, rows[:, n - 1], words, parents, lasts)
         counts.append(np.zeros(size))
         counts[-1][nodes[sizes == n]] = values[sizes == n]
-    return DocumentFrequency(
-        tuple(index), tuple(counts), tuple(parents), tuple(lasts), num_images, **fields
-    )
+    tables = tuple(counts), tuple(parents), tuple(lasts)
+    return DocumentFrequency(tuple(index), *tables, num_images, **fields)
 
 
 def _continue(nodes, words, vocabulary_size, parents, lasts) -> tuple[np.ndarray, int]:

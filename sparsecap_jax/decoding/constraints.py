@@ -94,14 +94,6 @@ def min_length(
     return _forbid(log_probs, (_ids(log_probs) == eos_id) & (prefix.length < length))
 
 
-def forced_prefix(
-    log_probs: Float[Array, "B K V"], prefix: Prefix, *, forced: Int[Array, "B P"], pad_id: int
-) -> Float[Array, "B K V"]:
-    """Leave one choice where `forced` has a token; `pad_id` leaves the choice free."""
-    token = _forced_token(prefix, forced, pad_id)
-    return _forbid(log_probs, (token != pad_id) & (_ids(log_probs) != token))
-
-
 def compose(
     options: DecodeOptions,
     forced: Int[Array, "B P"] | None = None,
@@ -109,7 +101,8 @@ def compose(
 ) -> Constraint:
     """Return one constraint that applies all of `options`, `extra`, and `forced` where given.
 
-    A forced token wins over everything else: the other constraints do not see it.
+    Where `forced` has a token, it wins over everything else: the other constraints do not see it.
+    The options' `pad_id` leaves the choice free.
     """
     parts = [*_static_constraints(options), *extra]
 
@@ -119,17 +112,12 @@ def compose(
             constrained = part(constrained, prefix)
         if forced is None:
             return constrained
-        only = forced_prefix(log_probs, prefix, forced=forced, pad_id=options.pad_id)
-        free = _forced_token(prefix, forced, options.pad_id) == options.pad_id
-        return jnp.where(free, constrained, only)
+        padded = jnp.pad(forced, ((0, 0), (0, 1)), constant_values=options.pad_id)
+        token = padded[:, jnp.minimum(prefix.length, forced.shape[1])][:, None, None]
+        only = _forbid(log_probs, _ids(log_probs) != token)
+        return jnp.where(token == options.pad_id, constrained, only)
 
     return apply
-
-
-def _forced_token(prefix: Prefix, forced: Int[Array, "B P"], pad_id: int) -> Int[Array, "B 1 1"]:
-    """Return the token that must come next, `pad_id` where the choice is free."""
-    padded = jnp.pad(forced, ((0, 0), (0, 1)), constant_values=pad_id)
-    return padded[:, jnp.minimum(prefix.length, forced.shape[1])][:, None, None]
 
 
 def _static_constraints(options: DecodeOptions) -> list[Constraint]:

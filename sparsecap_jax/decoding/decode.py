@@ -8,13 +8,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from sparsecap_jax.decoding.beam import beam_search, diverse_beam_search
-from sparsecap_jax.decoding.constrained_beam import constrained_beam_search
+from sparsecap_jax.decoding.beam import (
+    beam_search,
+    constrained_beam_search,
+    diverse_beam_search,
+)
 from sparsecap_jax.decoding.constraints import compose
 from sparsecap_jax.decoding.lexical import Automaton, lexical
 from sparsecap_jax.decoding.options import Decoded, DecodeOptions, penalty_factors
 from sparsecap_jax.decoding.search import sequential_search
-from sparsecap_jax.decoding.stepper import Stepper, batch_size, begin
+from sparsecap_jax.decoding.stepper import Search, Stepper, batch_size, begin
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.types import ArrayLike, PyTree, Regions
 
@@ -54,12 +57,8 @@ def decode(
         ConfigError: no key given for sampling, more beams than the vocabulary has tokens, captions
             longer than the model has room for, or arguments for another number of images.
     """
-    return _decode(
-        model,
-        params,
-        regions,
-        *_arguments(regions.features.shape[0], options, rng, prefix, required),
-    )
+    arguments = _arguments(regions.features.shape[0], options, rng, prefix, required)
+    return _decode(model, params, regions, *arguments)
 
 
 def decode_encoded(
@@ -75,21 +74,10 @@ def decode_encoded(
 ) -> Decoded:
     """Caption images that are encoded already: several searches, or a training step, share them.
 
-    Meant for use inside a jitted function; no gradient flows through the search.
-
-    Args:
-        model: as in `decode`.
-        params: as in `decode`; masks applied.
-        context: result of `model.encode`, in train mode or not, leaves `[B, ...]`.
-        options: as in `decode`.
-        rng: as in `decode`.
-        prefix: as in `decode`.
-        required: as in `decode`.
-        dropout_rng: given, the model steps in train mode; the step that is fed token t (BOS is
-            token 0, fed in one row per image) drops out with `fold_in(dropout_rng, t)`.
-
-    Raises:
-        ConfigError: as in `decode`.
+    Meant for use inside a jitted function; no gradient flows through the search. As `decode`, with
+    `context`, the result of `model.encode` in train mode or not, in the place of `regions`. Given
+    `dropout_rng`, the model steps in train mode; the step that is fed token t (BOS is token 0, fed
+    in one row per image) drops out with `fold_in(dropout_rng, t)`.
     """
     arguments = _arguments(batch_size(context), options, rng, prefix, required)
     params, context = jax.lax.stop_gradient((params, context))
@@ -130,15 +118,22 @@ def _decode(model, params, regions, options, factors, keys, prefix, required):
 
 
 def _search(stepper, options, factors, keys, prefix, required):
-    start = begin(stepper, options)
-    if required is not None and options.method == "beam" and options.num_groups == 1:
-        constrain = compose(options, prefix)
-        return constrained_beam_search(stepper, *start, constrain, options, factors, required)
+    carry, log_probs = begin(stepper, options)
+    size, vocab = options.beam_size // options.num_groups, log_probs.shape[-1]
+    if options.method == "beam" and size > vocab:
+        # The first step has no more tokens; the reference refuses, too.
+        raise ConfigError(
+            f"decoding option beam_size: found {size} beams (per group), expected at most the "
+            f"vocabulary's {vocab}"
+        )
+    by_state = required is not None and options.method == "beam" and options.num_groups == 1
     extra = []
-    if required is not None:
+    if required is not None and not by_state:
         extra.append(partial(lexical, automaton=required, eos_id=options.eos_id))
     constrain = compose(options, prefix, extra)
+    search = Search(stepper, carry, log_probs, constrain, options, factors, keys)
     if options.method != "beam":
-        return sequential_search(stepper, *start, constrain, options, keys)
-    search = beam_search if options.num_groups == 1 else diverse_beam_search
-    return search(stepper, *start, constrain, options, factors)
+        return sequential_search(search)
+    if by_state:
+        return constrained_beam_search(search, required)
+    return beam_search(search) if options.num_groups == 1 else diverse_beam_search(search)

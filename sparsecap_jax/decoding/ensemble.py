@@ -11,6 +11,8 @@ from jaxtyping import Array, Float, Int
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.types import PyTree, Regions
 
+PerMember = tuple[PyTree, ...]
+
 
 class Ensemble(nn.Module):
     """The mean of the members' probabilities, behind the interface of a model.
@@ -31,30 +33,25 @@ class Ensemble(nn.Module):
         """Number of tokens that every member has room for; recurrent ones have no bound."""
         return min(getattr(member, "max_seq_length", sys.maxsize) for member in self.members)
 
-    def encode(self, regions: Regions, *, train: bool = False) -> dict[str, PyTree]:
+    def encode(self, regions: Regions, *, train: bool = False) -> PerMember:
         """Encode the images by every member."""
-        return {
-            str(i): member.encode(regions, train=train) for i, member in enumerate(self.members)
-        }
+        return tuple(member.encode(regions, train=train) for member in self.members)
 
-    def init_carry(self, context: dict[str, PyTree], rows: int) -> dict[str, PyTree]:
+    def init_carry(self, context: PerMember, rows: int) -> PerMember:
         """Start every member."""
-        return {
-            str(i): member.init_carry(context[str(i)], rows)
-            for i, member in enumerate(self.members)
-        }
+        pairs = zip(self.members, context, strict=True)
+        return tuple(member.init_carry(encoded, rows) for member, encoded in pairs)
 
     def step(
-        self, carry: dict[str, PyTree], tokens: Int[Array, "B K"], context: dict[str, PyTree]
-    ) -> tuple[dict[str, PyTree], Float[Array, "B K V"]]:
+        self, carry: PerMember, tokens: Int[Array, "B K"], context: PerMember
+    ) -> tuple[PerMember, Float[Array, "B K V"]]:
         """Step every member; return the log of the mean of their probabilities."""
-        new, members = {}, []
-        for i, member in enumerate(self.members):
-            new[str(i)], log_probs = member.step(carry[str(i)], tokens, context[str(i)])
-            members.append(log_probs)
-        mean = jax.nn.logsumexp(jnp.stack(members), axis=0) - jnp.log(jnp.float32(len(members)))
+        members = zip(self.members, carry, context, strict=True)
+        steps = [member.step(state, tokens, encoded) for member, state, encoded in members]
+        carry, log_probs = zip(*steps, strict=True)
+        mean = jax.nn.logsumexp(jnp.stack(log_probs), axis=0) - jnp.log(jnp.float32(len(steps)))
         # Beam search relies on log-probs that are at most 0; rounding might exceed it.
-        return new, jnp.minimum(mean, 0.0)
+        return carry, jnp.minimum(mean, 0.0)
 
 
 def make_ensemble(

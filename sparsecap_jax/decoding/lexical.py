@@ -73,8 +73,7 @@ def must_contain(
     automata = [_build(wishes, image, options) for image, wishes in enumerate(required)]
     size = _power_of_two(max([states, *(len(default) for _, _, default, _ in automata)]))
     width = _power_of_two(max([tokens, *(len(ids) for ids, _, _, _ in automata)]))
-    batch = len(automata)
-    here = np.arange(size, dtype=np.int32)
+    batch, here = len(automata), np.arange(size, dtype=np.int32)
     out = Automaton(
         tokens=np.full((batch, width), -1, np.int32),
         special=np.broadcast_to(here[:, None], (batch, size, width)).copy(),
@@ -82,10 +81,10 @@ def must_contain(
         missing=np.full((batch, size), _UNREACHABLE, np.int32),
     )
     for b, (ids, special, default, missing) in enumerate(automata):
+        count = len(default)
         out.tokens[b, : len(ids)] = ids
-        out.special[b, : len(default), : len(ids)] = special
-        out.default[b, : len(default)] = default
-        out.missing[b, : len(default)] = missing
+        out.special[b, :count, : len(ids)] = special
+        out.default[b, :count], out.missing[b, :count] = default, missing
     return out
 
 
@@ -112,12 +111,7 @@ def keep_reachable(
 ) -> Float[Array, "B K V"]:
     """Forbid EOS while something is missing, and whatever leaves too little room for it.
 
-    Args:
-        log_probs: of the next tokens.
-        automaton: of the images.
-        states: of the rows.
-        left: number of tokens that a caption may still get, the next one included.
-        eos_id: id of EOS.
+    `left` is the number of tokens that a caption may still get, the next one included.
     """
     ids = jnp.arange(log_probs.shape[-1], dtype=jnp.int32)
     missing = jnp.asarray(automaton.missing)

@@ -6,12 +6,19 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
 from sparsecap_jax.decoding import topk
-from sparsecap_jax.decoding.constraints import Constraint, Prefix
+from sparsecap_jax.decoding.constraints import Prefix
 from sparsecap_jax.decoding.options import Decoded, DecodeOptions
-from sparsecap_jax.decoding.stepper import Stepper, caption_lengths, log_prob_of, reorder, spread
+from sparsecap_jax.decoding.stepper import (
+    Search,
+    Stepper,
+    caption_lengths,
+    log_prob_of,
+    reorder,
+    spread,
+)
 from sparsecap_jax.types import PyTree
 
 # Samples are searched for in stages of ever fewer rows: of all, down to these shares of them.
@@ -34,32 +41,18 @@ class _Rows:
     finished: Bool[Array, "B K"]
 
 
-def sequential_search(
-    stepper: Stepper,
-    carry: PyTree,
-    log_probs: Float[Array, "B 1 V"],
-    constrain: Constraint,
-    options: DecodeOptions,
-    keys: Key[Array, " B"] | None = None,
-) -> Decoded:
+def sequential_search(search: Search) -> Decoded:
     """Choose token after token, the best or a random one, until all captions have ended.
-
-    Args:
-        stepper: the model.
-        carry: its state after BOS, leaves `[B, 1, ...]`.
-        log_probs: `[B, 1, V]`, of the first token.
-        constrain: applied to the log-probs of every step.
-        options: method "greedy", "sample" or "gumbel".
-        keys: random keys of the images, for sampling.
 
     Returns:
         Captions in the order of their rows; scores are sums of log-probs.
     """
-    batch, rows, length = log_probs.shape[0], options.rows, options.max_length
+    options = search.options
+    batch, rows, length = search.log_probs.shape[0], options.rows, options.max_length
 
     def choose(state: _Rows, log_probs: Float[Array, "B K V"]) -> _Rows:
-        log_probs = constrain(log_probs, Prefix(state.tokens, state.position))
-        chosen = _pick(log_probs, state, keys, options)
+        log_probs = search.constrain(log_probs, Prefix(state.tokens, state.position))
+        chosen = _pick(log_probs, state, search)
         gained = jnp.where(state.finished, 0.0, log_prob_of(log_probs, chosen))
         chosen = jnp.where(state.finished, jnp.int32(options.pad_id), chosen)
         return state.replace(
@@ -71,20 +64,19 @@ def sequential_search(
 
     def body(state: _Rows) -> _Rows:
         last = state.tokens[:, :, state.position - 1]
-        carry, log_probs = stepper(state.carry, last, state.position)
+        carry, log_probs = search.stepper(state.carry, last, state.position)
         return choose(state.replace(carry=carry), log_probs)
 
-    numbers = jnp.arange(rows, dtype=jnp.int32)
     state = _Rows(
         position=jnp.int32(0),
-        row=jnp.broadcast_to(numbers, (batch, rows)),
-        carry=spread(carry, rows),
+        row=jnp.broadcast_to(jnp.arange(rows, dtype=jnp.int32), (batch, rows)),
+        carry=spread(search.carry, rows),
         tokens=jnp.full((batch, rows, length), options.pad_id, jnp.int32),
         log_probs=jnp.zeros((batch, rows, length), jnp.float32),
         finished=jnp.zeros((batch, rows), bool),
     )
-    state = choose(state, spread(log_probs, rows))
-    tokens, log_probs = _in_stages(body, state, _stage_sizes(stepper, options))
+    state = choose(state, spread(search.log_probs, rows))
+    tokens, log_probs = _in_stages(body, state, _stage_sizes(search.stepper, options))
     lengths = caption_lengths(tokens, options.eos_id)
     return Decoded(tokens, log_probs, jnp.sum(log_probs, axis=-1), lengths)
 
@@ -103,11 +95,7 @@ def _stage_sizes(stepper: Stepper, options: DecodeOptions) -> list[int]:
 def _in_stages(
     body: Callable[[_Rows], _Rows], state: _Rows, sizes: list[int]
 ) -> tuple[Int[Array, "B K T"], Float[Array, "B K T"]]:
-    """Repeat `body` until all captions have ended, on fewer rows where enough of them have.
-
-    Returns:
-        Tokens and log-probs of all rows of `state`.
-    """
+    """Repeat `body` until all captions have ended, on fewer rows where enough of them have."""
     length = state.tokens.shape[-1]
     size = sizes[0] if sizes else 0
 
@@ -130,13 +118,9 @@ def _in_stages(
     )
 
 
-def _pick(
-    log_probs: Float[Array, "B K V"],
-    state: _Rows,
-    keys: Key[Array, " B"] | None,
-    options: DecodeOptions,
-) -> Int[Array, "B K"]:
+def _pick(log_probs: Float[Array, "B K V"], state: _Rows, search: Search) -> Int[Array, "B K"]:
     """Choose one token per row."""
+    options = search.options
     if options.method == "greedy":
         return topk.argmax(log_probs)
     logits = log_probs / jnp.float32(options.temperature)
@@ -144,7 +128,7 @@ def _pick(
         logits = keep_top_k(logits, options.top_k)
     if options.top_p < 1:
         logits = keep_top_p(logits, options.top_p)
-    keys = jax.vmap(lambda key: jax.random.fold_in(key, state.position))(keys)
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, state.position))(search.keys)
     if options.method == "gumbel":
         draw = jax.vmap(lambda key, row: jax.random.categorical(key, row, axis=-1))
         return draw(keys, logits).astype(jnp.int32)

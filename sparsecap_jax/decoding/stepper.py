@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from sparsecap_jax.decoding.constraints import Constraint
 from sparsecap_jax.decoding.options import DecodeOptions
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.types import PyTree
@@ -40,11 +41,32 @@ class Stepper:
         return self.model.apply(variables, carry, tokens, self.context, method="step", **mode)
 
 
-def begin(stepper: Stepper, options: DecodeOptions) -> tuple[PyTree, Float[Array, "B 1 V"]]:
-    """Feed BOS, in one row per image: all rows start alike.
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """One search for the captions of a batch, standing after BOS.
 
-    Returns:
-        The carry (leaves `[B, 1, ...]`) and the log-probs of the first token.
+    Attributes:
+        stepper: the model.
+        carry: its state, leaves `[B, 1, ...]`.
+        log_probs: `[B, 1, V]`, of the first token.
+        constrain: applied to the log-probs of every step.
+        options: method and sizes.
+        factors: `[T]`, of the length penalty, see `penalty_factors`. Other penalties need no new
+            compilation.
+        keys: `[B]`, random keys of the images, for sampling.
+    """
+
+    stepper: Stepper
+    carry: PyTree
+    log_probs: Float[Array, "B 1 V"]
+    constrain: Constraint
+    options: DecodeOptions
+    factors: Float[Array, " T"]
+    keys: Key[Array, " B"] | None = None
+
+
+def begin(stepper: Stepper, options: DecodeOptions) -> tuple[PyTree, Float[Array, "B 1 V"]]:
+    """Feed BOS, in one row per image; return the carry and the log-probs of the first token.
 
     Raises:
         ConfigError: captions may get longer than the model's cache.

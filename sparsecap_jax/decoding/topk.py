@@ -15,11 +15,8 @@ def top_k(values: Float[Array, "N M"], k: int) -> tuple[Float[Array, "N k"], Int
     chunks with the largest maxima (ties: the first chunks), and a maximum is one vectorised pass.
 
     Args:
-        values: `[N, M]`, without NaN.
+        values: without NaN.
         k: at most M.
-
-    Returns:
-        Values and int32 positions, each `[N, k]`.
     """
     rows, length = values.shape
     size = _chunk_size(length)
@@ -47,11 +44,8 @@ def draw(log_weights: Float[Array, "*N M"], uniform: Float[Array, "*N 2"]) -> In
     per row instead of the M of a Gumbel draw, which would cost more than a small model's step.
 
     Args:
-        log_weights: `[..., M]`, at most about 0; -inf is never drawn unless a row has nothing else.
-        uniform: `[..., 2]`, in [0, 1).
-
-    Returns:
-        int32 positions `[...]`.
+        log_weights: at most about 0; -inf is never drawn unless a row has nothing else.
+        uniform: in [0, 1).
     """
     length = log_weights.shape[-1]
     size = _chunk_size(length)

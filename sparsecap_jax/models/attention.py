@@ -4,7 +4,6 @@ They follow the reference (`models/transformer.py`), which follows "The Annotate
 """
 
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,21 +11,18 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from sparsecap_jax.models.layers import torch_uniform
+from sparsecap_jax.models.layers import FanInInit, Linear, torch_uniform, xavier_uniform
+from sparsecap_jax.models.packing import Rows
 from sparsecap_jax.models.precision import matmul
 
 # Score of a masked key: finite, so that a row without any valid key stays a number.
 MASKED_SCORE = -1e9
 
-# Maps a layer's number of inputs to the initializer of its bias.
-BiasInit = Callable[[int], Callable]
 # Keys and values of attention, `{"key", "value"}`.
 KeysValues = dict[str, Array]
-# Changes the layout of leading axes, see `packing.Rows`.
-Spread = Callable[[Array], Array]
 
 
-def tied_bias(key: Array) -> BiasInit:
+def tied_bias(key: Array) -> FanInInit:
     """Return an initializer U(-1/sqrt(fan_in), 1/sqrt(fan_in)) that always draws alike.
 
     The reference makes layers by deep-copying one layer and redraws only their matrices: the biases
@@ -39,34 +35,6 @@ def tied_bias(key: Array) -> BiasInit:
         return lambda unused_key, shape, dtype=jnp.float32: init(layer_key, shape, dtype)
 
     return of
-
-
-def _same(inputs: Array) -> Array:
-    return inputs
-
-
-class Dense(nn.Module):
-    """Affine map `[..., in] -> [..., features]`, Xavier-uniform kernel and PyTorch's bias.
-
-    Attributes:
-        features: output width.
-        bias_init: see `tied_bias`.
-        dtype: type of the operands of the product, see `precision`.
-        kernel_init: initializer of the kernel `[in, features]`.
-    """
-
-    features: int
-    bias_init: BiasInit = torch_uniform
-    dtype: str = "float32"
-    kernel_init: Callable = nn.initializers.xavier_uniform()
-
-    @nn.compact
-    def __call__(self, inputs: Float[Array, "... I"]) -> Float[Array, "... O"]:
-        """Return `inputs @ kernel + bias`."""
-        fan_in = inputs.shape[-1]
-        kernel = self.param("kernel", self.kernel_init, (fan_in, self.features))
-        bias = self.param("bias", self.bias_init(fan_in), (self.features,))
-        return matmul(inputs, kernel, self.dtype) + bias
 
 
 class LayerNorm(nn.Module):
@@ -97,20 +65,21 @@ class FeedForward(nn.Module):
     Attributes:
         ff_size: width between the maps.
         dropout: dropout rate after the ReLU.
-        bias_init, dtype: see `Dense`.
+        bias_init, dtype: see `Linear`.
     """
 
     ff_size: int
     dropout: float
-    bias_init: BiasInit = torch_uniform
+    bias_init: FanInInit = torch_uniform
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "... D"], train: bool) -> Float[Array, "... D"]:
         """Return the transformed `inputs`."""
-        hidden = nn.relu(Dense(self.ff_size, self.bias_init, self.dtype, name="w_1")(inputs))
+        inits = self.dtype, xavier_uniform, self.bias_init
+        hidden = nn.relu(Linear(self.ff_size, *inits, name="w_1")(inputs))
         hidden = nn.Dropout(self.dropout)(hidden, deterministic=not train)
-        return Dense(inputs.shape[-1], self.bias_init, self.dtype, name="w_2")(hidden)
+        return Linear(inputs.shape[-1], *inits, name="w_2")(hidden)
 
 
 class MultiHeadAttention(nn.Module):
@@ -125,19 +94,19 @@ class MultiHeadAttention(nn.Module):
         dropout: dropout rate on the attention weights.
         share: "" for separate projections, "kv" when keys serve as values, "qk" when queries and
             keys use one projection.
-        bias_init, dtype: see `Dense`.
+        bias_init, dtype: see `Linear`.
     """
 
     num_heads: int
     d_model: int
     dropout: float
     share: str = ""
-    bias_init: BiasInit = torch_uniform
+    bias_init: FanInInit = torch_uniform
     dtype: str = "float32"
 
     def setup(self):
         def dense():
-            return Dense(self.d_model, self.bias_init, self.dtype)
+            return Linear(self.d_model, self.dtype, xavier_uniform, self.bias_init)
 
         self.query = dense()
         if self.share != "qk":
@@ -147,52 +116,49 @@ class MultiHeadAttention(nn.Module):
         self.out = dense()
         self.drop = nn.Dropout(self.dropout)
 
-    def keys_values(self, memory: Float[Array, "... D"], spread: Spread = _same) -> KeysValues:
-        """Project `memory` to `{"key", "value"}`, each `[N, H, R, D/H]`; no "value" under "kv".
+    def keys_values(self, memory: Float[Array, "N D"], rows: Rows) -> KeysValues:
+        """Project `memory`, which lies as `rows` says, to `{"key", "value"}`; "kv" has no "value".
 
-        Args:
-            memory: places to attend to, `[N, R, D]` after `spread`.
-            spread: adds the padding that projections leave out, see `packing.Rows`.
+        Each is `[B * K, H, R, D/H]`.
         """
         key = self.query if self.share == "qk" else self.key
-        projected = {"key": self._split(spread(key(memory)))}
+        projected = {"key": self._split(rows.spread(key(memory)))}
         if self.share != "kv":
-            projected["value"] = self._split(spread(self.value(memory)))
+            projected["value"] = self._split(rows.spread(self.value(memory)))
         return projected
 
     def __call__(
         self,
-        queries: Float[Array, "... D"],
+        queries: Float[Array, "N D"],
         memory: KeysValues,
-        mask: Bool[Array, "N #H #Q R"],
-        bias: Float[Array, "N H Q R"] | None = None,
+        mask: Bool[Array, "G #H #Q R"],
+        rows: Rows,
+        bias: Float[Array, "G H Q R"] | None = None,
         *,
-        spread: Spread = _same,
-        gather: Spread = _same,
         train: bool = False,
-    ) -> tuple[Float[Array, "... D"], Float[Array, "N H Q R"]]:
+    ) -> tuple[Float[Array, "N D"], Float[Array, "G H Q R"]]:
         """Attend from `queries` to the result of `keys_values`.
 
         Args:
-            queries: Q places of each of N rows, `[N, Q, D]` after `spread`.
-            memory: keys and values of R places.
+            queries: places that look, Q for each of the G groups of `memory`.
+            memory: keys and values `[G, H, R, D/H]`; groups are images or rows.
             mask: True where a query may look.
+            rows: layout of `queries`.
             bias: added to the masked scores.
-            spread: see `keys_values`.
-            gather: undoes `spread`.
             train: whether dropout is on (rng stream "dropout").
 
         Returns:
             The result in the layout of `queries`, and the attention weights before dropout.
         """
-        query, keys = self._split(spread(self.query(queries))), memory["key"]
+        keys = memory["key"]
+        query = self._split(rows.spread(self.query(queries), keys.shape[0]))
         scores = matmul(query, keys.swapaxes(-1, -2), self.dtype)
         scores = scores / jnp.float32(math.sqrt(keys.shape[-1]))
         scores = jnp.where(mask, scores, jnp.float32(MASKED_SCORE))
         weights = jax.nn.softmax(scores if bias is None else scores + bias, axis=-1)
         dropped = self.drop(weights, deterministic=not train)
         mixed = matmul(dropped, memory.get("value", keys), self.dtype).swapaxes(1, 2)
-        return self.out(gather(mixed.reshape(*mixed.shape[:2], self.d_model))), weights
+        return self.out(rows.gather(mixed.reshape(*mixed.shape[:2], self.d_model))), weights
 
     def _split(self, projected: Float[Array, "N Q D"]) -> Float[Array, "N H Q E"]:
         """Give every head its share of the width, heads before places."""
@@ -202,13 +168,7 @@ class MultiHeadAttention(nn.Module):
 def write_cache(cache: KeysValues, new: KeysValues, position: Int[Array, "B K"]) -> KeysValues:
     """Put keys and values of one word per row at `position`; beyond the end they are dropped.
 
-    Args:
-        cache: leaves `[B, K, H, T, D/H]`.
-        new: leaves `[B * K, H, 1, D/H]`.
-        position: the place of each row's word, of T places.
-
-    Returns:
-        The new cache.
+    Leaves of `cache` are `[B, K, H, T, D/H]`, those of `new` `[B * K, H, 1, D/H]`.
     """
     images, rows = np.ogrid[: position.shape[0], : position.shape[1]]
     kept = {"mode": "drop", "unique_indices": True, "indices_are_sorted": True}

@@ -1,17 +1,21 @@
-"""Linear maps, embeddings and the LSTM as in PyTorch; recurrent cells as in TensorFlow.
+"""Linear maps and the LSTM as in PyTorch; recurrent cells as in TensorFlow.
 
 PyTorch's tensors are kept one for one (both LSTM biases, separate projections) in Flax's layout,
 kernels `[in, out]`, so that per-tensor pruning and exact export hold.
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from sparsecap_jax.models.precision import matmul
+
+# Maps a layer's number of inputs to an initializer.
+FanInInit = Callable[[int], Callable]
 
 
 def torch_uniform(fan_in: int):
@@ -24,43 +28,32 @@ def torch_uniform(fan_in: int):
     return init
 
 
+def xavier_uniform(fan_in: int):
+    """Return Glorot's uniform initializer, which finds the number of inputs itself."""
+    return nn.initializers.xavier_uniform()
+
+
 class Linear(nn.Module):
-    """Affine map `[..., in] -> [..., features]` with PyTorch's default initialisation.
+    """Affine map `[..., in] -> [..., features]`, by default with PyTorch's initialisation.
 
     Attributes:
         features: output width.
         dtype: type of the operands of the product, see `precision`.
+        kernel_init, bias_init: initializers of kernel and bias for a number of inputs.
     """
 
     features: int
     dtype: str = "float32"
+    kernel_init: FanInInit = torch_uniform
+    bias_init: FanInInit = torch_uniform
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "... I"]) -> Float[Array, "... O"]:
         """Return `inputs @ kernel + bias`."""
         fan_in = inputs.shape[-1]
-        kernel = self.param("kernel", torch_uniform(fan_in), (fan_in, self.features))
-        bias = self.param("bias", torch_uniform(fan_in), (self.features,))
+        kernel = self.param("kernel", self.kernel_init(fan_in), (fan_in, self.features))
+        bias = self.param("bias", self.bias_init(fan_in), (self.features,))
         return matmul(inputs, kernel, self.dtype) + bias
-
-
-class Embedding(nn.Module):
-    """Token embedding table `[V, features]`, standard-normal initialised as in PyTorch.
-
-    Attributes:
-        vocab_size: number of rows V.
-        features: embedding width.
-    """
-
-    vocab_size: int
-    features: int
-
-    @nn.compact
-    def __call__(self, tokens: Int[Array, "..."]) -> Float[Array, "... E"]:
-        """Look `tokens` up."""
-        shape = (self.vocab_size, self.features)
-        table = self.param("embedding", nn.initializers.normal(1.0), shape)
-        return jnp.take(table, tokens, axis=0)
 
 
 class LSTMWeights(nn.Module):
@@ -91,14 +84,9 @@ class LSTMWeights(nn.Module):
 def lstm_state(
     gates: Float[Array, "... G"], cell: Float[Array, "... H"]
 ) -> tuple[Float[Array, "... H"], Float[Array, "... H"]]:
-    """Advance an LSTM by one step from its pre-activations.
+    """Return the hidden and the cell state that follow `cell`.
 
-    Args:
-        gates: `[..., 4H]`, input, forget, cell and output gates before their non-linearities.
-        cell: `[..., H]`, the cell state.
-
-    Returns:
-        The new hidden state and the new cell state, each `[..., H]`.
+    `gates` are `[..., 4H]`: input, forget, cell and output gates before their non-linearities.
     """
     i, f, g, o = jnp.split(gates, 4, axis=-1)
     cell = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
@@ -149,13 +137,10 @@ def gru_state(
 
     Args:
         inputs: `[..., 3H]`, the input's share of reset gate, update gate and candidate.
-        hidden: `[..., H]`, the state.
+        hidden: the state.
         gates_hh: state's kernel of both gates.
         candidate_hh: state's kernel of the candidate.
         compute_dtype: type of the operands of products.
-
-    Returns:
-        The new state `[..., H]`.
 
     Reference: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", EMNLP 2014,
     with TensorFlow's sense of the update gate: 1 keeps the state.

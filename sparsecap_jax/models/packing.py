@@ -31,8 +31,9 @@ class Rows:
             return jnp.arange(self.images * self.rows * self.length, dtype=jnp.int32)
         return self.places
 
-    def spread(self, words: Float[Array, "N D"], batch: int) -> Float[Array, "G L D"]:
-        """Lay words out as `[batch, ..., D]`; places left out become 0."""
+    def spread(self, words: Float[Array, "N D"], batch: int | None = None) -> Float[Array, "G L D"]:
+        """Lay words out as `[batch, ..., D]`, B * K by default; places left out become 0."""
+        batch = self.images * self.rows if batch is None else batch
         if self.places is not None:
             words = _take(words, self.slots, self.places)
         return words.reshape(batch, -1, words.shape[-1])
@@ -48,12 +49,7 @@ class Rows:
 
 
 def pack_rows(mask: Bool[Array, "B K T"], size: int) -> Rows:
-    """Make room for `size` words: those of `mask`, in order.
-
-    Args:
-        mask: the words to keep.
-        size: number N of slots, at least the number of words kept; words beyond it are lost.
-    """
+    """Make room for `size` words: those of `mask`, in order; words beyond `size` are lost."""
     kept = mask.reshape(-1)
     count = jnp.cumsum(kept, dtype=jnp.int32)
     slots = jnp.where(kept & (count <= size), count - 1, jnp.int32(size))
@@ -68,7 +64,7 @@ def nan_if_lost(words: Float[Array, "N D"], mask: Bool[Array, "B K T"]) -> Float
 
 
 @jax.custom_vjp
-def _take(words: Array, index: Array, inverse: Array) -> Array:
+def _take(words, index, inverse):
     """Return rows `index` of `words`, 0 beyond the end.
 
     No row is taken twice, so that the gradient is a `take` by the inverse index, too: on a CPU
@@ -77,13 +73,7 @@ def _take(words: Array, index: Array, inverse: Array) -> Array:
     return jnp.take(words, index, axis=0, mode="fill", fill_value=0.0)
 
 
-def _take_forward(words: Array, index: Array, inverse: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _take(words, index, inverse), (index, inverse)
-
-
-def _take_backward(saved: tuple[Array, Array], grads: Array) -> tuple[Array, None, None]:
-    index, inverse = saved
-    return _take(grads, inverse, index), None, None
-
-
-_take.defvjp(_take_forward, _take_backward)
+_take.defvjp(
+    lambda words, index, inverse: (_take(words, index, inverse), (index, inverse)),
+    lambda saved, grads: (_take(grads, *saved[::-1]), None, None),
+)

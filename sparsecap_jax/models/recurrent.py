@@ -1,6 +1,6 @@
 """Teacher forcing of recurrent models: whole captions, packed words, or the model's own words."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sparsecap_jax.models.interface import CaptionModel, scan_words
 from sparsecap_jax.models.packing import nan_if_lost, pack_rows
 from sparsecap_jax.models.precision import matmul
+from sparsecap_jax.settings import Range
 from sparsecap_jax.types import ArrayLike, Regions
 
 Context = dict[str, Array]
@@ -20,15 +21,33 @@ Kernels = dict[str, Array]
 class RecurrentModel(CaptionModel):
     """Base of models with a recurrent state.
 
-    A subclass has the fields `dropout`, `compute_dtype` and `remat`, the module `drop`, the methods
-    `encode` and `init_carry`, and four parts of a step, of which only `_recur` must run word by
-    word:
+    A subclass has the methods `encode` and `init_carry`, and four parts of a step, of which only
+    `_recur` must run word by word:
 
         kernels = self._kernels()                                  # weights that the rest shares
         words = self._word_inputs(kernels, tokens, train)          # [...] -> [..., G]
         carry, hidden = self._recur(carry, words, kernels, context, train)  # [B, K, G], [B, K, H]
         log_probs = self._log_probs(hidden, train)                 # [..., H] -> [..., V]
+
+    Attributes:
+        vocab_size: number of tokens V.
+        feature_size: width D of region and image features.
+        embed_size: width E of the word embedding.
+        rnn_size: width H of the recurrent state.
+        attention_size: width A of the attention's hidden layer.
+        dropout: dropout rate.
+        compute_dtype: "float32" or "bfloat16", see `sparsecap_jax.models.precision`.
+        remat: whether training recomputes each word's step in the backward pass to save memory.
     """
+
+    vocab_size: Annotated[int, Range(1)]
+    feature_size: Annotated[int, Range(1)] = 2048
+    embed_size: Annotated[int, Range(1)] = 1000
+    rnn_size: Annotated[int, Range(1)] = 1000
+    attention_size: Annotated[int, Range(1)] = 512
+    dropout: Annotated[float, Range(0, 1, open_high=True)] = 0.5
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False
 
     samples_inputs: ClassVar[bool] = True
 
@@ -36,7 +55,10 @@ class RecurrentModel(CaptionModel):
         self, carry: Carry, tokens: Int[Array, "B K"], context: Context, *, train: bool = False
     ) -> tuple[Carry, Float[Array, "B K V"]]:
         """Advance by one token and return the log-probs of the next."""
-        return self._advance(carry, tokens, context, self._kernels(), train)
+        # XLA does not hoist bare slices out of a decoding loop but copies them at every step;
+        # behind a barrier it does.
+        kernels = jax.lax.optimization_barrier(self._kernels())
+        return self._advance(carry, tokens, context, kernels, train)
 
     def __call__(
         self,
@@ -51,11 +73,7 @@ class RecurrentModel(CaptionModel):
         Only what depends on the recurrent state runs inside the scan; the logits are computed after
         it in one matmul. With scheduled sampling, everything runs inside.
 
-        Args:
-            regions: the images.
-            tokens: captions from BOS on.
-            train: whether dropout is on (rng stream "dropout").
-            sample_prob: probability of scheduled sampling, see `_sampled`; may be traced.
+        `sample_prob` is the probability of scheduled sampling, see `_sampled`; it may be traced.
         """
         tokens, context = jnp.asarray(tokens), self.encode(regions, train=train)
         kernels = self._kernels()
@@ -123,9 +141,7 @@ class RecurrentModel(CaptionModel):
         carry = self.init_carry(context, tokens.shape[1]), tokens[:, :, 0]
         return scan_words(place, 2)(self, carry, tokens, context, kernels)[1]
 
-    def _advance(
-        self, carry: Carry, tokens: Array, context: Context, kernels: Kernels, train: bool
-    ) -> tuple[Carry, Array]:
+    def _advance(self, carry, tokens, context, kernels, train) -> tuple[Carry, Array]:
         words = self._word_inputs(kernels, tokens, train)
         carry, hidden = self._recur(carry, words, kernels, context, train)
         return carry, self._log_probs(hidden, train)

@@ -13,8 +13,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from sparsecap_jax.models import attention as att
-from sparsecap_jax.models.layers import torch_uniform
+from sparsecap_jax.models.layers import FanInInit, Linear
 from sparsecap_jax.models.precision import matmul
 from sparsecap_jax.models.transformer import Transformer
 from sparsecap_jax.models.transformer_layers import EncoderLayer
@@ -58,7 +57,7 @@ def trigonometric(geometry: Float[Array, "B R R 4"], size: int = 64) -> Float[Ar
 class HeadWeights(nn.Module):
     """Weights `[G, 1]` and bias `[1]` of one head's affine map of the geometry."""
 
-    bias_init: att.BiasInit
+    bias_init: FanInInit
 
     @nn.compact
     def __call__(self, size: int) -> tuple[ArrayLike, ArrayLike]:
@@ -72,12 +71,12 @@ class GeometryBias(nn.Module):
 
     Attributes:
         num_heads: number of heads H.
-        bias_init: see `Dense`.
+        bias_init: see `Linear`.
         dtype: type of the operands of the product.
     """
 
     num_heads: int
-    bias_init: att.BiasInit
+    bias_init: FanInInit
     dtype: str
 
     def setup(self):
@@ -127,12 +126,11 @@ class RelationTransformer(Transformer):
         embedded = trigonometric(geometry) if self.box_embedding == "trig" else geometry
         return x * jnp.asarray(regions.mask).reshape(-1, 1), embedded
 
-    def _src_embed(self) -> att.Dense:
-        """The reference leaves this layer at PyTorch's initialisation."""
-        init = torch_uniform(self.feature_size)
-        return att.Dense(self.d_model, dtype=self.compute_dtype, kernel_init=init)
+    def _src_embed(self) -> Linear:
+        """Make a layer that starts as in PyTorch, for the reference leaves it so."""
+        return Linear(self.d_model, self.compute_dtype)
 
-    def _bias_inits(self) -> dict[str, att.BiasInit]:
-        """Both attentions of the decoder start from one copy here."""
+    def _bias_inits(self) -> dict[str, FanInInit]:
+        """Let both attentions of the decoder start from one copy."""
         inits = super()._bias_inits()
         return {**inits, "decoder_cross": inits["decoder_self"]}

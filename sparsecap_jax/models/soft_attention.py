@@ -31,28 +31,18 @@ class SoftAttention(RecurrentModel):
     Glorot-uniform; biases at 0, that of the forget gate and of the GRU's gates at 1.
 
     Attributes:
-        vocab_size: number of tokens V.
-        feature_size: width D of region and image features.
-        embed_size: width E of the word embedding.
-        rnn_size: width H of the recurrent state.
         attention_size: width A of the attention's hidden layer and of what it gathers.
-        cell: "lstm" or "gru".
         dropout: rate on the cell's input and output; the papers take 0.11 for pruned models.
+        cell: "lstm" or "gru".
         attention_dropout: rate on the attention weights; 0.03 for pruned models.
-        compute_dtype: "float32" or "bfloat16", see `sparsecap_jax.models.precision`.
-        remat: whether training recomputes each word's step in the backward pass to save memory.
+        others: see `RecurrentModel`.
     """
 
-    vocab_size: Annotated[int, Range(1)]
-    feature_size: Annotated[int, Range(1)] = 2048
     embed_size: Annotated[int, Range(1)] = 256
     rnn_size: Annotated[int, Range(1)] = 512
-    attention_size: Annotated[int, Range(1)] = 512
-    cell: Literal["lstm", "gru"] = "lstm"
     dropout: Annotated[float, Range(0, 1, open_high=True)] = 0.35
+    cell: Literal["lstm", "gru"] = "lstm"
     attention_dropout: Annotated[float, Range(0, 1, open_high=True)] = 0.1
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: bool = False
 
     def setup(self):
         inputs, rnn = self.embed_size + self.attention_size, self.rnn_size
@@ -76,11 +66,7 @@ class SoftAttention(RecurrentModel):
         self.drop_weights = nn.Dropout(self.attention_dropout)
 
     def encode(self, regions: Regions, *, train: bool = False) -> Context:
-        """Project the visual side, once per image.
-
-        Args:
-            regions: features `[B, R, D]`, mask `[B, R]`, fc `[B, D]`.
-            train: without effect here; part of the interface.
+        """Project the visual side: features, mask and fc; `train` has no effect.
 
         Returns:
             `hidden [B, H]`, the state that decoding starts from; `keys` and `values [B, R, A]`;

@@ -19,7 +19,7 @@ from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.models import attention as att
 from sparsecap_jax.models.attention import KeysValues
 from sparsecap_jax.models.interface import CaptionModel
-from sparsecap_jax.models.layers import torch_uniform
+from sparsecap_jax.models.layers import FanInInit, Linear, torch_uniform, xavier_uniform
 from sparsecap_jax.models.packing import Rows, nan_if_lost, pack_rows
 from sparsecap_jax.models.transformer_layers import DecoderLayer, EncoderLayer, LayerConfig
 from sparsecap_jax.settings import Range
@@ -102,16 +102,12 @@ class Transformer(CaptionModel):
         self.src_embed = self._src_embed()
         xavier = nn.initializers.xavier_uniform()
         self.tgt_embed = nn.Embed(self.vocab_size, self.d_model, embedding_init=xavier)
-        self.logits = att.Dense(self.vocab_size, dtype=self.compute_dtype)
+        self.logits = Linear(self.vocab_size, self.compute_dtype, xavier_uniform)
         self.drop = nn.Dropout(self.dropout)
         self.source_drop = nn.Dropout(self.source_dropout)
 
     def encode(self, regions: Regions, *, train: bool = False) -> Context:
         """Run the encoder, and project its output for every layer of the decoder.
-
-        Args:
-            regions: features `[B, R, F]`, mask `[B, R]`; for relations, boxes `[B, R, 4]`.
-            train: whether dropout is on (rng stream "dropout").
 
         Returns:
             `memory [B, R, D]`, `mask [B, R]`, and `cross`, the keys and values `[B, H, R, D/H]` of
@@ -127,18 +123,13 @@ class Transformer(CaptionModel):
             x = self.encoder_layers[i](x, rows, mask, geometry, train)
         x = self.encoder_norm(x)
         cross = tuple(layer.keys_values(x, rows) for layer in self.decoder_layers)
-        return {"memory": rows.spread(x, rows.images), "mask": mask, "cross": cross}
+        return {"memory": rows.spread(x), "mask": mask, "cross": cross}
 
     def init_carry(self, context: Context, rows: int) -> Carry:
-        """Return position 0 and an empty cache for every application of a decoder layer.
+        """Return `position [B, K]`, int32 zeros, and an empty `cache` of every decoder layer.
 
-        Args:
-            context: result of `encode` for B images.
-            rows: number of rows K per image.
-
-        Returns:
-            `position [B, K]` int32, and `cache`, zeros `[B, K, H, max_seq_length, D/H]`. Shared
-            layers have a cache of their own for each application.
+        Leaves of a cache are `[B, K, H, max_seq_length, D/H]`. Shared layers have a cache of their
+        own for each application.
         """
         batch = context["mask"].shape[0]
         shape = (batch, rows, self.num_heads, self.max_seq_length, self.d_model // self.num_heads)
@@ -182,16 +173,9 @@ class Transformer(CaptionModel):
         *,
         train: bool = False,
     ) -> Float[Array, "B K T V"]:
-        """Teacher forcing on encoded images.
+        """Teacher forcing on encoded images, as `__call__`.
 
-        Args:
-            context: result of `encode`.
-            tokens: captions from BOS on.
-            token_mask: tokens to look at; by default all but PAD, as in the reference.
-            train: whether dropout is on (rng stream "dropout").
-
-        Returns:
-            Log-probs of the token that follows each of `tokens`.
+        `token_mask` has the tokens to look at; by default all but PAD, as in the reference.
         """
         tokens = jnp.asarray(tokens)
         seen = tokens != self.pad_id if token_mask is None else jnp.asarray(token_mask)
@@ -239,9 +223,7 @@ class Transformer(CaptionModel):
     ) -> tuple[Array, tuple[KeysValues | None, ...], Array]:
         """Run the decoder's stack; takes what `DecoderLayer` does, one cache per application.
 
-        Returns:
-            The normed output, the new caches, and the weights `[B, K, Q, R]` of the regions, mean
-            over heads and layers.
+        Also returns the weights `[B, K, Q, R]` of the regions, mean over heads and layers.
         """
         order = self._order("decoder")
         caches = caches or (None,) * len(order)
@@ -266,10 +248,10 @@ class Transformer(CaptionModel):
         """Return the encoder's input and the geometry of its regions: none here."""
         return x, None
 
-    def _src_embed(self) -> att.Dense:
-        return att.Dense(self.d_model, dtype=self.compute_dtype)
+    def _src_embed(self) -> Linear:
+        return Linear(self.d_model, self.compute_dtype, xavier_uniform)
 
-    def _bias_inits(self) -> dict[str, att.BiasInit]:
+    def _bias_inits(self) -> dict[str, FanInInit]:
         """Return initializers of the biases that the reference starts equal, see `tied_bias`."""
         if not self.is_initializing():
             return dict.fromkeys(_BIAS_GROUPS, torch_uniform)

@@ -5,7 +5,6 @@ come before the sublayers.
 """
 
 import dataclasses
-import functools
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -13,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sparsecap_jax.models import attention as att
 from sparsecap_jax.models.attention import KeysValues
+from sparsecap_jax.models.layers import FanInInit
 from sparsecap_jax.models.packing import Rows
 
 
@@ -29,7 +29,7 @@ class LayerConfig:
     dropout: float
     share: str
     dtype: str
-    bias_inits: dict[str, att.BiasInit]
+    bias_inits: dict[str, FanInInit]
 
     def attention(self, bias: str) -> att.MultiHeadAttention:
         """Make the attention whose biases start as those of group `bias`."""
@@ -67,14 +67,9 @@ class EncoderLayer(nn.Module):
         train: bool,
     ) -> Float[Array, "N D"]:
         """Transform regions `x`, which lie as `rows` says, attending only to those of `mask`."""
-        layout = {
-            "spread": functools.partial(rows.spread, batch=rows.images),
-            "gather": rows.gather,
-        }
         y = self.self_attn_norm(x)
-        memory = self.self_attn.keys_values(y, layout["spread"])
-        bias = self.score_bias(geometry)
-        y, _ = self.self_attn(y, memory, mask[:, None, None], bias, **layout, train=train)
+        memory, bias = self.self_attn.keys_values(y, rows), self.score_bias(geometry)
+        y, _ = self.self_attn(y, memory, mask[:, None, None], rows, bias, train=train)
         x = x + self.drop(y, deterministic=not train)
         y = self.feed_forward(self.feed_forward_norm(x), train)
         return x + self.drop(y, deterministic=not train)
@@ -104,8 +99,7 @@ class DecoderLayer(nn.Module):
 
     def keys_values(self, memory: Float[Array, "N D"], rows: Rows) -> KeysValues:
         """Project the encoder's output for `cross_attn`, `[B, H, R, D/H]`: once per image."""
-        spread = functools.partial(rows.spread, batch=rows.images)
-        return self.cross_attn.keys_values(memory, spread)
+        return self.cross_attn.keys_values(memory, rows)
 
     def __call__(
         self,
@@ -135,25 +129,16 @@ class DecoderLayer(nn.Module):
             The new `x`, the new `cache`, and the weights of the regions, mean over the heads.
         """
         b, k, q, _ = mask.shape
-        spread = functools.partial(rows.spread, batch=b * k)
         y = self.self_attn_norm(x)
-        memory = self.self_attn.keys_values(y, spread)
+        memory = self.self_attn.keys_values(y, rows)
         if cache is not None:
             cache = att.write_cache(cache, memory, position)
             memory = {name: leaf.reshape(b * k, *leaf.shape[2:]) for name, leaf in cache.items()}
-        mask = mask.reshape(b * k, 1, q, -1)
-        y, _ = self.self_attn(y, memory, mask, spread=spread, gather=rows.gather, train=train)
+        y, _ = self.self_attn(y, memory, mask.reshape(b * k, 1, q, -1), rows, train=train)
         x = x + self.drop(y, deterministic=not train)
         # All rows of an image query the same keys: they are folded into one axis, not repeated.
-        spread = functools.partial(rows.spread, batch=b)
-        y, weights = self.cross_attn(
-            self.cross_attn_norm(x),
-            regions,
-            region_mask[:, None, None],
-            spread=spread,
-            gather=rows.gather,
-            train=train,
-        )
+        y, mask = self.cross_attn_norm(x), region_mask[:, None, None]
+        y, weights = self.cross_attn(y, regions, mask, rows, train=train)
         x = x + self.drop(y, deterministic=not train)
         y = self.feed_forward(self.feed_forward_norm(x), train)
         x = x + self.drop(y, deterministic=not train)

@@ -4,14 +4,14 @@ Anderson et al., "Bottom-Up and Top-Down Attention for Image Captioning and VQA"
 form of the reference (`models/att_model.py`, `up_down_lstm`).
 """
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from sparsecap_jax.models.layers import Embedding, Linear, LSTMWeights, lstm_state
+from sparsecap_jax.models.layers import Linear, LSTMWeights, lstm_state
 from sparsecap_jax.models.recurrent import Carry, Context, Kernels, RecurrentModel
 from sparsecap_jax.settings import Range
 from sparsecap_jax.types import Regions
@@ -22,12 +22,10 @@ class Attention(nn.Module):
 
     Attributes:
         size: width A of the hidden layer.
-        query_size: width H of the query.
         dtype: see `Linear`.
     """
 
     size: int
-    query_size: int
     dtype: str = "float32"
 
     def setup(self):
@@ -38,7 +36,7 @@ class Attention(nn.Module):
         self,
         query: Float[Array, "B K H"],
         keys: Float[Array, "B R A"],
-        mask: Array,
+        mask: Float[Array, "B R"],
     ) -> Float[Array, "B K R"]:
         """Return weights that sum to 1 over the valid regions.
 
@@ -56,34 +54,22 @@ class UpDown(RecurrentModel):
     """The Up-Down captioner.
 
     Attributes:
-        vocab_size: number of tokens V.
-        feature_size: width D of region and image features.
-        embed_size: width of the word embedding.
         rnn_size: width H of both LSTMs and of the embedded features.
-        attention_size: width A of the attention's hidden layer.
-        logit_layers: number of layers from the language LSTM to the logits.
         dropout: dropout rate after every embedding and after the language LSTM.
-        compute_dtype: "float32" or "bfloat16", see `sparsecap_jax.models.precision`.
-        remat: whether training recomputes each word's step in the backward pass to save memory.
+        logit_layers: number of layers from the language LSTM to the logits.
+        others: see `RecurrentModel`.
     """
 
-    vocab_size: Annotated[int, Range(1)]
-    feature_size: Annotated[int, Range(1)] = 2048
-    embed_size: Annotated[int, Range(1)] = 1000
-    rnn_size: Annotated[int, Range(1)] = 1000
-    attention_size: Annotated[int, Range(1)] = 512
     logit_layers: Annotated[int, Range(1)] = 1
-    dropout: Annotated[float, Range(0, 1, open_high=True)] = 0.5
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: bool = False
 
     def setup(self):
         rnn, dtype = self.rnn_size, self.compute_dtype
-        self.embed = Embedding(self.vocab_size, self.embed_size)
+        normal = nn.initializers.normal(1.0)  # as in PyTorch
+        self.embed = nn.Embed(self.vocab_size, self.embed_size, embedding_init=normal)
         self.fc_embed = Linear(rnn, dtype)
         self.region_embed = Linear(rnn, dtype)
         self.ctx2att = Linear(self.attention_size, dtype)
-        self.attention = Attention(self.attention_size, rnn, dtype)
+        self.attention = Attention(self.attention_size, dtype)
         self.att_lstm = LSTMWeights(2 * rnn + self.embed_size, rnn)
         self.lang_lstm = LSTMWeights(2 * rnn, rnn)
         widths = [rnn] * (self.logit_layers - 1) + [self.vocab_size]
@@ -91,11 +77,7 @@ class UpDown(RecurrentModel):
         self.drop = nn.Dropout(self.dropout)
 
     def encode(self, regions: Regions, *, train: bool = False) -> Context:
-        """Embed the visual side, once per image.
-
-        Args:
-            regions: features `[B, R, D]`, mask `[B, R]`, fc `[B, D]`.
-            train: whether dropout is on (rng stream "dropout").
+        """Embed the visual side: features, mask and fc.
 
         Returns:
             `fc [B, H]`, `regions [B, R, H]` (0 where padded), `keys [B, R, A]`, `mask [B, R]`, and
@@ -115,15 +97,6 @@ class UpDown(RecurrentModel):
         shape = (context["fc"].shape[0], rows, self.rnn_size)
         names = ("h_att", "c_att", "h_lang", "c_lang")
         return {name: jnp.zeros(shape, jnp.float32) for name in names}
-
-    def step(
-        self, carry: Carry, tokens: Int[Array, "B K"], context: Context, *, train: bool = False
-    ) -> tuple[Carry, Float[Array, "B K V"]]:
-        """Advance by one token and return the log-probs of the next."""
-        # XLA does not hoist bare slices out of a decoding loop but copies them at every step;
-        # behind a barrier it does.
-        kernels = jax.lax.optimization_barrier(self._kernels())
-        return self._advance(carry, tokens, context, kernels, train)
 
     def _kernels(self) -> Kernels:
         """Return both LSTMs' kernels; the attention LSTM's input kernel is split by input."""

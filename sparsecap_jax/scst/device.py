@@ -14,8 +14,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from sparsecap_jax.scst.document_frequency import MAX_N, DocumentFrequency
-from sparsecap_jax.scst.formulas import bleu, cider_d, norms
-from sparsecap_jax.scst.ngrams import occurrences, own_counts
+from sparsecap_jax.scst.formulas import norms, own_counts, scores
 
 
 @no_type_check
@@ -41,13 +40,13 @@ class IdfTables:
         """Return what `DocumentFrequency.idf` returns, in float32."""
         size = self.idf[0].shape[0]
         nodes = jnp.where((ids >= 0) & (ids < size), ids, -1)
-        rest, found = nodes, [self._take(0, nodes)]
+        rest, columns = nodes, [self._take(0, nodes)]
         for n in range(1, MAX_N):
             ended = jnp.full_like(rest[..., :1], -1)
             rest = jnp.concatenate([rest[..., 1:], ended], axis=-1)
             nodes = self._descend(n - 1, nodes, rest)
-            found.append(self._take(n, nodes))
-        return jnp.stack(found, axis=-1)
+            columns.append(self._take(n, nodes))
+        return jnp.stack(columns, axis=-1)
 
     def _take(self, order: int, nodes: Int[Array, "*N T"]) -> Float[Array, "*N T"]:
         values = jnp.take(self.idf[order], jnp.maximum(nodes, 0), mode="clip")
@@ -97,25 +96,12 @@ def score_on_device(
     references: Int[Array, "B R L"],
     reference_lengths: Int[Array, "B R"],
 ) -> tuple[Float[Array, "B K"], Float[Array, "B K 4"]]:
-    """Score K captions of each of B images; to be called in compiled code.
+    """Return CIDEr-D and BLEU-1 to 4 of K captions of each of B images; for compiled code.
 
-    Args:
-        tables: document frequencies.
-        ids: words of the captions, numbers of the scorer's vocabulary.
-        lengths: numbers of words.
-        references: words of the references.
-        reference_lengths: numbers of words, -1 for missing references.
-
-    Returns:
-        CIDEr-D and BLEU-1 to 4, float32.
+    Captions and references are numbers of the scorer's vocabulary; missing references have length
+    -1. All scores are float32.
     """
-    counts = occurrences(
-        jnp, ids[:, :, None], lengths[:, :, None], references[:, None],
-        reference_lengths[:, None], jnp.float32,
-    )  # fmt: skip
     repeats = own_counts(jnp, references, reference_lengths, jnp.float32)
-    known = norms(jnp, repeats, tables(references))
-    known = jnp.broadcast_to(known[:, None], (*counts.shape[:3], 4))
-    reference_lengths = jnp.broadcast_to(reference_lengths[:, None], counts.shape[:3])
-    ciders = cider_d(jnp, ids, lengths, tables(ids), counts, known, reference_lengths)
-    return ciders, bleu(jnp, ids, lengths, counts, reference_lengths)
+    reference_norms = norms(jnp, repeats, tables(references))
+    shared = references[:, None], reference_lengths[:, None], reference_norms[:, None]
+    return scores(jnp, ids, lengths, tables(ids), *shared)

@@ -16,10 +16,11 @@ from jaxtyping import Float, Int
 
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.files import write_atomically
-from sparsecap_jax.scst.vocabulary import Vocabulary
 
 MAX_N = 4
 FORMAT, FORMAT_VERSION = "sparsecap_jax document frequencies", 1
+# Type and lowest order of the tables of each field.
+_TABLES = {"counts": (np.float64, 1), "parents": (np.int32, 2), "lasts": (np.int32, 2)}
 _HEADER = {"num_images": int, "eos": str, "unk": str, "dataset": str, "tokens": str}
 
 
@@ -76,13 +77,10 @@ class DocumentFrequency:
 
     def document_count(self, ngram: Sequence[str]) -> float:
         """Return the number of images that have `ngram`, one to four words."""
-        if not 1 <= len(ngram) <= MAX_N or any(word not in self._index for word in ngram):
+        if not 1 <= len(ngram) <= MAX_N:
             return 0.0
-        ids = [self._index[word] for word in ngram]
-        node = np.array([ids[0]])
-        for keys, word in zip(self._keys, ids[1:], strict=False):
-            node = _find(keys, node, np.array([word]), len(self.words))
-        return float(_take(self.counts[len(ids) - 1], node)[0])
+        ids = np.array([[self._index.get(word, -1) for word in ngram]])
+        return float(self.look_up(ids)[0, 0, len(ngram) - 1])
 
     def __len__(self) -> int:
         return sum(len(counts) for counts in self.counts)
@@ -92,11 +90,9 @@ class DocumentFrequency:
         header = {"format": FORMAT, "version": FORMAT_VERSION}
         header |= {name: getattr(self, name) for name in _HEADER}
         arrays = {"header": _bytes(json.dumps(header)), "words": _bytes("\n".join(self.words))}
-        for n in range(MAX_N):
-            arrays[f"counts_{n + 1}"] = self.counts[n]
-        for n in range(1, MAX_N):
-            arrays[f"parents_{n + 1}"] = self.parents[n - 1]
-            arrays[f"lasts_{n + 1}"] = self.lasts[n - 1]
+        for field, (_, first) in _TABLES.items():
+            for n, table in enumerate(getattr(self, field), start=first):
+                arrays[f"{field}_{n}"] = table
         with write_atomically(path, "wb") as file:
             np.savez_compressed(file, **arrays)
 
@@ -134,9 +130,10 @@ class DocumentFrequency:
                 raise ValueError(f"{name} is {fields[name]!r}; expected {kind.__name__}")
         table = cls(
             tuple(_text(arrays["words"]).split("\n")),
-            tuple(arrays[f"counts_{n + 1}"].astype(np.float64) for n in range(MAX_N)),
-            tuple(arrays[f"parents_{n + 1}"].astype(np.int32) for n in range(1, MAX_N)),
-            tuple(arrays[f"lasts_{n + 1}"].astype(np.int32) for n in range(1, MAX_N)),
+            *(
+                tuple(arrays[f"{field}_{n}"].astype(kind) for n in range(first, MAX_N + 1))
+                for field, (kind, first) in _TABLES.items()
+            ),
             **fields,
         )
         table._check()
@@ -184,13 +181,9 @@ def count_documents(
     Raises:
         DataError: there are no images.
     """
-    vocabulary = Vocabulary()
     keep = None if known is None else {*known, *([eos] if eos else [])}
-    index: dict[str, int] = vocabulary.index
-    ids: list[int] = []
-    lengths: list[int] = []
-    images: list[int] = []
-    count = 0
+    index: dict[str, int] = {}
+    ids, lengths, images, count = [], [], [], 0
     for captions in references:
         for caption in captions:
             words = [*caption.split(), eos] if eos else caption.split()
@@ -219,21 +212,16 @@ def _count(words, flat, lengths, images, num_images, **fields) -> DocumentFreque
             nodes, size = _continue(nodes, flat[starts + n - 1], len(words), parents, lasts)
         seen = np.unique(nodes * num_images + image[starts]) // num_images
         counts.append(np.bincount(seen, minlength=size).astype(np.float64))
-    return DocumentFrequency(
-        words, tuple(counts), tuple(parents), tuple(lasts), num_images, **fields
-    )
+    tables = tuple(counts), tuple(parents), tuple(lasts)
+    return DocumentFrequency(words, *tables, num_images, **fields)
 
 
 def from_ngrams(
     frequencies: Mapping[tuple[str, ...], float], num_images: int, **fields: Any
 ) -> DocumentFrequency:
-    """Make tables of a dict of n-grams, as other codes keep them.
+    """Make tables of a dict that has the number of images of each n-gram, one to four words.
 
-    Args:
-        frequencies: images of each n-gram, one to four words; n-grams whose beginnings are missing
-            are fine.
-        num_images: images counted.
-        **fields: the other fields of `DocumentFrequency`.
+    N-grams whose beginnings are missing are fine. `fields` are those of `DocumentFrequency`.
     """
     index: dict[str, int] = {}
     rows = np.full((len(frequencies), MAX_N), -1, np.int64)
@@ -251,9 +239,8 @@ def from_ngrams(
         nodes, size = _continue(nodes, rows[:, n - 1], words, parents, lasts)
         counts.append(np.zeros(size))
         counts[-1][nodes[sizes == n]] = values[sizes == n]
-    return DocumentFrequency(
-        tuple(index), tuple(counts), tuple(parents), tuple(lasts), num_images, **fields
-    )
+    tables = tuple(counts), tuple(parents), tuple(lasts)
+    return DocumentFrequency(tuple(index), *tables, num_images, **fields)
 
 
 def _continue(nodes, words, vocabulary_size, parents, lasts) -> tuple[np.ndarray, int]:

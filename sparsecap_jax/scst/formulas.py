@@ -11,44 +11,54 @@ with v(g) = tf(g) * idf(g) over the n-grams g of one order, and b the number of 
 BLEU, smoothed and with the closest reference's length: Papineni et al., "BLEU: a Method for
 Automatic Evaluation of Machine Translation", ACL 2002; the numbers are those of the COCO toolkit
 and the reference (`pycocoevalcap/bleu/bleu_scorer.py`).
+
+Captions are rows of numbers of words; n-grams are counted as sums of equalities. Functions take the
+array module `xp`, `numpy` or `jax.numpy`, so that scorers on the host and on a device are the same
+formulas.
 """
 
 from types import ModuleType
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
-from sparsecap_jax.scst.ngrams import own_counts
+from sparsecap_jax.scst.document_frequency import MAX_N
 from sparsecap_jax.types import ArrayLike
 
 SIGMA = 6.0
 _TINY, _SMALL = 1e-15, 1e-9  # BLEU: added to numerators and denominators
 
 
-def cider_d(
+def scores(
     xp: ModuleType,
     captions: Int[ArrayLike, "*N T"],
     lengths: Int[ArrayLike, "*N"],
     idf: Float[ArrayLike, "*N T 4"],
-    counts: Float[ArrayLike, "*N R T 4"],
-    reference_norms: Float[ArrayLike, "*N R 4"],
-    reference_lengths: Int[ArrayLike, "*N R"],
-) -> Float[ArrayLike, "*N"]:
-    """Return CIDEr-D of captions; float64 on the host, float32 on a device.
+    references: Int[ArrayLike, "*#N R L"],
+    reference_lengths: Int[ArrayLike, "*#N R"],
+    reference_norms: Float[ArrayLike, "*#N R 4"],
+) -> tuple[Float[ArrayLike, "*N"], Float[ArrayLike, "*N 4"]]:
+    """Return CIDEr-D (0 to 10) and BLEU-1 to 4 (0 to 1) of captions, in the type of `idf`.
 
     Args:
         xp: `numpy` or `jax.numpy`.
         captions: words of N captions.
         lengths: numbers of words.
         idf: inverse document frequencies of their n-grams.
-        counts: `occurrences` of their n-grams in each reference of their image.
+        references: words of the references of their images.
+        reference_lengths: numbers of words; negative for missing references.
         reference_norms: `norms` of the references.
-        reference_lengths: words of the references; negative for missing references.
-
-    Returns:
-        CIDEr-D on the scale 0 to 10.
     """
-    repeats = own_counts(xp, captions, lengths, counts.dtype)
+    counts = occurrences(
+        xp, captions[..., None, :], lengths[..., None], references, reference_lengths, idf.dtype
+    )
+    repeats = own_counts(xp, captions, lengths, idf.dtype)
+    cider_d = _cider_d(xp, lengths, idf, repeats, counts, reference_lengths, reference_norms)
+    return cider_d, _bleu(xp, lengths, repeats, counts, reference_lengths)
+
+
+def _cider_d(xp, lengths, idf, repeats, counts, reference_lengths, reference_norms):
     present = reference_lengths >= 0
     weights = counts * idf[..., None, :, :]
     clipped = xp.minimum((repeats * idf)[..., None, :, :], weights)
@@ -59,64 +69,84 @@ def cider_d(
     similar = products / xp.where(scale > 0, scale, 1)
     bigrams = xp.maximum(lengths - 1, 0)[..., None] - xp.maximum(reference_lengths - 1, 0)
     penalty = xp.exp(-(bigrams.astype(counts.dtype) ** 2) / (2 * SIGMA**2))
-    scores = xp.where(present, xp.mean(similar, axis=-1) * penalty, 0)
+    similar = xp.where(present, xp.mean(similar, axis=-1) * penalty, 0)
     references = xp.maximum(xp.sum(present, axis=-1), 1)
-    return xp.sum(scores, axis=-1) / references * 10
+    return xp.sum(similar, axis=-1) / references * 10
+
+
+def _bleu(xp, lengths, repeats, counts, reference_lengths):
+    tiny, small = counts.dtype.type(_TINY), counts.dtype.type(_SMALL)
+    allowed = xp.max(counts, axis=-3)
+    correct = xp.sum(xp.minimum(repeats, allowed) / xp.maximum(repeats, 1), axis=-2)
+    orders = np.arange(1, MAX_N + 1, dtype=np.int32)
+    guesses = xp.maximum(lengths[..., None] - orders + 1, 0).astype(counts.dtype)
+    # Products of four precisions would leave the range of float32: their logs are summed.
+    logs = xp.log(correct + tiny) - xp.log(guesses + small)
+    precisions = xp.exp(xp.cumsum(logs, axis=-1) / orders)
+    closest = _closest_length(xp, lengths, reference_lengths).astype(counts.dtype)
+    ratio = (lengths.astype(counts.dtype) + tiny) / (closest + small)
+    brevity = xp.where(ratio < 1, xp.exp(xp.minimum(1 - 1 / ratio, 0)), 1)
+    return precisions * brevity[..., None]
 
 
 def norms(
     xp: ModuleType, repeats: Float[ArrayLike, "*N T 4"], idf: Float[ArrayLike, "*N T 4"]
 ) -> Float[ArrayLike, "*N 4"]:
-    """Return the lengths of the vectors tf * idf of each order.
-
-    Args:
-        xp: the array module.
-        repeats: `own_counts` of the captions.
-        idf: inverse document frequencies of their n-grams.
-    """
+    """Return the lengths of the vectors tf * idf of each order; `repeats` are `own_counts`."""
     return xp.sqrt(xp.sum(repeats * idf**2, axis=-2))
 
 
-def bleu(
-    xp: ModuleType,
-    captions: Int[ArrayLike, "*N T"],
-    lengths: Int[ArrayLike, "*N"],
-    counts: Float[ArrayLike, "*N R T 4"],
-    reference_lengths: Int[ArrayLike, "*N R"],
-) -> Float[ArrayLike, "*N 4"]:
-    """Return BLEU of captions; float64 on the host, float32 on a device.
-
-    Args:
-        xp: `numpy` or `jax.numpy`.
-        captions: words of N captions.
-        lengths: numbers of words.
-        counts: `occurrences` of their n-grams in each reference of their image.
-        reference_lengths: words of the references; negative for missing references.
-
-    Returns:
-        BLEU-1 to 4, 0 to 1.
-    """
-    repeats = own_counts(xp, captions, lengths, counts.dtype)
-    allowed = xp.max(counts, axis=-3)
-    correct = xp.sum(xp.minimum(repeats, allowed) / xp.maximum(repeats, 1), axis=-2)
-    orders = np.arange(1, repeats.shape[-1] + 1, dtype=np.int32)
-    guesses = xp.maximum(lengths[..., None] - orders + 1, 0).astype(counts.dtype)
-    # Products of four precisions would leave the range of float32: their logs are summed.
-    logs = xp.log(correct + counts.dtype.type(_TINY)) - xp.log(guesses + counts.dtype.type(_SMALL))
-    scores = xp.exp(xp.cumsum(logs, axis=-1) / orders)
-    closest = closest_length(xp, lengths, reference_lengths).astype(counts.dtype)
-    words = lengths.astype(counts.dtype)
-    ratio = (words + counts.dtype.type(_TINY)) / (closest + counts.dtype.type(_SMALL))
-    brevity = xp.where(ratio < 1, xp.exp(xp.minimum(1 - 1 / ratio, 0)), 1)
-    return scores * brevity[..., None]
-
-
-def closest_length(
-    xp: ModuleType, lengths: Int[ArrayLike, "*N"], reference_lengths: Int[ArrayLike, "*N R"]
-) -> Int[ArrayLike, "*N"]:
+def _closest_length(xp, lengths, reference_lengths):
     """Return the reference length nearest to each caption's; the smaller one of a tie."""
     far = np.int32(1 << 14)
     distance = xp.abs(reference_lengths - lengths[..., None])
     # One number orders by distance, then by length.
     keys = xp.where(reference_lengths >= 0, distance * far + reference_lengths, far * far)
     return xp.min(keys, axis=-1) % far
+
+
+def occurrences(
+    xp: ModuleType,
+    captions: Int[ArrayLike, "*#N T"],
+    lengths: Int[ArrayLike, "*#N"],
+    others: Int[ArrayLike, "*#N L"],
+    other_lengths: Int[ArrayLike, "*#N"],
+    dtype: Any,
+) -> Float[ArrayLike, "*N T 4"]:
+    """Count the n-grams of captions in other captions.
+
+    Args:
+        xp: `numpy` or `jax.numpy`.
+        captions: words; what lies beyond `lengths` does not matter.
+        lengths: numbers of words.
+        others: captions to search, paired with `captions` by broadcasting.
+        other_lengths: their numbers of words.
+        dtype: of the result.
+
+    Returns:
+        Entry `[..., t, n - 1]` counts the n words of a caption from t on; 0 where they do not fit.
+    """
+    # The searched captions come first: sums over the leading axis are the fast ones.
+    present = xp.moveaxis(_within(xp, others, other_lengths), -1, 0)[..., None]
+    others = xp.moveaxis(others, -1, 0)[..., None]
+    equal = (captions == others) & _within(xp, captions, lengths) & present
+    places, columns, run = captions.shape[-1], [], equal
+    for n in range(MAX_N):
+        if n:
+            run = run[:-1, ..., :-1] & equal[n:, ..., n:]
+        count = xp.sum(run, axis=0, dtype=xp.int16).astype(dtype)
+        zeros = xp.zeros((*count.shape[:-1], min(n, places)), dtype)
+        columns.append(xp.concatenate([count, zeros], axis=-1)[..., :places])
+    return xp.stack(columns, axis=-1)
+
+
+def _within(xp, captions, lengths) -> Bool[ArrayLike, "*N T"]:
+    """Return which places of captions hold words."""
+    return xp.arange(captions.shape[-1], dtype=xp.int32) < lengths[..., None]
+
+
+def own_counts(
+    xp: ModuleType, captions: Int[ArrayLike, "*N T"], lengths: Int[ArrayLike, "*N"], dtype: Any
+) -> Float[ArrayLike, "*N T 4"]:
+    """Count the n-grams of captions in the caption itself; 0 where they do not fit."""
+    return occurrences(xp, captions, lengths, captions, lengths, dtype)

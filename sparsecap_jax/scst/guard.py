@@ -22,9 +22,7 @@ _IMAGES = 2000
 def coverage(frequency: DocumentFrequency, references: Sequence[Sequence[str]]) -> float:
     """Return the share of the references' 4-grams that have a frequency; 1 where there are none.
 
-    Args:
-        frequency: document frequencies.
-        references: captions of each image; 2,000 images at even distances are examined.
+    Of the images, 2,000 at even distances are examined.
     """
     some = references[:: -(-len(references) // _IMAGES)]
     vocabulary = Vocabulary(frequency.words)
@@ -38,15 +36,9 @@ def coverage(frequency: DocumentFrequency, references: Sequence[Sequence[str]]) 
 def check_document_frequency(
     frequency: DocumentFrequency, references: Sequence[Sequence[str]], source: str
 ) -> str:
-    """Compare document frequencies with the references that captions are rewarded by.
+    """Return a warning where document frequencies do not fit the training references, else "".
 
-    Args:
-        frequency: document frequencies.
-        references: captions of each training image.
-        source: the file, for messages.
-
-    Returns:
-        "" where they fit, else a warning.
+    `source` is the file, for messages.
 
     Raises:
         ConfigError: they count numbers of words, not words.

@@ -7,8 +7,7 @@ from jaxtyping import Float, Int
 
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.scst.document_frequency import DocumentFrequency
-from sparsecap_jax.scst.formulas import bleu, cider_d, norms
-from sparsecap_jax.scst.ngrams import occurrences, own_counts
+from sparsecap_jax.scst.formulas import norms, own_counts, scores
 from sparsecap_jax.scst.references import References
 from sparsecap_jax.scst.vocabulary import Vocabulary
 
@@ -72,12 +71,10 @@ class HostScorer:
         images: Int[np.ndarray, " B"],
     ) -> tuple[Float[np.ndarray, "B K"], Float[np.ndarray, "B K 4"]]:
         """Score captions given as numbers of words; see `score_texts`."""
-        flat = ids.reshape(-1, ids.shape[-1]), lengths.reshape(-1)
         image = np.repeat(images, ids.shape[1])
-        parts = [
-            self._score(flat[0][i : i + _CHUNK], flat[1][i : i + _CHUNK], image[i : i + _CHUNK])
-            for i in range(0, len(image), _CHUNK)
-        ]
+        flat = ids.reshape(-1, ids.shape[-1]), lengths.reshape(-1), image
+        starts = range(0, len(image), _CHUNK)
+        parts = [self._score(*(array[i : i + _CHUNK] for array in flat)) for i in starts]
         ciders, bleus = (np.concatenate(part) for part in zip(*parts, strict=True))
         return ciders.reshape(lengths.shape), bleus.reshape(*lengths.shape, 4)
 
@@ -88,13 +85,8 @@ class HostScorer:
         words, reference_lengths = self.references.take(rows)
         words = words[..., : max(1, reference_lengths.max())]
         known = self._reference_norms(rows, words, reference_lengths)
-        words, reference_lengths, known = words[of], reference_lengths[of], known[of]
-        counts = occurrences(
-            np, ids[:, None], lengths[:, None], words, reference_lengths, np.float64
-        )
         idf = self._frequency.idf(ids)
-        ciders = cider_d(np, ids, lengths, idf, counts, known, reference_lengths)
-        return ciders, bleu(np, ids, lengths, counts, reference_lengths)
+        return scores(np, ids, lengths, idf, words[of], reference_lengths[of], known[of])
 
     def _reference_norms(self, rows, words, lengths) -> Float[np.ndarray, "B R 4"]:
         """Norms of the references, computed when they are first met."""

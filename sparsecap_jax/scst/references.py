@@ -53,20 +53,16 @@ class References:
     def gather(
         self, images: Int[np.ndarray, "*B"]
     ) -> tuple[Int[np.ndarray, "*B R L"], Int[np.ndarray, "*B R"]]:
-        """Return the references of images, in one shape for all batches.
+        """Return words and lengths of the references of images, in one shape for all batches.
 
-        Args:
-            images: numbers of images; -1 for rows that only fill a batch up.
-
-        Returns:
-            int32 words, `END` after the last; and lengths, -1 where an image has fewer than R.
+        Image -1 only fills a batch up. Lengths are -1 where an image has fewer than R references.
         """
         return self.take(self.rows(images))
 
     def take(
         self, rows: Int[np.ndarray, "*B"]
     ) -> tuple[Int[np.ndarray, "*B L"], Int[np.ndarray, "*B"]]:
-        """Return words and lengths of rows; none and length -1 for row -1."""
+        """Return int32 words, `END` after the last, and lengths of rows; -1 for row -1."""
         lengths = np.where(rows >= 0, self._ends[rows + 1] - self._ends[rows], -1)
         places = np.arange(self.longest)
         inside = places < lengths[..., None]

@@ -72,13 +72,9 @@ class DeviceRewards:
         tokens: Int[Array, "B K T"],
         lengths: Int[Array, "B K"],
     ) -> Float[Array, "B K"]:
-        """Reward captions, in compiled code.
+        """Reward captions without BOS, EOS included in `lengths`; for compiled code.
 
-        Args:
-            resources: `self.resources`.
-            gathered: what `gather` returned for the B images.
-            tokens: captions without BOS.
-            lengths: numbers of tokens, EOS included.
+        `resources` are the attribute of that name, `gathered` the result of `gather`.
         """
         words, tables = resources
         scores = score_on_device(tables, *words(tokens, lengths), *gathered)
@@ -93,7 +89,7 @@ class HostRewards:
         weights: of the scores.
         tokenizer: turns tokens into text.
         scorer: holds the references.
-        resources: none; as in `DeviceRewards`.
+        resources: none.
     """
 
     weights: RewardWeights
@@ -135,13 +131,13 @@ def make_rewards(
     references: Sequence[Sequence[str]],
     tokenizer: Tokenizer,
 ) -> Rewards:
-    """Make the rewards of captions of a split's images.
+    """Make the rewards of captions of a split's images; subwords are scored on the host.
 
     Args:
         weights: of the scores.
         frequency: document frequencies.
         references: captions of each image of the split, words separated by blanks.
-        tokenizer: the model's; subword tokenizers are scored on the host.
+        tokenizer: the model's.
 
     Raises:
         DataError: an image without references.

@@ -5,6 +5,8 @@ frequencies: a reference's word that the tokenizer does not know then never equa
 unknown.
 """
 
+import collections
+import itertools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -26,7 +28,7 @@ class Vocabulary:
     def __init__(self, words: Iterable[str] = ()):
         self.index: dict[str, int] = {}
         for word in words:
-            self.index.setdefault(word, len(self.index))
+            self.add(word)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -36,29 +38,20 @@ class Vocabulary:
         return self.index.setdefault(word, len(self.index))
 
     def encode(
-        self, captions: Sequence[str], *, grow: bool = False
+        self, captions: Sequence[str]
     ) -> tuple[Int[np.ndarray, "N T"], Int[np.ndarray, " N"]]:
         """Return the numbers of the words of captions, separated by blanks.
 
-        Args:
-            captions: N captions.
-            grow: whether new words join the vocabulary; else they get numbers beyond it, equal
-                ones the same within this call.
+        Unknown words get numbers beyond the vocabulary, equal ones the same within this call.
 
         Returns:
             int32 words, `END` after the last, at least one column; and the lengths.
         """
-        index, new = self.index, (self.index if grow else {})
-        first = 0 if grow else len(index)
-        rows = []
-        for text in captions:
-            row = [index.get(word) for word in text.split()]
-            if None in row:
-                row = [
-                    new.setdefault(word, first + len(new)) if number is None else number
-                    for word, number in zip(text.split(), row, strict=True)
-                ]
-            rows.append(row)
+        unknown = collections.defaultdict(itertools.count(len(self.index)).__next__)
+        rows = [
+            [self.index[word] if word in self.index else unknown[word] for word in text.split()]
+            for text in captions
+        ]
         lengths = np.array([len(row) for row in rows], np.int32)
         ids = np.full((len(rows), max(1, lengths.max(initial=0))), END, np.int32)
         inside = np.arange(ids.shape[1]) < lengths[:, None]

@@ -37,14 +37,9 @@ class WordTable:
     def __call__(
         self, tokens: Int[Array, "*N T"], lengths: Int[Array, "*N"]
     ) -> tuple[Int[Array, "*N W"], Int[Array, "*N"]]:
-        """Return the words of captions, as the tokenizer's `decode` would.
+        """Return the words of captions, `END` after the last, and their number.
 
-        Args:
-            tokens: captions without BOS.
-            lengths: numbers of tokens, EOS included.
-
-        Returns:
-            Words, `END` after the last, and their number.
+        They are those of the tokenizer's `decode`. Captions have no BOS; `lengths` include EOS.
         """
         inside = jnp.arange(tokens.shape[-1], dtype=jnp.int32) < lengths[..., None]
         if self.base:

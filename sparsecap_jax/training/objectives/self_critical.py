@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from sparsecap_jax.decoding import Decoded, DecodeOptions, decode_encoded
 from sparsecap_jax.pruning.step import Metrics
 from sparsecap_jax.scst.config import ScstConfig
-from sparsecap_jax.scst.ngrams import own_counts
+from sparsecap_jax.scst.formulas import own_counts
 from sparsecap_jax.scst.rewards import Rewards, leave_one_out
 from sparsecap_jax.training.objectives.base import Objective
 from sparsecap_jax.training.policy_gradient import (

@@ -72,11 +72,7 @@ class Source:
 
     @property
     def directory(self) -> pathlib.Path:
-        """The dataset's folder.
-
-        Raises:
-            ConfigError: it is not given.
-        """
+        """The dataset's folder; ConfigError where it is not given."""
         if not os.fspath(self.path):
             raise ConfigError(
                 "config.data.dir is empty; expected the folder of the split JSON and bu/"

@@ -147,8 +147,7 @@ def relative_boxes(
 ) -> Float[np.ndarray, "R 4"]:
     """Divide corners in pixels by image width and height, as the reference does: clipped to [0, 1].
 
-    Raises:
-        DataError: no boxes `[R, 4]`, or a size that is not positive.
+    A DataError says that boxes are not `[R, 4]`, or that a size is not positive.
     """
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise DataError(f"{where}: expected shape [R, 4], found {list(boxes.shape)}")
@@ -235,12 +234,7 @@ class IndexedStore(abc.ABC):
         return self._counts[image_id]
 
     def __getitem__(self, image_id: ImageId) -> RegionFeatures:
-        """Read one image.
-
-        Raises:
-            DataError: no such id, or arrays that are truncated, of the wrong shape or type, not
-                finite, or whose boxes do not match.
-        """
+        """Read one image; DataError for an unknown id, and for arrays that are not `validated`."""
         image_id = normalize_id(image_id)
         arrays = self._read(self._key(image_id), image_id)
         boxes = arrays.boxes if self.need_boxes else None
@@ -262,11 +256,7 @@ class IndexedStore(abc.ABC):
     def _relative(
         self, boxes: np.ndarray, image_id: ImageId, where: str, name: str | None = None
     ) -> np.ndarray:
-        """Divide boxes in pixels by the image's size; `name` is that of the boxes in errors.
-
-        Raises:
-            DataError: the size is not known.
-        """
+        """Divide boxes in pixels by the image's size; `name` is that of the boxes in errors."""
         if self.sizes is None:
             raise DataError(f"{where}: boxes are in pixels; expected the sizes of the images too")
         if image_id not in self.sizes:

@@ -273,11 +273,7 @@ def save(path: str | os.PathLike, imagination: Imagination) -> None:
 
 
 def load(path: str | os.PathLike) -> Imagination:
-    """Read a regression that `save` wrote.
-
-    Raises:
-        DataError: it is missing, broken, or of another format.
-    """
+    """Read what `save` wrote; DataError where it is missing, broken, or of another format."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}

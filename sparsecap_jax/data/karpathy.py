@@ -77,11 +77,7 @@ def load_karpathy(
 
 
 def split_ids(path: str | os.PathLike) -> dict[str, list[ImageId]]:
-    """Return image ids by split of a Karpathy JSON, which need not have captions.
-
-    Raises:
-        DataError: as `load_karpathy`.
-    """
+    """Return image ids by split; errors as in `load_karpathy`, but captions may be absent."""
     splits = Collector(path).collect(_images(path), _parse_bare)
     return {name: [record.image_id for record in records] for name, records in splits.items()}
 

@@ -94,11 +94,7 @@ def words(caption: str) -> list[str]:
 
 
 def field(parent: Any, name: str, kind: type | types.UnionType, where: str) -> Any:
-    """Return `parent[name]`, checked to be of `kind`.
-
-    Raises:
-        DataError: `parent` is no object, has no such key, or holds something else there.
-    """
+    """Return `parent[name]`; DataError where `parent` is no object, or it is not of `kind`."""
     if not isinstance(parent, dict):
         raise DataError(f"{where}: expected an object, found {parent!r:.80}")
     if name not in parent:
@@ -110,11 +106,7 @@ def field(parent: Any, name: str, kind: type | types.UnionType, where: str) -> A
 
 
 def entries(content: Any, name: str, path: Any) -> Iterator[tuple[str, Any]]:
-    """Yield (place, entry) of the list `name` at the top level of a JSON file.
-
-    Raises:
-        DataError: there is no such list.
-    """
+    """Yield (place, entry) of the list `name` in a JSON file; DataError where there is none."""
     for number, entry in enumerate(field(content, name, list, f"{path}: top level")):
         yield f"{path}: {name}[{number}]", entry
 
@@ -153,11 +145,7 @@ def check_split(image: Any, splits: dict[str, str], where: str) -> str:
 
 
 def read_lines(path: pathlib.Path, expected: str) -> list[str]:
-    """Return the lines of a UTF-8 text file, without their ends (LF or CRLF).
-
-    Raises:
-        DataError: the file is missing, empty, or a line is not UTF-8.
-    """
+    """Return the lines of a text file; DataError where it is missing, empty, or not UTF-8."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -229,11 +217,7 @@ class Collector:
         return (" ".join(words(raw)) if self.text == "tokens" else raw), raw
 
     def captions(self, pairs: Iterable[tuple[str, str]], where: str) -> dict[str, tuple[str, ...]]:
-        """Return the fields `captions` and `raw` of a record, without blank captions.
-
-        Raises:
-            DataError: nothing is left.
-        """
+        """Return the fields `captions` and `raw` of a record; DataError where all are blank."""
         pairs = list(pairs)
         kept = [pair for pair in pairs if pair[0].strip()]
         if not kept:

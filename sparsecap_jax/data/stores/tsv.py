@@ -121,11 +121,7 @@ def tsv_files(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def read_row(line: bytes, where: str, feature_size: int, need_boxes: bool) -> Arrays:
-    """Decode one row of any layout; boxes come out relative.
-
-    Raises:
-        DataError: a faulty row.
-    """
+    """Decode one row of any layout, boxes relative; DataError where it is faulty."""
     row: dict[str, Any] = _columns(line, where)
     if "json" in row:
         row = _from_json(row["json"], where)

@@ -108,7 +108,9 @@ def load_splits(
 
     Args:
         name: a key of `DATASETS`.
-        directory, split_json, text: see `Source`.
+        directory: its folder.
+        split_json: see `Source`.
+        text: see `Source`.
         skip_bad: leave out bad entries, log and count them, instead of stopping at the first one.
 
     Raises:

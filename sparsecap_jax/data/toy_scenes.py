@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 
+from sparsecap_jax.data.records import SPLITS
 from sparsecap_jax.data.toy_drawing import draw_scene
-from sparsecap_jax.data.toy_features import scene_features
 from sparsecap_jax.data.toy_grammar import caption_scene, near_caption, plain_caption
+from sparsecap_jax.data.toy_regions import scene_features
 from sparsecap_jax.data.toy_world import Draws, sample_scene
 from sparsecap_jax.errors import ConfigError, DataError
 
 VERSION = 2  # raise it whenever a scene, caption or feature changes
-SPLITS = ("train", "val", "test")
 SIZES = (2000, 200, 200)  # images of train, val, test
 CAPTIONS_PER_IMAGE = 5
 INDEX, MANIFEST = "dataset_toy.json", "manifest.json"
@@ -87,8 +87,7 @@ def read_manifest(directory: str | os.PathLike) -> dict[str, Any] | None:
         manifest = json.loads((pathlib.Path(directory) / MANIFEST).read_text())
     except (OSError, ValueError):
         return None
-    ours = isinstance(manifest, dict) and manifest.get("dataset") == "toy"
-    return manifest if ours else None
+    return manifest if isinstance(manifest, dict) and manifest.get("dataset") == "toy" else None
 
 
 def _settings(sizes: Sequence[int], seed: int, **options: bool) -> dict[str, Any]:
@@ -120,11 +119,7 @@ def _write(directory: pathlib.Path, settings: dict[str, Any]) -> str:
 
 
 def _write_image(
-    directory: pathlib.Path,
-    settings: dict[str, Any],
-    number: int,
-    split: str,
-    digest: "hashlib._Hash",
+    directory: pathlib.Path, settings: dict[str, Any], number: int, split: str, digest: Any
 ) -> dict[str, Any]:
     """Write features and picture of one scene; return its entry of the split JSON."""
     seed, boxes_only = settings["seed"], settings.get("boxes_only", False)
@@ -138,10 +133,8 @@ def _write_image(
         digest.update(array.tobytes())
     filename = f"{image_id}.png"
     draw_scene(scene, number).save(directory / "images" / filename, compress_level=3)
-    if settings.get("near"):
-        captions = [near_caption(scene)]
-    elif settings.get("plain"):
-        captions = [plain_caption(scene)]
+    if settings.get("near") or settings.get("plain"):
+        captions = [near_caption(scene) if settings.get("near") else plain_caption(scene)]
     else:
         draws = Draws(seed, number, purpose=1)
         captions = [caption_scene(scene, draws) for _ in range(CAPTIONS_PER_IMAGE)]

@@ -63,14 +63,10 @@ def normalize_id(image_id: ImageId) -> ImageId:
 
 
 def image_id_from_filename(filename: str) -> ImageId:
-    """Return the id that a picture's file name stands for.
+    """Return the integer in a COCO name or an all-digits name, else the name without its extension.
 
-    Args:
-        filename: e.g. "COCO_val2014_000000391895.jpg" -> 391895, "1000268201_693b08cb0e.jpg" ->
-            "1000268201_693b08cb0e". Folders in it are ignored.
-
-    Returns:
-        The integer in a COCO name or an all-digits name, else the name without its extension.
+    "COCO_val2014_000000391895.jpg" -> 391895, "1000268201_693b08cb0e.jpg" ->
+    "1000268201_693b08cb0e". Folders in the name are ignored.
     """
     stem = pathlib.PurePosixPath(filename).stem
     match = _COCO_NAME.fullmatch(stem)
@@ -114,7 +110,7 @@ def entries(content: Any, name: str, path: Any) -> Iterator[tuple[str, Any]]:
 def check_text(text: str, where: str) -> str:
     """Return `text`, which must be Unicode that can be written (no lone surrogates)."""
     try:
-        text.encode("utf-8")
+        text.encode()
     except UnicodeEncodeError as error:
         raise DataError(f"{where}: not valid Unicode text: {error.reason}") from None
     return text
@@ -229,14 +225,9 @@ class Collector:
     def collect(
         self, places: Iterable[tuple[str, Any]], parse: Callable[[Any, str], Record | None]
     ) -> Splits:
-        """Sort records into their splits; log what was left out.
+        """Sort the records of (place, entry) pairs into splits, in order; log what was left out.
 
-        Args:
-            places: (place, entry) pairs.
-            parse: makes the record of `(entry, place)`; None leaves it out.
-
-        Returns:
-            `{"train": [...], "val": [...], "test": [...]}`, each in file order.
+        `parse(entry, place)` makes a record, or returns None to leave the entry out.
         """
         splits: Splits = {name: [] for name in SPLITS}
         first_seen: dict[ImageId, str] = {}

@@ -138,11 +138,7 @@ def check_disjoint(lists: Mapping[str, Iterable[ImageId]]) -> None:
 
 
 def official_captions(name: str) -> bytes:
-    """Return one of the `OFFICIAL` annotation files, out of the installed pycocoevalcap.
-
-    Raises:
-        DataError: this release of pycocoevalcap does not carry it.
-    """
+    """Return an `OFFICIAL` annotation file out of pycocoevalcap; DataError where it has none."""
     import pycocoevalcap
 
     jar = pathlib.Path(next(iter(pycocoevalcap.__path__)), "spice", "spice-1.0.jar")

@@ -30,11 +30,7 @@ _PREFIX = struct.Struct("<4sI")
 
 
 def encode(image_id: ImageId, image: RegionFeatures, dtype: str) -> bytes:
-    """Return one record; features in `dtype` ("float32" or "float16"), boxes and fc in float32.
-
-    Raises:
-        DataError: a feature is too large for float16.
-    """
+    """Return one record; features in `dtype` of `DTYPES`, where they must fit, the rest float32."""
     with np.errstate(over="ignore"):
         features = image.features.astype(DTYPES[dtype])
     if dtype != "float32" and not np.isfinite(features).all():
@@ -47,9 +43,9 @@ def encode(image_id: ImageId, image: RegionFeatures, dtype: str) -> bytes:
         "fc": True,
     }
     text = json.dumps(header, separators=(",", ":")).encode()
-    boxes = b"" if image.boxes is None else image.boxes.astype("<f4").tobytes()
-    parts = [_PREFIX.pack(_MAGIC, len(text)), text, features.tobytes(), boxes]
-    return b"".join([*parts, image.fc.astype("<f4").tobytes()])
+    arrays = [features, *([] if image.boxes is None else [image.boxes.astype("<f4")])]
+    arrays.append(image.fc.astype("<f4"))
+    return _PREFIX.pack(_MAGIC, len(text)) + text + b"".join(a.tobytes() for a in arrays)
 
 
 def decode(record: bytes, where: str) -> tuple[ImageId, np.ndarray, np.ndarray | None, np.ndarray]:

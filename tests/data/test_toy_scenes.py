@@ -10,8 +10,7 @@ from sparsecap_jax.data.karpathy import load_karpathy
 from sparsecap_jax.data.stores import NpyFolderStore
 from sparsecap_jax.data.toy_drawing import RGB, draw_scene
 from sparsecap_jax.data.toy_regions import CHANNELS, SPATIAL, list_regions, scene_features
-from sparsecap_jax.data.toy_report import measure
-from sparsecap_jax.data.toy_scenes import make_toy_scenes
+from sparsecap_jax.data.toy_scenes import make_toy_scenes, measure
 from sparsecap_jax.data.toy_world import Draws, Scene, sample_scene
 from sparsecap_jax.errors import ConfigError
 

@@ -17,15 +17,10 @@ REGION_BUCKETS = (16, 36, 64, 100)
 
 
 def pad_regions(images: Sequence[RegionFeatures], num_rows: int, num_regions: int) -> Regions:
-    """Stack images into `[num_rows, num_regions, ...]`, zero-padded.
+    """Stack one or more images of one width D into `[num_rows, num_regions, ...]`, zero-padded.
 
     Rows beyond `len(images)` are zeros, with one valid region so that attention weights can be
     normalised.
-
-    Args:
-        images: at least one, of one width D, each with at most `num_regions` regions.
-        num_rows: B.
-        num_regions: R.
     """
     width = images[0].features.shape[1]
     features = np.empty((num_rows, num_regions, width), np.float32)

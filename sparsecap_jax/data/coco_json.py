@@ -83,8 +83,8 @@ def _captions(content: Any, path: Any, collector: Collector) -> dict[Any, list[t
     captions: dict[Any, list[tuple[str, str]]] = {}
     for where, entry in entries(content, "annotations", path):
         image_id = field(entry, "image_id", int | str, where)
-        raw = field(entry, "caption", str, where)
-        captions.setdefault(image_id, []).append(collector.pair(raw, where))
+        pair = collector.pair(field(entry, "caption", str, where), where)
+        captions.setdefault(image_id, []).append(pair)
     return captions
 
 

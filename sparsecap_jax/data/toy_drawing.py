@@ -123,20 +123,16 @@ def _pattern_mask(pattern: str, width: int, height: int) -> Image.Image:
     return mask
 
 
-def _second_colour(pattern: str, base: tuple) -> tuple[int, ...]:
-    """Return the colour of stripes, spots and so on: lighter or darker, of the same hue."""
-    if pattern == "shiny":
-        return (255, 255, 255)
-    return _shade(base, 1.65) if sum(base) < 560 else _shade(base, 0.62)
-
-
 @functools.lru_cache(maxsize=512)
 def sprite(shape: str, colour: str, pattern: str, width: int, height: int) -> Image.Image:
     """Draw one object on a transparent ground, RGBA, `width` x `height` pixels, which it fills."""
     w, h = width * SCALE, height * SCALE
     base = RGB[colour]
     line = _shade(base, 0.45) if sum(base) > 150 else (104, 104, 116)
-    second, where_second = _second_colour(pattern, base), _pattern_mask(pattern, w, h)
+    # Stripes, spots and so on are lighter or darker, of the same hue.
+    second = _shade(base, 1.65 if sum(base) < 560 else 0.62)
+    second = (255, 255, 255) if pattern == "shiny" else second
+    where_second = _pattern_mask(pattern, w, h)
     paint, mask = Image.new("RGB", (w, h), base), Image.new("L", (w, h))
     on_paint, on_mask = ImageDraw.Draw(paint), ImageDraw.Draw(mask)
     for kind, where, brightness in PARTS[shape]:

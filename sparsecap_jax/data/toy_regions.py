@@ -278,13 +278,8 @@ def scene_features(
 ) -> tuple[Float[np.ndarray, "R 2048"], Float[np.ndarray, "R 4"]]:
     """Compute the features and boxes that a detector would find in a scene.
 
-    Features are `relu(attributes @ projection + noise)` on a grid of 1/GRID.
-
-    Args:
-        scene: the scene.
-        draws: source of all noise and of the distractors.
-        boxes_only: whether features leave out places, sizes and relations, which boxes alone show
-            then.
+    Features are `relu(attributes @ projection + noise)` on a grid of 1/GRID. With `boxes_only` they
+    leave out places, sizes and relations, which boxes alone show then.
 
     Returns:
         Features float16 `[R, 2048]`, 0 or more, and boxes float32 `[R, 4]`, corners x1, y1, x2, y2

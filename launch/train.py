@@ -19,12 +19,9 @@ def main(argv: list[str]) -> None:
     """Parse flags and train."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    config, lines = CONFIG.read()
+    config, describe = CONFIG.read()
     if PRINT_CONFIG.value:
-        from sparsecap_jax.runs.config import validate
-
-        validate(config)
-        print("\n".join(lines))
+        print("\n".join(describe()))
         return
     if not WORKDIR.value:
         raise app.UsageError("--workdir is missing; expected a run directory")

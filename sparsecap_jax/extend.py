@@ -1,4 +1,4 @@
-"""Entries of one's own: models, pruners, objectives, datasets and so on, by name."""
+"""Registration of user-defined models, pruners, objectives, datasets and so on."""
 
 import importlib
 from typing import Any

@@ -220,7 +220,7 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
             with contextlib.suppress(ConfigError):
                 return tuple(coerce(item, typing.get_args(hint)[0], where) for item in items)
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is float and number and math.isfinite(value):
+    if hint is float and number and abs(value) <= sys.float_info.max:
         return float(value)
     if hint is int and number and isinstance(value, int):
         return value
@@ -272,12 +272,14 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
 
     Args:
         field: the config field that holds the name, such as `pruner.name`.
-        entries: what the package brings.
+        entries: the package's own.
+        base: class that entries derive from; None: any callable.
     """
 
-    def __init__(self, field: str, entries: Mapping[str, Entry]):
+    def __init__(self, field: str, entries: Mapping[str, Entry], base: type | None = None):
         self.field = field
         self._entries = dict(entries)
+        self._base = base
 
     def register(self, name: str, entry: Entry) -> Entry:
         """Add an entry.
@@ -287,7 +289,7 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         """
         if self._entries.get(name, entry) is not entry:
             raise ConfigError(f"{self.field}: {name!r} is registered already")
-        self._entries[name] = entry
+        self._entries[name] = self._checked(name, entry)
         return entry
 
     def __getitem__(self, name: Any) -> Entry:
@@ -302,15 +304,26 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         if colon and module in _plugins:
             entry = getattr(sys.modules[module], attribute, None)
             # What a plugin merely imported (`from subprocess import run`) is no part of it.
-            if getattr(entry, "__module__", None) != module:
+            origin = getattr(getattr(entry, "func", entry), "__module__", None) or ""
+            if origin != module and not origin.startswith(f"{module}."):
                 raise ConfigError(f"{self.field} is {name!r}; {module} defines no {attribute!r}")
-            return entry
+            return self._checked(name, entry)
         if colon:
             raise ConfigError(
                 f"{self.field} is {name!r}, which is not part of this package; where you trust "
                 f"that module, add --plugin={module}, or sparsecap_jax.use_plugin({module!r})"
             )
         raise ConfigError(f"{self.field} is {name!r}; {nearest(name, self._entries)}")
+
+    def _checked(self, name: Any, entry: Any) -> Entry:
+        """Return `entry`, unless it is of the wrong kind."""
+        owner, base = getattr(entry, "func", entry), self._base
+        if base is None and callable(entry):
+            return entry
+        if base and isinstance(owner, type) and issubclass(owner, base):
+            return entry
+        kind = f"a subclass of {base.__name__}" if base else "a function"
+        raise ConfigError(f"{self.field} is {name!r}, which is {owner!r}; expected {kind}")
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name in self._entries
@@ -333,6 +346,7 @@ def use_plugin(module: str) -> None:
     """
     try:
         importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigError(f"plugin {module!r}: cannot be imported: {error}") from error
+    except Exception as error:  # the user's code may fail in any way
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"plugin {module!r}: cannot be imported: {reason}") from error
     _plugins.add(module)

@@ -76,8 +76,8 @@ class ConfigFlag:
         for flag in (self._source, self._changes):
             flag_values.register_key_flag_for_module(sys.argv[0], flag_values[flag.name])
 
-    def read(self) -> tuple[Any, list[str]]:
-        """Return the config, and a line on each of its fields.
+    def read(self) -> tuple[Any, Callable[[], list[str]]]:
+        """Return the checked config, and a function that describes each field in a line.
 
         Raises:
             ConfigError: there is no such file, or a field is unknown or does not take its value.
@@ -87,7 +87,7 @@ class ConfigFlag:
         if not self._source.value:
             raise ConfigError("--config: no config file; expected FILE.py[:ARGUMENTS]")
         config = read_config(self._source.value, self._changes.value)
-        return config, describe(config, self._changes.value)
+        return config, lambda: describe(config, self._changes.value)
 
 
 def collect_changes(argv: Sequence[str]) -> Iterator[str]:

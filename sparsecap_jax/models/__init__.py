@@ -59,6 +59,7 @@ MODELS: Registry[type[nn.Module]] = Registry(
         "transformer": Transformer,
         "up_down": UpDown,
     },
+    nn.Module,
 )
 
 

@@ -78,6 +78,7 @@ PRUNERS: Registry[Any] = Registry(
         "set": partial(Rewired, growth="random"),
         "rigl": partial(Rewired, growth="gradient"),
     },
+    Pruner,
 )
 
 # Fields that the training loop sets, not the config section.

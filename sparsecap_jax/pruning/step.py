@@ -10,6 +10,7 @@ logits of supermasks and the pruned weights of RigL, and the optimizer sees what
 """
 
 import dataclasses
+import itertools
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any, no_type_check
@@ -67,7 +68,7 @@ class SparseStep:
 
     pruner: Pruner
     tx: optax.GradientTransformation
-    gradient: Gradient
+    gradient: Gradient | None = None
 
     def init(
         self,
@@ -101,7 +102,7 @@ class SparseStep:
         prune = pruner.init(mask_rng, jax.tree.map(jnp.asarray, first))
         if masks is not None:
             prune = pruner.load_masks(prune, masks)
-        batches = list(batches)
+        batches = list(itertools.islice(batches, pruner.batches_needed))
         if len(batches) < pruner.batches_needed:
             raise ConfigError(
                 f"pruner {pruner.name!r} ranks gradients of {pruner.batches_needed} batches before "
@@ -228,11 +229,14 @@ def warn_unless_begun(pruner: Pruner, masks: PyTree) -> bool:
     """
     begun = pruner.begun(masks)
     if not begun:
+        hint = "do its mask logits learn?"
+        if getattr(pruner, "schedule", None):
+            hint = "were its events beyond the last step?"
         logger.warning(
-            "pruner %r never pruned a weight, but its target sparsity is %g: were its first events "
-            "beyond the last step?",
+            "pruner %r never pruned a weight, but its target sparsity is %g: %s",
             pruner.name,
             pruner.sparsity,
+            hint,
         )
     return begun
 

@@ -8,7 +8,6 @@ import optax
 from jaxtyping import Array, Int
 
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.pruning.base import Pruner, PruneState
 from sparsecap_jax.pruning.masks import finalize
 from sparsecap_jax.pruning.paths import by_path, to_path
 
@@ -24,12 +23,12 @@ class WrappedState(NamedTuple):
     """
 
     step: Int[Array, ""]
-    prune: PruneState
+    prune: Any
     inner: optax.OptState
 
 
 def wrap(
-    pruner: Pruner, tx: optax.GradientTransformation, state: PruneState | None = None
+    pruner: Any, tx: optax.GradientTransformation, state: Any = None
 ) -> optax.GradientTransformationExtraArgs:
     """Prune inside an optimizer: after every update the pruned weights are exactly 0.
 

@@ -46,7 +46,7 @@ class RunConfig:
     """
 
     format_version: Literal[1] = FORMAT_VERSION
-    seed: Annotated[int, Range(0)] = 0
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     max_seq_length: Annotated[int, Range(3, 1000)] = 18
 
 
@@ -285,7 +285,7 @@ def parse_arg(arg: str) -> tuple[list[str], dict[str, Any]]:
 def literal(text: str) -> Any:
     """Return the value that a text spells in JSON or Python, else the text itself."""
     for read in (json.loads, ast.literal_eval):
-        with contextlib.suppress(ValueError, SyntaxError):
+        with contextlib.suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             return read(text)
     return text
 

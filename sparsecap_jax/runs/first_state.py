@@ -63,7 +63,7 @@ def abstract_state(run: Run) -> TrainState:
         rng = jax.random.key(run.config.seed)
         params = init_params(run.model, rng)
         prune, params = run.pruner.rewind(run.pruner.init(rng, params), params)
-        return _step(run, run.objective_at(0)).start(rng, prune, params)
+        return SparseStep(run.pruner, run.tx).start(rng, prune, params)
 
     return jax.eval_shape(make)
 

@@ -29,7 +29,7 @@ from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.directory import INITIAL_WEIGHTS, WEIGHTS, weight_counts
 from sparsecap_jax.runs.first_state import abstract_state, first_state
 from sparsecap_jax.runs.logs import Logs, Progress
-from sparsecap_jax.runs.run import Run, prepare_run
+from sparsecap_jax.runs.run import Run, claim_workdir, leave_workdir, prepare_run
 from sparsecap_jax.runs.validation import Validator
 from sparsecap_jax.runs.weights import load_weights, save_weights
 from sparsecap_jax.training.objectives import Objective
@@ -73,11 +73,13 @@ def train(
     checkpoints = Checkpoints(run.workdir)
     try:
         state, iterator = _start(run, checkpoints, report)
+        claim_workdir(run, report)
         (run.workdir / WEIGHTS).unlink(missing_ok=True)
         _run_steps(run, state, iterator, checkpoints, report)
         return _finish(run, checkpoints, report)
     finally:
         checkpoints.close()
+        leave_workdir(run)
 
 
 def stack_batches(batches: Sequence[Batch]) -> Batch:
@@ -193,7 +195,8 @@ def _finish(run: Run, checkpoints: Checkpoints, report: Report) -> dict[str, Any
         )
     step = checkpoints.last_step() if best is None else best
     variables = checkpoints.restore_variables(step)
-    warn_unless_begun(run.pruner, variables["masks"])
+    last = variables if best is None else checkpoints.restore_variables(checkpoints.last_step())
+    warn_unless_begun(run.pruner, last["masks"])
     masks = jax.device_get(run.pruner.binarize(variables["masks"]))
     params = jax.device_get(finalize(variables["params"], masks))
     size = save_weights(run.workdir / WEIGHTS, params, masks)

@@ -21,6 +21,7 @@ from sparsecap_jax.runs.config import (
     parse_arg,
     section_fields,
     update,
+    validate,
 )
 from sparsecap_jax.settings import Field, use_plugin
 
@@ -83,6 +84,7 @@ def read_config(source: str, changes: Sequence[str] = ()) -> ConfigDict:
         chosen = config[section].name if section in NAMED else None
         field = section_fields(section, chosen).get(key) if section in ("", *SECTIONS) else None
         update(config, section, {key: _value(texts, field) if field else texts[-1]})
+    validate(config)
     return config
 
 

@@ -5,8 +5,8 @@ import dataclasses
 import functools
 import logging
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import optax
@@ -24,7 +24,7 @@ from sparsecap_jax.models import make_model, model_class
 from sparsecap_jax.pruning import Pruner, make_pruner
 from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.config import changed_fields, from_dict, model_config, to_json, validate
-from sparsecap_jax.runs.directory import EXTRACTOR
+from sparsecap_jax.runs.directory import EXTRACTOR, INITIAL_WEIGHTS, TOKENIZER
 from sparsecap_jax.scst.config import parse as parse_scst
 from sparsecap_jax.scst.document_frequency import DocumentFrequency, count_documents
 from sparsecap_jax.scst.guard import check_document_frequency
@@ -52,6 +52,7 @@ class Run:
     steps_per_epoch: int
     total_steps: int
     objectives: Mapping[int, Callable[[], Objective]]
+    made_tokenizer: bool = False
 
     def objective_at(self, step: int) -> Objective:
         """Return the objective of the step that follows `step` finished ones."""
@@ -92,10 +93,10 @@ def prepare_run(
     dataset: Dataset | None = None,
     report: Callable[[str], None] = print,
 ) -> Run:
-    """Check the config, claim the run directory and build all parts.
+    """Check the config and build all parts.
 
-    A new directory gets `config.json` and `tokenizer/`; one that has them is continued. `dataset`
-    is the one of `config.data`, where it is open already.
+    A new directory gets its `tokenizer/`; one that has a run is continued. `dataset` is the one of
+    `config.data`, where it is open already.
 
     Raises:
         ConfigError: the config is faulty, or one that the run cannot continue with.
@@ -109,18 +110,22 @@ def prepare_run(
         dataset = load_dataset(config.data, need_boxes=getattr(captioner, "needs_boxes", False))
     epoch = _epoch(config, dataset)
     total = config.train.steps or config.train.epochs * epoch
-    _check_length(workdir, total)
+    trained = _check_length(workdir, total)
     pruner = make_pruner(config.pruner, total_steps=total, steps_per_epoch=epoch)
     width = config.model.get("d_model")
     tx = make_optimizer(config.optimizer, total, epoch, pruner.trains_masks, width)
     mesh = make_mesh(config.train.devices, config.data.batch_size)
-    _check_start(config, pruner)
-    # Only now: a faulty config must not leave a directory that refuses the mended one.
-    claim_workdir(config, workdir, report)
-    tokenizer = prepare_tokenizer(config, workdir, dataset)
-    _note_extractor(config, workdir)
-    model = make_model(model_config(config, tokenizer.vocab_size))
+    if not trained:
+        _check_start(config, pruner)
     captions = [record.captions for record in dataset.splits["train"]]
+    rewarded_from = config.scst.start_epoch * epoch
+    rewarded_from = rewarded_from if 0 <= rewarded_from < total else None
+    frequency = None
+    if rewarded_from is not None:
+        frequency = _document_frequency(config, captions, report)
+    makes_tokenizer = not (workdir / TOKENIZER).exists()
+    tokenizer = prepare_tokenizer(config, workdir, dataset)
+    model = make_model(model_config(config, tokenizer.vocab_size))
     task = Task(
         model,
         tokenizer,
@@ -131,49 +136,54 @@ def prepare_run(
         config.train.label_smoothing,
         scheduled_sampling.parse(config.train, model),
     )
-    objectives = make_objectives(config, task, total, report)
+    objectives = make_objectives(config, task, rewarded_from, frequency)
     return Run(
-        config, workdir, dataset, tokenizer, model, pruner, tx, mesh, epoch, total, objectives
+        config, workdir, dataset, tokenizer, model, pruner, tx, mesh, epoch, total, objectives,
+        makes_tokenizer,
     )  # fmt: skip
 
 
 def make_objectives(
-    config: ConfigDict, task: Task, total_steps: int, report: Callable[[str], None]
+    config: ConfigDict, task: Task, rewarded_from: int | None, frequency: DocumentFrequency | None
 ) -> dict[int, Callable[[], Objective]]:
     """Return the objectives of a run by the step that they start at, each made when needed.
 
-    Raises:
-        ConfigError: a setting is wrong, or document frequencies are of word numbers.
-        DataError: document frequencies cannot be read.
+    Args:
+        config: the checked config.
+        task: the parts of the run.
+        rewarded_from: step from which captions are rewarded; None: never.
+        frequency: document frequencies of the rewards.
     """
-    plain = build_objective(config.objective, task)
-    first = config.scst.start_epoch * task.steps_per_epoch
-    if first < 0 or first >= total_steps:
+    fields = {key: value for key, value in config.objective.items() if key != "name"}
+    plain = build(OBJECTIVES[config.objective.name], fields, "objective", task=task)
+    if rewarded_from is None:
         return {0: lambda: plain}
-    rewarded = functools.cache(lambda: _self_critical(config, task, report))
-    return {0: lambda: plain, first: rewarded}
+    rewarded = functools.cache(lambda: _self_critical(config, task, frequency))
+    return {0: lambda: plain, rewarded_from: rewarded}
 
 
-def build_objective(section: Any, task: Task | None) -> Objective:
-    """Build the objective of the section `objective`; without a task, to check its settings.
+def _document_frequency(
+    config: ConfigDict, captions: Sequence[Sequence[str]], report: Callable[[str], None]
+) -> DocumentFrequency:
+    """Load or count the document frequencies of the rewards.
 
     Raises:
-        ConfigError: an unknown name, or settings that it does not have.
+        ConfigError: they are of word numbers.
+        DataError: they cannot be read.
     """
-    fields = {key: value for key, value in section.items() if key != "name"}
-    return build(OBJECTIVES[section.name], fields, "objective", task=task)
+    path = config.scst.document_frequency
+    if not path:
+        return count_documents(captions, dataset="training split")
+    frequency = DocumentFrequency.load(path)
+    warning = check_document_frequency(frequency, captions, path)
+    if warning:
+        logging.getLogger(__name__).warning("%s", warning)
+        report(f"*** {warning}")
+    return frequency
 
 
-def _self_critical(config: ConfigDict, task: Task, report: Callable[[str], None]) -> SelfCritical:
+def _self_critical(config: ConfigDict, task: Task, frequency: DocumentFrequency) -> SelfCritical:
     settings = parse_scst(config.scst)
-    if settings.document_frequency:
-        frequency = DocumentFrequency.load(settings.document_frequency)
-        warning = check_document_frequency(frequency, task.references, settings.document_frequency)
-        if warning:
-            logging.getLogger(__name__).warning("%s", warning)
-            report(f"*** {warning}")
-    else:
-        frequency = count_documents(task.references, dataset="training split")
     return SelfCritical(
         task=task,
         config=settings,
@@ -212,25 +222,39 @@ def check_workdir(config: ConfigDict, workdir: pathlib.Path) -> list[str]:
     return allowed
 
 
-def claim_workdir(
-    config: ConfigDict, workdir: pathlib.Path, report: Callable[[str], None] = print
-) -> None:
+def claim_workdir(run: Run, report: Callable[[str], None] = print) -> None:
     """Write `config.json` into a new run directory, or update it where a run continues.
+
+    To be called once the run has a state: a fault found before must not leave a directory that
+    refuses the mended config.
 
     Raises:
         ConfigError: see `check_workdir`.
     """
-    path = workdir / "config.json"
-    changes = check_workdir(config, workdir)
+    path = run.workdir / "config.json"
+    changes = check_workdir(run.config, run.workdir)
     if changes:
         report(f"{path}: continuing with another config: {'; '.join(changes)}")
     if changes or not path.exists():
+        _note_extractor(run.config, run.workdir)
         with write_atomically(path) as file:
-            file.write(to_json(config))
+            file.write(to_json(run.config))
 
 
-def _check_length(workdir: pathlib.Path, total_steps: int) -> None:
-    """Refuse to continue a run that has more steps behind it than it shall have in all."""
+def leave_workdir(run: Run) -> None:
+    """Remove what a run that failed before it claimed its directory has written there."""
+    if (run.workdir / "config.json").exists():
+        return
+    (run.workdir / INITIAL_WEIGHTS).unlink(missing_ok=True)
+    if run.made_tokenizer:
+        shutil.rmtree(run.workdir / TOKENIZER, ignore_errors=True)
+    for folder in (run.workdir / "checkpoints", run.workdir):
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # stays where it holds anything
+
+
+def _check_length(workdir: pathlib.Path, total_steps: int) -> int:
+    """Return the number of steps that a run is trained for; refuse to end it before them."""
     trained = 0
     # Before the first checkpoint there is none to read.
     with (
@@ -243,6 +267,7 @@ def _check_length(workdir: pathlib.Path, total_steps: int) -> None:
             f"config.train: {total_steps} steps in all, but {workdir} is trained for {trained}; "
             "expected as many or more"
         )
+    return trained
 
 
 def _check_start(config: ConfigDict, pruner: Pruner) -> None:

@@ -31,6 +31,7 @@ TOKENIZERS: Registry[type[Tokenizer]] = Registry(
         "char": CharTokenizer,
         "character": CharTokenizer,
     },
+    Tokenizer,
 )
 
 __all__ = [

@@ -32,7 +32,7 @@ class TrainConfig:
     """
 
     epochs: Annotated[int, Range(0), MAY_CHANGE] = 15
-    steps: Annotated[int, Range(0), MAY_CHANGE] = 0
+    steps: Annotated[int, Range(0, 2**31 - 1), MAY_CHANGE] = 0
     label_smoothing: Annotated[float, Range(0, 1, open_high=True)] = 0.0
     scheduled_sampling_start: Annotated[int, Range(-1)] = ScheduledSampling.start
     scheduled_sampling_increase_every: Annotated[int, Range(1)] = ScheduledSampling.increase_every
@@ -42,8 +42,8 @@ class TrainConfig:
     scheduled_sampling_max_prob: Annotated[float, Range(0, 1)] = ScheduledSampling.max_prob
     log_every: Annotated[int, Range(1), MAY_CHANGE] = 25
     eval_every: Annotated[int, Range(0), MAY_CHANGE] = 0
-    steps_per_call: Annotated[int, Range(1, 10_000), MAY_CHANGE] = 1
-    devices: Annotated[int, Range(0, 100_000), MAY_CHANGE] = 0
+    steps_per_call: Annotated[int, Range(1, 10_000)] = 1
+    devices: Annotated[int, Range(0, 100_000)] = 0
     init_from: str = ""
     init_ignore: tuple[str, ...] = ()
 

@@ -119,7 +119,7 @@ def test_bad_lmdb(tmp_path):
     ):
         with pytest.raises(DataError, match=message):
             store[image_id]
-    with pytest.raises(DataError, match=r"boxes are needed, and no \*_box\*\.lmdb lies beside"):
+    with pytest.raises(DataError, match=r"boxes are needed, and there is no \*_box\*\.lmdb"):
         open_store(tmp_path, WIDTH, True)
     (tmp_path / "broken.lmdb").write_bytes(b"x" * 5000)
     with pytest.raises(DataError, match="not an LMDB database"):

@@ -48,12 +48,12 @@ def test_a_lengthened_run_is_a_long_one(data, short, tmp_path):
     config.data.dir = str(tmp_path / "moved")
     config.train.log_every = 1
     train(config, tmp_path / "longer", lines.append)
-    assert lines[0] == (
+    assert lines[0].startswith("continuing from step 8 of ")
+    assert lines[1] == (
         f"{tmp_path / 'longer' / 'config.json'}: continuing with another config: data.dir was "
         f"{str(data)!r}, is {str(tmp_path / 'moved')!r}; train.log_every was 2, is 1; "
         "train.steps was 8, is 12"
     )
-    assert lines[1].startswith("continuing from step 8 of ")
     assert read_json(tmp_path / "longer" / "config.json")["train"]["steps"] == STEPS
     steps = [int(row["step"]) for row in read_csv(tmp_path / "longer" / "train.csv")]
     assert steps == [2, 4, 6, 8, 9, 10, 11, 12]

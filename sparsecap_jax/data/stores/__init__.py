@@ -30,6 +30,7 @@ STORES: Registry[type[IndexedStore]] = Registry(
         "tfds": TfdsStore,
         "tsv": TsvStore,
     },
+    IndexedStore,
 )
 _HDF5 = (".h5", ".hdf5")
 

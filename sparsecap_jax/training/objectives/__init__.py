@@ -5,6 +5,8 @@ from sparsecap_jax.training.objectives.base import Objective, Task
 from sparsecap_jax.training.objectives.cross_entropy import CrossEntropy, words_to_pack
 from sparsecap_jax.training.objectives.self_critical import SelfCritical
 
-OBJECTIVES: Registry[type[Objective]] = Registry("objective.name", {"cross_entropy": CrossEntropy})
+OBJECTIVES: Registry[type[Objective]] = Registry(
+    "objective.name", {"cross_entropy": CrossEntropy}, Objective
+)
 
 __all__ = ["OBJECTIVES", "CrossEntropy", "Objective", "SelfCritical", "Task", "words_to_pack"]

@@ -8,6 +8,7 @@ import jax
 from flax import linen as nn
 from jaxtyping import Array
 
+from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning.step import Metrics
 from sparsecap_jax.tokenizers import Tokenizer
 from sparsecap_jax.training.scheduled_sampling import ScheduledSampling
@@ -57,6 +58,10 @@ class Objective:
 
     needs_trained: ClassVar[str] = ""
 
+    def __post_init__(self):
+        if type(self).loss is Objective.loss and type(self).__call__ is Objective.__call__:
+            raise ConfigError(f"objective {type(self).__name__} defines neither loss nor __call__")
+
     @property
     def resources(self) -> PyTree:
         """Arrays that stay on the devices for the whole run; passed to `loss` and `__call__`."""
@@ -90,7 +95,7 @@ class Objective:
         Returns:
             float32 scalar, and metrics; `caption_loss` among them is shown as progress.
         """
-        raise TypeError(f"{type(self).__name__} defines neither loss nor __call__")
+        raise TypeError(f"{type(self).__name__} has no loss of its own")
 
     def __call__(
         self,

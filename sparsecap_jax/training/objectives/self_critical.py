@@ -44,7 +44,7 @@ class SelfCritical(Objective):
     options: DecodeOptions
 
     needs_trained: ClassVar[str] = (
-        "config.scst.start_epoch is 0, but an untrained model samples nothing worth a reward"
+        "config.scst.start_epoch is 0, and self-critical training starts from a trained model"
     )
 
     @property

@@ -22,12 +22,12 @@ import time
 import numpy as np
 import psutil
 from absl import app, flags
+from synthetic import COCO_TRAIN, SyntheticStore, synthetic_records
 
 from sparsecap_jax.data.cache import CachedStore
 from sparsecap_jax.data.pipeline import make_train_iterator
 from sparsecap_jax.data.stores import open_store
 from sparsecap_jax.data.stores.convert import convert
-from sparsecap_jax.data.synthetic import COCO_TRAIN, SyntheticStore, synthetic_records
 
 IMAGES = flags.DEFINE_integer("images", 300, "Images in each store.")
 EPOCH_IMAGES = flags.DEFINE_integer("epoch_images", COCO_TRAIN, "Images of the epoch; 0: none.")

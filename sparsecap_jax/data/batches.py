@@ -1,13 +1,14 @@
 """From image numbers to padded batches; the batches of a split for evaluation."""
 
-import collections
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
 from sparsecap_jax.data.captions import Tokenizer, encode_captions
 from sparsecap_jax.data.features import FeatureStore, RegionFeatures
+from sparsecap_jax.data.iterator import read_ahead
 from sparsecap_jax.data.records import Record
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.types import Batch, Regions
@@ -16,15 +17,10 @@ REGION_BUCKETS = (16, 36, 64, 100)
 
 
 def pad_regions(images: Sequence[RegionFeatures], num_rows: int, num_regions: int) -> Regions:
-    """Stack images into `[num_rows, num_regions, ...]`, zero-padded.
+    """Stack one or more images of one width D into `[num_rows, num_regions, ...]`, zero-padded.
 
     Rows beyond `len(images)` are zeros, with one valid region so that attention weights can be
     normalised.
-
-    Args:
-        images: at least one, of one width D, each with at most `num_regions` regions.
-        num_rows: B.
-        num_regions: R.
     """
     width = images[0].features.shape[1]
     features = np.empty((num_rows, num_regions, width), np.float32)
@@ -44,9 +40,31 @@ def pad_regions(images: Sequence[RegionFeatures], num_rows: int, num_regions: in
 
 
 class BatchMaker:
-    """Base of training's and evaluation's batches: from image numbers to padded regions."""
+    """Base of training's and evaluation's batches: from image numbers to padded regions.
 
-    def __init__(self, records, store, batch_size, region_buckets, process_index, process_count):
+    Args:
+        records: images of the split.
+        store: their features.
+        batch_size: images in a global batch B.
+        region_buckets: allowed sizes of the region axis; a batch takes the smallest that holds it.
+        process_index: this process, which builds its share of the rows of each batch.
+        process_count: number of processes; they must agree on all other arguments.
+
+    Raises:
+        ConfigError: a size out of range.
+        DataError: no images, or missing features (all at once).
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        store: FeatureStore,
+        *,
+        batch_size: int,
+        region_buckets: Sequence[int] = REGION_BUCKETS,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
         if batch_size < 1 or process_count < 1 or batch_size % process_count:
             raise ConfigError(
                 f"batch_size: expected a positive multiple of the {process_count} processes, "
@@ -96,18 +114,12 @@ class EvalBatches(BatchMaker):
     Args:
         records: images, with or without captions.
         store: their features.
-        batch_size: rows of a global batch B.
-        region_buckets: see `TrainData`.
         tokenizer: when given, `tokens` holds the first `seq_per_img` captions of each image, else
             it is empty, `[B, 0, 0]`.
         seq_per_img: captions per image S; those that an image lacks have a False `token_mask`.
         max_seq_length: T.
         prefetch: batches read ahead.
-        process_index, process_count: see `TrainData`.
-
-    Raises:
-        ConfigError: a size out of range.
-        DataError: no images, or missing features (all at once).
+        **options: those of `BatchMaker`; `batch_size` is required.
     """
 
     def __init__(
@@ -115,18 +127,15 @@ class EvalBatches(BatchMaker):
         records: Sequence[Record],
         store: FeatureStore,
         *,
-        batch_size: int,
-        region_buckets: Sequence[int] = REGION_BUCKETS,
         tokenizer: Tokenizer | None = None,
         seq_per_img: int = 5,
         max_seq_length: int = 18,
         prefetch: int = 2,
-        process_index: int = 0,
-        process_count: int = 1,
+        **options: Any,
     ):
         check_sizes(seq_per_img=seq_per_img, max_seq_length=max_seq_length)
         self._captions = tokenizer and encode_captions(records, tokenizer, max_seq_length)
-        super().__init__(records, store, batch_size, region_buckets, process_index, process_count)
+        super().__init__(records, store, **options)
         self._seq_per_img = seq_per_img
         self._prefetch = prefetch
 
@@ -154,13 +163,9 @@ class EvalBatches(BatchMaker):
     def __iter__(self) -> Iterator[Batch]:
         """Yield all batches, the next ones being read meanwhile (no Grain: it imports slowly)."""
         with ThreadPoolExecutor(1, thread_name_prefix="eval-batches") as executor:
-            ahead: collections.deque = collections.deque()
-            for number in range(len(self)):
-                ahead.append(executor.submit(self.__getitem__, number))
-                if len(ahead) > self._prefetch:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
+            batches = (executor.submit(self.__getitem__, number) for number in range(len(self)))
+            for batch in read_ahead(batches, self._prefetch):
+                yield batch.result()
 
 
 make_eval_batches = EvalBatches

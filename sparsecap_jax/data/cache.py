@@ -107,7 +107,5 @@ class CachedStore:
                 self.nbytes = grown
 
     def _ram_is_free(self) -> bool:
-        if self._min_free_ram == 1:
-            return False
         memory = psutil.virtual_memory()
-        return memory.available > self._min_free_ram * memory.total
+        return self._min_free_ram < 1 and memory.available > self._min_free_ram * memory.total

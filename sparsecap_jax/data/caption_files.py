@@ -41,10 +41,7 @@ def load_photo_folder(
     Splits are train, val (or dev) and test; images whose split is "unsplit" or "" are left out and
     counted in the log. An image of the test split may go without captions.
 
-    Args:
-        path: the JSON file.
-        text: see `records.Collector`.
-        faults: what happens to bad images; None stops at the first one.
+    `text` and `faults` are those of `records.Collector`.
 
     Raises:
         DataError: the file is missing, broken or of another form, a photo comes twice, lacks
@@ -156,11 +153,7 @@ def load_instapic(
     tenth of it, if that is less) whose ids have the smallest SHA-256 are it, in any order of the
     file.
 
-    Args:
-        directory: where the files lie.
-        test: name of the file of the test split.
-        text: see `records.Collector`.
-        faults: what happens to bad posts; None stops at the first one.
+    `test` names the file of the test split; `text` and `faults` are those of `records.Collector`.
 
     Raises:
         DataError: a file is missing or of another form, a post has no words, or comes twice.
@@ -180,7 +173,7 @@ def load_instapic(
 
     places = itertools.chain(_posts(train, "train"), _posts(test, "test"))
     splits = collector.collect(places, parse)
-    ranked = sorted(splits["train"], key=lambda record: _rank(record.image_id))
+    ranked = sorted(splits["train"], key=_rank)
     chosen = {record.image_id for record in ranked[: min(VAL_POSTS, len(ranked) // 10)]}
     val = [dataclasses.replace(r, split="val") for r in splits["train"] if r.image_id in chosen]
     kept = [record for record in splits["train"] if record.image_id not in chosen]
@@ -206,5 +199,5 @@ def _posts(path: pathlib.Path, split: str) -> Iterator[tuple[str, Any]]:
             yield f"{path}: {user}.{name}", (f"{user}_@_{name}", post, split)
 
 
-def _rank(image_id: Any) -> bytes:
-    return hashlib.sha256(str(image_id).encode()).digest()
+def _rank(record: Record) -> bytes:
+    return hashlib.sha256(str(record.image_id).encode()).digest()

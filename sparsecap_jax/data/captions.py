@@ -49,7 +49,7 @@ class EncodedCaptions:
         Args:
             images: image numbers, -1 for padding rows.
             order: caption rows grouped by image: `shuffle(rng)`, or `arange(C)` for file order.
-            seq_per_img: S.
+            seq_per_img: captions per image S.
 
         Returns:
             Caption rows, and which of them count: an image with fewer than S captions repeats

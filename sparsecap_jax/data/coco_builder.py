@@ -55,19 +55,8 @@ class CaptionFeatures(tfds.core.GeneratorBasedBuilder):
         "the region features, in any format of docs/data.md, into the manual directory."
     )
 
-    def __init__(
-        self,
-        *,
-        config: CaptionConfig | None = None,
-        file_format: str = "array_record",
-        **options: Any,
-    ):
-        """Take the options of `tfds.core.DatasetBuilder`.
-
-        Raises:
-            ConfigError: another file format than ArrayRecord, which alone works without TensorFlow
-                and can be read at random.
-        """
+    def __init__(self, *, config=None, file_format: str = "array_record", **options: Any):
+        """Take the options of `tfds.core.DatasetBuilder`; ConfigError for other file formats."""
         if str(getattr(file_format, "value", file_format)) != "array_record":
             raise ConfigError(
                 f"file_format is {file_format!r}; expected 'array_record': the others need "

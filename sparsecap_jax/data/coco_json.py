@@ -83,8 +83,8 @@ def _captions(content: Any, path: Any, collector: Collector) -> dict[Any, list[t
     captions: dict[Any, list[tuple[str, str]]] = {}
     for where, entry in entries(content, "annotations", path):
         image_id = field(entry, "image_id", int | str, where)
-        raw = field(entry, "caption", str, where)
-        captions.setdefault(image_id, []).append(collector.pair(raw, where))
+        pair = collector.pair(field(entry, "caption", str, where), where)
+        captions.setdefault(image_id, []).append(pair)
     return captions
 
 
@@ -138,11 +138,7 @@ def check_disjoint(lists: Mapping[str, Iterable[ImageId]]) -> None:
 
 
 def official_captions(name: str) -> bytes:
-    """Return one of the `OFFICIAL` annotation files, out of the installed pycocoevalcap.
-
-    Raises:
-        DataError: this release of pycocoevalcap does not carry it.
-    """
+    """Return an `OFFICIAL` annotation file out of pycocoevalcap; DataError where it has none."""
     import pycocoevalcap
 
     jar = pathlib.Path(next(iter(pycocoevalcap.__path__)), "spice", "spice-1.0.jar")

@@ -56,8 +56,9 @@ class Source:
 
     Attributes:
         path: the dataset's folder as the user named it; may be "".
-        split_json: name of its main file, where there is a choice; "" for the usual one.
-        text: content of `Record.captions`: "tokens" or "raw".
+        split_json: its main file in `path`, where there is a choice; "" for the usual one.
+        text: content of `Record.captions`: "tokens" (the split's own, or the words of the captions
+            where it has none) or "raw" (the captions as written).
         faults: what happens to bad entries.
         mixture: how often an epoch sees each source of an `imagined` dataset.
         may_create: whether datasets that are drawn on the spot may be written.
@@ -72,11 +73,7 @@ class Source:
 
     @property
     def directory(self) -> pathlib.Path:
-        """The dataset's folder.
-
-        Raises:
-            ConfigError: it is not given.
-        """
+        """The dataset's folder; ConfigError where it is not given."""
         if not os.fspath(self.path):
             raise ConfigError(
                 "config.data.dir is empty; expected the folder of the split JSON and bu/"
@@ -112,29 +109,21 @@ def load_splits(
     Args:
         name: a key of `DATASETS`.
         directory: its folder.
-        split_json: its main file in `directory`, or a path; "" for the usual one.
-        text: what to train on: "tokens" (the split's own, or the words of the captions where it has
-            none) or "raw" (the captions as written).
+        split_json: see `Source`.
+        text: see `Source`.
         skip_bad: leave out bad entries, log and count them, instead of stopping at the first one.
 
     Raises:
         ConfigError: there is no dataset of that name.
         DataError: its files are missing or malformed.
     """
-    faults = Faults(skip_bad, "images")
-    return DATASETS[name](Source(directory, split_json, text, faults)).splits
+    return DATASETS[name](Source(directory, split_json, text, Faults(skip_bad, "images"))).splits
 
 
 def load_dataset(config: Section, *, need_boxes: bool = False) -> Dataset:
-    """Open the dataset that `config` (`config.data`) names.
+    """Open the dataset that the section `data` of a config names; errors as in `load_splits`.
 
-    Args:
-        config: the section `data` of a config.
-        need_boxes: whether the model reads boxes; images without them are an error then.
-
-    Raises:
-        ConfigError: there is no dataset of that name, or its folder is not given.
-        DataError: its files are missing or malformed.
+    Images without boxes are an error with `need_boxes`.
     """
     source = Source(
         config["dir"],
@@ -194,6 +183,16 @@ def _karpathy(source: Source) -> Contents:
     return Contents(load_karpathy(files[0], text=source.text, faults=source.faults), directory)
 
 
+_TOYS: dict[str, dict[str, Any]] = {
+    "toy": {},
+    "toy_boxes": {"boxes_only": True},
+    "toy_plain": {"plain": True},
+    "toy_plain_boxes": {"plain": True, "boxes_only": True},
+    # With 2,000 scenes even plain box geometry learns it less well.
+    "toy_near": {"near": True, "boxes_only": True, "sizes": (6000, 200, 200)},
+}
+
+
 def _toy(source: Source, name: str, **options: Any) -> Contents:
     """Read toy scenes, which `make_toy_scenes` draws with `options` where it may."""
     if source.may_create:
@@ -225,9 +224,9 @@ def _coco_online(source: Source) -> Contents:
 
 def _test2014(source: Source) -> list[Record]:
     top = source.directory
-    for path in (top / "image_info_test2014.json", top / "annotations/image_info_test2014.json"):
-        if path.exists():
-            return load_image_info(path, source.faults)
+    for path in (top, top / "annotations"):
+        if (path / "image_info_test2014.json").exists():
+            return load_image_info(path / "image_info_test2014.json", source.faults)
     if (top / "test2014_ids.txt").exists():
         return [Record(i, folder="test2014") for i in read_id_list(top / "test2014_ids.txt")]
     for folder in (top / "images/test2014", top / "test2014"):
@@ -291,15 +290,6 @@ DATASETS: Registry[Callable[[Source], Contents]] = Registry(
         "karpathy": _karpathy,
         "photos": _photos,
         "tfds": _tfds,
-        "toy": functools.partial(_toy, name="toy"),
-        "toy_boxes": functools.partial(_toy, name="toy_boxes", boxes_only=True),
-        "toy_plain": functools.partial(_toy, name="toy_plain", plain=True),
-        "toy_plain_boxes": functools.partial(
-            _toy, name="toy_plain_boxes", plain=True, boxes_only=True
-        ),
-        # With 2,000 scenes even plain box geometry learns it less well.
-        "toy_near": functools.partial(
-            _toy, name="toy_near", near=True, boxes_only=True, sizes=(6000, 200, 200)
-        ),
+        **{name: functools.partial(_toy, name=name, **options) for name, options in _TOYS.items()},
     },
 )

@@ -8,7 +8,7 @@ import dataclasses
 import importlib
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -147,8 +147,7 @@ def relative_boxes(
 ) -> Float[np.ndarray, "R 4"]:
     """Divide corners in pixels by image width and height, as the reference does: clipped to [0, 1].
 
-    Raises:
-        DataError: no boxes `[R, 4]`, or a size that is not positive.
+    A DataError says that boxes are not `[R, 4]`, or that a size is not positive.
     """
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise DataError(f"{where}: expected shape [R, 4], found {list(boxes.shape)}")
@@ -174,18 +173,19 @@ class IndexedStore(abc.ABC):
 
     A store implements `_load_index`, which maps image ids to whatever finds the image again, and
     `_read` and `_count` of one such key. Stores are read lazily, from several threads, and may be
-    sent to other processes: open files, which cannot be sent, are named in `_handles` and set to
-    None.
+    sent to other processes, which open the files of `_opened` again.
 
     Args:
         path: file or folder.
         feature_size: width D of the features.
         need_boxes: read boxes, and require them for every image; otherwise `boxes` is None.
         sizes: (width, height) of the images, for formats whose boxes are in pixels without them.
+
+    Raises:
+        DataError: `path` is not of the store's format, or a package that reads it is missing.
     """
 
     unit = "features"
-    _handles: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -202,6 +202,7 @@ class IndexedStore(abc.ABC):
         self.sizes = sizes
         self._index: dict[ImageId, Any] | None = None
         self._counts: dict[ImageId, int] = {}
+        self._files: dict[tuple[int, str], Any] = {}
 
     @property
     def index(self) -> dict[ImageId, Any]:
@@ -235,23 +236,24 @@ class IndexedStore(abc.ABC):
         return self._counts[image_id]
 
     def __getitem__(self, image_id: ImageId) -> RegionFeatures:
-        """Read one image.
-
-        Raises:
-            DataError: no such id, or arrays that are truncated, of the wrong shape or type, not
-                finite, or whose boxes do not match.
-        """
+        """Read one image; DataError for an unknown id, and for arrays that are not `validated`."""
         image_id = normalize_id(image_id)
         arrays = self._read(self._key(image_id), image_id)
         boxes = arrays.boxes if self.need_boxes else None
-        size, names = self.feature_size, arrays.names
-        regions = validated(arrays.features, boxes, arrays.fc, size, names)
+        regions = validated(arrays.features, boxes, arrays.fc, self.feature_size, arrays.names)
         self._counts[image_id] = len(regions.features)
         return regions
 
     def __getstate__(self) -> dict[str, Any]:
         """Return all but open files, which the other process opens again."""
-        return {**self.__dict__, **dict.fromkeys(self._handles)}
+        return {**self.__dict__, "_files": {}}
+
+    def _opened(self, name: str, opener: Callable[[str], Any]) -> Any:
+        """Return `opener(name)`, which every process calls once."""
+        key = os.getpid(), name
+        if key not in self._files:
+            self._files.setdefault(key, opener(name))
+        return self._files[key]
 
     def _key(self, image_id: ImageId) -> Any:
         key = self.index.get(image_id)
@@ -262,11 +264,7 @@ class IndexedStore(abc.ABC):
     def _relative(
         self, boxes: np.ndarray, image_id: ImageId, where: str, name: str | None = None
     ) -> np.ndarray:
-        """Divide boxes in pixels by the image's size; `name` is that of the boxes in errors.
-
-        Raises:
-            DataError: the size is not known.
-        """
+        """Divide boxes in pixels by the image's size; `name` is that of the boxes in errors."""
         if self.sizes is None:
             raise DataError(f"{where}: boxes are in pixels; expected the sizes of the images too")
         if image_id not in self.sizes:

@@ -94,15 +94,12 @@ def fit(
     """
     words = _weights(captions, min_photos)
     bags = np.zeros((len(captions), len(words)))
-    rows = {word: row for row, word in enumerate(words)}
     for number, texts in enumerate(captions):
-        for word, weight in _bag(texts, words).items():
-            bags[number, rows[word]] = weight
+        weights = _bag(texts, words)
+        bags[number] = [weights.get(word, 0) for word in words]
     targets = features.reshape(len(features), -1).astype(np.float64)
-    means = [targets[np.equal(groups, group)].mean(axis=0) for group in range(max(groups) + 1)]
-    targets = targets - np.stack(means)[np.asarray(groups)]
-    centres = [bags[np.equal(groups, group)].mean(axis=0) for group in range(len(means))]
-    bags -= np.stack(centres)[np.asarray(groups)]
+    means, targets = _centred(targets, np.asarray(groups))
+    _, bags = _centred(bags, np.asarray(groups))
     gram = bags @ bags.T
     trials = {penalty: _leave_one_out(gram, targets, penalty) for penalty in penalties}
     penalty = min(trials, key=lambda p: np.square(trials[p]).sum())
@@ -118,6 +115,12 @@ def fit(
     explained = 1 - np.square(trials[penalty]).sum() / np.square(targets).sum()
     figures = {"photos": len(features), "words": len(words), "penalty": penalty}
     return fitted, {**figures, "explained": explained}
+
+
+def _centred(rows: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean of each group, and the rows less the mean of their group."""
+    means = np.stack([rows[groups == group].mean(axis=0) for group in range(groups.max() + 1)])
+    return means, rows - means[groups]
 
 
 def _leave_one_out(gram: np.ndarray, targets: np.ndarray, penalty: float) -> np.ndarray:
@@ -146,13 +149,7 @@ def _split(text: str) -> list[str]:
 
 
 class ImaginedStore:
-    """Real features of photos, imagined features of other images; a `FeatureStore`.
-
-    Args:
-        photos: store of the real features.
-        imagination: makes the others.
-        captions: captions of the other images by image id.
-    """
+    """Features of `photos`, imagined ones of images with `captions`; a `FeatureStore`."""
 
     def __init__(
         self,
@@ -195,10 +192,10 @@ class ImaginedStore:
 def load_imagined(
     directory: pathlib.Path, mixture: str = ""
 ) -> tuple[Splits, Callable[[FeatureStore], ImaginedStore]]:
-    """Read a dataset folder.
+    """Read a dataset folder that `imagined_dataset.prepare` wrote.
 
     Args:
-        directory: the folder that `imagined_dataset.prepare` wrote.
+        directory: the folder.
         mixture: how often an epoch sees each source, `source=times,...`; "" for each once.
 
     Returns:
@@ -273,11 +270,7 @@ def save(path: str | os.PathLike, imagination: Imagination) -> None:
 
 
 def load(path: str | os.PathLike) -> Imagination:
-    """Read a regression that `save` wrote.
-
-    Raises:
-        DataError: it is missing, broken, or of another format.
-    """
+    """Read what `save` wrote; DataError where it is missing, broken, or of another format."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}

@@ -46,7 +46,7 @@ def prepare(
         DataError: something is missing or broken.
     """
     output = pathlib.Path(output)
-    names = [folder.name for folder in (*(f for f, _ in photos), *(f for _, f in text))]
+    names = [*(folder.name for folder, _ in photos), *(folder.name for _, folder in text)]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ConfigError(f"two sources are named {twice!r}; expected folders of different names")

@@ -74,20 +74,12 @@ class TrainIterator(Iterator[Batch]):
         return batch
 
     def get_state(self, step: int | None = None) -> dict[str, Any]:
-        """Return the position and the fingerprint of the data, as JSON values.
-
-        Args:
-            step: another position than that of the last batch consumed, for callers who read ahead.
-        """
+        """Return the position (`step`, for callers who read ahead) and the data's fingerprint."""
         step = self._step if step is None else step
         return {"version": _STATE_VERSION, "step": step, "data": dict(self.data.fingerprint)}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continue from `state`.
-
-        Raises:
-            CheckpointError: a state of other data, another order, or of a wrong form.
-        """
+        """Continue from `state`; CheckpointError where it is malformed or of other data."""
         try:
             version, step, data = state["version"], state["step"], state["data"]
             differing = sorted(k for k, v in self.data.fingerprint.items() if data.get(k) != v)

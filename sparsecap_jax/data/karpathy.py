@@ -57,7 +57,7 @@ def load_karpathy(
         faults: what happens to bad images; None stops at the first one.
 
     Returns:
-        `{"train": [...], "val": [...], "test": [...]}`, each in file order; `restval` is in train.
+        Records by split, each in file order; `restval` is in train.
 
     Raises:
         DataError: missing or unreadable file, broken JSON, wrong shape, unknown split name, an
@@ -77,29 +77,27 @@ def load_karpathy(
 
 
 def split_ids(path: str | os.PathLike) -> dict[str, list[ImageId]]:
-    """Return image ids by split of a Karpathy JSON, which need not have captions.
-
-    Raises:
-        DataError: as `load_karpathy`.
-    """
+    """Return image ids by split; errors as in `load_karpathy`, but captions may be absent."""
     splits = Collector(path).collect(_images(path), _parse_bare)
     return {name: [record.image_id for record in records] for name, records in splits.items()}
 
 
 def to_karpathy(splits: Splits, dataset: str) -> dict[str, Any]:
     """Return the Karpathy split JSON that holds `splits`, sentences with `tokens` and `raw`."""
-    images = []
-    for name in SPLITS:
-        for record in splits[name]:
-            pairs = zip(record.captions, record.raw, strict=True)
-            image = {
-                "filename": record.filename,
-                "filepath": record.folder,
-                "cocoid": record.image_id,
-                "split": name,
-                "sentences": [{"tokens": text.split(), "raw": raw} for text, raw in pairs],
-            }
-            images.append(image)
+    images = [
+        {
+            "filename": record.filename,
+            "filepath": record.folder,
+            "cocoid": record.image_id,
+            "split": name,
+            "sentences": [
+                {"tokens": text.split(), "raw": raw}
+                for text, raw in zip(record.captions, record.raw, strict=True)
+            ],
+        }
+        for name in SPLITS
+        for record in splits[name]
+    ]
     return {"dataset": dataset, "images": images}
 
 

@@ -33,7 +33,7 @@ def _parse_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
 def read_header(
     file: Any, size: int, where: str, kind: str = "f"
 ) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Read the header of a `.npy` file and check the file's size against it.
+    """Read the header of a `.npy` file; DataError where dtype or size is not as expected.
 
     Args:
         file: readable, at its beginning; left at the first byte of data.
@@ -43,9 +43,6 @@ def read_header(
 
     Returns:
         Shape, whether in Fortran order, dtype.
-
-    Raises:
-        DataError: empty, no `.npy`, another dtype, truncated or too long.
     """
     if not size:
         raise DataError(f"{where}: the file is empty, expected a .npy array")
@@ -89,14 +86,13 @@ def read_npy(path: pathlib.Path) -> np.ndarray:
     """Read a floating `.npy` array, whose size is checked before memory is taken for it."""
     with open_file(path) as file:
         shape, fortran, dtype = read_header(file, os.fstat(file.fileno()).st_size, str(path))
-        data = np.fromfile(file, dtype)
-    return data.reshape(shape, order="F" if fortran else "C")
+        return np.fromfile(file, dtype).reshape(shape, order="F" if fortran else "C")
 
 
-def parse_npy(content: bytes, where: str, kind: str = "f") -> np.ndarray:
-    """Return the array in the bytes of a `.npy` file."""
+def parse_npy(content: bytes, where: str) -> np.ndarray:
+    """Return the floating array in the bytes of a `.npy` file."""
     file = io.BytesIO(content)
-    shape, fortran, dtype = read_header(file, len(content), where, kind)
+    shape, fortran, dtype = read_header(file, len(content), where)
     data = np.frombuffer(content, dtype, offset=file.tell())
     return data.reshape(shape, order="F" if fortran else "C")
 
@@ -106,14 +102,11 @@ class Npz:
 
     Args:
         source: path, or the bytes of the archive.
-        where: its name, for errors.
-
-    Raises:
-        DataError: no zip archive.
+        where: name of the bytes, for errors.
     """
 
-    def __init__(self, source: pathlib.Path | bytes, where: str):
-        self._where = where
+    def __init__(self, source: pathlib.Path | bytes, where: str = ""):
+        where = self.where = where or str(source)
         try:
             file = io.BytesIO(source) if isinstance(source, bytes) else source
             self._archive = zipfile.ZipFile(file)
@@ -144,11 +137,11 @@ class Npz:
         """Read a single integer."""
         array = self._read(name, "iu")
         if array.size != 1:
-            raise DataError(f"{self._where}: {name}: expected one number, found {array.shape}")
+            raise DataError(f"{self.where}: {name}: expected one number, found {array.shape}")
         return int(array.reshape(()))
 
     def _read(self, name: str, kind: str, data: bool = True) -> np.ndarray:
-        where = f"{self._where}: {name}"
+        where = f"{self.where}: {name}"
         try:
             info = self._archive.getinfo(f"{name}.npy")
         except KeyError:

@@ -60,19 +60,16 @@ class TrainData(BatchMaker):
         records: images of the split, with captions.
         store: their features.
         tokenizer: encodes every caption once, here.
-        batch_size: images in a global batch B.
         seq_per_img: captions per image S.
         max_seq_length: longest caption in tokens, BOS and EOS counted; longer ones are cut.
-        region_buckets: allowed sizes of the region axis; a batch takes the smallest that holds it.
         token_buckets: allowed sizes of the token axis besides `max_seq_length`.
         group_batches: 0: batches in shuffled order. n: images of n consecutive batches are sorted
             by their number of regions, so that batches pad less, and these batches are shuffled.
             It reads the number of regions of every image at the start.
         seed: of order and captions, at least 0.
-        process_index: this process, which builds its share of the rows of each batch.
-        process_count: number of processes; they must agree on all other arguments.
         sample_tokens: subword regularisation, `(text, generator) -> ids` of each chosen caption,
             which must draw from `generator` only.
+        **options: those of `BatchMaker`; `batch_size` is required.
 
     Raises:
         ConfigError: a size out of range.
@@ -85,24 +82,21 @@ class TrainData(BatchMaker):
         store: FeatureStore,
         tokenizer: Tokenizer,
         *,
-        batch_size: int,
         seq_per_img: int = 5,
         max_seq_length: int = 18,
-        region_buckets: Sequence[int] = REGION_BUCKETS,
         token_buckets: Sequence[int] = (),
         group_batches: int = 0,
         seed: int = 0,
-        process_index: int = 0,
-        process_count: int = 1,
         sample_tokens: Callable[[str, np.random.Generator], Sequence[int]] | None = None,
+        **options: Any,
     ):
-        super().__init__(records, store, batch_size, region_buckets, process_index, process_count)
+        super().__init__(records, store, **options)
         check_sizes(seq_per_img=seq_per_img, max_seq_length=max_seq_length)
         if seed < 0 or group_batches < 0:
             raise ConfigError(f"seed, group_batches: at least 0, found {seed}, {group_batches}")
-        self.steps_per_epoch = steps_per_epoch(len(records), batch_size)
+        self.steps_per_epoch = steps_per_epoch(len(records), self.batch_size)
         if not self.steps_per_epoch:
-            raise ConfigError(f"batch_size: {batch_size} exceeds the {len(records)} images")
+            raise ConfigError(f"batch_size: {self.batch_size} exceeds the {len(records)} images")
         for record in records:
             if not record.captions:
                 raise DataError(f"image {record.image_id!r} has no captions to train on")
@@ -120,7 +114,7 @@ class TrainData(BatchMaker):
         self._plans: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.fingerprint = {
             "seed": seed,
-            "batch_size": batch_size,
+            "batch_size": self.batch_size,
             "seq_per_img": seq_per_img,
             "group_batches": group_batches,
             "images": len(records),
@@ -191,21 +185,16 @@ def make_train_iterator(
     store: FeatureStore,
     tokenizer: Tokenizer,
     *,
-    batch_size: int,
     num_epochs: int | None = None,
     prefetch: int = 2,
     num_threads: int = 1,
     num_workers: int = 0,
     **options: Any,
 ) -> TrainIterator:
-    """Make an iterator of training batches; `options` are those of `TrainData`."""
-    return TrainIterator(
-        TrainData(records, store, tokenizer, batch_size=batch_size, **options),
-        num_epochs=num_epochs,
-        prefetch=prefetch,
-        num_threads=num_threads,
-        num_workers=num_workers,
-    )
+    """Make a `TrainIterator` of training batches; `options` are those of `TrainData`."""
+    reading = {"prefetch": prefetch, "num_threads": num_threads, "num_workers": num_workers}
+    data = TrainData(records, store, tokenizer, **options)
+    return TrainIterator(data, num_epochs=num_epochs, **reading)
 
 
 def _digest(records: Sequence[Record]) -> str:

@@ -63,14 +63,10 @@ def normalize_id(image_id: ImageId) -> ImageId:
 
 
 def image_id_from_filename(filename: str) -> ImageId:
-    """Return the id that a picture's file name stands for.
+    """Return the integer in a COCO name or an all-digits name, else the name without its extension.
 
-    Args:
-        filename: e.g. "COCO_val2014_000000391895.jpg" -> 391895, "1000268201_693b08cb0e.jpg" ->
-            "1000268201_693b08cb0e". Folders in it are ignored.
-
-    Returns:
-        The integer in a COCO name or an all-digits name, else the name without its extension.
+    "COCO_val2014_000000391895.jpg" -> 391895, "1000268201_693b08cb0e.jpg" ->
+    "1000268201_693b08cb0e". Folders in the name are ignored.
     """
     stem = pathlib.PurePosixPath(filename).stem
     match = _COCO_NAME.fullmatch(stem)
@@ -94,11 +90,7 @@ def words(caption: str) -> list[str]:
 
 
 def field(parent: Any, name: str, kind: type | types.UnionType, where: str) -> Any:
-    """Return `parent[name]`, checked to be of `kind`.
-
-    Raises:
-        DataError: `parent` is no object, has no such key, or holds something else there.
-    """
+    """Return `parent[name]`; DataError where `parent` is no object, or it is not of `kind`."""
     if not isinstance(parent, dict):
         raise DataError(f"{where}: expected an object, found {parent!r:.80}")
     if name not in parent:
@@ -110,11 +102,7 @@ def field(parent: Any, name: str, kind: type | types.UnionType, where: str) -> A
 
 
 def entries(content: Any, name: str, path: Any) -> Iterator[tuple[str, Any]]:
-    """Yield (place, entry) of the list `name` at the top level of a JSON file.
-
-    Raises:
-        DataError: there is no such list.
-    """
+    """Yield (place, entry) of the list `name` in a JSON file; DataError where there is none."""
     for number, entry in enumerate(field(content, name, list, f"{path}: top level")):
         yield f"{path}: {name}[{number}]", entry
 
@@ -122,7 +110,7 @@ def entries(content: Any, name: str, path: Any) -> Iterator[tuple[str, Any]]:
 def check_text(text: str, where: str) -> str:
     """Return `text`, which must be Unicode that can be written (no lone surrogates)."""
     try:
-        text.encode("utf-8")
+        text.encode()
     except UnicodeEncodeError as error:
         raise DataError(f"{where}: not valid Unicode text: {error.reason}") from None
     return text
@@ -153,11 +141,7 @@ def check_split(image: Any, splits: dict[str, str], where: str) -> str:
 
 
 def read_lines(path: pathlib.Path, expected: str) -> list[str]:
-    """Return the lines of a UTF-8 text file, without their ends (LF or CRLF).
-
-    Raises:
-        DataError: the file is missing, empty, or a line is not UTF-8.
-    """
+    """Return the lines of a text file; DataError where it is missing, empty, or not UTF-8."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -229,11 +213,7 @@ class Collector:
         return (" ".join(words(raw)) if self.text == "tokens" else raw), raw
 
     def captions(self, pairs: Iterable[tuple[str, str]], where: str) -> dict[str, tuple[str, ...]]:
-        """Return the fields `captions` and `raw` of a record, without blank captions.
-
-        Raises:
-            DataError: nothing is left.
-        """
+        """Return the fields `captions` and `raw` of a record; DataError where all are blank."""
         pairs = list(pairs)
         kept = [pair for pair in pairs if pair[0].strip()]
         if not kept:
@@ -245,14 +225,9 @@ class Collector:
     def collect(
         self, places: Iterable[tuple[str, Any]], parse: Callable[[Any, str], Record | None]
     ) -> Splits:
-        """Sort records into their splits; log what was left out.
+        """Sort the records of (place, entry) pairs into splits, in order; log what was left out.
 
-        Args:
-            places: (place, entry) pairs.
-            parse: makes the record of `(entry, place)`; None leaves it out.
-
-        Returns:
-            `{"train": [...], "val": [...], "test": [...]}`, each in file order.
+        `parse(entry, place)` makes a record, or returns None to leave the entry out.
         """
         splits: Splits = {name: [] for name in SPLITS}
         first_seen: dict[ImageId, str] = {}

@@ -46,15 +46,13 @@ def _fill_square(points: list) -> list[tuple[float, float]]:
     return [((x - min(xs)) / spans[0], (y - min(ys)) / spans[1]) for x, y in points]
 
 
-_HEART = _fill_square(
-    [
-        (
-            16 * math.sin(t) ** 3,
-            -13 * math.cos(t) + 5 * math.cos(2 * t) + 2 * math.cos(3 * t) + math.cos(4 * t),
-        )
-        for t in (2 * math.pi * k / 60 for k in range(60))
-    ]
-)
+def _heart(t: float) -> tuple[float, float]:
+    """Return a point of a heart's outline, t from 0 to 2 pi."""
+    y = -13 * math.cos(t) + 5 * math.cos(2 * t) + 2 * math.cos(3 * t) + math.cos(4 * t)
+    return 16 * math.sin(t) ** 3, y
+
+
+_HEART = _fill_square([_heart(2 * math.pi * k / 60) for k in range(60)])
 _PETALS = [(x - 0.19, y - 0.19, x + 0.19, y + 0.19) for x, y in _turn(6, (0.31,), 0.0)]
 _PETALS = [(max(a, 0), max(b, 0), min(c, 1), min(d, 1)) for a, b, c, d in _PETALS]
 
@@ -94,14 +92,6 @@ PARTS = {
 }
 
 
-_METHODS = {
-    "polygon": ImageDraw.ImageDraw.polygon,
-    "rectangle": ImageDraw.ImageDraw.rectangle,
-    "ellipse": ImageDraw.ImageDraw.ellipse,
-    "glow": ImageDraw.ImageDraw.ellipse,
-}
-
-
 def _shade(colour: tuple, brightness: float) -> tuple[int, ...]:
     """Make a colour brighter (towards white) or darker."""
     if brightness > 1:
@@ -133,26 +123,22 @@ def _pattern_mask(pattern: str, width: int, height: int) -> Image.Image:
     return mask
 
 
-def _second_colour(pattern: str, base: tuple) -> tuple[int, ...]:
-    """Return the colour of stripes, spots and so on: lighter or darker, of the same hue."""
-    if pattern == "shiny":
-        return (255, 255, 255)
-    return _shade(base, 1.65) if sum(base) < 560 else _shade(base, 0.62)
-
-
 @functools.lru_cache(maxsize=512)
 def sprite(shape: str, colour: str, pattern: str, width: int, height: int) -> Image.Image:
     """Draw one object on a transparent ground, RGBA, `width` x `height` pixels, which it fills."""
     w, h = width * SCALE, height * SCALE
     base = RGB[colour]
     line = _shade(base, 0.45) if sum(base) > 150 else (104, 104, 116)
-    second, where_second = _second_colour(pattern, base), _pattern_mask(pattern, w, h)
+    # Stripes, spots and so on are lighter or darker, of the same hue.
+    second = _shade(base, 1.65 if sum(base) < 560 else 0.62)
+    second = (255, 255, 255) if pattern == "shiny" else second
+    where_second = _pattern_mask(pattern, w, h)
     paint, mask = Image.new("RGB", (w, h), base), Image.new("L", (w, h))
     on_paint, on_mask = ImageDraw.Draw(paint), ImageDraw.Draw(mask)
     for kind, where, brightness in PARTS[shape]:
         corners = where if kind == "polygon" else [where[:2], where[2:]]
         points = [(round(x * (w - 1)), round(y * (h - 1))) for x, y in corners]
-        draw = _METHODS[kind]
+        draw = getattr(ImageDraw.ImageDraw, "ellipse" if kind == "glow" else kind)
         draw(on_mask, points, fill=0 if brightness is None else 255)
         if brightness is not None:
             draw(on_paint, points, fill=_shade(base, brightness))
@@ -263,15 +249,7 @@ def _texture(background: str) -> Image.Image:
 
 
 def draw_scene(scene: Scene, number: int = 0) -> Image.Image:
-    """Draw a scene, far groups first.
-
-    Args:
-        scene: the scene.
-        number: chooses the part of the background texture that shows.
-
-    Returns:
-        An RGB picture, WIDTH x HEIGHT pixels.
-    """
+    """Draw a scene as RGB, WIDTH x HEIGHT; `number` chooses the part of the texture that shows."""
     x, y = number * 37 % 64, number * 23 % 64
     picture = _texture(scene.background).crop((x, y, x + WIDTH, y + HEIGHT))
     shadow = scene.background not in ("sky", "night", "wall")

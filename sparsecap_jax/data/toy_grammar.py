@@ -127,15 +127,7 @@ def _article(number: str, word: str) -> str:
 
 
 def caption_scene(scene: Scene, draws: Draws) -> list[str]:
-    """Draw one caption of a scene.
-
-    Args:
-        scene: the scene.
-        draws: source of the choice among synonyms and sentence frames.
-
-    Returns:
-        MIN_WORDS to MAX_WORDS lower-case words without punctuation.
-    """
+    """Draw one caption of a scene: MIN_WORDS to MAX_WORDS lower-case words without punctuation."""
     first, second = scene.groups[:2]
     while True:
         sentence = _choose(draws, FRAMES).format(
@@ -155,10 +147,7 @@ def caption_scene(scene: Scene, draws: Draws) -> list[str]:
 
 
 def plain_caption(scene: Scene) -> list[str]:
-    """Return the one plain caption of a scene: no sizes, no arrangements, the usual words.
-
-    Like all captions, it has MIN_WORDS to MAX_WORDS words.
-    """
+    """Return the one plain caption of a scene: no sizes, no arrangements, the usual words."""
     return _plain(scene, _usual(RELATIONS[scene.relation]), scene.groups[1])
 
 

@@ -1,13 +1,19 @@
-"""Regions of toy scenes, as a detector would find them: boxes and attributes.
+"""Regions of toy scenes, as a detector would find them: boxes, attributes and features.
 
 There is a region of every object, one around every group of several, one around the first two
 groups, one of the whole picture, and then more of the same until there are enough: groups found
 again, crops of objects, boxes around two groups, bare ground, clutter.
+
+Features are noisy attributes behind a fixed random projection. All numbers are integers until the
+end, and small enough for float32 to hold every partial sum of the projection exactly, so the
+features are the same to the bit whatever order they are added in.
 """
 
+import functools
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from sparsecap_jax.data.toy_world import (
     ARRANGEMENTS,
@@ -31,6 +37,11 @@ from sparsecap_jax.data.toy_world import (
 
 MIN_REGIONS, MAX_REGIONS = 10, 20
 UNIT = 64  # an attribute at full strength
+
+FEATURE_SIZE = 2048
+GRID = 512  # features are multiples of 1/GRID, below 4: exact in float16
+OFFSET = 96  # leaves about 60% of the features at 0
+PROJECTION_KEY = (2048, 0, 3)  # one projection for all scenes of all seeds
 
 BORDER = 24  # places nearer to the border than this look alike
 PLACE_ERROR = 12  # pixels by which a place is misjudged at most; boxes are exact
@@ -69,11 +80,7 @@ CONFUSION = 1  # percent of the shapes, colours and patterns that are seen as an
 
 
 class _Attributes:
-    """Attribute strengths of one region, integers in units of 1/UNIT.
-
-    Args:
-        draws: source of all chance.
-    """
+    """Attribute strengths of one region, integers in units of 1/UNIT."""
 
     def __init__(self, draws: Draws):
         self.values = np.zeros(len(CHANNELS), np.int32)
@@ -100,8 +107,8 @@ class _Attributes:
     def place(self, box: Box) -> "Region":
         """Show about where a box lies and how large it is; return the region."""
         x1, y1, x2, y2 = box
-        self.ramp("x", (x1 + x2) // 2 + self._draws.between(-PLACE_ERROR, PLACE_ERROR))
-        self.ramp("y", (y1 + y2) // 2 + self._draws.between(-PLACE_ERROR, PLACE_ERROR))
+        for block, low, high in (("x", x1, x2), ("y", y1, y2)):
+            self.ramp(block, (low + high) // 2 + self._draws.between(-PLACE_ERROR, PLACE_ERROR))
         self.ramp("width", x2 - x1)
         self.ramp("height", y2 - y1)
         return box, self
@@ -123,12 +130,7 @@ Region = tuple[Box, _Attributes]
 
 
 class _Detector:
-    """A detector's view of one scene.
-
-    Args:
-        scene: the scene.
-        draws: source of all chance.
-    """
+    """A detector's view of one scene."""
 
     def __init__(self, scene: Scene, draws: Draws):
         self.scene, self.draws = scene, draws
@@ -240,15 +242,7 @@ class _Detector:
 
 
 def list_regions(scene: Scene, draws: Draws) -> list[Region]:
-    """List the regions that a detector would find, in random order.
-
-    Args:
-        scene: the scene.
-        draws: source of all chance.
-
-    Returns:
-        MIN_REGIONS to MAX_REGIONS regions: (box in pixels, attributes) pairs.
-    """
+    """List MIN_REGIONS to MAX_REGIONS regions, (box in pixels, attributes), in random order."""
     detector = _Detector(scene, draws)
     regions = [detector.whole(), detector.pair(*scene.groups[:2])]
     for group in scene.groups:
@@ -264,3 +258,42 @@ def list_regions(scene: Scene, draws: Draws) -> list[Region]:
         other = draws.below(last + 1)
         regions[last], regions[other] = regions[other], regions[last]
     return regions
+
+
+@functools.lru_cache(maxsize=1)
+def _projection() -> np.ndarray:
+    """Return float32 `[channels, FEATURE_SIZE]` of whole numbers in [-3, 3]."""
+    noise = Draws(*PROJECTION_KEY).triangular(len(CHANNELS), FEATURE_SIZE)
+    return ((noise + 36) // 73).astype(np.float32)
+
+
+@functools.lru_cache(maxsize=1)
+def _grid() -> np.ndarray:
+    """Return all values that a feature can have: float16 `[2048]`, multiples of 1/GRID."""
+    return (np.arange(2048, dtype=np.float32) / np.float32(GRID)).astype(np.float16)
+
+
+def scene_features(
+    scene: Scene, draws: Draws, boxes_only: bool = False
+) -> tuple[Float[np.ndarray, "R 2048"], Float[np.ndarray, "R 4"]]:
+    """Compute the features and boxes that a detector would find in a scene.
+
+    Features are `relu(attributes @ projection + noise)` on a grid of 1/GRID. With `boxes_only` they
+    leave out places, sizes and relations, which boxes alone show then.
+
+    Returns:
+        Features float16 `[R, 2048]`, 0 or more, and boxes float32 `[R, 4]`, corners x1, y1, x2, y2
+        divided by picture width and height; R from 10 to 20.
+    """
+    regions = list_regions(scene, draws)
+    boxes = np.array([box for box, _ in regions], np.float32)
+    boxes /= np.array([WIDTH, HEIGHT, WIDTH, HEIGHT], np.float32)
+    attributes = np.stack([attributes.values for _, attributes in regions])
+    if boxes_only:
+        attributes[:, [channel for (block, _), channel in CHANNELS.items() if block in SPATIAL]] = 0
+    attributes += draws.triangular(*attributes.shape) // 8  # standard deviation 0.2 UNIT
+    # Whole numbers: |attributes| < 256, |projection| <= 3, fewer than 128 channels: below 2 ** 17.
+    # einsum: a BLAS call for so little work loses more to its threads than it gains.
+    signal = np.einsum("rc,cd->rd", attributes.astype(np.float32), _projection())
+    raw = signal.astype(np.int32) + draws.triangular(*signal.shape) - OFFSET
+    return _grid().take(raw.clip(0, 2047)), boxes

@@ -8,6 +8,7 @@ it: `dataset_toy.json` (Karpathy split), `bu/cocobu_att/ID.npy` float16 `[R, 204
 `images/ID.png`. With `--report` its figures are measured and printed as well.
 """
 
+import collections
 import contextlib
 import fcntl
 import hashlib
@@ -21,16 +22,17 @@ from typing import Any
 
 import numpy as np
 
+from sparsecap_jax.data.records import SPLITS
 from sparsecap_jax.data.toy_drawing import draw_scene
-from sparsecap_jax.data.toy_features import scene_features
 from sparsecap_jax.data.toy_grammar import caption_scene, near_caption, plain_caption
+from sparsecap_jax.data.toy_regions import scene_features
 from sparsecap_jax.data.toy_world import Draws, sample_scene
 from sparsecap_jax.errors import ConfigError, DataError
 
 VERSION = 2  # raise it whenever a scene, caption or feature changes
-SPLITS = ("train", "val", "test")
 SIZES = (2000, 200, 200)  # images of train, val, test
 CAPTIONS_PER_IMAGE = 5
+CANDIDATES = 100  # training captions tried as the constant caption, besides the most frequent
 INDEX, MANIFEST = "dataset_toy.json", "manifest.json"
 _OPTIONS = ("boxes_only", "plain", "near")
 _ENTRIES = {INDEX, MANIFEST, "bu", "images"}
@@ -87,8 +89,7 @@ def read_manifest(directory: str | os.PathLike) -> dict[str, Any] | None:
         manifest = json.loads((pathlib.Path(directory) / MANIFEST).read_text())
     except (OSError, ValueError):
         return None
-    ours = isinstance(manifest, dict) and manifest.get("dataset") == "toy"
-    return manifest if ours else None
+    return manifest if isinstance(manifest, dict) and manifest.get("dataset") == "toy" else None
 
 
 def _settings(sizes: Sequence[int], seed: int, **options: bool) -> dict[str, Any]:
@@ -120,11 +121,7 @@ def _write(directory: pathlib.Path, settings: dict[str, Any]) -> str:
 
 
 def _write_image(
-    directory: pathlib.Path,
-    settings: dict[str, Any],
-    number: int,
-    split: str,
-    digest: "hashlib._Hash",
+    directory: pathlib.Path, settings: dict[str, Any], number: int, split: str, digest: Any
 ) -> dict[str, Any]:
     """Write features and picture of one scene; return its entry of the split JSON."""
     seed, boxes_only = settings["seed"], settings.get("boxes_only", False)
@@ -138,10 +135,8 @@ def _write_image(
         digest.update(array.tobytes())
     filename = f"{image_id}.png"
     draw_scene(scene, number).save(directory / "images" / filename, compress_level=3)
-    if settings.get("near"):
-        captions = [near_caption(scene)]
-    elif settings.get("plain"):
-        captions = [plain_caption(scene)]
+    if settings.get("near") or settings.get("plain"):
+        captions = [near_caption(scene) if settings.get("near") else plain_caption(scene)]
     else:
         draws = Draws(seed, number, purpose=1)
         captions = [caption_scene(scene, draws) for _ in range(CAPTIONS_PER_IMAGE)]
@@ -234,6 +229,72 @@ def _install(partial: pathlib.Path, directory: pathlib.Path, settings: dict[str,
         os.replace(partial, directory)
 
 
+def measure(directory: str | os.PathLike, split: str = "test") -> dict[str, Any]:
+    """Measure the captions of a toy dataset.
+
+    Args:
+        directory: the dataset's folder.
+        split: the split that is scored.
+
+    Returns:
+        "oracle": CIDEr of one caption of an image against its other four, averaged over the choice
+        of the one: the score of perfect knowledge of the scene without knowing the speaker.
+        "constant": CIDEr of the best among some training captions, given to every image, and
+        "constant_caption" itself (chosen on the same split, which flatters the constant).
+        "vocabulary": number of distinct words. "lengths": caption length -> number of captions.
+        "words": the distinct words, most frequent first.
+    """
+    texts = {name: [] for name in SPLITS}
+    for image in json.loads((pathlib.Path(directory) / INDEX).read_text())["images"]:
+        texts[image["split"]].append([sentence["raw"] for sentence in image["sentences"]])
+    references, everything = texts[split], [text for part in texts.values() for text in part]
+    held_back = [
+        _cider([texts[k] for texts in references], [t[:k] + t[k + 1 :] for t in references])
+        for k in range(len(references[0]))
+    ]
+    # The most frequent captions, and some spread evenly over the training split.
+    captions = [text for image in texts["train"] for text in image]
+    frequent = [caption for caption, _ in collections.Counter(captions).most_common(20)]
+    spread = captions[:: max(1, len(captions) // CANDIDATES)]
+    constants = {
+        caption: _cider([caption] * len(references), references)
+        for caption in sorted({*frequent, *spread})
+    }
+    best = max(constants, key=constants.__getitem__)
+    sentences = [text.split() for image in everything for text in image]
+    words = collections.Counter(word for sentence in sentences for word in sentence)
+    return {
+        "oracle": sum(held_back) / len(held_back),
+        "constant": constants[best],
+        "constant_caption": best,
+        "vocabulary": len(words),
+        "lengths": dict(sorted(collections.Counter(map(len, sentences)).items())),
+        "words": [word for word, _ in words.most_common()],
+    }
+
+
+def _cider(captions: list[str], references: list[list[str]]) -> float:
+    """Return CIDEr (0 to 10) of one caption per image, with words between blanks."""
+    from pycocoevalcap.cider.cider import Cider
+
+    truth = dict(enumerate(references))
+    score, _ = Cider().compute_score(truth, {k: [text] for k, text in enumerate(captions)})
+    return float(score)
+
+
+def print_report(directory: str | os.PathLike) -> None:
+    """Print what `measure` finds, and the checksum of the dataset."""
+    figures, manifest = measure(directory), read_manifest(directory)
+    print(f"sizes             {manifest['sizes']}, seed {manifest['seed']}")
+    print(f"checksum          {manifest['checksum']}")
+    print(f"oracle CIDEr      {figures['oracle']:.3f}")
+    print(f"constant CIDEr    {figures['constant']:.3f}  ({figures['constant_caption']})")
+    print(f"vocabulary        {figures['vocabulary']} words")
+    total = sum(figures["lengths"].values())
+    for length, count in figures["lengths"].items():
+        print(f"  {length:2d} words        {100 * count / total:5.1f}%")
+
+
 def _main(argv: Sequence[str]) -> None:
     from absl import flags
 
@@ -242,9 +303,7 @@ def _main(argv: Sequence[str]) -> None:
     directory = make_toy_scenes(values.directory, [int(s) for s in values.sizes], values.seed)
     print(directory)
     if values.report:
-        from sparsecap_jax.data.toy_report import print_report
-
-        print_report(directory, read_manifest(directory))
+        print_report(directory)
 
 
 if __name__ == "__main__":

@@ -298,14 +298,8 @@ def sample_scene(seed: int, number: int, near: bool = False) -> Scene:
     Proposals are drawn until one is `_acceptable`, so every sampled scene has a clear first and
     second group and a clear relation between them.
 
-    Args:
-        seed: the family of scenes; 0 or more.
-        number: the scene of it; 0 or more.
-        near: whether there are 3 or 4 single objects, apart; one of them, each of the others with
-            equal chances, is clearly the nearest to the first.
-
-    Returns:
-        The scene, its groups sorted by falling salience.
+    With `near` there are 3 or 4 single objects, apart; one of them, each of the others with equal
+    chances, is clearly the nearest to the first.
     """
     draws = Draws(seed, number)
     background = draws.pick(list(BACKGROUNDS))

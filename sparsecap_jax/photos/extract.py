@@ -8,7 +8,7 @@ import dataclasses
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -37,11 +37,7 @@ class Extracted:
 
 
 def find_photos(folder: str | os.PathLike) -> dict[ImageId, pathlib.Path]:
-    """Return the photos in a folder and below it by image id, sorted by path.
-
-    Raises:
-        DataError: no such folder, no photos, or two of one id.
-    """
+    """Return photos by image id, sorted by path; DataError where none, or two of one id, exist."""
     root = pathlib.Path(folder)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; expected photos (JPEG or PNG)")
@@ -73,8 +69,8 @@ def extract_folder(
         output: folder to write to.
         extractor: see `extractors`.
         batch_size: photos given to it at a time.
-        half: store features as float16.
-        skip_bad: continue after a photo that cannot be read, and report it at the end.
+        half: whether features are stored as float16.
+        skip_bad: whether to continue after a photo that cannot be read, and report it at the end.
         report: takes one line at a time.
 
     Raises:
@@ -89,14 +85,15 @@ def extract_folder(
             f"{settings}, or a new folder"
         )
     write_json(output / SETTINGS, settings)
-    todo = {i: path for i, path in photos.items() if not _target(output, "cocobu_att", i).exists()}
+    finished = output / FOLDERS[-1]
+    todo = {i: path for i, path in photos.items() if not (finished / f"{i}.npy").exists()}
     skipped, done, faults, start = len(photos) - len(todo), 0, {}, time.monotonic()
     if skipped:
         report(f"{skipped} of {len(photos)} photos are there already")
-    for ids, batch in _batches(todo, batch_size, faults, skip_bad):
-        for image_id, regions in zip(ids, extractor(batch), strict=True):
+    for batch in _batches(todo, batch_size, faults, skip_bad):
+        for image_id, regions in zip(batch, extractor([*batch.values()]), strict=True):
             _write(output, image_id, regions, extractor.feature_size, half)
-        done += len(ids)
+        done += len(batch)
         rate = done / (time.monotonic() - start)
         left = (len(todo) - done - len(faults)) / rate
         report(f"{skipped + done}/{len(photos)} photos | {rate:.1f} photos/s | {left:.0f} s left")
@@ -114,28 +111,23 @@ def read_settings(folder: str | os.PathLike) -> Mapping:
 
 def _batches(
     photos: Mapping[ImageId, pathlib.Path], size: int, faults: dict[str, str], skip_bad: bool
-) -> Iterator[tuple[Sequence[ImageId], Sequence[Image.Image]]]:
-    """Yield batches of opened photos, the next ones being read meanwhile."""
+) -> Iterator[dict[ImageId, Image.Image]]:
+    """Yield batches of opened photos by image id, the next ones being read meanwhile."""
     with ThreadPoolExecutor(2, thread_name_prefix="photos") as executor:
         opened = ((key, executor.submit(open_photo, path)) for key, path in photos.items())
-        ids, batch = [], []
+        batch: dict[ImageId, Image.Image] = {}
         for image_id, photo in read_ahead(opened, 2 * size):
             try:
-                batch.append(photo.result())
-                ids.append(image_id)
+                batch[image_id] = photo.result()
             except DataError as error:
                 if not skip_bad:
                     raise
                 faults[str(photos[image_id])] = str(error)
             if len(batch) == size:
-                yield ids, batch
-                ids, batch = [], []
+                yield batch
+                batch = {}
         if batch:
-            yield ids, batch
-
-
-def _target(output: pathlib.Path, folder: str, image_id: ImageId) -> pathlib.Path:
-    return output / folder / f"{image_id}.npy"
+            yield batch
 
 
 def _write(
@@ -148,5 +140,5 @@ def _write(
     arrays = (regions.boxes, regions.fc.astype(dtype), regions.features.astype(dtype))
     for folder, array in zip(FOLDERS, arrays, strict=True):
         if array is not None:
-            with write_atomically(_target(output, folder, image_id), "wb") as file:
+            with write_atomically(output / folder / f"{image_id}.npy", "wb") as file:
                 np.save(file, array)

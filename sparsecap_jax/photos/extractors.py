@@ -41,11 +41,7 @@ class Extractor(Protocol):
 
 
 def make_extractor(name: str, /, **options: Any) -> Extractor:
-    """Make an extractor.
-
-    Args:
-        name: a key of `EXTRACTORS`, or `MODULE:FUNCTION` of a trusted plugin.
-        **options: options of that extractor.
+    """Make the extractor of a key of `EXTRACTORS`, or `MODULE:FUNCTION` of a trusted plugin.
 
     Raises:
         ConfigError: no such extractor, an unknown option, or a package that it needs is missing.
@@ -60,11 +56,7 @@ def make_extractor(name: str, /, **options: Any) -> Extractor:
 
 
 def remake_extractor(noted: Any, path: str | os.PathLike = "extractor.json") -> Extractor:
-    """Make the extractor that made the features of a folder or a run.
-
-    Args:
-        noted: content of its `extractor.json`, which may come from anywhere.
-        path: the file, for messages.
+    """Make the extractor that the content of an untrusted `extractor.json` (`path`) names.
 
     Raises:
         ConfigError: no extractor is named, it is neither registered nor of a trusted plugin, or it
@@ -124,8 +116,8 @@ class Lite0:
     def __init__(self, *, batch_size: int = 16, **windows: Any):
         settings.check_range("extractor.batch_size", batch_size, settings.Range(1, 4096))
         self.windows = settings.build(Windows, windows, "extractor")
-        values = dataclasses.asdict(self.windows) | {"pyramid": list(self.windows.pyramid)}
-        self.settings = {"extractor": "lite0", **values}
+        values = dataclasses.asdict(self.windows)
+        self.settings = {"extractor": "lite0", **values, "pyramid": list(self.windows.pyramid)}
         self.boxes = window_boxes(self.windows.grid, self.windows.pyramid)
         side = self.windows.size // STRIDE
         self._pooling = pooling_weights(self.boxes, side, side)

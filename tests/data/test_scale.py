@@ -3,7 +3,9 @@
 import itertools
 import json
 import os
+import pathlib
 import pickle
+import sys
 
 import jax
 import numpy as np
@@ -12,8 +14,11 @@ import pytest
 
 from sparsecap_jax.data.cache import CachedStore
 from sparsecap_jax.data.pipeline import make_train_iterator, read_ahead
-from sparsecap_jax.data.synthetic import COCO_TRAIN, SyntheticStore, synthetic_records
 from sparsecap_jax.errors import ConfigError, DataError
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "benchmarks"))
+
+from synthetic import COCO_TRAIN, SyntheticStore, synthetic_records
 
 WIDTH = 32
 

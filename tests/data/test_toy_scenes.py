@@ -5,14 +5,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sparsecap_jax.data import toy_features
+from sparsecap_jax.data import toy_regions
 from sparsecap_jax.data.karpathy import load_karpathy
 from sparsecap_jax.data.stores import NpyFolderStore
 from sparsecap_jax.data.toy_drawing import RGB, draw_scene
-from sparsecap_jax.data.toy_features import scene_features
-from sparsecap_jax.data.toy_regions import CHANNELS, SPATIAL, list_regions
-from sparsecap_jax.data.toy_report import measure
-from sparsecap_jax.data.toy_scenes import make_toy_scenes
+from sparsecap_jax.data.toy_regions import CHANNELS, SPATIAL, list_regions, scene_features
+from sparsecap_jax.data.toy_scenes import make_toy_scenes, measure
 from sparsecap_jax.data.toy_world import Draws, Scene, sample_scene
 from sparsecap_jax.errors import ConfigError
 
@@ -342,11 +340,11 @@ def test_plain_scenes_differ_in_their_captions_alone(tmp_path):
 def test_attributes_of_place_are_gone(monkeypatch):
     """Without noise and projection: the spatial channels are 0, the others as they were."""
     monkeypatch.setattr(
-        toy_features, "_projection", lambda: np.eye(len(CHANNELS), 2048, dtype=np.float32)
+        toy_regions, "_projection", lambda: np.eye(len(CHANNELS), 2048, dtype=np.float32)
     )
     scene = sample_scene(0, 0)
-    usual, boxes = toy_features.scene_features(scene, Draws(0, 0, purpose=2))
-    blind, same_boxes = toy_features.scene_features(scene, Draws(0, 0, purpose=2), True)
+    usual, boxes = toy_regions.scene_features(scene, Draws(0, 0, purpose=2))
+    blind, same_boxes = toy_regions.scene_features(scene, Draws(0, 0, purpose=2), True)
     np.testing.assert_array_equal(boxes, same_boxes)
     spatial = [at for (block, _), at in CHANNELS.items() if block in SPATIAL]
     other = [at for (block, _), at in CHANNELS.items() if block not in SPATIAL]

@@ -45,12 +45,7 @@ def define(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the files and print what they hold.
-
-    Raises:
-        ConfigError: both kinds of split list are given.
-        DataError: a list is missing or malformed, or names images that COCO does not have.
-    """
+    """Write the files and print their content; an error where split lists do not fit COCO."""
     ids = _split_lists(args)
     folder = args.output / "annotations"
     for name in OFFICIAL:

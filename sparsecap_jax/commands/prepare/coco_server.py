@@ -33,12 +33,7 @@ def define(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write both files.
-
-    Raises:
-        ConfigError: a name that cannot be in a file name.
-        DataError: captions are missing.
-    """
+    """Write both files; ConfigError for a faulty name, DataError where captions are missing."""
     if not re.fullmatch(r"[A-Za-z0-9.-]+", args.name):
         raise ConfigError(f"--name: expected letters, digits, '.' and '-', found {args.name!r}")
     captions: dict[ImageId, str] = {}

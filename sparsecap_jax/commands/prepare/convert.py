@@ -9,13 +9,14 @@ which `inspect --verify` compares. Models that need boxes need --boxes here too.
 
 import argparse
 
+from sparsecap_jax.data.features import IndexedStore
 from sparsecap_jax.data.stores import STORES, open_store
 from sparsecap_jax.data.stores.array_records import DTYPES
 from sparsecap_jax.data.stores.convert import convert
 
 
 def define_features(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that open a store."""
+    """Add the arguments of `open_features`, except for --boxes."""
     parser.add_argument("--features", required=True, help="File or folder of features.")
     parser.add_argument(
         "--format", default="auto", choices=["auto", *STORES], help="Its format; found by itself."
@@ -23,6 +24,13 @@ def define_features(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--feature_size", type=int, default=2048, help="Width of the features.")
     parser.add_argument(
         "--image_sizes", default="", help="JSON or folder of image sizes, for boxes in pixels."
+    )
+
+
+def open_features(args: argparse.Namespace) -> IndexedStore:
+    """Open the store that the arguments name."""
+    return open_store(
+        args.features, args.feature_size, args.boxes, sizes=args.image_sizes, format=args.format
     )
 
 
@@ -39,14 +47,6 @@ def define(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Convert.
-
-    Raises:
-        ConfigError: the output folder holds something else.
-        DataError: an image cannot be read.
-    """
-    store = open_store(
-        args.features, args.feature_size, args.boxes, sizes=args.image_sizes, format=args.format
-    )
+    """Convert; ConfigError for a folder of other content, DataError for an unreadable image."""
     options = {"dtype": args.dtype, "shard_size": args.shard_size, "skip_bad": args.skip_bad}
-    convert(store, args.output, **options)
+    convert(open_features(args), args.output, **options)

@@ -38,12 +38,7 @@ def define(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Count, write and summarise.
-
-    Raises:
-        ConfigError: an unknown split.
-        DataError: something cannot be read.
-    """
+    """Count, write and summarise; ConfigError for an unknown split, DataError for bad files."""
     frequency = load_df_pickle(args.pickle) if args.pickle else _count(args)
     frequency.save(args.output)
     print(f"wrote {args.output}: {describe(frequency)}")

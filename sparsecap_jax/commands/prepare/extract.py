@@ -26,12 +26,7 @@ def define(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Extract.
-
-    Raises:
-        DataError: no photos, or one that cannot be read (without --skip_bad).
-        ConfigError: the extractor cannot be made, or the folder was begun with other settings.
-    """
+    """Extract; errors as in `extract_folder` and `make_extractor`."""
     from sparsecap_jax.errors import ConfigError
     from sparsecap_jax.photos.extract import extract_folder
     from sparsecap_jax.photos.extractors import make_extractor

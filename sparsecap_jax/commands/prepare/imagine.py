@@ -23,17 +23,12 @@ def define(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Fit and write.
-
-    Raises:
-        ConfigError: the lists do not match.
-        DataError: something is missing or broken.
-    """
+    """Fit and write; ConfigError where the lists do not match, DataError for bad files."""
     from sparsecap_jax.data.imagined_dataset import prepare
     from sparsecap_jax.errors import ConfigError
 
     photos, features = (
-        [pathlib.Path(path) for path in value.split(",")] for value in (args.photos, args.features)
+        list(map(pathlib.Path, value.split(","))) for value in (args.photos, args.features)
     )
     if len(photos) != len(features):
         raise ConfigError(f"{len(photos)} --photos, {len(features)} --features; expected as many")

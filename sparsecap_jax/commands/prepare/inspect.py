@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from sparsecap_jax.commands.prepare.convert import define_features
+from sparsecap_jax.commands.prepare.convert import define_features, open_features
 from sparsecap_jax.data.features import IndexedStore
 from sparsecap_jax.data.karpathy import split_ids
 from sparsecap_jax.data.records import ImageId
-from sparsecap_jax.data.stores import find_format, open_store
+from sparsecap_jax.data.stores import find_format
 from sparsecap_jax.data.stores.array_records import ArrayRecordStore
 from sparsecap_jax.data.stores.convert import verify
 from sparsecap_jax.errors import DataError
@@ -36,14 +36,8 @@ def define(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print a report.
-
-    Raises:
-        DataError: the features or the split cannot be opened at all.
-    """
-    store = open_store(
-        args.features, args.feature_size, args.boxes, sizes=args.image_sizes, format=args.format
-    )
+    """Print a report; DataError where the features or the split cannot be opened at all."""
+    store = open_features(args)
     kind = find_format(pathlib.Path(args.features)) if args.format == "auto" else args.format
     ids = store.image_ids()
     if not ids:

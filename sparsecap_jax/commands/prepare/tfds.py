@@ -8,6 +8,7 @@ features, in any known format. Train on the folder that is printed with --config
 """
 
 import argparse
+import dataclasses
 import pathlib
 
 from sparsecap_jax.data.datasets import DATASETS
@@ -26,25 +27,15 @@ def define(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prepare.
-
-    Raises:
-        DataError: captions or features are missing or malformed.
-    """
+    """Prepare; DataError where captions or features are missing or malformed."""
     from tensorflow_datasets import disable_progress_bar, download
 
     from sparsecap_jax.data.coco_builder import CaptionConfig, CaptionFeatures
 
     disable_progress_bar()
-    config = CaptionConfig(
-        name="coco" if args.dataset == "karpathy" else args.dataset,
-        dataset=args.dataset,
-        split_json=args.split_json,
-        features=args.features,
-        image_sizes=args.image_sizes,
-        feature_size=args.feature_size,
-        boxes=args.boxes,
-    )
+    name = "coco" if args.dataset == "karpathy" else args.dataset
+    names = [field.name for field in dataclasses.fields(CaptionConfig) if field.name in args]
+    config = CaptionConfig(name=name, **{field: getattr(args, field) for field in names})
     builder = CaptionFeatures(data_dir=str(args.data_dir), config=config)
     manual = download.DownloadConfig(manual_dir=str(args.manual_dir.resolve()))
     builder.download_and_prepare(download_config=manual)

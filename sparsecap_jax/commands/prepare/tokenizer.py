@@ -38,12 +38,7 @@ def define(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train or load, and print sizes and an example.
-
-    Raises:
-        ConfigError: arguments that do not go together, or a vocabulary that cannot be made.
-        DataError: a file is missing or broken.
-    """
+    """Train or load, and print sizes and an example; ConfigError where arguments do not fit."""
     text = args.text
     options = {} if args.radix_base is None else {"radix_base": args.radix_base}
     if args.captions:

@@ -65,11 +65,7 @@ def open_store(
 
 
 def find_format(path: pathlib.Path) -> str:
-    """Return the key of `STORES` that fits a file or folder.
-
-    Raises:
-        DataError: none does.
-    """
+    """Return the key of `STORES` that fits a file or folder; DataError where none does."""
     if path.is_file():
         if path.suffix.lower() in _HDF5:
             return "hdf5"

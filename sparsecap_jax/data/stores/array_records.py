@@ -30,11 +30,7 @@ _PREFIX = struct.Struct("<4sI")
 
 
 def encode(image_id: ImageId, image: RegionFeatures, dtype: str) -> bytes:
-    """Return one record; features in `dtype` ("float32" or "float16"), boxes and fc in float32.
-
-    Raises:
-        DataError: a feature is too large for float16.
-    """
+    """Return one record; features in `dtype` of `DTYPES`, where they must fit, the rest float32."""
     with np.errstate(over="ignore"):
         features = image.features.astype(DTYPES[dtype])
     if dtype != "float32" and not np.isfinite(features).all():
@@ -47,17 +43,13 @@ def encode(image_id: ImageId, image: RegionFeatures, dtype: str) -> bytes:
         "fc": True,
     }
     text = json.dumps(header, separators=(",", ":")).encode()
-    boxes = b"" if image.boxes is None else image.boxes.astype("<f4").tobytes()
-    parts = [_PREFIX.pack(_MAGIC, len(text)), text, features.tobytes(), boxes]
-    return b"".join([*parts, image.fc.astype("<f4").tobytes()])
+    arrays = [features, *([] if image.boxes is None else [image.boxes.astype("<f4")])]
+    arrays.append(image.fc.astype("<f4"))
+    return _PREFIX.pack(_MAGIC, len(text)) + text + b"".join(a.tobytes() for a in arrays)
 
 
 def decode(record: bytes, where: str) -> tuple[ImageId, np.ndarray, np.ndarray | None, np.ndarray]:
-    """Return image id, features, boxes and fc of a record.
-
-    Raises:
-        DataError: it is no such record, or its length does not agree with its header.
-    """
+    """Return image id, features, boxes and fc of a record; DataError where it is malformed."""
     try:
         magic, length = _PREFIX.unpack_from(record)
         header = json.loads(record[_PREFIX.size : _PREFIX.size + length])
@@ -77,33 +69,24 @@ def decode(record: bytes, where: str) -> tuple[ImageId, np.ndarray, np.ndarray |
 
 
 class ArrayRecordStore(IndexedStore):
-    """A folder that `prepare_data.py convert` wrote.
-
-    Raises:
-        DataError: no finished folder of that kind, another feature size, or boxes are needed and
-            it was written without.
-    """
+    """A folder that `prepare_data.py convert` wrote, of the same width, with the boxes needed."""
 
     unit = "record"
-    _handles = ("_readers",)
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
-        self._readers: dict[str, Any] | None = None
         self.manifest = load_manifest(self.path)
-        if self.manifest["feature_size"] != self.feature_size:
-            width = self.manifest["feature_size"]
+        width = self.manifest["feature_size"]
+        if width != self.feature_size:
             raise DataError(f"{self.path}: features are {width} wide, expected {self.feature_size}")
         if self.need_boxes and not self.manifest["boxes"]:
             raise DataError(f"{self.path}: boxes are needed, and it was written without")
 
     def _load_index(self) -> dict[ImageId, tuple[str, int]]:
-        index: dict[ImageId, tuple[str, int]] = {}
-        for shard in self.manifest["shards"]:
-            for number, image_id in enumerate(shard["ids"]):
-                index[image_id] = shard["file"], number
+        shards = self.manifest["shards"]
+        for shard in shards:
             self._counts.update(zip(shard["ids"], shard["regions"], strict=True))
-        return index
+        return {i: (shard["file"], n) for shard in shards for n, i in enumerate(shard["ids"])}
 
     def _count(self, key: tuple[str, int], image_id: ImageId) -> int:
         return self._counts[image_id]
@@ -112,7 +95,7 @@ class ArrayRecordStore(IndexedStore):
         name, number = key
         where = f"{self.path / name}: record {number}"
         try:
-            (record,) = self._reader(name).read([number])
+            (record,) = self._opened(name, self._reader).read([number])
         except DataError:
             raise
         except (RuntimeError, ValueError, IndexError) as error:
@@ -125,16 +108,10 @@ class ArrayRecordStore(IndexedStore):
         return Arrays(features, boxes, fc, names)
 
     def _reader(self, name: str) -> Any:
-        if self._readers is None:
-            self._readers = {}
-        reader = self._readers.get(name)
-        if reader is None:
-            path = self.path / name
-            if not path.is_file():
-                raise DataError(f"{path}: no such file, but {MANIFEST} lists it")
-            reader = array_records().ArrayRecordReader(str(path), "readahead_buffer_size:0")
-            reader = self._readers.setdefault(name, reader)
-        return reader
+        path = self.path / name
+        if not path.is_file():
+            raise DataError(f"{path}: no such file, but {MANIFEST} lists it")
+        return array_records().ArrayRecordReader(str(path), "readahead_buffer_size:0")
 
 
 @functools.cache
@@ -144,11 +121,7 @@ def array_records() -> Any:
 
 
 def load_manifest(directory: pathlib.Path) -> dict[str, Any]:
-    """Read and check `manifest.json`.
-
-    Raises:
-        DataError: it is missing, of another version, or of the wrong shape.
-    """
+    """Read `manifest.json`; DataError where it is missing, of another version, or malformed."""
     path = directory / MANIFEST
     manifest = read_json(path, "the manifest of a finished conversion")
     where = f"{path}: top level"

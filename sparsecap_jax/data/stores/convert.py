@@ -42,8 +42,7 @@ def convert(
 
     Args:
         store: the store to read.
-        output: folder to write to; a conversion that an earlier call of the same arguments began
-            is continued.
+        output: folder to write to; continues what an earlier call of the same arguments began.
         image_ids: the images, in this order; None for all, in order of their ids.
         dtype: "float32", which is exact, or "float16", which halves the size.
         shard_size: images per shard.
@@ -58,8 +57,8 @@ def convert(
         DataError: an image cannot be read; finished shards stay.
     """
     if dtype not in DTYPES or shard_size < 1:
-        known = ", ".join(DTYPES)
-        raise ConfigError(f"expected dtype {known} and a shard_size, found {dtype}, {shard_size}")
+        dtypes = ", ".join(DTYPES)
+        raise ConfigError(f"expected dtype {dtypes} and a shard_size, found {dtype}, {shard_size}")
     output = pathlib.Path(output)
     ids = list(store.image_ids() if image_ids is None else image_ids)
     if not skip_bad:
@@ -85,17 +84,17 @@ def convert(
         rate = done / _MB / max(time.monotonic() - start, 1e-9)
         report(f"{first + len(part):,}/{len(ids):,} images | {rate:.0f} MB/s")
     faults.report(store.path)
-    manifest = {"version": VERSION, **options, "plan": plan, "skipped": faults.count}
-    manifest["source"] = type(store).__name__
-    manifest["images"] = sum(len(shard["ids"]) for shard in shards)
-    if not manifest["images"]:
+    images = sum(len(shard["ids"]) for shard in shards)
+    if not images:
         raise DataError(f"{store.path}: no image of it can be converted")
+    manifest = {"version": VERSION, **options, "plan": plan, "skipped": faults.count}
+    manifest |= {"source": type(store).__name__, "images": images, "shards": shards}
     with write_atomically(output / MANIFEST) as file:
-        json.dump({**manifest, "shards": shards}, file)
+        json.dump(manifest, file)
     for path in output.glob("features-*.json"):
         path.unlink()
-    report(f"wrote {output / MANIFEST}: {manifest['images']:,} images in {len(shards)} shards")
-    return {**manifest, "shards": shards}
+    report(f"wrote {output / MANIFEST}: {images:,} images in {len(shards)} shards")
+    return manifest
 
 
 def _check_plan(folder: pathlib.Path, content: dict[str, Any], plan: str) -> dict[str, Any]:
@@ -152,11 +151,7 @@ def checksum(path: pathlib.Path) -> tuple[str, int]:
 
 
 def verify(directory: str | pathlib.Path) -> list[str]:
-    """Compare every shard with its checksum; return one line per fault.
-
-    Raises:
-        DataError: the manifest is missing or malformed.
-    """
+    """Compare every shard with its checksum in the manifest; return one line per fault."""
     directory = pathlib.Path(directory)
     faults = []
     for shard in load_manifest(directory)["shards"]:

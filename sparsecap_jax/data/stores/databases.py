@@ -24,36 +24,26 @@ class Hdf5Store(IndexedStore):
     `ID_features` float [R, D] (or a grid [h, w, D]) and `ID_boxes` float [R, 4]. Boxes are in
     pixels, and the file does not hold the sizes of the images: give `sizes` where boxes are needed.
     Boxes that lie within [0, 1] altogether are taken as relative already.
-
-    Raises:
-        DataError: no HDF5 file, or nothing of that layout in it; h5py is not installed.
     """
 
-    _handles = ("_file",)
+    @property
+    def _file(self) -> Any:
+        return self._opened(str(self.path), self._open)
 
-    def __init__(self, *args: Any, **options: Any):
-        super().__init__(*args, **options)
-        self._file: Any = None
-        self._process = 0
-
-    def _open(self) -> Any:
-        """Return the open file; every process opens its own."""
-        if self._file is None or self._process != os.getpid():
-            h5py = self._import("h5py", "HDF5", "h5")
-            try:
-                self._file = h5py.File(self.path, "r")
-            except OSError as error:
-                reason = "no such file" if not self.path.exists() else str(error).splitlines()[0]
-                raise DataError(f"{self.path}: not an HDF5 file: {reason}") from None
-            self._process = os.getpid()
-        return self._file
+    def _open(self, path: str) -> Any:
+        h5py = self._import("h5py", "HDF5", "h5")
+        try:
+            return h5py.File(path, "r")
+        except OSError as error:
+            reason = "no such file" if not self.path.exists() else str(error).splitlines()[0]
+            raise DataError(f"{path}: not an HDF5 file: {reason}") from None
 
     def _load_index(self) -> dict[ImageId, str]:
-        names = [name for name in self._open() if name.endswith(_SUFFIX)]
-        if not names:
-            present = ", ".join(list(self._open())[:5]) or "nothing"
+        names = list(self._file)
+        stems = [name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)]
+        if not stems:
+            present = ", ".join(names[:5]) or "nothing"
             raise DataError(f"{self.path}: no ID_features; found {present}")
-        stems = [name.removesuffix(_SUFFIX) for name in names]
         return self._unique((normalize_id(stem), stem) for stem in stems)
 
     def _count(self, key: str, image_id: ImageId) -> int:
@@ -68,7 +58,7 @@ class Hdf5Store(IndexedStore):
         return Arrays(features, boxes, None, (f"{where}_features", f"{where}_boxes", where))
 
     def _dataset(self, name: str) -> Any:
-        dataset = self._open().get(name)
+        dataset = self._file.get(name)
         if dataset is None or not hasattr(dataset, "dtype"):
             raise DataError(f"{self.path}: {name}: no such array")
         if dataset.dtype.kind != "f":
@@ -90,9 +80,6 @@ class LmdbStore(IndexedStore):
     extension; values are whole `.npy` files, or `.npz` with `feat`. Databases of pickles (ViLBERT)
     are refused: a pickle can run code. `path` is the database of features, or the folder that
     holds `*_att.lmdb`.
-
-    Raises:
-        DataError: no database; lmdb is not installed.
     """
 
     def __init__(self, *args: Any, **options: Any):

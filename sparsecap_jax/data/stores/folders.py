@@ -22,9 +22,6 @@ class NpyFolderStore(IndexedStore):
     pixels, `cocobu_fc/ID.npy` float `[D]`. Another prefix than `cocobu` will do. A missing fc file
     means the mean over regions. float16, float32 and float64 are read; pickled arrays never are.
     Folders are listed once, when first needed. Arguments as in `IndexedStore`.
-
-    Raises:
-        DataError: `path` does not have that layout.
     """
 
     unit = "file"
@@ -69,7 +66,7 @@ class NpyFolderStore(IndexedStore):
         path = self.path / key
         if path.suffix == ".npy":
             return math.prod(npy_shape(path)[:-1])
-        with Npz(path, str(path)) as archive:
+        with Npz(path) as archive:
             return math.prod(archive.shape(_feature_name(archive))[:-1])
 
     def _read(self, key: str, image_id: ImageId) -> Arrays:
@@ -79,7 +76,7 @@ class NpyFolderStore(IndexedStore):
         if path.suffix == ".npy":
             features = read_npy(path)
         else:
-            with Npz(path, str(path)) as archive:
+            with Npz(path) as archive:
                 features = archive[_feature_name(archive)]
         names = f"{path}: features", f"{boxes_path}: boxes", f"{fc_path}: fc"
         boxes = read_npy(boxes_path) if self.need_boxes else None
@@ -121,15 +118,14 @@ class NpzFolderStore(IndexedStore):
         return self._unique((image_id_from_filename(_picture(name)), name) for name in names)
 
     def _count(self, key: str, image_id: ImageId) -> int:
-        path = self.path / key
-        with Npz(path, str(path)) as archive:
-            return _regions(archive, archive.shape("x")[0], str(path))
+        with Npz(self.path / key) as archive:
+            return _regions(archive, archive.shape("x")[0])
 
     def _read(self, key: str, image_id: ImageId) -> Arrays:
         path = str(self.path / key)
-        with Npz(self.path / key, path) as archive:
+        with Npz(self.path / key) as archive:
             features = archive["x"]
-            count = _regions(archive, len(features) if features.ndim else 0, path)
+            count = _regions(archive, len(features) if features.ndim else 0)
             boxes = None
             if self.need_boxes:
                 width, height = archive.number("image_w"), archive.number("image_h")
@@ -137,11 +133,11 @@ class NpzFolderStore(IndexedStore):
         return Arrays(features[:count], boxes, None, (f"{path}: x", f"{path}: bbox", path))
 
 
-def _regions(archive: Npz, rows: int, where: str) -> int:
+def _regions(archive: Npz, rows: int) -> int:
     """Return the number of regions: `num_bbox`, of which `x` may have more rows."""
     count = archive.number("num_bbox") if "num_bbox" in archive.names() else rows
     if not 0 < count <= rows:
-        raise DataError(f"{where}: num_bbox is {count}, but x has {rows} rows")
+        raise DataError(f"{archive.where}: num_bbox is {count}, but x has {rows} rows")
     return count
 
 

@@ -17,18 +17,12 @@ _TRUSTED = "tensorflow_datasets.core.features."
 
 
 class TfdsStore(IndexedStore):
-    """One example per image, read by `tfds.builder_from_directory(path).as_data_source`.
-
-    Raises:
-        DataError: the folder is not one of tensorflow-datasets, or of another builder.
-    """
+    """One example per image, read by `tfds.builder_from_directory(path).as_data_source`."""
 
     unit = "example"
-    _handles = ("_sources",)
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
-        self._sources: dict[str, Any] | None = None
         for name in (INFO, SPLIT):
             if not (self.path / name).is_file():
                 raise DataError(f"{self.path}: {name} is missing; expected what tfds prepared")
@@ -36,7 +30,7 @@ class TfdsStore(IndexedStore):
     def _load_index(self) -> dict[ImageId, tuple[str, int]]:
         splits = split_ids(self.path / SPLIT)
         for name, ids in splits.items():
-            count = len(self._source(name)) if ids else 0
+            count = len(self._opened(name, self._source)) if ids else 0
             if count != len(ids):
                 raise DataError(
                     f"{self.path}: {count} examples of {name}, but {SPLIT} has {len(ids)}"
@@ -50,7 +44,7 @@ class TfdsStore(IndexedStore):
         name, number = key
         where = f"{self.path}: {name}[{number}]"
         try:
-            example = self._source(name)[number]
+            example = self._opened(name, self._source)[number]
             stored_id, features, fc = (example[k] for k in ("image_id", "features", "fc"))
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -64,18 +58,13 @@ class TfdsStore(IndexedStore):
         return Arrays(features, boxes, fc, names)
 
     def _source(self, name: str) -> Any:
-        if self._sources is None:
-            self._sources = {}
-        if name not in self._sources:
-            _check_classes(self.path / "features.json")
-            tfds = importlib.import_module("tensorflow_datasets")
-            try:
-                builder = tfds.builder_from_directory(str(self.path))
-                self._sources[name] = builder.as_data_source(split=name)
-            except Exception as error:  # tfds has no errors of its own
-                reason = (str(error) or type(error).__name__).splitlines()[0]
-                raise DataError(f"{self.path}: tfds cannot open {name}: {reason}") from None
-        return self._sources[name]
+        _check_classes(self.path / "features.json")
+        tfds = importlib.import_module("tensorflow_datasets")
+        try:
+            return tfds.builder_from_directory(str(self.path)).as_data_source(split=name)
+        except Exception as error:  # tfds has no errors of its own
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise DataError(f"{self.path}: tfds cannot open {name}: {reason}") from None
 
 
 def _check_classes(path: pathlib.Path) -> None:

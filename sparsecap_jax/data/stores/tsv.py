@@ -59,9 +59,6 @@ class TsvStore(IndexedStore):
     published bottom-up files have three of them, whose images come again elsewhere. An image with
     no whole row counts as missing. VinVL rows are 2,048 features and 6 numbers of position: all of
     them with `feature_size` 2054, the features alone with 2048. Sizes of images are in the rows.
-
-    Raises:
-        DataError: no such file, none in the folder, or an image in two different rows.
     """
 
     unit = "row"
@@ -121,11 +118,7 @@ def tsv_files(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def read_row(line: bytes, where: str, feature_size: int, need_boxes: bool) -> Arrays:
-    """Decode one row of any layout; boxes come out relative.
-
-    Raises:
-        DataError: a faulty row.
-    """
+    """Decode one row of any layout, boxes relative; DataError where it is faulty."""
     row: dict[str, Any] = _columns(line, where)
     if "json" in row:
         row = _from_json(row["json"], where)
@@ -133,8 +126,9 @@ def read_row(line: bytes, where: str, feature_size: int, need_boxes: bool) -> Ar
     features = _floats(row["features"], count, f"{where}: features")
     boxes = None
     if "boxes" in row and need_boxes:
-        width = _number(row["image_w" if "image_w" in row else "img_w"], f"{where}: width")
-        height = _number(row["image_h" if "image_h" in row else "img_h"], f"{where}: height")
+        prefix = "image" if "image_w" in row else "img"
+        width = _number(row[f"{prefix}_w"], f"{where}: width")
+        height = _number(row[f"{prefix}_h"], f"{where}: height")
         pixels = _floats(row["boxes"], count, f"{where}: boxes")
         boxes = relative_boxes(pixels, width, height, f"{where}: boxes")
     elif "boxes" not in row:
@@ -207,7 +201,7 @@ def _from_json(text: bytes, where: str) -> dict[str, Any]:
         raise DataError(f"{where}: broken JSON: {error}") from None
     if not isinstance(row, dict) or not {"num_boxes", "features"} <= row.keys():
         raise DataError(f'{where}: expected JSON with "num_boxes" and "features"')
-    return {"num_boxes": row["num_boxes"], "features": row["features"]}
+    return {name: row[name] for name in ("num_boxes", "features")}
 
 
 def _number(value: Any, where: str) -> int:

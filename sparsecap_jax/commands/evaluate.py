@@ -14,7 +14,7 @@ from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.evaluation.metrics import METRICS, bootstrap_interval, score_captions
 from sparsecap_jax.files import write_json
 from sparsecap_jax.runs.directory import WEIGHTS, load_run, weight_counts
-from sparsecap_jax.runs.published import resolve_run
+from sparsecap_jax.runs.published import resolve_run, results_folder
 
 
 def evaluate_run(
@@ -68,7 +68,8 @@ def evaluate_run(
     captions = {image_id: best_caption(candidates) for image_id, candidates in results}
     name = search["search"]
     title = f"{split}, beam {search['beam_size']}" if name == "beam" else f"{split}, {name}"
-    folder = pathlib.Path(output) if output else _folder(workdir, directory, title)
+    default = results_folder(workdir, title.replace(", ", "_").replace(" ", "_"))
+    folder = pathlib.Path(output) if output else default
     write_json(folder / "captions.json", to_coco(captions))
     if not any(record.raw for record in records.values()):  # COCO's test2014
         report(f"{title}: no references\nwrote {folder}/captions.json")
@@ -101,14 +102,6 @@ def evaluate_run(
         shown += " (95% from {:.4f} to {:.4f})".format(*intervals["CIDEr_95%"])
     report(f"{title}: {shown}\nwrote {folder}/captions.json and scores.json")
     return result
-
-
-def _folder(workdir: str | pathlib.Path, directory: pathlib.Path, title: str) -> pathlib.Path:
-    """Return the default folder of the results; nothing is written into the package."""
-    name = title.replace(", ", "_").replace(" ", "_")
-    if directory == pathlib.Path(workdir):
-        return directory / name
-    return pathlib.Path(f"{workdir}_{name}")
 
 
 def _with_defaults(search: dict[str, Any], config: ConfigDict, split: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.captioning.batches import best_caption, to_coco
@@ -58,7 +57,11 @@ def evaluate_run(
     directory = resolve_run(workdir)
     run = load_run(directory)
     captioner = Captioner(run)
-    search = _with_defaults(search, run.config.eval, split)
+    search = {"search": "beam", **search}
+    if search["search"] == "beam":
+        defaults = {"length_penalty": run.config.eval.length_penalty}
+        defaults["beam_size"] = run.config.eval[f"beam_size_{split}"]
+        search = defaults | search
     if dataset is None:
         dataset = load_dataset(run.config.data, need_boxes=captioner.needs_boxes)
     records = {record.image_id: record for record in dataset.splits[split]}
@@ -88,29 +91,12 @@ def evaluate_run(
         if metric in scores
     }
     weights = directory / WEIGHTS
-    result = {
-        **scores,
-        **intervals,
-        **weight_counts(jax.device_get(run.params)),
-        "bytes": weights.stat().st_size if weights.exists() else None,
-        "images": len(captions),
-        **search,
-    }
+    size = weights.stat().st_size if weights.exists() else None
+    counts = {**weight_counts(jax.device_get(run.params)), "bytes": size, "images": len(captions)}
+    result = {**scores, **intervals, **counts, **search}
     write_json(folder / "scores.json", result)
     shown = " | ".join(f"{k} {v:.4f}" for k, v in scores.items() if v is not None)
     if "CIDEr_95%" in intervals:
         shown += " (95% from {:.4f} to {:.4f})".format(*intervals["CIDEr_95%"])
     report(f"{title}: {shown}\nwrote {folder}/captions.json and scores.json")
     return result
-
-
-def _with_defaults(search: dict[str, Any], config: ConfigDict, split: str) -> dict[str, Any]:
-    """Add the config's beam size and length penalty where the search uses them."""
-    search = {"search": "beam", **search}
-    if search["search"] == "beam":
-        defaults = {
-            "length_penalty": config.length_penalty,
-            "beam_size": config[f"beam_size_{split}"],
-        }
-        search = defaults | search
-    return search

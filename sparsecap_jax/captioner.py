@@ -49,7 +49,14 @@ class Captioner:
     def __init__(self, *runs: LoadedRun):
         self.run = runs[0]
         for number, run in enumerate(runs[1:], 1):
-            _check_alike(self.run, run, number)
+            if not self.run.tokenizer.same_ids(run.tokenizer):
+                raise ConfigError(f"ensemble: run {number} has another tokenizer than run 0")
+            size = run.config.data.feature_size
+            if size != self.feature_size:
+                raise ConfigError(
+                    f"ensemble: run {number}: feature_size: found {size}, expected "
+                    f"{self.feature_size} as in run 0"
+                )
         members = [(run.model, run.params) for run in runs]
         self.model, params = members[0] if len(runs) == 1 else make_ensemble(members)
         self._params = jax.device_put(params)
@@ -122,10 +129,9 @@ class Captioner:
         batch = _is_batch(features)
         arrays = [array if batch or array is None else [array] for array in (features, boxes, fc)]
         store = _InMemory(*arrays, self.feature_size, self.needs_boxes)
-        if not store.images:
+        if not store:
             return []
-        image_ids = range(len(store.images))
-        results = self.caption_store(store, image_ids, attention=attention, **search)
+        results = self.caption_store(store, range(len(store)), attention=attention, **search)
         candidates = [captions for _, captions in results]
         return candidates if batch else candidates[0]
 
@@ -217,8 +223,7 @@ class Captioner:
             DataError: features are missing (all at once) or malformed.
             ConfigError: options that are out of range or contradict each other.
         """
-        in_words = SearchOptions(**search)
-        tokenizer = self.run.tokenizer
+        in_words, tokenizer = SearchOptions(**search), self.run.tokenizer
         options = decode_options(in_words, tokenizer, self._max_length)
         batches = make_eval_batches(
             [Record(image_id) for image_id in image_ids],
@@ -239,47 +244,29 @@ class Captioner:
             yield image_ids[index], captions
 
 
-def _check_alike(first: LoadedRun, other: LoadedRun, number: int) -> None:
-    """Refuse an ensemble whose members differ in their tokens or the width of their features."""
-    if not first.tokenizer.same_ids(other.tokenizer):
-        raise ConfigError(f"ensemble: run {number} has another tokenizer than run 0")
-    sizes = [run.config.data.feature_size for run in (first, other)]
-    if sizes[0] != sizes[1]:
-        raise ConfigError(
-            f"ensemble: run {number}: feature_size: found {sizes[1]}, expected {sizes[0]} as in "
-            "run 0"
-        )
-
-
 def _is_batch(features: Any) -> bool:
     return isinstance(features, list | tuple)
 
 
-class _InMemory:
+class _InMemory(list[RegionFeatures]):
     """A store of arrays in memory; ids count from 0."""
 
     def __init__(self, features, boxes, fc, feature_size: int, need_boxes: bool):
         self.feature_size = feature_size
-        self.images = []
+        columns = [features]
         for name, arrays in (("boxes", boxes), ("fc", fc)):
             if arrays is not None and len(arrays) != len(features):
                 raise DataError(f"{name}: found {len(arrays)} images, expected {len(features)}")
-        for number in range(len(features)):
+            columns.append([None] * len(features) if arrays is None else arrays)
+        for number, image in enumerate(zip(*columns, strict=True)):
             names = tuple(f"image {number}: {name}" for name in ("features", "boxes", "fc"))
-            box, whole = (
-                None if part is None or part[number] is None else np.asarray(part[number])
-                for part in (boxes, fc)
-            )
-            if need_boxes and box is None:
+            parts = [None if part is None else np.asarray(part) for part in image]
+            if need_boxes and parts[1] is None:
                 raise DataError(f"{names[1]}: found none, but the model needs them")
-            image = np.asarray(features[number])
-            self.images.append(validated(image, box, whole, feature_size, names))
-
-    def __getitem__(self, image_id: ImageId) -> RegionFeatures:
-        return self.images[image_id]
+            self.append(validated(*parts, feature_size, names))
 
     def num_regions(self, image_id: ImageId) -> int:
-        return len(self.images[image_id].features)
+        return len(self[image_id].features)
 
     def check(self, image_ids: Iterable[ImageId]) -> None:
         """Do nothing: no image can be missing."""

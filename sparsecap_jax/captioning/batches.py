@@ -69,23 +69,13 @@ def caption_batches(
         decoded = decode(model, params, batch.regions, options, **rows)
         weights = None
         if attention:
-            weights = jax.device_get(
-                attention_weights(
-                    model, params, batch.regions, decoded.tokens, bos_id=options.bos_id
-                )
+            weights = attention_weights(
+                model, params, batch.regions, decoded.tokens, bos_id=options.bos_id
             )
-        decoded = jax.device_get(decoded)
+        decoded, weights, mask = jax.device_get((decoded, weights, batch.regions.mask))
         for row in np.flatnonzero(index >= 0).tolist():
-            captions = _captions(decoded, row, tokenizer)
-            if weights is not None:
-                of_regions = weights[row][..., np.asarray(batch.regions.mask)[row]]
-                captions = [
-                    dataclasses.replace(
-                        caption, attention=_per_word(caption.tokens, of_tokens, tokenizer)
-                    )
-                    for caption, of_tokens in zip(captions, of_regions, strict=False)
-                ]
-            yield int(index[row]), captions
+            of_regions = None if weights is None else weights[row][..., mask[row]]
+            yield int(index[row]), _captions(decoded, row, of_regions, tokenizer)
 
 
 def best_caption(captions: Sequence[Caption]) -> Caption:
@@ -93,17 +83,19 @@ def best_caption(captions: Sequence[Caption]) -> Caption:
     return max(captions, key=lambda caption: caption.score)
 
 
-def _captions(decoded: Decoded, row: int, tokenizer: Tokenizer) -> list[Caption]:
+def _captions(
+    decoded: Decoded, row: int, weights: np.ndarray | None, tokenizer: Tokenizer
+) -> list[Caption]:
     captions = []
-    for tokens, log_probs, length, score in zip(
-        *(getattr(decoded, name)[row] for name in ("tokens", "log_probs", "lengths", "scores")),
-        strict=True,
-    ):
+    for place, length in enumerate(decoded.lengths[row]):
         if length:
-            kept = tokens[:length].tolist()
-            log_prob = float(np.sum(log_probs[:length], dtype=np.float64))
-            captions.append(Caption(tokenizer.decode(kept), log_prob, tuple(kept), float(score)))
-    return captions or [Caption("", -np.inf, (), -np.inf)]
+            tokens = tuple(decoded.tokens[row, place, :length].tolist())
+            log_prob = float(decoded.log_probs[row, place, :length].sum(dtype=np.float64))
+            score = float(decoded.scores[row, place])
+            attention = None if weights is None else _per_word(tokens, weights[place], tokenizer)
+            captions.append(Caption(tokenizer.decode(tokens), log_prob, tokens, score, attention))
+    nothing = None if weights is None else np.zeros((0, weights.shape[-1]), np.float32)
+    return captions or [Caption("", -np.inf, (), -np.inf, nothing)]
 
 
 def _per_word(

@@ -79,7 +79,7 @@ def caption_folder(
             results = captioner.caption_store(
                 store, remaining, batch_size=batch_size, attention=attention, **search
             )
-            for image_id, captions in with_progress(results, len(remaining), batch_size, report):
+            for image_id, captions in _with_progress(results, len(remaining), batch_size, report):
                 stream.write(_entry(image_id, captions, candidates))
         entries = stream.finish(image_ids)
     report(f"wrote {output}")
@@ -121,13 +121,10 @@ def caption_photos(
     return captions
 
 
-def with_progress(
-    results: Iterator[tuple[ImageId, list[Caption]]],
-    total: int,
-    every: int,
-    report: Callable[[str], None],
-) -> Iterator[tuple[ImageId, list[Caption]]]:
-    """Pass captions on, reporting the rate and the time left once a batch."""
+def _with_progress(
+    results: Iterator[Any], total: int, every: int, report: Callable[[str], None]
+) -> Iterator[Any]:
+    """Pass results on, reporting the rate and the time left once a batch."""
     start = time.monotonic()
     for count, result in enumerate(results, 1):
         yield result

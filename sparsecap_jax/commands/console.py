@@ -29,7 +29,8 @@ def main() -> None:
     if name in ("--help", "-h", "help"):
         print("sparsecap COMMAND ...; sparsecap COMMAND --help says more\n")
         for name, path in scripts.items():
-            print(f"  {name:15s} {_summary(path)}")
+            text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or " "
+            print(f"  {name:15s} {text.splitlines()[0]}")
         return
     if name not in scripts:
         print(f"error: no command {name!r}; expected one of {', '.join(scripts)}", file=sys.stderr)
@@ -51,8 +52,3 @@ def _with_config(argument: str) -> str:
         if recipe.exists():
             return f"{flag}{equals}{recipe}{colon}{words}"
     return argument
-
-
-def _summary(path: pathlib.Path) -> str:
-    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return text.partition("\n")[0]

@@ -37,14 +37,10 @@ def _signature(name: str, value: Callable) -> str:
     shown = ", ".join(
         str(parameter.replace(annotation=parameter.empty)).replace(" ", "")
         if parameter.default is parameter.empty
-        else f"{parameter.name}={_default(parameter.default)}"
+        else f"{parameter.name}={getattr(parameter.default, '__name__', repr(parameter.default))}"
         for parameter in parameters
     )
     return f"```python\nsc.{name}({shown})\n```\n\n"
-
-
-def _default(value: object) -> str:
-    return getattr(value, "__name__", repr(value))
 
 
 def _summary(value: Callable) -> str:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.captioning.batches import best_caption, to_coco
@@ -14,7 +13,7 @@ from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.evaluation.metrics import METRICS, bootstrap_interval, score_captions
 from sparsecap_jax.files import write_json
 from sparsecap_jax.runs.directory import WEIGHTS, load_run, weight_counts
-from sparsecap_jax.runs.published import resolve_run
+from sparsecap_jax.runs.published import resolve_run, results_folder
 
 
 def evaluate_run(
@@ -58,7 +57,11 @@ def evaluate_run(
     directory = resolve_run(workdir)
     run = load_run(directory)
     captioner = Captioner(run)
-    search = _with_defaults(search, run.config.eval, split)
+    search = {"search": "beam", **search}
+    if search["search"] == "beam":
+        defaults = {"length_penalty": run.config.eval.length_penalty}
+        defaults["beam_size"] = run.config.eval[f"beam_size_{split}"]
+        search = defaults | search
     if dataset is None:
         dataset = load_dataset(run.config.data, need_boxes=captioner.needs_boxes)
     records = {record.image_id: record for record in dataset.splits[split]}
@@ -68,7 +71,8 @@ def evaluate_run(
     captions = {image_id: best_caption(candidates) for image_id, candidates in results}
     name = search["search"]
     title = f"{split}, beam {search['beam_size']}" if name == "beam" else f"{split}, {name}"
-    folder = pathlib.Path(output) if output else _folder(workdir, directory, title)
+    default = results_folder(workdir, title.replace(", ", "_").replace(" ", "_"))
+    folder = pathlib.Path(output) if output else default
     write_json(folder / "captions.json", to_coco(captions))
     if not any(record.raw for record in records.values()):  # COCO's test2014
         report(f"{title}: no references\nwrote {folder}/captions.json")
@@ -87,37 +91,12 @@ def evaluate_run(
         if metric in scores
     }
     weights = directory / WEIGHTS
-    result = {
-        **scores,
-        **intervals,
-        **weight_counts(jax.device_get(run.params)),
-        "bytes": weights.stat().st_size if weights.exists() else None,
-        "images": len(captions),
-        **search,
-    }
+    size = weights.stat().st_size if weights.exists() else None
+    counts = {**weight_counts(jax.device_get(run.params)), "bytes": size, "images": len(captions)}
+    result = {**scores, **intervals, **counts, **search}
     write_json(folder / "scores.json", result)
     shown = " | ".join(f"{k} {v:.4f}" for k, v in scores.items() if v is not None)
     if "CIDEr_95%" in intervals:
         shown += " (95% from {:.4f} to {:.4f})".format(*intervals["CIDEr_95%"])
     report(f"{title}: {shown}\nwrote {folder}/captions.json and scores.json")
     return result
-
-
-def _folder(workdir: str | pathlib.Path, directory: pathlib.Path, title: str) -> pathlib.Path:
-    """Return the default folder of the results; nothing is written into the package."""
-    name = title.replace(", ", "_").replace(" ", "_")
-    if directory == pathlib.Path(workdir):
-        return directory / name
-    return pathlib.Path(f"{workdir}_{name}")
-
-
-def _with_defaults(search: dict[str, Any], config: ConfigDict, split: str) -> dict[str, Any]:
-    """Add the config's beam size and length penalty where the search uses them."""
-    search = {"search": "beam", **search}
-    if search["search"] == "beam":
-        defaults = {
-            "length_penalty": config.length_penalty,
-            "beam_size": config[f"beam_size_{split}"],
-        }
-        search = defaults | search
-    return search

@@ -28,18 +28,9 @@ from sparsecap_jax.runs.config import model_config
 from sparsecap_jax.runs.directory import LoadedRun, load_raw_variables, load_run
 from sparsecap_jax.torch_files import SparseTensor
 
-# Names that the reference gives to weights files, by masks and form.
-WEIGHTS = {
-    ("applied", "dense"): "model_best_pruned.pth",
-    ("applied", "sparse"): "model_best_pruned_sparse.pth",
-    ("binary", "dense"): "model_best_bin_mask.pth",
-    ("binary", "sparse"): "model_best_bin_mask_sparse.pth",
-    ("raw", "dense"): "model_best.pth",
-}
-_DENSE_WEIGHTS = "model_best.pth"
-
-# Methods that the reference cannot build, and one that serves: masks stay as they are.
-_PRUNE_TYPES = {"mag_grad_dist": "mask_freeze"}
+# Suffixes that the reference gives to weights files.
+_MASKS = {"applied": "_pruned", "binary": "_bin_mask", "raw": ""}
+_FORMS = {"dense": "", "sparse": "_sparse"}
 
 # Keys that the reference's evaluation reads and runs of ours do not have.
 _DEFAULTS = {
@@ -97,7 +88,7 @@ def export_reference(
     variables = _variables(run, pathlib.Path(source), masks)
     state: dict[str, Any] = export_state_dict(variables, config, buffers=True)
     if form == "sparse":
-        state = _sparse(state, _sparse_names(run, config))
+        state = _sparse(state, run, config)
     save_checkpoint_dir(output, config, file, state, run.tokenizer)
     size = (output / file).stat().st_size
     report(
@@ -109,12 +100,8 @@ def export_reference(
 def checkpoint_config(run: LoadedRun, *, masks: str = "applied") -> dict[str, Any]:
     """Return the reference's config.json for a run: model, tokenizer, pruning, decoding.
 
-    Other training settings are not described; the reference takes its own defaults. Folders of
-    data are left empty: its scripts find them with `--dataset_dir`.
-
-    Args:
-        run: the run.
-        masks: as in `export_reference`.
+    For other training settings the reference takes its own defaults. Folders of data are left
+    empty: its scripts find them with `--dataset_dir`. For `masks` see `export_reference`.
 
     Raises:
         ConfigError: the reference has no such model, or no class of it with masks.
@@ -149,7 +136,8 @@ def _make_pruner(config: ConfigDict) -> Pruner:
 def _pruner_fields(config: ConfigDict) -> dict[str, Any]:
     pruner = config.pruner
     return {
-        "prune_type": _PRUNE_TYPES.get(pruner.name, pruner.name),
+        # The reference has no "mag_grad_dist"; with "mask_freeze" masks stay as they are.
+        "prune_type": "mask_freeze" if pruner.name == "mag_grad_dist" else pruner.name,
         "prune_sparsity_target": pruner.sparsity,
         "prune_supermask_init": _make_pruner(config).init_value,
         "prune_supermask_bypass_sigmoid_grad": pruner.get("bypass_sigmoid_grad", False),
@@ -159,8 +147,7 @@ def _pruner_fields(config: ConfigDict) -> dict[str, Any]:
 
 def _weights_name(run: LoadedRun, form: str, masks: str) -> str:
     """Name of the weights file, for combinations that make sense."""
-    all_masks, forms = (dict.fromkeys(names) for names in zip(*WEIGHTS, strict=True))
-    for value, names, name in ((form, forms, "form"), (masks, all_masks, "masks")):
+    for value, names, name in ((form, _FORMS, "form"), (masks, _MASKS, "masks")):
         if value not in names:
             raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(names)}")
     if not _is_pruned(run.config):
@@ -169,10 +156,10 @@ def _weights_name(run: LoadedRun, form: str, masks: str) -> str:
                 "config.pruner.name is 'none': a dense model has no masks and nothing to store "
                 "sparse; expected form 'dense' and masks 'applied'"
             )
-        return _DENSE_WEIGHTS
-    if (masks, form) not in WEIGHTS:
+        return "model_best.pth"
+    if (masks, form) == ("raw", "sparse"):
         raise ConfigError("masks 'raw' keep every weight; expected form 'dense' with them")
-    return WEIGHTS[masks, form]
+    return f"model_best{_MASKS[masks]}{_FORMS[form]}.pth"
 
 
 def _variables(run: LoadedRun, source: pathlib.Path, masks: str) -> dict[str, Any]:
@@ -191,15 +178,13 @@ def _variables(run: LoadedRun, source: pathlib.Path, masks: str) -> dict[str, An
     return {**variables, "masks": unflatten_dict(flat_masks)}
 
 
-def _sparse_names(run: LoadedRun, config: Mapping[str, Any]) -> set[str]:
-    """Reference names of the weights that the run's pruner prunes."""
+def _sparse(
+    state: Mapping[str, np.ndarray], run: LoadedRun, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Put COO tensors in place of the weights that the run prunes; shared arrays stay shared."""
     pruner = run.config.pruner
     paths = set(select(run.params, tuple(pruner.include), tuple(pruner.exclude)))
-    return {rule.reference for rule in rules(config) if rule.path in paths}
-
-
-def _sparse(state: Mapping[str, np.ndarray], names: set[str]) -> dict[str, Any]:
-    """Put COO tensors in place of the arrays of `names`; shared arrays stay shared."""
-    tensors = {id(state[name]): state[name] for name in names}
-    tensors = {key: SparseTensor.from_dense(array) for key, array in tensors.items()}
+    names = {rule.reference for rule in rules(config) if rule.path in paths}
+    arrays = {id(state[name]): state[name] for name in names}
+    tensors = {key: SparseTensor.from_dense(array) for key, array in arrays.items()}
     return {k: tensors[id(v)] if k in names else v for k, v in state.items()}

@@ -37,13 +37,8 @@ def import_reference(
     Masks are applied to the weights (supermask logits after rounding), as the reference does for
     its published checkpoints.
 
-    Args:
-        source: the folder or zip.
-        output: run directory to write; it may not hold a run yet.
-        report: takes one line of progress at a time.
-
     Raises:
-        CheckpointError: the source is corrupt or incomplete, or `output` holds a run.
+        CheckpointError: the source is corrupt or incomplete, or the run directory `output` exists.
         ConfigError: a model or tokenizer that we do not have.
     """
     output = pathlib.Path(output)
@@ -71,11 +66,8 @@ def import_reference(
 def run_config(reference: Mapping[str, Any], vocab_size: int) -> ConfigDict:
     """Return the config of a run directory for a reference config.json of any version.
 
-    Training settings that do not matter for using the model keep their defaults.
-
-    Args:
-        reference: the reference's config.
-        vocab_size: the tokenizer's; the model's is only set where it differs.
+    Training settings that do not matter for using the model keep their defaults; the vocabulary of
+    the model is only set where it differs from `vocab_size`, the tokenizer's.
     """
     upgraded = upgrade_config(reference)
     fields = {k: v for k, v in model_config(reference).items() if k not in FROM_ELSEWHERE}

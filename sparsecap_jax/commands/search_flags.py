@@ -5,7 +5,6 @@
 prints the table of docs/search_options.md.
 """
 
-import pathlib
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -57,7 +56,7 @@ def given_options() -> dict[str, Any]:
 
 def _by_image(path: str, kind: type) -> Mapping[int | str, Any]:
     """Read `{image id: value}`."""
-    content = read_json(pathlib.Path(path))
+    content = read_json(path)
     if not isinstance(content, dict) or not all(isinstance(v, kind) for v in content.values()):
         expected = "text" if kind is str else "a list of words"
         raise DataError(f"{path}: expected an object with {expected} for each image id")

@@ -79,13 +79,12 @@ def _of_images(path: str | os.PathLike, images: list[Any]) -> dict[Hashable, lis
         splits = load_karpathy(path, text="raw" if raw else "tokens")
         return {r.image_id: list(r.raw) for records in splits.values() for r in records}
 
-    def rows() -> Iterable[tuple[str, Any, Any]]:
-        for number, image in enumerate(images):
-            where = f"{path}: images[{number}]"
-            name = _text(_field(image, "filename", where), f"{where}.filename")
-            yield where, image_id_from_filename(name), _field(image, "captions", where)
-
-    return _of_pairs(rows())
+    rows = []
+    for number, image in enumerate(images):
+        where = f"{path}: images[{number}]"
+        name = _text(_field(image, "filename", where), f"{where}.filename")
+        rows.append((where, image_id_from_filename(name), _field(image, "captions", where)))
+    return _of_pairs(rows)
 
 
 def _of_pairs(rows: Iterable[tuple[str, Any, Any]]) -> dict[Hashable, list[str]]:

@@ -103,21 +103,14 @@ def evaluate_caption_files(
     metrics: Sequence[str] = METRICS,
     tokenizer: str = "auto",
 ) -> dict[str, Any]:
-    """Score the captions of a file.
+    """Score the captions of a file (see `load_captions`, `load_references`, `score_captions`).
 
     Only images that have a caption count (as in the reference); a logged warning reports the
     number of references without one.
 
-    Args:
-        captions_path: JSON in COCO's results format, see `load_captions`.
-        references_path: JSON in any of the formats of `load_references`.
-        output_path: JSON file of the scores to write.
-        metrics: see `score_captions`.
-        tokenizer: see `score_captions`.
-
     Returns:
         `{metric: number on the 0-1 scale}` (METEOR None where Java is missing) and the number of
-        "images".
+        "images"; also written to `output_path` as JSON.
 
     Raises:
         DataError: a file is missing or broken, or an image has a caption but no references.
@@ -126,20 +119,15 @@ def evaluate_caption_files(
     references = load_references(references_path)
     missing = [image_id for image_id in captions if image_id not in references]
     if missing:
-        some = ", ".join(repr(image_id) for image_id in missing[:5])
         raise DataError(
             f"{captions_path}: {len(missing)} of {len(captions)} images have no references in "
-            f"{references_path}: {some}{' ...' * (len(missing) > 5)}"
+            f"{references_path}: {_some(missing)}"
         )
     unused = len(references) - len(captions)
     if unused:
         logger.warning("%s: no caption for %d images of the references", captions_path, unused)
-    scores = score_captions(
-        captions,
-        {image_id: references[image_id] for image_id in captions},
-        metrics=metrics,
-        tokenizer=tokenizer,
-    )
+    judged = {image_id: references[image_id] for image_id in captions}
+    scores = score_captions(captions, judged, metrics=metrics, tokenizer=tokenizer)
     result = {**scores, "images": len(captions)}
     if output_path is not None:
         write_json(output_path, result)
@@ -155,8 +143,7 @@ def _check(candidates: Mapping, references: Mapping) -> None:
     ):
         missing = [key for key in keys if key not in others]
         if missing:
-            some = ", ".join(repr(key) for key in missing[:5])
-            raise DataError(f"{len(missing)} image ids {what}: {some}{' ...' * (len(missing) > 5)}")
+            raise DataError(f"{len(missing)} image ids {what}: {_some(missing)}")
     for key, text in candidates.items():
         if not isinstance(text, str):
             raise DataError(f"caption of image {key!r}: found {text!r}, expected text")
@@ -166,6 +153,10 @@ def _check(candidates: Mapping, references: Mapping) -> None:
         for reference in texts:
             if not isinstance(reference, str):
                 raise DataError(f"reference of image {key!r}: found {reference!r}, expected text")
+
+
+def _some(keys: Sequence[Hashable]) -> str:
+    return ", ".join(map(repr, keys[:5])) + " ..." * (len(keys) > 5)
 
 
 def _tokenizer(name: str) -> Callable[[Mapping[Hashable, Sequence[str]]], _Captions]:
@@ -193,9 +184,8 @@ def _scores(
 
     scores: dict[str, tuple[Any, Any]] = {}
     if any(name.startswith("Bleu") for name in metrics):
-        total, each = Bleu(4).compute_score(references, captions, verbose=0)
-        for n in range(4):
-            scores[f"Bleu_{n + 1}"] = (total[n], each[n])
+        bleu = Bleu(4).compute_score(references, captions, verbose=0)
+        scores |= {f"Bleu_{n}": score for n, score in enumerate(zip(*bleu, strict=True), 1)}
     if "METEOR" in metrics:
         if java_available():
             scores["METEOR"] = _meteor(references, captions)

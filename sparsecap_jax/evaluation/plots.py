@@ -25,14 +25,9 @@ def caption_grid(
     *,
     columns: int = 3,
 ) -> None:
-    """Draw pictures with their region boxes, a reference and the generated captions.
+    """Draw pictures with their region boxes, a reference and the generated captions, as PNG.
 
-    Args:
-        path: PNG to write.
-        records: the images to show.
-        dataset: source of pictures and boxes.
-        captions: texts by image id, for each model by its name.
-        columns: pictures side by side.
+    `captions` are texts by image id, for each model by its name.
 
     Raises:
         DataError: a picture is missing.
@@ -44,7 +39,12 @@ def caption_grid(
             raise DataError(f"{source}: no such picture")
         with Image.open(source) as picture:
             axis.imshow(picture.convert("RGB"))
-            _draw_boxes(axis, dataset.store[record.image_id].boxes, picture.size)
+            boxes, size = dataset.store[record.image_id].boxes, np.array(picture.size)
+        for box in () if boxes is None else boxes:
+            width, height = (box[2:] - box[:2]) * size
+            corner = box[:2] * size - 0.5
+            style = {"fill": False, "lw": 0.7, "edgecolor": "white", "alpha": 0.8}
+            axis.add_patch(Rectangle(corner, width, height, **style))
         lines = [f"reference: {record.raw[0]}"]
         lines += [f"{name}: {texts[record.image_id]}" for name, texts in captions.items()]
         wrapped = ["\n".join(textwrap.wrap(line, 52)) for line in lines]
@@ -69,11 +69,9 @@ _CURVES = (
 def logged_curves(
     tables: Mapping[tuple[str, str], pathlib.Path], runs: Iterable[str]
 ) -> list[tuple[str, str, str]]:
-    """Return the curves that any run has logged: table, column and title.
+    """Return the curves that any of the named runs has logged: table, column and title.
 
-    Args:
-        tables: CSV file by run and table ("train" or "validation").
-        runs: names of the runs.
+    `tables` are CSV files by run and table ("train" or "validation").
     """
     runs = list(runs)
     return [
@@ -88,11 +86,7 @@ def training_curves(path: str | pathlib.Path, runs: Mapping[str, str | pathlib.P
 
     These are training loss, validation CIDEr and sparsity; of self-critical training also reward,
     baseline, spread of the advantages, and length, entropy and repetition of the samples. Figures
-    that no run logged are left out.
-
-    Args:
-        path: PNG to write.
-        runs: run directories by the name to show them under.
+    that no run logged are left out. `runs` are run directories by the name to show them under.
     """
     tables = {
         (name, table): pathlib.Path(workdir) / f"{table}.csv"
@@ -174,17 +168,6 @@ def _panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure
     for axis in axes[count:]:
         axis.axis("off")
     return figure, axes[:count].tolist()
-
-
-def _draw_boxes(axis, boxes, size: tuple[int, int]) -> None:
-    if boxes is None:
-        return
-    width, height = size
-    for x1, y1, x2, y2 in boxes:
-        corner = (x1 * width - 0.5, y1 * height - 0.5)
-        box = Rectangle(corner, (x2 - x1) * width, (y2 - y1) * height, fill=False, lw=0.7)
-        box.set(edgecolor="white", alpha=0.8)
-        axis.add_patch(box)
 
 
 def save_figure(figure: Figure, path: str | pathlib.Path) -> None:

@@ -43,12 +43,6 @@ def toolkit_dir() -> pathlib.Path:
 def java_tokenize_captions(captions: Sequence[str]) -> list[str]:
     """Tokenize as `ptb_tokenizer.tokenize_captions` does, with the Java program.
 
-    Args:
-        captions: captions in order, the lines of the file that the program reads.
-
-    Returns:
-        One string per caption, lower case, without punctuation, separated by single blanks.
-
     Raises:
         DataError: the program fails, or does not return one line per caption.
     """

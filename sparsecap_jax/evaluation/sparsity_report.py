@@ -19,7 +19,12 @@ FOLDER = "sparsity"
 
 
 def write_sparsity_report(
-    workdir: pathlib.Path, params: PyTree, masks: PyTree, initial: PyTree, step: int
+    workdir: pathlib.Path,
+    params: PyTree,
+    masks: PyTree,
+    initial: PyTree | None,
+    step: int | None,
+    folder: pathlib.Path | None = None,
 ) -> list[dict[str, Any]]:
     """Write `sparsity/tensors.csv` and `sparsity/report.png`, and scalars to the run's logs.
 
@@ -29,26 +34,31 @@ def write_sparsity_report(
         workdir: the run directory; its `train.csv` or `validation.csv` hold the sparsity over time.
         params: finished weights, numpy arrays, zeros in place.
         masks: their binary masks.
-        initial: weights before training.
-        step: step of the finished weights.
+        initial: weights before training; None leaves their density out of the picture.
+        step: step of the finished weights; None leaves the scalars out.
+        folder: where to write table and picture; by default `sparsity/` in the run directory.
 
     Returns:
         Rows of the table; see `pruning.summary.summarize`.
     """
     rows = summarize(params, masks)
     warn_nearly_empty(rows)
-    write_table(workdir / FOLDER / "tensors.csv", rows)
-    with SummaryWriter(str(workdir / "tensorboard"), filename_suffix=".sparsity") as events:
-        for row in rows:
-            if row["prunable"] or row["tensor"] == ALL:
-                name = row["tensor"].strip("()")
-                events.add_scalar(f"final_sparsity/{name}", row["sparsity"], step)
-    flat, first, binary = by_path(params), by_path(initial), by_path(masks)
-    weights = {
-        "initial": np.concatenate([np.ravel(first[path]) for path in binary]),
-        "kept": np.concatenate([flat[path][np.asarray(m) != 0] for path, m in binary.items()]),
-    }
-    draw_sparsity(workdir / FOLDER / "report.png", rows, sparsity_curve(workdir), weights)
+    folder = folder or workdir / FOLDER
+    write_table(folder / "tensors.csv", rows)
+    if step is not None:
+        with SummaryWriter(str(workdir / "tensorboard"), filename_suffix=".sparsity") as events:
+            for row in rows:
+                if row["prunable"] or row["tensor"] == ALL:
+                    name = row["tensor"].strip("()")
+                    events.add_scalar(f"final_sparsity/{name}", row["sparsity"], step)
+    flat, binary = by_path(params), by_path(masks)
+    weights = {}
+    if initial is not None:
+        first = by_path(initial)
+        weights["initial"] = np.concatenate([np.ravel(first[path]) for path in binary])
+    kept = [flat[path][np.asarray(mask) != 0] for path, mask in binary.items()]
+    weights["kept"] = np.concatenate(kept)
+    draw_sparsity(folder / "report.png", rows, sparsity_curve(workdir), weights)
     return rows
 
 

@@ -53,16 +53,14 @@ def relation_scores(
     Raises:
         DataError: `directory` is no toy dataset, or `captions` are empty.
     """
-    right, axis, told = 0, 0, 0
-    for text, scene in _with_scenes(captions, directory):
-        relation = told_relation(text, scene)
-        told += relation is not None
-        right += relation == scene.relation
-        axis += relation in (scene.relation, INVERSE[scene.relation])
+    pairs = [(told_relation(*pair), pair[1].relation) for pair in _with_scenes(captions, directory)]
+    told = [(relation, truth) for relation, truth in pairs if relation is not None]
+    right = sum(relation == truth for relation, truth in told)
+    axis = sum(relation in (truth, INVERSE[truth]) for relation, truth in told)
     return {
-        "relation_accuracy": right / max(told, 1),
-        "axis_accuracy": axis / max(told, 1),
-        "relations_told": told / len(captions),
+        "relation_accuracy": right / max(len(told), 1),
+        "axis_accuracy": axis / max(len(told), 1),
+        "relations_told": len(told) / len(captions),
     }
 
 
@@ -76,18 +74,11 @@ def names_nearest(caption: str, scene: Scene) -> bool:
 def nearest_scores(
     captions: Mapping[int | str, str], directory: str | os.PathLike
 ) -> dict[str, float]:
-    """Return how often captions of a toy dataset name the group nearest to the first one.
-
-    Args:
-        captions: caption by image id.
-        directory: the dataset, made by `make_toy_scenes(..., near=True)`.
+    """Return how often captions name the group nearest to the first one; see `relation_scores`.
 
     Returns:
         "nearest_accuracy", the share that does; "nearest_second", the same share if all captions
         named the second most salient group.
-
-    Raises:
-        DataError: `directory` is no toy dataset, or `captions` are empty.
     """
     pairs = _with_scenes(captions, directory)
     right = sum(names_nearest(text, scene) for text, scene in pairs)

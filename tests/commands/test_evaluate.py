@@ -3,8 +3,11 @@
 import json
 import pathlib
 
+import jax
+import numpy as np
 import pytest
 from captioner_runs import make_run, write_features
+from PIL import Image
 
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.commands.evaluate import evaluate_run
@@ -13,8 +16,10 @@ from sparsecap_jax.data.datasets import Dataset
 from sparsecap_jax.data.karpathy import Record
 from sparsecap_jax.data.stores import open_store
 from sparsecap_jax.errors import CheckpointError
+from sparsecap_jax.files import read_csv
 from sparsecap_jax.runs import published
 from sparsecap_jax.runs.published import resolve_run
+from sparsecap_jax.runs.weights import load_weights
 
 COUNT = 3
 
@@ -61,6 +66,15 @@ def test_a_run_is_evaluated_by_name_and_nothing_is_written_to_the_package(packag
     assert written == {folder, folder / "captions.json", folder / "scores.json"}
 
 
-def test_a_report_by_name_finds_the_run(package):
-    with pytest.raises(CheckpointError, match=r"package/tiny/initial_weights\.npz: no such file"):
-        report_run("tiny")
+def test_a_report_by_name_does_without_logs_and_initial_weights(package):
+    before = sorted(package.rglob("*"))
+    weights = load_weights(package / "tiny/weights.npz")
+    kept = sum(int(np.count_nonzero(mask)) for mask in jax.tree.leaves(weights["masks"]))
+    lines = []
+    report_run("tiny", lines.append)
+    assert lines[-1] == "wrote tiny_sparsity/tensors.csv and report.png"
+    rows = {row["tensor"]: row for row in read_csv(pathlib.Path("tiny_sparsity/tensors.csv"))}
+    assert int(rows["(prunable)"]["nonzeros"]) == kept
+    with Image.open("tiny_sparsity/report.png") as picture:
+        assert picture.width > 1000
+    assert sorted(package.rglob("*")) == before

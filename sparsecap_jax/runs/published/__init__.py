@@ -36,3 +36,9 @@ def resolve_run(run: str | pathlib.Path) -> pathlib.Path:
     path = pathlib.Path(run)
     is_name = isinstance(run, str) and path.name == run and not path.is_dir()
     return find(run) if is_name else path
+
+
+def results_folder(run: str | pathlib.Path, name: str) -> pathlib.Path:
+    """Return the folder for results of a run: `RUN/name`, or `RUN_name` outside the package."""
+    directory = resolve_run(run)
+    return directory / name if directory == pathlib.Path(run) else pathlib.Path(f"{run}_{name}")

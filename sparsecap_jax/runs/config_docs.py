@@ -22,7 +22,8 @@ the page.
 A config file is Python: its function `get_config(arg)` returns a config, and what follows the colon
 in `--config=configs/up_down.py:tiny,supermask` is `arg`. Any field can be set by a flag:
 
-    python launch/train.py --config=configs/toy.py --config.train.steps=500 --print_config
+    .venv/bin/python launch/train.py --config=configs/toy.py --config.train.steps=500 \\
+        --print_config
 
 `--print_config` prints every field and where its value comes from (default, config file or flag),
 and does nothing else. A config is checked as a whole before anything is written.
@@ -49,6 +50,9 @@ length, evaluated from its current step on. A cosine learning rate therefore ris
 finished run is lengthened, the annealed weight of the supermask's sparsity loss falls, and gradual
 pruning follows its new schedule, which may bring weights back. A length below the steps that are
 done already is an error.
+
+The best checkpoint is the one with the highest validation CIDEr. Where `eval` changes on the way,
+scores before and after the change are compared as they are.
 """
 
 

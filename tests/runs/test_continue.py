@@ -7,7 +7,8 @@ import pytest
 from flax.traverse_util import flatten_dict
 from tiny_runs import STEPS, make_data, tiny_config
 
-from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.data.toy_scenes import make_toy_scenes
+from sparsecap_jax.errors import ConfigError, SparsecapError
 from sparsecap_jax.files import read_csv, read_json
 from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.loop import train
@@ -121,3 +122,37 @@ def test_a_faulty_config_leaves_no_run_directory(data, tmp_path, section, key, v
     with pytest.raises(ConfigError, match=rf"config\.{section}\.{key}"):
         train(config, tmp_path / "run", [].append)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("section", "fields", "message"),
+    [
+        ("pruner", {"exclude": ("nope",)}, "pruner.exclude: 'nope' matches none"),
+        ("pruner", {"overrides": ("nope",)}, "pruner.overrides: 'nope'"),
+        ("scst", {"start_epoch": 1, "document_frequency": "nope.npz"}, "nope.npz"),
+        ("train", {"init_from": "nope"}, "config.train.init_from is 'nope'"),
+        ("", {"seed": 10**20}, "config.seed is 1"),
+        ("train", {"steps": 10**11}, "config.train.steps is 1"),
+        ("optimizer", {"learning_rate": 10**400}, "config.optimizer.learning_rate is 1"),
+    ],
+)
+def test_faults_found_late_leave_no_run_directory_either(data, tmp_path, section, fields, message):
+    config = tiny_config(data)
+    place = config[section] if section else config
+    with config.unlocked(), place.ignore_type():
+        for key, value in fields.items():
+            place[key] = value
+    with pytest.raises(SparsecapError, match=message):
+        train(config, tmp_path / "run", [].append)
+    assert not (tmp_path / "run").exists()
+    train(tiny_config(data, steps=1, eval_every=1), tmp_path / "run", [].append)
+
+
+def test_continuing_with_other_data_leaves_the_config(data, short, tmp_path):
+    shutil.copytree(short, tmp_path / "run")
+    before = (tmp_path / "run" / "config.json").read_text()
+    config = constant(data, STEPS)
+    config.data.dir = str(make_toy_scenes(tmp_path / "other", sizes=(40, 6, 6)))
+    with pytest.raises(SparsecapError, match="the saved position is in other data"):
+        train(config, tmp_path / "run", [].append)
+    assert (tmp_path / "run" / "config.json").read_text() == before

@@ -1,6 +1,7 @@
 """An objective from outside of the package trains through the same loop: docs/examples."""
 
 import csv
+import functools
 import pathlib
 
 import jax
@@ -10,9 +11,10 @@ import pytest
 from tiny_runs import make_data, tiny_config
 
 import sparsecap_jax as sc
-from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.errors import CheckpointError, ConfigError
 from sparsecap_jax.runs.config import objective_section
 from sparsecap_jax.training.losses import caption_loss
+from sparsecap_jax.training.objectives import OBJECTIVES
 from sparsecap_jax.types import Batch, Regions
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "docs" / "examples"
@@ -33,10 +35,10 @@ def example(monkeypatch):
     sc.use_plugin("distillation")
 
 
-def distilling(teacher, **fields):
-    config = tiny_config(teacher / "data", steps=4, steps_per_call=2)
+def distilling(folder, **fields):
+    config = tiny_config(folder / "data", steps=4, steps_per_call=2)
     with config.unlocked():
-        settings = {"teacher": str(teacher / "run"), **fields}
+        settings = {"teacher": str(folder / "run"), **fields}
         config.objective = objective_section(NAME, **settings)
     return config
 
@@ -77,7 +79,55 @@ def test_the_divergence_of_a_model_from_itself_is_zero(teacher, example):
     np.testing.assert_allclose(metrics["divergence"], 0.0, atol=1e-5)
 
 
-def test_settings_are_checked_before_the_directory_is_claimed(teacher, example, tmp_path):
+class Cached(sc.Objective):
+    """Cross-entropy; its resources are made by JAX and kept."""
+
+    @functools.cached_property
+    def resources(self):
+        return {"one": jnp.ones(3) * 2.0 - 1.0}
+
+    def loss(self, params, inputs, step, rng, static, resources):
+        batch = inputs
+        log_probs = self.task.model.apply({"params": params}, batch.regions, batch.tokens)
+        loss = caption_loss(log_probs, batch) * resources["one"][0]
+        return loss, {"caption_loss": loss}
+
+
+class Stop(Exception):
+    """Ends a run."""
+
+
+def test_a_run_with_resources_made_by_jax_resumes(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(OBJECTIVES, "_entries", dict(OBJECTIVES))
+    sc.register("objective", "cached", Cached)
+    config = tiny_config(teacher / "data", pruner="none", steps=4, eval_every=2)
+    with config.unlocked():
+        config.objective = objective_section("cached")
+
+    def stop(line):
+        if line.startswith("step 2/4 | validation"):
+            raise Stop
+
+    with pytest.raises(Stop):
+        sc.train(config, tmp_path / "run", stop)
+    lines = []
+    assert sc.train(config, tmp_path / "run", lines.append)["step"] == 4
+    assert lines[0].startswith("continuing from step 2 ")
+
+
+def test_faults_found_by_the_objective_leave_no_directory(teacher, example, tmp_path):
+    with pytest.raises(CheckpointError, match="no run directory"):
+        sc.train(distilling(teacher, teacher=str(tmp_path)), tmp_path / "run", lambda line: None)
+    assert not (tmp_path / "run").exists()
+    config = distilling(teacher)
+    with config.unlocked(), config.objective.ignore_type():
+        config.objective.weight = 2.0
+    with pytest.raises(ConfigError, match=r"config\.objective\.weight is 2\.0; expected"):
+        sc.train(config, tmp_path / "run", lambda line: None)
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_are_checked_where_they_are_given(teacher, example):
     with pytest.raises(
         ConfigError, match=r"objective\.weight is 2\.0?; expected at least 0 and at"
     ):

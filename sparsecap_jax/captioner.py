@@ -183,14 +183,9 @@ class Captioner:
     def caption_folder(
         self, directory: str | pathlib.Path, **options: Any
     ) -> Iterator[tuple[ImageId, list[Caption]]]:
-        """Caption every image of a folder of features, batch by batch.
+        """Caption every image of a folder of features; options and results as in `caption_store`.
 
-        Args:
-            directory: file or folder of any format that `stores.open_store` reads.
-            **options: see `caption_store`.
-
-        Yields:
-            `(image id, captions)`.
+        `directory` is a file or folder of any format that `stores.open_store` reads.
 
         Raises:
             DataError: there are no features, or some are malformed.

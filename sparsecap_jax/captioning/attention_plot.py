@@ -51,12 +51,8 @@ def attention_picture(
     axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
     for axis, word, weights in zip(axes, words, caption.attention, strict=False):
         shade = 1 - heat_map(weights, boxes, _GRID)
-        axis.imshow(background, extent=(0, 1, 1, 0), aspect=height / width)
-        axis.imshow(
-            np.dstack([np.zeros((_GRID, _GRID, 3)), 0.75 * shade]),
-            extent=(0, 1, 1, 0),
-            aspect=height / width,
-        )
+        for layer in (background, np.dstack([np.zeros((_GRID, _GRID, 3)), 0.75 * shade])):
+            axis.imshow(layer, extent=(0, 1, 1, 0), aspect=height / width)
         x1, y1, x2, y2 = boxes[weights.argmax()]
         axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, lw=1.2, ec="gold"))
         axis.set(title=f"{word} ({weights.max():.2f})", xlim=(0, 1), ylim=(1, 0))

@@ -68,20 +68,19 @@ def constant_caption_scores(dataset: Dataset, candidates: int = 20) -> dict[str,
         references = {record.image_id: record.raw for record in dataset.splits[split]}
         return score_captions(dict.fromkeys(references, text), references, **options)
 
-    def cider(text: str) -> float:
-        return scores(text, "val", metrics=("CIDEr",), tokenizer="python")["CIDEr"]
-
-    best = max(tried, key=cider)
+    options = {"metrics": ("CIDEr",), "tokenizer": "python"}
+    best = max(tried, key=lambda text: scores(text, "val", **options)["CIDEr"])
     return {**scores(best, "test"), "caption": best, "images": len(dataset.splits["test"])}
 
 
 def format_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Return results as a table of text, one line a model."""
-    lines = ["".join([f"{'':10s}", *(f"{column:>10s}" for column in COLUMNS)])]
+    table = {"": COLUMNS}
     for name, row in results.items():
-        cells = (row.get(column) for column in COLUMNS)
-        lines.append("".join([f"{name:10s}", *(f"{_cell(cell):>10s}" for cell in cells)]))
-    return "\n".join(lines)
+        table[name] = tuple(_cell(row.get(column)) for column in COLUMNS)
+    return "\n".join(
+        f"{name:10s}" + "".join(f"{c:>10s}" for c in row) for name, row in table.items()
+    )
 
 
 _PRODUCTS = {

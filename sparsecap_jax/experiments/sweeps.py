@@ -28,9 +28,7 @@ from sparsecap_jax.runs.run import check_workdir
 
 # Module of each sweep; imported when asked for.
 SWEEPS = {
-    "toy_models": "sparsecap_jax.experiments.toy_models",
-    "toy_pruners": "sparsecap_jax.experiments.toy_pruners",
-    "toy_scst": "sparsecap_jax.experiments.toy_scst",
+    name: f"sparsecap_jax.experiments.{name}" for name in ("toy_models", "toy_pruners", "toy_scst")
 }
 
 RESULT = "result.json"
@@ -57,13 +55,8 @@ class SweepRun:
 
 def score_test_split(directory: pathlib.Path, dataset: Dataset) -> Row:
     """Score the test split by all metrics but METEOR, and count the weights."""
-    return evaluate_run(
-        directory,
-        dataset=dataset,
-        metrics=FAST_METRICS,
-        tokenizer="python",
-        report=lambda line: None,
-    )
+    options = {"metrics": FAST_METRICS, "tokenizer": "python", "report": lambda line: None}
+    return evaluate_run(directory, dataset=dataset, **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +115,7 @@ def run_sweep(
     """
     workdir = pathlib.Path(workdir)
     runs = sweep.runs(seeds)
-    datasets, failures = _Datasets(), []
+    datasets, failures = {}, []
     began = time.monotonic()
     for number, run in enumerate(runs):
         if not re.search(only, run.name) or _is_finished(workdir, run):
@@ -160,20 +153,6 @@ def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(titles), *lines[1:], ""])
 
 
-class _Datasets:
-    """Datasets opened once, by their config."""
-
-    def __init__(self):
-        self._opened: dict[tuple[str, bool], Dataset] = {}
-
-    def __call__(self, config: ConfigDict) -> Dataset:
-        boxes = getattr(model_class(config.model.name), "needs_boxes", False)
-        key = (to_json(config.data), boxes)
-        if key not in self._opened:
-            self._opened[key] = load_dataset(config.data, need_boxes=boxes)
-        return self._opened[key]
-
-
 def _config(workdir: pathlib.Path, run: SweepRun) -> ConfigDict:
     config = run.config.copy_and_resolve_references()
     if run.init_from:
@@ -191,9 +170,14 @@ def _is_finished(workdir: pathlib.Path, run: SweepRun) -> bool:
     return True
 
 
-def _take(sweep: Sweep, run: SweepRun, workdir: pathlib.Path, datasets: _Datasets) -> Row:
+def _take(sweep: Sweep, run: SweepRun, workdir: pathlib.Path, datasets: dict[Any, Dataset]) -> Row:
+    """Train and score a run; `datasets` holds those that are open, by their config."""
     directory, config = workdir / run.name, _config(workdir, run)
-    dataset = datasets(config)
+    boxes = getattr(model_class(config.model.name), "needs_boxes", False)
+    key = (to_json(config.data), boxes)
+    if key not in datasets:
+        datasets[key] = load_dataset(config.data, need_boxes=boxes)
+    dataset = datasets[key]
     began = time.monotonic()
     train(config, directory, lambda line: None, dataset=dataset)
     seconds = round(time.monotonic() - began, 1)

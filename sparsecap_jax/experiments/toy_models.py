@@ -11,18 +11,12 @@ import pathlib
 import re
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from sparsecap_jax.data.datasets import Dataset
 from sparsecap_jax.data.toy_scenes import read_manifest
 from sparsecap_jax.evaluation.toy_relations import nearest_scores, relation_scores
-from sparsecap_jax.experiments.sweeps import (
-    Row,
-    Sweep,
-    SweepRun,
-    markdown_table,
-    score_test_split,
-)
+from sparsecap_jax.experiments import sweeps
+from sparsecap_jax.experiments.sweeps import Row, Sweep, SweepRun
 from sparsecap_jax.files import read_json, write_atomically
 from sparsecap_jax.runs.overrides import load_config
 
@@ -59,7 +53,9 @@ def toy_runs(seeds: int) -> list[SweepRun]:
         chosen = [(model, "toy") for model in MODELS]
         chosen += [(model, scenes) for scenes, models in BOXES_MATTER.items() for model in models]
         for model, scenes in chosen:
-            config = _config(MODELS[model.removesuffix(PLAIN)], seed)
+            path, _, words = MODELS[model.removesuffix(PLAIN)].partition(":")
+            config = load_config(CONFIGS / path, words)
+            config.seed = seed
             if model.endswith(PLAIN):
                 config.model.box_embedding = "plain"
             config.data.name = scenes
@@ -74,7 +70,7 @@ def toy_runs(seeds: int) -> list[SweepRun]:
 
 def evaluate(directory: pathlib.Path, dataset: Dataset) -> Row:
     """Score the test split, and the relations or nearest things that captions state."""
-    row = score_test_split(directory, dataset)
+    row = sweeps.score_test_split(directory, dataset)
     file = directory / f"test_beam_{row['beam_size']}" / "captions.json"
     captions = {entry["image_id"]: entry["caption"] for entry in read_json(file)}
     scenes = dataset.images.parent
@@ -90,7 +86,7 @@ def draw(workdir: pathlib.Path, rows: list[Row]) -> None:
         cells = [_cell([row[column] for row in seeds if column in row]) for column in COLUMNS]
         table.append([scenes, model, *cells])
     with write_atomically(workdir / "table.md") as file:
-        file.write(markdown_table(["scenes", "model", *COLUMNS.values()], table))
+        file.write(sweeps.markdown_table(["scenes", "model", *COLUMNS.values()], table))
 
 
 def _cell(values: list[float | int]) -> str:
@@ -100,13 +96,6 @@ def _cell(values: list[float | int]) -> str:
     if mean >= 10:
         return f"{mean:,.0f}"
     return f"{mean:.3f} ± {np.std(values):.3f}" if len(values) > 1 else f"{mean:.3f}"
-
-
-def _config(file: str, seed: int) -> ConfigDict:
-    path, _, arg = file.partition(":")
-    config = load_config(CONFIGS / path, arg)
-    config.seed = seed
-    return config
 
 
 SWEEP = Sweep(toy_runs, draw, evaluate)

@@ -136,11 +136,9 @@ class Tokenizer:
 
     @classmethod
     def load(cls, directory: str | os.PathLike, **options: Any) -> "Tokenizer":
-        """Load a tokenizer folder, ours or the reference's.
+        """Load a tokenizer folder, ours or the reference's, or that of a run directory.
 
-        Args:
-            directory: the folder with `MODEL_TYPE.model`, or the run directory around it.
-            **options: `radix_base` for radix tokens.
+        Radix tokens take the option `radix_base`.
 
         Raises:
             DataError: the model is missing or corrupt.
@@ -228,13 +226,10 @@ class Tokenizer:
         return ids[:max_length] if max_length else ids
 
     def decode(self, ids: Any) -> str:
-        """Return the text of token ids.
+        """Return the text of token ids: integers, a list or an array `[T]` (or a single one).
 
         PAD, BOS and EOS are skipped and do not end the text (radix tokens: EOS does); ids beyond
         the vocabulary count as unknown. Both as in the reference.
-
-        Args:
-            ids: integers, a list or an array `[T]` (or a single one).
 
         Raises:
             DataError: `ids` has two dimensions or more, fractions or negative numbers.

@@ -92,12 +92,8 @@ class RadixTokenizer(Tokenizer):
         self.pad_id, self.bos_id, self.eos_id = 0, radix_base + 1, radix_base + 2
         self.unk_ids = self._digits[-1]
         self.vocab_size = radix_base + 3
-        self._special = {
-            PAD_ID: (self.pad_id,),
-            UNK_ID: self.unk_ids,
-            BOS_ID: (self.bos_id,),
-            EOS_ID: (self.eos_id,),
-        }
+        special = {PAD_ID: (self.pad_id,), BOS_ID: (self.bos_id,), EOS_ID: (self.eos_id,)}
+        self._special = {**special, UNK_ID: self.unk_ids}
 
     @classmethod
     def load(cls, directory: str | os.PathLike, **options: Any) -> "RadixTokenizer":

@@ -14,13 +14,7 @@ from sparsecap_jax.files import write_atomically
 
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = 0, 1, 2, 3
 SPECIAL_IDS = {"pad_id": PAD_ID, "unk_id": UNK_ID, "bos_id": BOS_ID, "eos_id": EOS_ID}
-_PIECES = {
-    "pad_piece": "<pad>",
-    "unk_piece": "<unk>",
-    "bos_piece": "<bos>",
-    "eos_piece": "<eos>",
-    "unk_surface": "<unk>",
-}
+_PIECES = {f"{name}_piece": f"<{name}>" for name in ("pad", "unk", "bos", "eos")}
 _TOO_FEW = re.compile(r"Vocabulary size is smaller than required_chars\. (\d+) vs (\d+)")
 _ERRORS_ONLY = 2
 
@@ -53,6 +47,7 @@ def train_model(model_type: str, captions: Iterable[str], vocab_size: int) -> by
             hard_vocab_limit=False,
             minloglevel=_ERRORS_ONLY,
             **SPECIAL_IDS,
+            unk_surface="<unk>",
             **_PIECES,
         )
     except RuntimeError as error:
@@ -105,16 +100,13 @@ def write_folder(directory: str | os.PathLike, files: Mapping[str, bytes]) -> No
     """Write a tokenizer folder; a new one appears complete or not at all."""
     directory = pathlib.Path(directory)
     if directory.exists():
-        _write_files(directory, files)
+        for name, data in files.items():
+            with write_atomically(directory / name, "wb") as file:
+                file.write(data)
         return
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as folder:
         written = pathlib.Path(folder, directory.name)
-        _write_files(written, files)
+        written.mkdir()
+        write_folder(written, files)
         os.rename(written, directory)
-
-
-def _write_files(directory: pathlib.Path, files: Mapping[str, bytes]) -> None:
-    for name, data in files.items():
-        with write_atomically(directory / name, "wb") as file:
-            file.write(data)

@@ -80,17 +80,17 @@ class Field:
     meaning: str
 
 
-def fields_of(owner: Any, *given: str) -> dict[str, Field]:
+def fields_of(owner: Any, *reserved: str) -> dict[str, Field]:
     """Return the fields that a config section may set.
 
     Args:
         owner: a dataclass, or a `functools.partial` of one whose keywords are settled.
-        *given: further fields that do not belong to the section.
+        *reserved: further fields that do not belong to the section.
 
     Returns:
         The declared fields by name, in order.
     """
-    settled = {*getattr(owner, "keywords", {}), *given}
+    settled = {*getattr(owner, "keywords", {}), *reserved}
     return {name: field for name, field in _declared(_class_of(owner)) if name not in settled}
 
 
@@ -139,19 +139,19 @@ def _meanings(owner: type) -> dict[str, str]:
     return texts
 
 
-def defaults_of(owner: Any, *given: str) -> dict[str, Any]:
+def defaults_of(owner: Any, *reserved: str) -> dict[str, Any]:
     """Return the defaults of `fields_of` by name; `dataclasses.MISSING` where there is none."""
-    return {name: field.default for name, field in fields_of(owner, *given).items()}
+    return {name: field.default for name, field in fields_of(owner, *reserved).items()}
 
 
-def build(owner: Any, section: Any, where: str, **given: Any) -> Any:
+def build(owner: Any, section: Any, where: str, **fixed: Any) -> Any:
     """Build a dataclass from a config section.
 
     Args:
         owner: the dataclass, or a `functools.partial` of one whose keywords are settled.
         section: a mapping or ConfigDict from field names to values.
         where: name of the section, for messages.
-        **given: fields that the caller sets and the section must not.
+        **fixed: fields that the caller sets and the section must not.
 
     Returns:
         The instance, each value converted to its field's type (ints to floats, lists to tuples,
@@ -160,12 +160,12 @@ def build(owner: Any, section: Any, where: str, **given: Any) -> Any:
     Raises:
         ConfigError: an unknown key, a missing value, or one of the wrong type or out of range.
     """
-    known = fields_of(owner, *given)
+    known = fields_of(owner, *fixed)
     values = {key: checked(value, known, key, where) for key, value in section.items()}
     for name, field in known.items():
         if field.default is dataclasses.MISSING and name not in values:
             raise ConfigError(f"{where}.{name}: missing; expected {expected(field)}")
-    return owner(**values, **given)
+    return owner(**values, **fixed)
 
 
 def checked(value: Any, known: Mapping[str, Field], key: Any, where: str) -> Any:

@@ -212,7 +212,7 @@ def _direction(config: OptimizerConfig) -> list[optax.GradientTransformation]:
         "sgdm": lambda: optax.trace(decay=alpha),
         "sgdmom": lambda: optax.trace(decay=alpha, nesterov=True),
         "rmsprop": lambda: optax.scale_by_rms(alpha, config.root_epsilon, eps_in_sqrt=False),
-        # PyTorch adds 1e-10 to the root, which float32 cannot tell from nothing.
+        # PyTorch adds 1e-10 to the root, which float32 rounds away.
         "adagrad": lambda: optax.scale_by_rss(initial_accumulator_value=0.0, eps=0.0),
     }
     return [*decay, rules[config.name]()]

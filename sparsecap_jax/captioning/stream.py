@@ -52,7 +52,7 @@ class CaptionStream:
     def write(self, entry: dict[str, Any]) -> None:
         """Add the entry of `entry["image_id"]`."""
         if entry["image_id"] in self._entries:
-            raise DataError(f"{self._partial}: image {entry['image_id']!r} is there already")
+            raise DataError(f"{self._partial}: image {entry['image_id']!r} was captioned before")
         self._append(entry)
         self._entries[entry["image_id"]] = entry
 

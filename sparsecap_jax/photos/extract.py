@@ -89,7 +89,7 @@ def extract_folder(
     todo = {i: path for i, path in photos.items() if not (finished / f"{i}.npy").exists()}
     skipped, done, faults, start = len(photos) - len(todo), 0, {}, time.monotonic()
     if skipped:
-        report(f"{skipped} of {len(photos)} photos are there already")
+        report(f"{skipped} of {len(photos)} photos have features already")
     for batch in _batches(todo, batch_size, faults, skip_bad):
         for image_id, regions in zip(batch, extractor([*batch.values()]), strict=True):
             _write(output, image_id, regions, extractor.feature_size, half)

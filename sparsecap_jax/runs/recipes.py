@@ -1,4 +1,4 @@
-"""The papers' recipes, which `configs/*.py` are made of.
+"""Recipes of the papers, from which `configs/*.py` are made.
 
 A config's argument is a list of words and values: `tiny` shrinks the model to the toy scenes, a
 pruner's name chooses it, and `key=value` sets a field of that pruner:
@@ -59,7 +59,7 @@ def make_config(
     tokenizer: Mapping[str, Any] | None = None,
     variants: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> ConfigDict:
-    """A paper's recipe for one model, dense or with any pruner.
+    """Return a paper's recipe for one model, dense or with any pruner.
 
     Args:
         arg: the config's argument, see above.
@@ -136,7 +136,7 @@ def use_toy_scenes(config: ConfigDict) -> None:
 
 
 def _usual_sparsity(values: Mapping) -> float:
-    """The papers' 95 %, or what N:M sparsity removes."""
+    """Return the papers' 95 %, or the sparsity of an N:M structure."""
     structure = parse_structure(values.get("sparsity_type", "unstructured"), -1)
     return 1.0 - structure.n / structure.m if isinstance(structure, NofM) else 0.95
 

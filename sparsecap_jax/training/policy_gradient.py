@@ -27,7 +27,7 @@ from sparsecap_jax.types import PyTree
 @no_type_check  # JAX rebuilds pytrees with leaves that are no arrays
 @struct.dataclass
 class Samples:
-    """Captions `[B, K, T]` and what they are worth.
+    """Sampled captions `[B, K, T]` with their advantages.
 
     Attributes:
         tokens: int32 `[B, K, T]`, without BOS.
@@ -42,7 +42,7 @@ class Samples:
     advantages: Float[Array, "B K"]
 
     def cut(self, length: int) -> "Samples":
-        """Only the first `length` tokens."""
+        """Return the captions cut to `length` tokens."""
         kept = (leaf[..., :length] for leaf in (self.tokens, self.inside, self.log_probs))
         return Samples(*kept, self.advantages)
 
@@ -112,12 +112,12 @@ class PolicyGradient:
         return loss, grads, jnp.max(gaps)
 
     def _sizes(self, most: int, least: float) -> list[int]:
-        """Sizes from the share `least` of `most` on, evenly spaced."""
+        """Return evenly spaced sizes between `least * most` and `most`."""
         shares = np.linspace(least, 1.0, self.buckets) if self.buckets > 1 else np.ones(1)
         return sorted({max(1, int(np.ceil(share * most))) for share in shares})
 
     def _branch(self, length: int, words: int, total: Float[Array, ""]) -> Callable:
-        """Loss, gradients and gap for at most `words` words, tokens cut to `length`."""
+        """Return the function of loss, gradients and gap for `words` words, tokens cut to `length`."""
 
         def run(params, floats, others, samples):
             loss = self._loss(others, samples.cut(length), words, total)

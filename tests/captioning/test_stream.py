@@ -59,7 +59,7 @@ def test_nothing_is_there_before_the_end(tmp_path):
     assert not path.exists()
     with CaptionStream(path, SETTINGS) as stream:
         assert stream.done == {0}
-        with pytest.raises(DataError, match="image 0 is there already"):
+        with pytest.raises(DataError, match="image 0 was captioned before"):
             stream.write(ENTRIES[0])
 
 

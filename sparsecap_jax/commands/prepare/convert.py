@@ -19,7 +19,10 @@ def define_features(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `open_features`, except for --boxes."""
     parser.add_argument("--features", required=True, help="File or folder of features.")
     parser.add_argument(
-        "--format", default="auto", choices=["auto", *STORES], help="Its format; found by itself."
+        "--format",
+        default="auto",
+        choices=["auto", *STORES],
+        help="Its format; detected by default.",
     )
     parser.add_argument("--feature_size", type=int, default=2048, help="Width of the features.")
     parser.add_argument(

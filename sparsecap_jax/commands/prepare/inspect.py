@@ -30,7 +30,7 @@ def define(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     define_features(parser)
     parser.add_argument("--split_json", help="Karpathy JSON whose images should be there.")
-    parser.add_argument("--boxes", action="store_true", help="Boxes should be there too.")
+    parser.add_argument("--boxes", action="store_true", help="Require boxes.")
     parser.add_argument("--read", action="store_true", help="Read and check every image.")
     parser.add_argument("--verify", action="store_true", help="Compare checksums (ArrayRecord).")
 

@@ -117,7 +117,7 @@ class PolicyGradient:
         return sorted({max(1, int(np.ceil(share * most))) for share in shares})
 
     def _branch(self, length: int, words: int, total: Float[Array, ""]) -> Callable:
-        """Return the function of loss, gradients and gap for `words` words, tokens cut to `length`."""
+        """Return a function of loss, gradients and gap for `words` words of `length` tokens."""
 
         def run(params, floats, others, samples):
             loss = self._loss(others, samples.cut(length), words, total)

@@ -105,12 +105,12 @@ def collect_changes(argv: Sequence[str]) -> Iterator[str]:
         if not change or change["path"] == _CHANGES.partition(".")[2]:
             yield word
             continue
-        value = "false" if change["no"] else "true"
+        value = "=false" if change["no"] else ""  # alone: true
         if change["given"]:
-            value = change["value"]
+            value = f"={change['value']}"
         elif not change["no"] and rest and not re.match(r"--?[A-Za-z]", rest[0]):
-            value = rest.pop(0)
-        yield f"--{_CHANGES}={change['path']}={value}"
+            value = f"={rest.pop(0)}"
+        yield f"--{_CHANGES}={change['path']}{value}"
 
 
 def enable_compilation_cache() -> None:

@@ -1,5 +1,6 @@
-"""Tensor names and config keys of the PyTorch reference's models, and what they are here."""
+"""Tensor names and config keys of the PyTorch reference's models, mapped to ours."""
 
+import abc
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -31,7 +32,7 @@ def _linear(name: str, *path: str) -> list[Rule]:
     ]
 
 
-class Family:
+class Family(abc.ABC):
     """A model of ours and the reference's classes for it; configs are of the newest form.
 
     Attributes:
@@ -56,9 +57,9 @@ class Family:
         """Return whether the reference has a class with masks for a model with these fields."""
         return True
 
+    @abc.abstractmethod
     def rules(self, config: Mapping[str, Any]) -> list[Rule]:
         """List every tensor of the reference's model."""
-        raise NotImplementedError
 
     def buffers(self, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Return the entries of the reference's state dict that are no parameters."""

@@ -15,12 +15,13 @@ from sparsecap_jax.errors import ConfigError, SparsecapError
 from sparsecap_jax.pruning import PRUNERS
 from sparsecap_jax.runs import config as configs
 from sparsecap_jax.runs.config import NAMED, SECTIONS, literal, make_section, section_fields
-from sparsecap_jax.settings import Field, use_plugin
+from sparsecap_jax.settings import Field, expected, use_plugin
 
 # Fields whose value may be MODULE:NAME.
 _REGISTERED = (*(f"{section}.name" for section in NAMED), "data.name", "data.features_format")
 # Errors of a config file that are reported in one line.
 _FAULTS = (AttributeError, ImportError, LookupError, NameError, SyntaxError, TypeError, ValueError)
+_ALONE = "(no value)"  # a flag without one, which sets a bool
 _TRUE, _FALSE = ("true", "t", "1", "yes"), ("false", "f", "0", "no")
 
 
@@ -58,8 +59,8 @@ def read_config(source: str, changes: Sequence[str] = ()) -> ConfigDict:
     config = load_config(*source.split(":", 1))
     values: dict[str, list[str]] = {}
     for change in changes:
-        path, _, text = change.partition("=")
-        values.setdefault(path, []).append(text)
+        path, equals, text = change.partition("=")
+        values.setdefault(path, []).append(text if equals else _ALONE)
     names = (values.get(path, [""])[-1].partition(":") for path in _REGISTERED)
     trust(module for module, colon, _ in names if colon)
     for section in NAMED:
@@ -71,6 +72,8 @@ def read_config(source: str, changes: Sequence[str] = ()) -> ConfigDict:
         section, _, key = path.rpartition(".")
         chosen = config[section].name if section in NAMED else None
         field = section_fields(section, chosen).get(key) if section in ("", *SECTIONS) else None
+        if texts[-1] == _ALONE and field and field.hint is not bool:
+            raise ConfigError(f"config.{path}: no value; expected {expected(field)}")
         configs.update(config, section, {key: _value(texts, field) if field else texts[-1]})
     configs.validate(config)
     return config
@@ -128,6 +131,8 @@ def _value(texts: Sequence[str], field: Field) -> Any:
         parts = (item if isinstance(item, list | tuple) else (item,) for item in items)
         return tuple(itertools.chain.from_iterable(parts))
     if hint is bool:
+        if text == _ALONE:
+            return True
         return text.lower() in _TRUE if text.lower() in _TRUE + _FALSE else text
     if hint is str or (typing.get_origin(hint) is Literal and isinstance(field.default, str)):
         return text

@@ -144,3 +144,9 @@ def test_every_value_has_a_source():
         if isinstance(section, dict)
     )
     assert len(lines) == count + 3
+
+
+def test_a_flag_without_a_value_sets_bools_alone():
+    assert read_config(UP_DOWN, ["data.skip_bad"]).data.skip_bad is True
+    with pytest.raises(ConfigError, match=r"config\.data\.dir: no value; expected str"):
+        read_config(UP_DOWN, ["data.dir"])

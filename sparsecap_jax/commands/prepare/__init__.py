@@ -54,4 +54,6 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
             command.description = module.__doc__
             module.define(command)
             command.set_defaults(run=module.run)
-    return parser.parse_args(argv[1:])
+    # A flag of every command, which may stand anywhere; subparsers do not know it.
+    plugins = [word for word in argv[1:] if word.startswith("--plugin=")]
+    return parser.parse_args([*plugins, *(word for word in argv[1:] if word not in plugins)])

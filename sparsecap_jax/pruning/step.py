@@ -147,10 +147,12 @@ class SparseStep:
         params, pull = jax.vjp(pruned, trained)
         loss, grads, metrics = self.gradient(params, evaluated, inputs, state.step, loss_rng)
         (grads,) = pull(grads)
-        penalty, penalty_metrics = pruner.penalty(masks, state.step)
         if pruner.trains_masks:
-            pushed = jax.grad(lambda masks: pruner.penalty(masks, state.step)[0])(masks)
+            value_and_grad = jax.value_and_grad(pruner.penalty, has_aux=True)
+            (penalty, penalty_metrics), pushed = value_and_grad(masks, state.step)
             grads["masks"] = jax.tree.map(jnp.add, grads["masks"], pushed)
+        else:
+            penalty, penalty_metrics = pruner.penalty(masks, state.step)
         metrics = {**metrics, "loss": loss + penalty, "sparsity_loss": penalty}
         if jax.tree.leaves(binary):
             metrics["sparsity"] = overall_sparsity(binary)

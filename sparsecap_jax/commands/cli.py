@@ -46,6 +46,9 @@ def run_main(main: Callable[[Any], None], parse: Callable[[list[str]], Any] | No
             usage = "; --help says more" if isinstance(error, app.UsageError) else ""
             print(f"error: {error}{usage}", file=sys.stderr)
             sys.exit(1)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
 
     app.run(guarded, flags_parser=parse or _parse_flags)
 

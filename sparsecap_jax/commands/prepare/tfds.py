@@ -12,6 +12,7 @@ import dataclasses
 import pathlib
 
 from sparsecap_jax.data.datasets import DATASETS
+from sparsecap_jax.errors import DataError
 
 
 def define(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +33,8 @@ def run(args: argparse.Namespace) -> None:
 
     from sparsecap_jax.data.coco_builder import CaptionConfig, CaptionFeatures
 
+    if not (args.manual_dir.is_dir() and any(args.manual_dir.iterdir())):
+        raise DataError(f"{args.manual_dir}: no such folder, or empty; expected captions")
     disable_progress_bar()
     name = "coco" if args.dataset == "karpathy" else args.dataset
     names = [field.name for field in dataclasses.fields(CaptionConfig) if field.name in args]

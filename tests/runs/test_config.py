@@ -247,6 +247,8 @@ SIZES = {
     ("acort", "base_al"): 8_410_379,
     ("acort", "small"): 4_213_779,
     ("acort", "small_al"): 2_567_435,
+    ("acort", "xsmall"): 922_523,
+    ("ort", "small"): 16_718_401,
     ("ort", "xsmall"): 4_143_897,
     ("transformer", ""): 55_440_657,
     ("soft_attention", ""): 13_722_641,

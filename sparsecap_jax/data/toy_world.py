@@ -197,11 +197,6 @@ def squared_distance(a: Group, b: Group) -> int:
     return (ax1 + ax2 - bx1 - bx2) ** 2 + (ay1 + ay2 - by1 - by2) ** 2
 
 
-def is_nearer(a: Group, b: Group) -> bool:
-    """Return whether `a` is in front of `b` where they overlap: the lower one is nearer."""
-    return a.box[3] > b.box[3]
-
-
 def relation(a: Group, b: Group) -> str | None:
     """Return the relation of `a` to `b`, or None where a speaker would hesitate.
 
@@ -212,7 +207,7 @@ def relation(a: Group, b: Group) -> str | None:
         differ along it by at least 1.3 times as much as along the other; None otherwise.
     """
     if any(_overlap(p, q) for p in a.boxes for q in b.boxes):
-        near, far = (a, b) if is_nearer(a, b) else (b, a)
+        near, far = (a, b) if a.box[3] > b.box[3] else (b, a)  # the lower one is nearer
         covers = [[_overlap(p, q) for q in near.boxes] for p in far.boxes]
         smaller = min(_area(a.boxes[0]), _area(b.boxes[0]))
         clear = near.box[3] - far.box[3] >= 6 and 100 * max(map(max, covers)) >= 15 * smaller
@@ -283,13 +278,11 @@ def _acceptable(groups: Sequence[Group], depth: bool) -> bool:
         return False
     if len({(group.shape, group.colour) for group in groups}) < len(groups):
         return False
-    first, second, *others = groups
-    main = relation(first, second)
+    main = relation(*groups[:2])
     if main is None or (main in ("front", "behind")) != depth:
         return False
-    if not depth and not _apart(first, second):
-        return False
-    return all(_apart(a, b) for i, a in enumerate(others) for b in (first, second, *others[:i]))
+    pairs = list(itertools.combinations(groups, 2))  # the first two come first
+    return all(_apart(a, b) for a, b in pairs[depth:])
 
 
 def sample_scene(seed: int, number: int, near: bool = False) -> Scene:

@@ -45,11 +45,16 @@ def run_demo(
         report(f"--- {name}")
         train(config, workdir / name, report)
         results[name] = evaluate_run(workdir / name, report=report)
-    dataset = load_dataset(next(iter(configs.values())).data)
+    dataset = load_dataset(next(iter(configs.values())).data, need_boxes=True)
     results["baseline"] = constant_caption_scores(dataset)
     results = {name: {**dict.fromkeys(COLUMNS), **scores} for name, scores in results.items()}
     write_json(workdir / "results.json", results)
-    _draw(workdir, configs, dataset)
+    captions = {}
+    for name, config in configs.items():
+        file = workdir / name / f"test_beam_{config.eval.beam_size_test}" / "captions.json"
+        captions[name] = {entry["image_id"]: entry["caption"] for entry in read_json(file)}
+    caption_grid(workdir / "captions.png", dataset.splits["test"][:9], dataset, captions)
+    training_curves(workdir / "curves.png", {name: workdir / name for name in configs})
     report(format_table(results))
     for file, what in _PRODUCTS.items():
         report(f"{what}: {workdir / file}")
@@ -95,14 +100,3 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
-
-
-def _draw(workdir: pathlib.Path, configs: Mapping[str, ConfigDict], dataset: Dataset) -> None:
-    captions = {}
-    for name, config in configs.items():
-        file = workdir / name / f"test_beam_{config.eval.beam_size_test}" / "captions.json"
-        captions[name] = {entry["image_id"]: entry["caption"] for entry in read_json(file)}
-    boxed = load_dataset(next(iter(configs.values())).data, need_boxes=True)
-    records = dataset.splits["test"][:9]
-    caption_grid(workdir / "captions.png", records, boxed, captions)
-    training_curves(workdir / "curves.png", {name: workdir / name for name in configs})

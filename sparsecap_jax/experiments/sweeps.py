@@ -24,13 +24,10 @@ from sparsecap_jax.files import read_json, write_json, write_table
 from sparsecap_jax.models import model_class
 from sparsecap_jax.runs.config import to_json
 from sparsecap_jax.runs.loop import train
+from sparsecap_jax.runs.recipes import TINY_UP_DOWN, make_config
 from sparsecap_jax.runs.run import check_workdir
 
-# Module of each sweep; imported when asked for.
-SWEEPS = {
-    name: f"sparsecap_jax.experiments.{name}" for name in ("toy_models", "toy_pruners", "toy_scst")
-}
-
+SWEEPS = ("toy_models", "toy_pruners", "toy_scst")
 RESULT = "result.json"
 TABLE = "results.csv"
 Row = dict[str, Any]
@@ -51,6 +48,15 @@ class SweepRun:
     labels: Mapping[str, Any]
     config: ConfigDict
     init_from: str = ""
+
+
+def toy_config(seed: int, *words: str, **recipe: Any) -> ConfigDict:
+    """Return a config on the toy scenes, by default of a small Up-Down; see `make_config`."""
+    recipe = {"model": "up_down", "tiny": TINY_UP_DOWN, "weight_scale": 0.5, **recipe}
+    arg = ",".join(["tiny", *filter(None, words)])
+    config = make_config(arg, fields={}, pruned={}, optimizer={}, **recipe)
+    config.seed = seed
+    return config
 
 
 def score_test_split(directory: pathlib.Path, dataset: Dataset) -> Row:
@@ -83,7 +89,7 @@ def load_sweep(name: str) -> Sweep:
     """
     if name not in SWEEPS:
         raise ConfigError(f"--sweep is {name!r}; expected one of {', '.join(sorted(SWEEPS))}")
-    return importlib.import_module(SWEEPS[name]).SWEEP
+    return importlib.import_module(f"sparsecap_jax.experiments.{name}").SWEEP
 
 
 def run_sweep(
@@ -113,8 +119,7 @@ def run_sweep(
     Raises:
         SparsecapError: some runs failed; raised after all others.
     """
-    workdir = pathlib.Path(workdir)
-    runs = sweep.runs(seeds)
+    workdir, runs = pathlib.Path(workdir), sweep.runs(seeds)
     datasets, failures = {}, []
     began = time.monotonic()
     for number, run in enumerate(runs):

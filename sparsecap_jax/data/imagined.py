@@ -50,15 +50,17 @@ class Imagination:
     residuals: Float[np.ndarray, "N R D"]
     boxes: Float[np.ndarray, "R 4"]
 
+    def __post_init__(self):
+        object.__setattr__(self, "_rows", {word: row for row, word in enumerate(self.words)})
+
     def imagine(self, captions: Sequence[str], residual: int) -> RegionFeatures:
         """Return features of an image with one or more captions.
 
         `residual` is the number, modulo the photos', of the photo whose residual is added.
         """
         features = self.mean + self.residuals[residual % len(self.residuals)].astype(np.float32)
-        for weight, slopes in zip(_bag(captions, self.words), self.slopes, strict=True):
-            if weight:
-                features += weight * slopes
+        for word, weight in _bag(captions, self.words).items():
+            features += weight * self.slopes[self._rows[word]]
         # The extractor's features are averages of a ReLU.
         features = np.maximum(features, 0)
         return RegionFeatures(features, self.boxes, features.mean(axis=0))
@@ -91,7 +93,9 @@ def fit(
     words = _weights(captions, min_photos)
     targets = features.reshape(len(features), -1).astype(np.float64)
     means, targets = _centred(targets, np.asarray(groups))
-    _, bags = _centred(np.array([_bag(texts, words) for texts in captions]), np.asarray(groups))
+    bags = [_bag(texts, words) for texts in captions]
+    bags = np.array([[bag.get(word, 0.0) for word in words] for bag in bags])
+    _, bags = _centred(bags, np.asarray(groups))
     gram, trials = bags @ bags.T, {}
     for penalty in penalties:  # residual of each row under the regression fitted on all others
         inverse = np.linalg.inv(gram + penalty * np.eye(len(gram)))
@@ -126,11 +130,10 @@ def _weights(captions: Sequence[Sequence[str]], min_photos: int) -> dict[str, fl
     return {word: float(np.log(len(captions) / counts[word]) + 0.1) for word in kept}
 
 
-def _bag(captions: Sequence[str], words: Mapping[str, float]) -> list[float]:
-    """Return the weight of each word: root of its share of the captions, times rarity."""
-    counts = Counter(word for text in captions for word in _words_of(text))
-    shares = {word: math.sqrt(count / len(captions)) for word, count in counts.items()}
-    return [weight * shares.get(word, 0.0) for word, weight in words.items()]
+def _bag(captions: Sequence[str], words: Mapping[str, float]) -> dict[str, float]:
+    """Return the weight of each known word: root of its share of the captions, times rarity."""
+    counts = Counter(word for text in captions for word in _words_of(text) if word in words)
+    return {w: words[w] * math.sqrt(n / len(captions)) for w, n in counts.items()}
 
 
 def _words_of(text: str) -> set[str]:

@@ -5,7 +5,7 @@ import os
 import pathlib
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.files import write_atomically
 
 SETTINGS = "extractor.json"
-_FOLDERS = ("cocobu_att", "cocobu_box_relative", "cocobu_fc")
 
 
 def prepare(
@@ -72,11 +71,10 @@ def _training_only(splits: Splits, main: Splits) -> Splits:
     return {"train": train, "val": [], "test": []}
 
 
-def _copy_features(records: Iterable[Record], source: pathlib.Path, output: pathlib.Path) -> None:
-    for folder in _FOLDERS:
+def _copy_features(records: Sequence[Record], source: pathlib.Path, output: pathlib.Path) -> None:
+    for folder in ("cocobu_att", "cocobu_box_relative", "cocobu_fc"):
         (output / folder).mkdir(parents=True, exist_ok=True)
-    for record in records:
-        for folder in _FOLDERS:
+        for record in records:
             path = source / folder / f"{record.image_id}.npy"
             if not path.exists():
                 raise DataError(f"{path}: no such file; expected features (extract)")

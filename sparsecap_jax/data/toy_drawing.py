@@ -47,13 +47,11 @@ def _fill_square(points: list) -> list[tuple[float, float]]:
     return [((x - min(xs)) / spans[0], (y - min(ys)) / spans[1]) for x, y in points]
 
 
-def _heart(t: float) -> tuple[float, float]:
-    """Return a point of a heart's outline, t from 0 to 2 pi."""
-    y = -13 * math.cos(t) + 5 * math.cos(2 * t) + 2 * math.cos(3 * t) + math.cos(4 * t)
-    return 16 * math.sin(t) ** 3, y
-
-
-_HEART = _fill_square([_heart(2 * math.pi * k / 60) for k in range(60)])
+_ANGLES = [2 * math.pi * k / 60 for k in range(60)]
+_HEART_Y = [
+    -13 * math.cos(t) + 5 * math.cos(2 * t) + 2 * math.cos(3 * t) + math.cos(4 * t) for t in _ANGLES
+]
+_HEART = _fill_square([(16 * math.sin(t) ** 3, y) for t, y in zip(_ANGLES, _HEART_Y, strict=True)])
 _PETALS = [(x - 0.19, y - 0.19, x + 0.19, y + 0.19) for x, y in _turn(6, (0.31,), 0.0)]
 _PETALS = [(max(a, 0), max(b, 0), min(c, 1), min(d, 1)) for a, b, c, d in _PETALS]
 

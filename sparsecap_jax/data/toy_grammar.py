@@ -7,13 +7,13 @@ draws nothing: the usual words in the usual order.
 
 from collections.abc import Sequence
 
-from sparsecap_jax.data.toy_world import COLOURS as _COLOURS
-from sparsecap_jax.data.toy_world import INVERSE, SHAPES, Draws, Group, Scene
+from sparsecap_jax.data import toy_world
+from sparsecap_jax.data.toy_world import INVERSE, Draws, Group, Scene
 
 MIN_WORDS, MAX_WORDS = 7, 16  # 16 words, BOS and EOS make max_seq_length 18
 
 # Alternatives with weights.
-NOUNS = {shape: {shape: 1} for shape in SHAPES} | {
+NOUNS = {shape: {shape: 1} for shape in toy_world.SHAPES} | {
     "cube": {"cube": 8, "block": 3, "box": 1},
     "ball": {"ball": 8, "sphere": 3},
     "ring": {"ring": 8, "hoop": 3},
@@ -22,7 +22,7 @@ NOUNS = {shape: {shape: 1} for shape in SHAPES} | {
     "mug": {"mug": 8, "cup": 4},
 }
 PLURALS = {"box": "boxes", "fish": "fish"}
-COLOURS = {colour: {colour: 1} for colour in _COLOURS} | {
+COLOURS = {colour: {colour: 1} for colour in toy_world.COLOURS} | {
     "red": {"red": 9, "crimson": 1},
     "yellow": {"yellow": 9, "golden": 1},
     "purple": {"purple": 8, "violet": 2},

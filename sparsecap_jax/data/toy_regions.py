@@ -15,25 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from sparsecap_jax.data.toy_world import (
-    ARRANGEMENTS,
-    BACKGROUNDS,
-    COLOURS,
-    HEIGHT,
-    INVERSE,
-    MAX_COUNT,
-    PATTERNS,
-    RELATIONS,
-    SHAPES,
-    SIZES,
-    WIDTH,
-    Box,
-    Draws,
-    Group,
-    Scene,
-    around,
-    relation,
-)
+from sparsecap_jax.data import toy_world
+from sparsecap_jax.data.toy_world import HEIGHT, WIDTH, Box, Draws, Group, Scene, around, relation
 
 MIN_REGIONS, MAX_REGIONS = 10, 20
 UNIT = 64  # an attribute at full strength
@@ -48,18 +31,18 @@ BORDER = 24  # places nearer to the border than this look alike
 PLACE_ERROR = 12  # pixels by which a place is misjudged at most; boxes are exact
 _EXTENTS = (0, 16, 32, 64, 96, 144, 192)
 _BLOCKS: dict[str, tuple[Any, ...]] = {
-    "shape": SHAPES,
-    "colour": COLOURS,
-    "pattern": PATTERNS,
-    "size": tuple(SIZES),
-    "count": tuple(range(1, max(MAX_COUNT.values()) + 1)),
-    "arrangement": ARRANGEMENTS,
-    "background": tuple(BACKGROUNDS),
+    "shape": toy_world.SHAPES,
+    "colour": toy_world.COLOURS,
+    "pattern": toy_world.PATTERNS,
+    "size": tuple(toy_world.SIZES),
+    "count": tuple(range(1, max(toy_world.MAX_COUNT.values()) + 1)),
+    "arrangement": toy_world.ARRANGEMENTS,
+    "background": tuple(toy_world.BACKGROUNDS),
     "x": (BORDER, WIDTH - BORDER),
     "y": (BORDER, HEIGHT - BORDER),
     "width": _EXTENTS,
     "height": _EXTENTS,
-    "relation": RELATIONS,
+    "relation": toy_world.RELATIONS,
     "share": (0, 20, 40, 60, 100),  # of the salience of all groups, in percent
     "clutter": tuple(range(16)),  # light, texture, ... : means nothing
 }
@@ -135,9 +118,9 @@ class _Detector:
         self.scene, self.draws = scene, draws
         # The apparent relation of the first group to the second.
         misjudged = draws.chance(MISJUDGED)
-        self.apparent = draws.pick(RELATIONS) if misjudged else scene.relation
-        first, second = scene.groups[:2]
-        self.relations = {(first, second): self.apparent, (second, first): INVERSE[self.apparent]}
+        self.apparent = draws.pick(toy_world.RELATIONS) if misjudged else scene.relation
+        inverse, (a, b) = toy_world.INVERSE[self.apparent], scene.groups[:2]
+        self.relations = {(a, b): self.apparent, (b, a): inverse}
 
     def relate(self, attributes: _Attributes, a: Group, b: Group, percent: int) -> None:
         """Show the apparent relation of `a` to `b`, where it is clear."""

@@ -262,10 +262,9 @@ def print_report(directory: str | os.PathLike) -> None:
         print(f"  {length:2d} words        {100 * count / total:5.1f}%")
 
 
-def _main(argv: Sequence[str]) -> None:
+def _main(_: Sequence[str]) -> None:
     from absl import flags
 
-    del argv
     values = flags.FLAGS
     directory = make_toy_scenes(values.directory, [int(s) for s in values.sizes], values.seed)
     print(directory)

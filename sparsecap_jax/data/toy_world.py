@@ -4,6 +4,7 @@ Everything is integer arithmetic on pixels, driven by raw Philox words, so that 
 its seed and number alone: neither on the machine nor on the NumPy version.
 """
 
+import bisect
 import dataclasses
 import functools
 import itertools
@@ -63,16 +64,13 @@ class Draws:
     """
 
     def __init__(self, seed: int, number: int, purpose: int = 0):
-        self._bits = np.random.Philox(key=np.array([seed, purpose << 32 | number], np.uint64))
-        self._words = iter(())
+        bits = np.random.Philox(key=np.array([seed, purpose << 32 | number], np.uint64))
+        self._words = (word for _ in itertools.count() for word in bits.random_raw(64).tolist())
+        self._bits = bits
 
     def below(self, limit: int) -> int:
         """Draw a whole number in `[0, limit)`."""
-        word = next(self._words, None)
-        if word is None:
-            self._words = iter(self._bits.random_raw(64).tolist())
-            word = next(self._words)
-        return ((word >> 32) * limit) >> 32
+        return ((next(self._words) >> 32) * limit) >> 32
 
     def between(self, low: int, high: int) -> int:
         """Draw a whole number in `[low, high]`."""
@@ -86,12 +84,8 @@ class Draws:
         """Draw one of `options`, with probabilities proportional to `weights`."""
         if weights is None:
             return options[self.below(len(options))]
-        rest = self.below(sum(weights))
-        for option, weight in zip(options, weights, strict=False):
-            if rest < weight:
-                return option
-            rest -= weight
-        raise AssertionError("unreachable: rest is below the sum of the weights")
+        sums = list(itertools.accumulate(weights))
+        return options[bisect.bisect_right(sums, self.below(sums[-1]))]
 
     def triangular(self, *shape: int) -> np.ndarray:
         """Draw int32 noise in [-255, 255]: sums of two bytes less their mean (sd 104.5)."""

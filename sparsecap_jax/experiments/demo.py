@@ -56,8 +56,10 @@ def run_demo(
     caption_grid(workdir / "captions.png", dataset.splits["test"][:9], dataset, captions)
     training_curves(workdir / "curves.png", {name: workdir / name for name in configs})
     report(format_table(results))
-    for file, what in _PRODUCTS.items():
-        report(f"{what}: {workdir / file}")
+    report(f"results: {workdir / 'results.json'}")
+    report(f"captions, along with their scenes: {workdir / 'captions.png'}")
+    report(f"training curves: {workdir / 'curves.png'}")
+    report(f"sparse model (run directory): {workdir / 'supermask'}")
     return results
 
 
@@ -81,19 +83,10 @@ def constant_caption_scores(dataset: Dataset, candidates: int = 20) -> dict[str,
 def format_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Return results as a table of text, one line a model."""
     table = {"": COLUMNS}
-    for name, row in results.items():
-        table[name] = tuple(_cell(row.get(column)) for column in COLUMNS)
+    table |= {name: [_cell(row.get(column)) for column in COLUMNS] for name, row in results.items()}
     return "\n".join(
         f"{name:10s}" + "".join(f"{c:>10s}" for c in row) for name, row in table.items()
     )
-
-
-_PRODUCTS = {
-    "results.json": "results",
-    "captions.png": "captions, along with their scenes",
-    "curves.png": "training curves",
-    "supermask": "sparse model (run directory)",
-}
 
 
 def _cell(value: Any) -> str:

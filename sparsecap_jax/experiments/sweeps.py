@@ -123,13 +123,16 @@ def run_sweep(
     datasets, failures = {}, []
     began = time.monotonic()
     for number, run in enumerate(runs):
-        if not re.search(only, run.name) or _is_finished(workdir, run):
+        directory, config = workdir / run.name, run.config.copy_and_resolve_references()
+        if run.init_from:
+            config.train.init_from = str(workdir / run.init_from)
+        if not re.search(only, run.name) or _is_finished(directory, config):
             continue
         if minutes is not None and time.monotonic() - began >= minutes * 60:
             report(f"{minutes:g} minutes are over; run again to continue")
             break
         try:
-            row = _take(sweep, run, workdir, datasets)
+            row = _take(sweep, directory, config, datasets)
         except SparsecapError as error:
             failures.append(f"{run.name}: {error}")
             report(f"[{number + 1}/{len(runs)}] failed: {failures[-1]}")
@@ -158,26 +161,18 @@ def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(titles), *lines[1:], ""])
 
 
-def _config(workdir: pathlib.Path, run: SweepRun) -> ConfigDict:
-    config = run.config.copy_and_resolve_references()
-    if run.init_from:
-        config.train.init_from = str(workdir / run.init_from)
-    return config
-
-
-def _is_finished(workdir: pathlib.Path, run: SweepRun) -> bool:
-    """Return whether the run has its result; one of another config is an error."""
-    if not (workdir / run.name / RESULT).exists():
+def _is_finished(directory: pathlib.Path, config: ConfigDict) -> bool:
+    """Return whether a run has its result; one of another config is an error."""
+    if not (directory / RESULT).exists():
         return False
-    changes = check_workdir(_config(workdir, run), workdir / run.name)
+    changes = check_workdir(config, directory)
     if changes:
-        raise ConfigError(f"{workdir / run.name}: finished with another config: {changes}")
+        raise ConfigError(f"{directory}: finished with another config: {changes}")
     return True
 
 
-def _take(sweep: Sweep, run: SweepRun, workdir: pathlib.Path, datasets: dict[Any, Dataset]) -> Row:
+def _take(sweep: Sweep, directory: pathlib.Path, config: ConfigDict, datasets: dict) -> Row:
     """Train and score a run; `datasets` holds those that are open, by their config."""
-    directory, config = workdir / run.name, _config(workdir, run)
     boxes = getattr(model_class(config.model.name), "needs_boxes", False)
     key = (to_json(config.data), boxes)
     if key not in datasets:

@@ -1,6 +1,7 @@
 """From image numbers to padded batches; the batches of a split for evaluation."""
 
-from collections.abc import Iterator, Sequence
+import collections
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -8,7 +9,6 @@ import numpy as np
 
 from sparsecap_jax.data.captions import Tokenizer, encode_captions
 from sparsecap_jax.data.features import FeatureStore, RegionFeatures
-from sparsecap_jax.data.iterator import read_ahead
 from sparsecap_jax.data.records import Record
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.types import Batch, Regions
@@ -169,6 +169,20 @@ class EvalBatches(BatchMaker):
 
 
 make_eval_batches = EvalBatches
+
+
+def read_ahead(items: Iterable[Any], size: int = 1) -> Iterator[Any]:
+    """Yield `items`, each taken `size` items ahead.
+
+    Around an iterator that puts batches on devices, one batch is transferred while the step on the
+    one before is computed.
+    """
+    ahead: collections.deque = collections.deque()
+    for item in items:
+        ahead.append(item)
+        if len(ahead) > size:
+            yield ahead.popleft()
+    yield from ahead
 
 
 def check_sizes(**sizes: int) -> None:

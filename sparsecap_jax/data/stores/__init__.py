@@ -12,7 +12,7 @@ from sparsecap_jax.data.stores.array_records import MANIFEST, ArrayRecordStore
 from sparsecap_jax.data.stores.databases import Hdf5Store, LmdbStore
 from sparsecap_jax.data.stores.folders import NpyFolderStore, NpzFolderStore, attention_folders
 from sparsecap_jax.data.stores.image_sizes import load_image_sizes
-from sparsecap_jax.data.stores.tfds_folder import TfdsStore, is_tfds_folder
+from sparsecap_jax.data.stores.tfds_folder import INFO, TfdsStore
 from sparsecap_jax.data.stores.tsv import TsvStore, tsv_files
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.settings import Registry
@@ -32,7 +32,6 @@ STORES: Registry[type[IndexedStore]] = Registry(
     },
     IndexedStore,
 )
-_HDF5 = (".h5", ".hdf5")
 
 
 def open_store(
@@ -67,7 +66,7 @@ def open_store(
 def find_format(path: pathlib.Path) -> str:
     """Return the key of `STORES` that fits a file or folder; DataError where none does."""
     if path.is_file():
-        if path.suffix.lower() in _HDF5:
+        if path.suffix.lower() in (".h5", ".hdf5"):
             return "hdf5"
         if path.suffix in (".lmdb", ".mdb"):
             return "lmdb"
@@ -79,7 +78,7 @@ def find_format(path: pathlib.Path) -> str:
             return "npy"
         if (path / MANIFEST).is_file():
             return "array_record"
-        if is_tfds_folder(path):
+        if (path / INFO).is_file():
             return "tfds"
         if (path / "data.mdb").is_file() or any(path.glob("*_att.lmdb")):
             return "lmdb"

@@ -8,8 +8,6 @@ A record is `SCF1`, the length of a JSON header (uint32, little-endian), the hea
 `convert.py` writes it.
 """
 
-import functools
-import importlib
 import json
 import pathlib
 import struct
@@ -17,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from sparsecap_jax.data.features import Arrays, IndexedStore, RegionFeatures
-from sparsecap_jax.data.records import ImageId, check_path, entries, field
+from sparsecap_jax.data.features import Arrays, IndexedStore, RegionFeatures, rounded
+from sparsecap_jax.data.records import ImageId, check_path, data_error, entries, field
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.files import read_json
 
@@ -31,33 +29,24 @@ _PREFIX = struct.Struct("<4sI")
 
 def encode(image_id: ImageId, image: RegionFeatures, dtype: str) -> bytes:
     """Return one record; features in `dtype` of `DTYPES`, where they must fit, the rest float32."""
-    with np.errstate(over="ignore"):
-        features = image.features.astype(DTYPES[dtype])
-    if dtype != "float32" and not np.isfinite(features).all():
-        raise DataError(f"image {image_id!r}: features are too large for {dtype}")
-    header = {
-        "id": image_id,
-        "dtype": dtype,
-        "shape": list(features.shape),
-        "boxes": image.boxes is not None,
-        "fc": True,
-    }
+    features = rounded(image.features, DTYPES[dtype], image_id)
+    header = {"id": image_id, "dtype": dtype, "shape": features.shape}
+    header |= {"boxes": image.boxes is not None, "fc": True}
     text = json.dumps(header, separators=(",", ":")).encode()
-    arrays = [features, *([] if image.boxes is None else [image.boxes.astype("<f4")])]
-    arrays.append(image.fc.astype("<f4"))
-    return _PREFIX.pack(_MAGIC, len(text)) + text + b"".join(a.tobytes() for a in arrays)
+    others = (array.astype("<f4") for array in (image.boxes, image.fc) if array is not None)
+    arrays = b"".join(array.tobytes() for array in (features, *others))
+    return _PREFIX.pack(_MAGIC, len(text)) + text + arrays
 
 
 def decode(record: bytes, where: str) -> tuple[ImageId, np.ndarray, np.ndarray | None, np.ndarray]:
     """Return image id, features, boxes and fc of a record; DataError where it is malformed."""
-    try:
+    faults = struct.error, ValueError, KeyError, TypeError, RecursionError
+    with data_error(f"{where}: not a record of features", *faults):
         magic, length = _PREFIX.unpack_from(record)
         header = json.loads(record[_PREFIX.size : _PREFIX.size + length])
         image_id, (rows, width) = header["id"], header["shape"]
         dtype = np.dtype(DTYPES[header["dtype"]])
         sizes = [rows * width * dtype.itemsize, rows * 16 * bool(header["boxes"]), 4 * width]
-    except (struct.error, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"{where}: not a record of features: {error}") from None
     start = _PREFIX.size + length
     if magic != _MAGIC or len(record) != start + sum(sizes) or min(rows, width) < 1:
         raise DataError(f"{where}: not a record of features: {len(record)} bytes, {header!r:.80}")
@@ -94,30 +83,20 @@ class ArrayRecordStore(IndexedStore):
     def _read(self, key: tuple[str, int], image_id: ImageId) -> Arrays:
         name, number = key
         where = f"{self.path / name}: record {number}"
-        try:
+        with data_error(where, RuntimeError, ValueError, IndexError):
             (record,) = self._opened(name, self._reader).read([number])
-        except DataError:
-            raise
-        except (RuntimeError, ValueError, IndexError) as error:
-            reason = (str(error) or "it cannot be read").splitlines()[0]
-            raise DataError(f"{where}: {reason}") from None
         stored_id, features, boxes, fc = decode(record, where)
         if stored_id != image_id:
             raise DataError(f"{where}: is image {stored_id!r}, expected {image_id!r}")
-        names = f"{where}: features", f"{where}: boxes", f"{where}: fc"
-        return Arrays(features, boxes, fc, names)
+        return Arrays(features, boxes, fc, where)
 
     def _reader(self, name: str) -> Any:
         path = self.path / name
         if not path.is_file():
             raise DataError(f"{path}: no such file, but {MANIFEST} lists it")
-        return array_records().ArrayRecordReader(str(path), "readahead_buffer_size:0")
+        from array_record.python.array_record_module import ArrayRecordReader
 
-
-@functools.cache
-def array_records() -> Any:
-    """Import the module that reads and writes ArrayRecord."""
-    return importlib.import_module("array_record.python.array_record_module")
+        return ArrayRecordReader(str(path), "readahead_buffer_size:0")
 
 
 def load_manifest(directory: pathlib.Path) -> dict[str, Any]:

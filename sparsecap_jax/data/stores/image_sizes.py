@@ -7,6 +7,7 @@ from sparsecap_jax.data.features import ImageSizes
 from sparsecap_jax.data.records import (
     ImageId,
     checked_id,
+    data_error,
     entries,
     field,
     image_id_from_filename,
@@ -67,8 +68,9 @@ def _size(value: object, where: str) -> tuple[int, int]:
 def _picture_size(path: pathlib.Path) -> tuple[int, int]:
     from PIL import Image
 
-    try:
-        with Image.open(path, formats=("JPEG", "PNG")) as picture:
-            return picture.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: not a picture: {error}") from None
+    faults = OSError, ValueError, SyntaxError, Image.DecompressionBombError
+    with (
+        data_error(f"{path}: not a picture", *faults),
+        Image.open(path, formats=("JPEG", "PNG")) as picture,
+    ):
+        return picture.size

@@ -14,16 +14,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from sparsecap_jax.data import caption_files
 from sparsecap_jax.data.cache import CachedStore
-from sparsecap_jax.data.caption_files import (
-    check_disjoint,
-    load_coco_json,
-    load_flickr_tokens,
-    load_image_info,
-    load_instapic,
-    load_photo_folder,
-    read_id_list,
-)
 from sparsecap_jax.data.features import FeatureStore
 from sparsecap_jax.data.imagined import load_imagined
 from sparsecap_jax.data.karpathy import load_karpathy
@@ -40,8 +32,6 @@ from sparsecap_jax.errors import DataError
 from sparsecap_jax.settings import Registry
 
 logger = logging.getLogger(__name__)
-
-Section = ConfigDict | Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +88,7 @@ def load_splits(
     return DATASETS[name](Source(directory, split_json, text, Faults(skip_bad))).splits
 
 
-def load_dataset(config: Section, *, need_boxes: bool = False) -> Dataset:
+def load_dataset(config: ConfigDict | Mapping[str, Any], *, need_boxes: bool = False) -> Dataset:
     """Open the dataset that the section `data` of a config names; errors as in `load_splits`.
 
     Images without boxes are an error with `need_boxes`.
@@ -193,9 +183,10 @@ def _test2014(source: Source) -> list[Record]:
     top = source.directory
     for path in (top, top / "annotations"):
         if (path / "image_info_test2014.json").exists():
-            return load_image_info(path / "image_info_test2014.json", source.faults)
-    if (top / "test2014_ids.txt").exists():
-        return [Record(i, folder="test2014") for i in read_id_list(top / "test2014_ids.txt")]
+            return caption_files.load_image_info(path / "image_info_test2014.json", source.faults)
+    path = top / "test2014_ids.txt"
+    if path.exists():
+        return [Record(i, folder="test2014") for i in caption_files.read_id_list(path)]
     for folder in (top / "images/test2014", top / "test2014"):
         if folder.is_dir():
             names = sorted(path.name for path in folder.glob("*.jpg"))
@@ -216,10 +207,10 @@ def _coco_json(source: Source) -> Splits:
         paths = {split: sorted(folder.glob(f"captions_{split}*.json")) for split in SPLITS}
         if not any(paths.values()):
             raise DataError(f"{folder}: no captions_train*.json, captions_val*.json")
-    lists = {split: top / f"{split}_ids.txt" for split in SPLITS}
-    ids = {split: read_id_list(path) for split, path in lists.items() if path.exists()}
-    check_disjoint(ids)
-    return load_coco_json(paths, text=source.text, ids=ids, faults=source.faults)
+    lists = {split: path for split in SPLITS if (path := top / f"{split}_ids.txt").exists()}
+    ids = {split: caption_files.read_id_list(path) for split, path in lists.items()}
+    caption_files.check_disjoint(ids)
+    return caption_files.load_coco_json(paths, text=source.text, ids=ids, faults=source.faults)
 
 
 def _tfds(source: Source) -> Splits:
@@ -235,10 +226,10 @@ def _in_folder(source: Source, read: Callable[[Source], Splits]) -> Contents:
 _READERS = {
     "coco_json": _coco_json,
     "coco_online": _coco_online,
-    "flickr8k": load_flickr_tokens,
-    "instapic": load_instapic,
+    "flickr8k": caption_files.load_flickr_tokens,
+    "instapic": caption_files.load_instapic,
     "karpathy": _karpathy,
-    "photos": load_photo_folder,
+    "photos": caption_files.load_photo_folder,
     "tfds": _tfds,
 }
 _TOYS: dict[str, dict[str, Any]] = {

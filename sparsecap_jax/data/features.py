@@ -5,6 +5,7 @@ The stores themselves are in `sparsecap_jax.data.stores`; `open_store` there fin
 
 import abc
 import dataclasses
+import functools
 import importlib
 import math
 import os
@@ -207,16 +208,13 @@ class IndexedStore(abc.ABC):
         self.feature_size = feature_size
         self.need_boxes = need_boxes
         self.sizes = sizes
-        self._index: dict[ImageId, Any] | None = None
         self._counts: dict[ImageId, int] = {}
         self._files: dict[tuple[int, str], Any] = {}
 
-    @property
+    @functools.cached_property
     def index(self) -> dict[ImageId, Any]:
         """Place of each image by id; read when first needed."""
-        if self._index is None:
-            self._index = self._load_index()
-        return self._index
+        return self._load_index()
 
     def image_ids(self) -> list[ImageId]:
         """Return all image ids, integers first, each kind in order."""

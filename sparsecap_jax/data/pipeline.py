@@ -15,8 +15,13 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from sparsecap_jax.data.batches import BatchMaker, check_sizes, make_eval_batches
-from sparsecap_jax.data.captions import Tokenizer, encode_captions
+from sparsecap_jax.data.batches import (
+    BatchMaker,
+    Tokenizer,
+    check_sizes,
+    encode_captions,
+    make_eval_batches,
+)
 from sparsecap_jax.data.features import FeatureStore, share_of
 from sparsecap_jax.data.records import Record
 from sparsecap_jax.errors import CheckpointError, ConfigError, DataError
@@ -173,6 +178,8 @@ class TrainIterator(Iterator[Batch]):
     over the same data, continues with batch n exactly. The state does not depend on the number of
     processes, threads or workers: n processes can continue what one began.
 
+    `step` is the number of batches consumed since the first epoch began.
+
     Args:
         data: the batches by step.
         num_epochs: epochs until StopIteration; None never stops.
@@ -197,24 +204,19 @@ class TrainIterator(Iterator[Batch]):
         self._length = epochs * data.steps_per_epoch
         self._prefetch, self._threads, self._workers = prefetch, num_threads, num_workers
         self._iterator: Iterator[Batch] | None = None
-        self._step = 0
-
-    @property
-    def step(self) -> int:
-        """Number of batches consumed since the first epoch began."""
-        return self._step
+        self.step = 0
 
     def __next__(self) -> Batch:
         """Return the next batch; a DataError from reading it is raised here."""
         if self._iterator is None:
             self._iterator = self._open()
         batch = next(self._iterator)
-        self._step += 1
+        self.step += 1
         return batch
 
     def get_state(self, step: int | None = None) -> dict[str, Any]:
         """Return the position (`step`, for callers who read ahead) and the data's fingerprint."""
-        step = self._step if step is None else step
+        step = self.step if step is None else step
         return {"version": _STATE_VERSION, "step": step, "data": dict(self.data.fingerprint)}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -232,7 +234,7 @@ class TrainIterator(Iterator[Batch]):
             )
             raise CheckpointError(f"data iterator: the saved position is in other data: {changes}")
         self.close()
-        self._step = step
+        self.step = step
 
     def close(self) -> None:
         """Stop preparing batches; the next call of `next` starts again at the same step."""
@@ -248,7 +250,7 @@ class TrainIterator(Iterator[Batch]):
         if self._workers:
             data, threads, ahead = self.data.share(self._workers), 0, 0
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
-        steps = grain.MapDataset.range(self._step, self._length)
+        steps = grain.MapDataset.range(self.step, self._length)
         dataset = steps.map(data.__getitem__).to_iter_dataset(options)
         if not self._workers:
             return iter(dataset)

@@ -18,14 +18,10 @@ SPLITS = ("train", "val", "test")
 # COCO names carry their id: COCO_val2014_000000391895.jpg, or plain 000000391895.jpg. Other
 # underscored names stay whole: the last part of a Flickr8k name may be all digits by chance.
 _COCO_NAME = re.compile(r"(?:COCO_[a-z]+[0-9]{4}_)?([0-9]+)")
+_EXTENSION = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
 _NO_WORD = re.compile(r"[\W_]+")
 _APOSTROPHES = str.maketrans("", "", "'\u2019")
-_JSON_NAMES = {
-    dict: "an object",
-    list: "a list",
-    str: "a string",
-    int | str: "an integer or a name",
-}
+_JSON_NAMES = {list: "a list", str: "a string", int | str: "an integer or a name"}
 _MAX_LOGGED = 5  # faults that are logged one by one
 
 ImageId = int | str
@@ -73,6 +69,11 @@ def image_id_from_filename(filename: str) -> ImageId:
     stem = pathlib.PurePosixPath(filename).stem
     match = _COCO_NAME.fullmatch(stem)
     return normalize_id(match.group(1)) if match else stem
+
+
+def image_id_from_stem(name: str) -> ImageId:
+    """Return `image_id_from_filename` of a name that may lack its .jpg, .jpeg or .png."""
+    return image_id_from_filename(_EXTENSION.sub("", name) + ".jpg")
 
 
 def checked_id(value: Any, where: str) -> ImageId:

@@ -26,10 +26,6 @@ class Hdf5Store(IndexedStore):
     Boxes that lie within [0, 1] altogether are taken as relative already.
     """
 
-    @property
-    def _file(self) -> Any:
-        return self._opened(str(self.path), self._open)
-
     def _open(self, path: str) -> Any:
         h5py = self._import("h5py", "HDF5", "h5")
         if not self.path.exists():
@@ -38,7 +34,7 @@ class Hdf5Store(IndexedStore):
             return h5py.File(path, "r")
 
     def _load_index(self) -> dict[ImageId, str]:
-        names = list(self._file)
+        names = list(self._opened(str(self.path), self._open))
         stems = [name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)]
         if not stems:
             present = ", ".join(names[:5]) or "nothing"
@@ -57,7 +53,7 @@ class Hdf5Store(IndexedStore):
         return Arrays(features, boxes, None, (f"{where}_features", f"{where}_boxes", where))
 
     def _dataset(self, name: str) -> Any:
-        dataset = self._file.get(name)
+        dataset = self._opened(str(self.path), self._open).get(name)
         if dataset is None or not hasattr(dataset, "dtype"):
             raise DataError(f"{self.path}: {name}: no such array")
         if dataset.dtype.kind != "f":
@@ -90,9 +86,7 @@ class LmdbStore(IndexedStore):
         paths = [path if path != self.path and path.exists() else None for path in paths]
         self._boxes, self._pixel_boxes, self._fc = paths
         if self.need_boxes and not (self._boxes or self._pixel_boxes):
-            raise DataError(
-                f"{self.path}: boxes are needed, and there is no *_box*.lmdb next to it"
-            )
+            raise DataError(f"{self.path}: boxes are needed, and there is no *_box*.lmdb")
 
     def _load_index(self) -> dict[ImageId, bytes]:
         with self._begin(self.path) as transaction:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sparsecap_jax.data.features import Arrays, IndexedStore, raise_missing, relative_boxes
 from sparsecap_jax.data.npy import Npz, npy_shape, read_npy
-from sparsecap_jax.data.records import ImageId, data_error, image_id_from_filename, normalize_id
+from sparsecap_jax.data.records import ImageId, data_error, image_id_from_stem, normalize_id
 from sparsecap_jax.errors import DataError
 
 _NPZ_NAMES = ("feat", "features", "arr_0")
@@ -34,12 +34,11 @@ class NpyFolderStore(IndexedStore):
             raise DataError(f"{top}: holds neither bu/cocobu_att/ nor cocobu_att/")
         self.path = folders[0]
         prefix = self.path.name.removesuffix("att")
-        self._boxes = self.path.with_name(f"{prefix}box_relative")
-        pixels = self.path.with_name(f"{prefix}box")
+        names = (f"{prefix}{part}" for part in ("box_relative", "box", "fc"))
+        self._boxes, pixels, self._fc = map(self.path.with_name, names)
         self._in_pixels = not self._boxes.is_dir() and pixels.is_dir()
         if self._in_pixels:
             self._boxes = pixels
-        self._fc = self.path.with_name(f"{prefix}fc")
         if self.need_boxes and not self._boxes.is_dir():
             raise DataError(f"{self._boxes}: no such folder, but boxes are needed")
 
@@ -107,7 +106,7 @@ class NpzFolderStore(IndexedStore):
             names = sorted(name for name in os.listdir(self.path) if name.endswith(".npz"))
         if not names:
             raise DataError(f"{self.path}: holds no .npz")
-        return self._unique((image_id_from_filename(_picture(name)), name) for name in names)
+        return self._unique((image_id_from_stem(name[:-4]), name) for name in names)
 
     def _count(self, key: str, image_id: ImageId) -> int:
         with Npz(self.path / key) as archive:
@@ -131,8 +130,3 @@ def _regions(archive: Npz, rows: int) -> int:
     if not 0 < count <= rows:
         raise DataError(f"{archive.where}: num_bbox is {count}, but x has {rows} rows")
     return count
-
-
-def _picture(name: str) -> str:
-    stem = name.removesuffix(".npz")
-    return stem if stem.lower().endswith((".jpg", ".jpeg", ".png")) else f"{stem}.jpg"

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from sparsecap_jax.data.features import BOX_TOLERANCE, Arrays, IndexedStore, relative_boxes
-from sparsecap_jax.data.records import ImageId, data_error, image_id_from_filename
+from sparsecap_jax.data.records import ImageId, data_error, image_id_from_stem
 from sparsecap_jax.errors import DataError
 
 LAYOUTS = {
@@ -35,7 +35,6 @@ LAYOUTS = {
 KNOWN_BROKEN = (147295, 300104, 321486)
 _POSITION = 6  # VinVL appends x1, y1, x2, y2, w, h, divided by the image's size
 _MAX_BOXES = 10_000
-_IMAGE_NAME = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
 _NOT_JSON = 'expected JSON with "num_boxes" and "features"'
 _NUM_BOXES = re.compile(rb'"num_boxes"\s*:\s*"?(\d{1,9})')
 
@@ -218,4 +217,4 @@ def _image_id(name: bytes, where: str) -> ImageId:
         text = name.decode().strip()
     if not text or len(text) > 500:
         raise DataError(f"{where}: expected an image id, found {text!r:.40}")
-    return image_id_from_filename(_IMAGE_NAME.sub("", text) + ".jpg")
+    return image_id_from_stem(text)

@@ -77,8 +77,8 @@ def load_splits(
     Args:
         name: a key of `DATASETS`.
         directory: its folder.
-        split_json: see `Source`, as for `text`.
-        text: "tokens" or "raw".
+        split_json: see `Source`.
+        text: see `Source`.
         skip_bad: leave out bad entries, log and count them, instead of stopping at the first one.
 
     Raises:

@@ -4,7 +4,8 @@ import os
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
-from sparsecap_jax.data.karpathy import image_id_from_filename, load_karpathy, normalize_id
+from sparsecap_jax.data.karpathy import load_karpathy
+from sparsecap_jax.data.records import image_id_from_filename, normalize_id
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.files import read_json
 

@@ -17,8 +17,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from sparsecap_jax.data.batches import read_ahead
 from sparsecap_jax.data.datasets import Dataset
-from sparsecap_jax.data.pipeline import read_ahead
 from sparsecap_jax.errors import SparsecapError
 from sparsecap_jax.evaluation.sparsity_report import write_sparsity_report
 from sparsecap_jax.files import write_json

@@ -18,7 +18,7 @@ import json
 import pathlib
 from collections.abc import Mapping
 
-from sparsecap_jax.data.coco_json import (
+from sparsecap_jax.data.caption_files import (
     OFFICIAL,
     check_disjoint,
     load_coco_json,

@@ -13,7 +13,12 @@ import pathlib
 import re
 from collections.abc import Sequence
 
-from sparsecap_jax.data.coco_json import OFFICIAL, load_image_info, official_captions, read_id_list
+from sparsecap_jax.data.caption_files import (
+    OFFICIAL,
+    load_image_info,
+    official_captions,
+    read_id_list,
+)
 from sparsecap_jax.data.records import ImageId
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.evaluation.caption_files import load_captions

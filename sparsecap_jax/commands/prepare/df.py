@@ -16,7 +16,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 
-from sparsecap_jax.data.coco_json import official_captions
+from sparsecap_jax.data.caption_files import official_captions
 from sparsecap_jax.data.karpathy import SPLITS, load_karpathy
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.evaluation.ptb_tokenizer import tokenize

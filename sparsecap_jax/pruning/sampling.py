@@ -12,6 +12,7 @@ References:
     Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011): Threefry-2x32-20.
 """
 
+import itertools
 from collections.abc import Sequence
 from functools import partial
 
@@ -20,8 +21,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, UInt16, UInt32
 
+Logits = Float[Array, "..."]
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
-_PARITY = 0x1BD11BDA
 
 
 def threefry(
@@ -34,7 +35,7 @@ def threefry(
 
     `low` and `high` are the words of the counters; the results are two words of random bits.
     """
-    keys = (key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(_PARITY))
+    keys = (key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(0x1BD11BDA))
     x, y = low + keys[0], high + keys[1]
     for block in range(5):
         for turn in _ROTATIONS[block % 2]:
@@ -65,9 +66,7 @@ def _slope(logits: Array, bypass: bool) -> Array:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
-def bernoulli(
-    logits: Float[Array, "..."], bits: UInt16[Array, "..."], bypass: bool
-) -> Float[Array, "..."]:
+def bernoulli(logits: Logits, bits: UInt16[Array, "..."], bypass: bool) -> Float[Array, "..."]:
     """Draw masks: 1 with probability sigmoid(logit), rounded to a multiple of 2^-16.
 
     `bits` are uint16 of the logits' shape, from `random_bits`.
@@ -83,7 +82,7 @@ def _bernoulli_jvp(bypass, primals, tangents):
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
-def rounded(logits: Float[Array, "..."], bypass: bool) -> Float[Array, "..."]:
+def rounded(logits: Logits, bypass: bool) -> Float[Array, "..."]:
     """Round sigmoid(logit) to masks: 1 where the logit is positive, 0 at 0."""
     return (logits > 0).astype(jnp.float32)
 
@@ -95,11 +94,10 @@ def _rounded_jvp(bypass, primals, tangents):
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
-def kept_fraction(logits: Sequence[Float[Array, "..."]], bypass: bool) -> Float[Array, ""]:
-    """Return the fraction of masks that round to 1.
+def kept_fraction(logits: Sequence[Logits], bypass: bool) -> Float[Array, ""]:
+    """Return the fraction of masks that round to 1; its gradient is that of their mean.
 
-    It is counted in integers, since float32 sums stop at 2^24. Its gradient is that of the mean of
-    `rounded`.
+    It is counted in integers, since float32 sums stop at 2^24.
     """
     count = sum(jnp.sum(z > 0, dtype=jnp.uint32) for z in logits)
     return count.astype(jnp.float32) / jnp.float32(sum(z.size for z in logits))
@@ -113,13 +111,9 @@ def _kept_fraction_jvp(bypass, primals, tangents):
     return kept_fraction(logits, bypass), moved / size
 
 
-def sample_all(
-    logits: Sequence[Float[Array, "..."]], rng: Array, bypass: bool
-) -> list[Float[Array, "..."]]:
+def sample_all(logits: Sequence[Logits], rng: Array, bypass: bool) -> list[Float[Array, "..."]]:
     """Draw the masks of many tensors from one flat call of the generator."""
-    bits = random_bits(rng, sum(z.size for z in logits))
-    masks, start = [], 0
-    for z in logits:
-        masks.append(bernoulli(z, bits[start : start + z.size].reshape(z.shape), bypass))
-        start += z.size
-    return masks
+    *starts, size = itertools.accumulate((z.size for z in logits), initial=0)
+    bits = random_bits(rng, size)
+    parts = [bits[i : i + z.size].reshape(z.shape) for i, z in zip(starts, logits, strict=True)]
+    return [bernoulli(z, part, bypass) for z, part in zip(logits, parts, strict=True)]

@@ -49,36 +49,16 @@ def standardized_magnitudes(weights: Tensors) -> list[Array]:
     return scores
 
 
-def saliencies(weights: Tensors, grads: Tensors) -> list[Array]:
-    """Return |gradient x weight|."""
-    return [jnp.abs(g * w) for g, w in zip(grads, weights, strict=True)]
-
-
-def signed_saliencies(weights: Tensors, grads: Tensors) -> list[Array]:
-    """Return gradient x weight, negated where their sum is negative.
-
-    The PyTorch reference ranks this way: it divides the products by their sum.
-    """
-    products = [g * w for g, w in zip(grads, weights, strict=True)]
-    total = sum(jnp.sum(product) for product in products)
-    return [jnp.where(total < 0, -product, product) for product in products]
-
-
 def normalized(scores: Tensors) -> list[Array]:
     """Divide scores by the norm of their tensor (and 1e-8), for rankings over all tensors."""
     norms = [jnp.sqrt(_sum_of_squares(score)) for score in scores]
     return [s / (norm + jnp.float32(1e-8)) for s, norm in zip(scores, norms, strict=True)]
 
 
-def random_seed(rng: Array) -> UInt32[Array, "2"]:
-    """Draw the seed of `random_scores`: plain numbers, which every checkpoint can hold."""
-    return jax.random.bits(rng, (2,), jnp.uint32)
-
-
 def random_scores(seed: UInt32[Array, "2"], event: Any, tensors: Tensors) -> list[Array]:
     """Draw uniform scores in (0, 1), shaped as `tensors`, new ones for each event (int32 scalar).
 
-    They are the same on any number of devices.
+    The seed is plain numbers, which every checkpoint can hold; draws do not depend on devices.
     """
     key = jax.random.wrap_key_data(seed, impl="threefry2x32")
     key = jax.random.fold_in(key, jnp.asarray(event, jnp.int32))

@@ -5,9 +5,9 @@ from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from sparsecap_jax.pruning.base import Pruner
+from sparsecap_jax.pruning.base import Pruner, Scalar
 from sparsecap_jax.pruning.paths import nest
 from sparsecap_jax.pruning.sampling import kept_fraction, rounded, sample_all
 from sparsecap_jax.settings import Range
@@ -57,7 +57,7 @@ class Supermask(Pruner):
         binary = dict(zip(active, drawn(logits), strict=True))
         for path, value in frozen.items():
             binary[path] = jax.lax.stop_gradient((value > 0).astype(jnp.float32))
-        return nest(dict(sorted(binary.items())))
+        return nest({path: binary[path] for path in sorted(binary)})
 
     def sample(self, masks: PyTree, rng: Array | None = None) -> PyTree:
         """Draw Bernoulli(sigmoid(logit)) masks for a whole step, straight-through."""
@@ -67,22 +67,7 @@ class Supermask(Pruner):
         """Round sigmoid(logit), logit 0 to 0, straight-through."""
         return self._binary(masks, lambda zs: [rounded(z, self.bypass_sigmoid_grad) for z in zs])
 
-    def _gap(self, active: dict) -> tuple[Array, Array]:
-        """Return the active masks' sparsity, and the mean distance of groups from their targets."""
-        targets = self.targets(active)
-        now, gap = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
-        for group, target in enumerate(targets.sparsities):
-            members = zip(active.values(), targets.groups, strict=True)
-            logits = [mask for mask, g in members if g == group]
-            sparse = 1.0 - kept_fraction(logits, self.bypass_sigmoid_grad)
-            share = jnp.float32(targets.sizes[group] / sum(targets.sizes))
-            now += share * sparse
-            gap += share * jnp.abs(jnp.float32(target) - sparse)
-        return now, gap
-
-    def penalty(
-        self, masks: PyTree, step: Any
-    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    def penalty(self, masks: PyTree, step: Any) -> tuple[Scalar, dict[str, Scalar]]:
         """Sparsity loss of the active masks.
 
         Returns:
@@ -93,7 +78,15 @@ class Supermask(Pruner):
         active, _ = self.split(masks)
         if not active:
             return jnp.zeros((), jnp.float32), {}
-        now, gap = self._gap(active)
+        targets = self.targets(active)
+        now, gap = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
+        for group, target in enumerate(targets.sparsities):
+            members = zip(active.values(), targets.groups, strict=True)
+            logits = [mask for mask, g in members if g == group]
+            sparse = 1.0 - kept_fraction(logits, self.bypass_sigmoid_grad)
+            share = jnp.float32(targets.sizes[group] / sum(targets.sizes))
+            now += share * sparse
+            gap += share * jnp.abs(jnp.float32(target) - sparse)
         progress = jnp.minimum(1.0, jnp.asarray(step, jnp.float32) / self.total_steps)
         rate = (1.0 + jnp.cos(progress * jnp.float32(jnp.pi))) / 2.0
         loss = gap * jnp.float32(self.loss_weight) * (1.0 - rate)

@@ -69,7 +69,7 @@ def _masked_value_jvp(primals, tangents):
 def apply_straight_through(params: PyTree, binary: PyTree) -> PyTree:
     """`apply_masks` whose gradient reaches pruned weights as well, as if no mask were there.
 
-    Masks get no gradient. Arguments, result and errors are those of `apply_masks`.
+    Masks get no gradient.
     """
     return map_masked(_masked_value, binary, params)
 

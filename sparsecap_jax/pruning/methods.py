@@ -9,6 +9,10 @@ References:
     Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse
     connectivity inspired by network science" (2018), arXiv 1707.04780 (SET).
     Evci et al., "Rigging the lottery: making all tickets winners" (2020), arXiv 1911.11134 (RigL).
+    Lee, Ajanthan and Torr, "SNIP: single-shot network pruning based on connection sensitivity"
+    (2019), arXiv 1810.02340, equations 5 and 6.
+    Molchanov et al., "Importance estimation for neural network pruning" (2019), arXiv 1906.10771
+    (saliency: |gradient x weight|).
 """
 
 import dataclasses
@@ -20,12 +24,17 @@ import numpy as np
 from jaxtyping import Array
 
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.pruning import scores as scores_lib
 from sparsecap_jax.pruning.base import Pruner, PruneState, Target
 from sparsecap_jax.pruning.masks import apply_masks, apply_straight_through, sparsity
 from sparsecap_jax.pruning.paths import by_path, nest
 from sparsecap_jax.pruning.ranked import Arrays, Ranked, When, pick
-from sparsecap_jax.pruning.ranking import prune_smallest
+from sparsecap_jax.pruning.ranking import (
+    magnitudes,
+    normalized,
+    prune_smallest,
+    random_scores,
+    standardized_magnitudes,
+)
 from sparsecap_jax.pruning.targets import Polynomial, Targets
 from sparsecap_jax.settings import Range
 from sparsecap_jax.types import PyTree
@@ -107,9 +116,9 @@ class Magnitude(Ranked):
     def scores(self, state, weights, grads, event) -> Arrays:
         """Return |weight|, normalized or standardized."""
         if self.standardize:
-            return scores_lib.standardized_magnitudes(weights)
-        scores = scores_lib.magnitudes(weights)
-        return scores_lib.normalized(scores) if self.normalize else scores
+            return standardized_magnitudes(weights)
+        scores = magnitudes(weights)
+        return normalized(scores) if self.normalize else scores
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,7 +169,7 @@ class MagnitudeSTE(Ranked):
 
     def scores(self, state, weights, grads, event) -> Arrays:
         """Return |weight|."""
-        return scores_lib.magnitudes(weights)
+        return magnitudes(weights)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -187,8 +196,8 @@ class Saliency(Ranked):
         if self.reference_signed:
             total = sum(jnp.sum(product) for product in products)
             return [jnp.where(total < 0, -product, product) for product in products]
-        scores = scores_lib.magnitudes(products)
-        return scores_lib.normalized(scores) if self.normalize else scores
+        scores = magnitudes(products)
+        return normalized(scores) if self.normalize else scores
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -200,7 +209,7 @@ class Random(Ranked):
     def scores(self, state, weights, grads, event) -> Arrays:
         """Return uniform scores in (0, 1), and 0 for weights that are pruned already."""
         masks = self.split(state.masks)[0].values()
-        drawn = scores_lib.random_scores(state.extras["seed"], event, weights)
+        drawn = random_scores(state.extras["seed"], event, weights)
         return [score * mask for score, mask in zip(drawn, masks, strict=True)]
 
 
@@ -216,7 +225,7 @@ class StaticSparse(Ranked):
 
     def scores(self, state, weights, grads, event) -> Arrays:
         """Return uniform scores in (0, 1)."""
-        return scores_lib.random_scores(state.extras["seed"], event, weights)
+        return random_scores(state.extras["seed"], event, weights)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -283,14 +292,14 @@ class Rewired(Ranked):
         # Below every magnitude, so that pruned weights count as removed first.
         kept = [
             jnp.where(mask != 0, size, jnp.float32(-1.0))
-            for size, mask in zip(scores_lib.magnitudes(weights), active.values(), strict=True)
+            for size, mask in zip(magnitudes(weights), active.values(), strict=True)
         ]
         drops = jnp.asarray(self.drops(targets))[event]
         survivors = prune_smallest(kept, removed + drops, targets.groups)
         if self.growth == "random":
-            growth = scores_lib.random_scores(state.extras["seed"], event, weights)
+            growth = random_scores(state.extras["seed"], event, weights)
         elif grads is not None:
-            growth = scores_lib.magnitudes(pick(grads, active))
+            growth = magnitudes(pick(grads, active))
         else:
             raise ConfigError(f"pruner {self.name!r} ranks gradients; give it grads")
         pairs = zip(growth, survivors, strict=True)

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.pruning import methods
 from sparsecap_jax.pruning.base import Pruner, PruneState
 from sparsecap_jax.pruning.masks import (
     Sparsity,
@@ -20,17 +21,6 @@ from sparsecap_jax.pruning.masks import (
     pack,
     sparsity,
     unpack,
-)
-from sparsecap_jax.pruning.methods import (
-    Magnitude,
-    MagnitudeSTE,
-    MaskFreeze,
-    NoPruner,
-    OneShotMagnitude,
-    Random,
-    Rewired,
-    Saliency,
-    StaticSparse,
 )
 from sparsecap_jax.pruning.paths import by_path
 from sparsecap_jax.pruning.ranked import Ranked
@@ -46,34 +36,34 @@ _CRITERIA = {
 }
 _NO_EVENTS = {"initial_sparsity": 0.0, "start_step": None, "frequency": None, "events": None}
 
-_one_shot = partial(OneShotMagnitude, rewinds=False, **_NO_EVENTS)
-_lottery = partial(OneShotMagnitude, rewinds=True, **_NO_EVENTS)
-_gradual = partial(Magnitude, when="polynomial", normalize=False)
-_magnitude = partial(Magnitude, standardize=False)
-_saliency = partial(Saliency, reference_signed=False)
+_one_shot = partial(methods.OneShotMagnitude, rewinds=False, **_NO_EVENTS)
+_lottery = partial(methods.OneShotMagnitude, rewinds=True, **_NO_EVENTS)
+_gradual = partial(methods.Magnitude, when="polynomial", normalize=False)
+_magnitude = partial(methods.Magnitude, standardize=False)
+_saliency = partial(methods.Saliency, reference_signed=False)
 _before = {"when": "before", "distribution": "global", "normalize": False, **_NO_EVENTS}
 
 PRUNERS: Registry[Any] = Registry(
     "pruner.name",
     {
-        "none": NoPruner,
+        "none": methods.NoPruner,
         "supermask": Supermask,
         **{f"mag_{name}": partial(_one_shot, **parts) for name, parts in _CRITERIA.items()},
         **{f"mag_grad_{name}": partial(_gradual, **parts) for name, parts in _CRITERIA.items()},
         **{f"lottery_mag_{name}": partial(_lottery, **parts) for name, parts in _CRITERIA.items()},
-        "lottery_mask_freeze": partial(MaskFreeze, rewinds=True),
-        "mask_freeze": partial(MaskFreeze, rewinds=False),
-        "snip": partial(Saliency, **_before),
+        "lottery_mask_freeze": partial(methods.MaskFreeze, rewinds=True),
+        "mask_freeze": partial(methods.MaskFreeze, rewinds=False),
+        "snip": partial(methods.Saliency, **_before),
         # Those of jaxpruner, by its names.
         "magnitude": _magnitude,
         "global_magnitude": partial(_magnitude, distribution="global", normalize=True),
         "saliency": _saliency,
         "global_saliency": partial(_saliency, distribution="global", normalize=True),
-        "random": Random,
-        "magnitude_ste": MagnitudeSTE,
-        "static_sparse": partial(StaticSparse, **_NO_EVENTS),
-        "set": partial(Rewired, growth="random"),
-        "rigl": partial(Rewired, growth="gradient"),
+        "random": methods.Random,
+        "magnitude_ste": methods.MagnitudeSTE,
+        "static_sparse": partial(methods.StaticSparse, **_NO_EVENTS),
+        "set": partial(methods.Rewired, growth="random"),
+        "rigl": partial(methods.Rewired, growth="gradient"),
     },
     Pruner,
 )

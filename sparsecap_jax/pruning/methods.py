@@ -24,17 +24,11 @@ import numpy as np
 from jaxtyping import Array
 
 from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.pruning import ranking
 from sparsecap_jax.pruning.base import Pruner, PruneState, Target
 from sparsecap_jax.pruning.masks import apply_masks, apply_straight_through, sparsity
 from sparsecap_jax.pruning.paths import by_path, nest
 from sparsecap_jax.pruning.ranked import Arrays, Ranked, When, pick
-from sparsecap_jax.pruning.ranking import (
-    magnitudes,
-    normalized,
-    prune_smallest,
-    random_scores,
-    standardized_magnitudes,
-)
 from sparsecap_jax.pruning.targets import Polynomial, Targets
 from sparsecap_jax.settings import Range
 from sparsecap_jax.types import PyTree
@@ -116,9 +110,9 @@ class Magnitude(Ranked):
     def scores(self, state, weights, grads, event) -> Arrays:
         """Return |weight|, normalized or standardized."""
         if self.standardize:
-            return standardized_magnitudes(weights)
-        scores = magnitudes(weights)
-        return normalized(scores) if self.normalize else scores
+            return ranking.standardized_magnitudes(weights)
+        scores = ranking.magnitudes(weights)
+        return ranking.normalized(scores) if self.normalize else scores
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -169,7 +163,7 @@ class MagnitudeSTE(Ranked):
 
     def scores(self, state, weights, grads, event) -> Arrays:
         """Return |weight|."""
-        return magnitudes(weights)
+        return ranking.magnitudes(weights)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -196,8 +190,8 @@ class Saliency(Ranked):
         if self.reference_signed:
             total = sum(jnp.sum(product) for product in products)
             return [jnp.where(total < 0, -product, product) for product in products]
-        scores = magnitudes(products)
-        return normalized(scores) if self.normalize else scores
+        scores = ranking.magnitudes(products)
+        return ranking.normalized(scores) if self.normalize else scores
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -209,7 +203,7 @@ class Random(Ranked):
     def scores(self, state, weights, grads, event) -> Arrays:
         """Return uniform scores in (0, 1), and 0 for weights that are pruned already."""
         masks = self.split(state.masks)[0].values()
-        drawn = random_scores(state.extras["seed"], event, weights)
+        drawn = ranking.random_scores(state.extras["seed"], event, weights)
         return [score * mask for score, mask in zip(drawn, masks, strict=True)]
 
 
@@ -225,7 +219,7 @@ class StaticSparse(Ranked):
 
     def scores(self, state, weights, grads, event) -> Arrays:
         """Return uniform scores in (0, 1)."""
-        return random_scores(state.extras["seed"], event, weights)
+        return ranking.random_scores(state.extras["seed"], event, weights)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -292,16 +286,16 @@ class Rewired(Ranked):
         # Below every magnitude, so that pruned weights count as removed first.
         kept = [
             jnp.where(mask != 0, size, jnp.float32(-1.0))
-            for size, mask in zip(magnitudes(weights), active.values(), strict=True)
+            for size, mask in zip(ranking.magnitudes(weights), active.values(), strict=True)
         ]
         drops = jnp.asarray(self.drops(targets))[event]
-        survivors = prune_smallest(kept, removed + drops, targets.groups)
+        survivors = ranking.prune_smallest(kept, removed + drops, targets.groups)
         if self.growth == "random":
-            growth = random_scores(state.extras["seed"], event, weights)
+            growth = ranking.random_scores(state.extras["seed"], event, weights)
         elif grads is not None:
-            growth = magnitudes(pick(grads, active))
+            growth = ranking.magnitudes(pick(grads, active))
         else:
             raise ConfigError(f"pruner {self.name!r} ranks gradients; give it grads")
         pairs = zip(growth, survivors, strict=True)
         safe = [jnp.where(mask != 0, jnp.float32(jnp.inf), score) for score, mask in pairs]
-        return prune_smallest(safe, removed, targets.groups)
+        return ranking.prune_smallest(safe, removed, targets.groups)

@@ -12,7 +12,7 @@ from sparsecap_jax.types import ArrayLike, Batch
 
 
 def _masked_mean(values: Float[Array, "*N T"], mask: ArrayLike) -> Float[Array, ""]:
-    """Mean of the values under a {0, 1} mask, those elsewhere may be NaN; 0 for an empty mask."""
+    """Mean of the values that a {0, 1} mask keeps, 0 where it keeps none; others may be NaN."""
     weights = jnp.asarray(mask, jnp.float32)
     total = jnp.sum(jnp.where(weights != 0, values, jnp.float32(0.0)) * weights)
     return total / jnp.maximum(jnp.sum(weights), jnp.float32(1.0))

@@ -151,7 +151,7 @@ def build_sections(config: ConfigDict) -> dict[str, Any]:
     from sparsecap_jax.models import make_model
     from sparsecap_jax.pruning import make_pruner
     from sparsecap_jax.tokenizers import tokenizer_class
-    from sparsecap_jax.training import scheduled_sampling
+    from sparsecap_jax.training.config import scheduled_sampling
     from sparsecap_jax.training.objectives import OBJECTIVES, Task
 
     plain = config.to_dict()
@@ -171,7 +171,7 @@ def build_sections(config: ConfigDict) -> dict[str, Any]:
         make_pruner(plain["pruner"], total_steps=1, steps_per_epoch=1)
         objective = OBJECTIVES[plain["objective"].pop("name", None)]
         built["objective"] = build(objective, plain["objective"], "objective", task=Task(model))
-    scheduled_sampling.parse(built["train"], model)
+    scheduled_sampling(built["train"], model)
     return built
 
 

@@ -31,7 +31,7 @@ from sparsecap_jax.scst.guard import check_document_frequency
 from sparsecap_jax.scst.rewards import make_rewards
 from sparsecap_jax.settings import build
 from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer, train_tokenizer
-from sparsecap_jax.training import scheduled_sampling
+from sparsecap_jax.training.config import scheduled_sampling
 from sparsecap_jax.training.objectives import OBJECTIVES, Objective, SelfCritical, Task
 from sparsecap_jax.training.optimizers import make_optimizer
 from sparsecap_jax.training.steps import make_mesh
@@ -134,7 +134,7 @@ def prepare_run(
         mesh.size,
         epoch,
         config.train.label_smoothing,
-        scheduled_sampling.parse(config.train, model),
+        scheduled_sampling(config.train, model),
     )
     objectives = make_objectives(config, task, rewarded_from, frequency)
     return Run(

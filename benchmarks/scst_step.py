@@ -47,11 +47,9 @@ def make_rewards(texts, vocab_size):
 
     from sparsecap_jax.scst.device import idf_tables
     from sparsecap_jax.scst.document_frequency import count_documents
-    from sparsecap_jax.scst.references import References
     from sparsecap_jax.scst.rewards import DeviceRewards, RewardWeights
-    from sparsecap_jax.scst.vocabulary import END as NONE
-    from sparsecap_jax.scst.vocabulary import Vocabulary
-    from sparsecap_jax.scst.words import WordTable
+    from sparsecap_jax.scst.words import END as NONE
+    from sparsecap_jax.scst.words import References, Vocabulary, WordTable
 
     frequency = count_documents(texts)
     vocabulary = Vocabulary(frequency.words)

@@ -23,9 +23,9 @@ class IdfTables:
     """Inverse document frequencies of a trie of n-grams; a pytree, to be passed to compiled code.
 
     Attributes:
-        idf: for n = 1 to 4, float32 `[M_n]`.
-        lasts: for n = 2 to 4, int32 `[M_n]`, the last words; sorted within a row of continuations.
-        starts: for n = 2 to 4, int32 `[M_(n-1) + 1]`, where the continuations of each n-gram begin.
+        idf: for n = 1 to 4, float32 `[M_n + 1]`.
+        lasts: for n = 2 to 4, int32 `[M_n + 1]`, last words; sorted within a row of continuations.
+        starts: for n = 2 to 4, int32 `[M_(n-1) + 2]`, where continuations of each n-gram begin.
         unseen: float32 `[]`, the idf of what is in no table.
         rounds: for n = 2 to 4, steps of the search.
     """
@@ -73,19 +73,16 @@ class IdfTables:
 
 def idf_tables(frequency: DocumentFrequency) -> IdfTables:
     """Build tables for the device; logarithms are taken in float64."""
+    # Each table ends with an entry that stands for no n-gram, so that none is empty.
+    counts = [np.append(table, 0.0) for table in frequency.counts]
     unseen = math.log(frequency.num_images)
-    idf = tuple(
-        np.append((unseen - np.log(np.maximum(1.0, counts))).astype(np.float32), np.float32(unseen))
-        for counts in frequency.counts
-    )
-    idf = (idf[0][:-1] if len(frequency.words) else idf[0], *idf[1:])
+    idf = tuple(np.float32(unseen - np.log(np.maximum(1.0, table))) for table in counts)
+    lasts = tuple(np.append(last, np.int32(-1)) for last in frequency.lasts)
     starts, rounds = [], []
     for n, parents in enumerate(frequency.parents):
         children = np.bincount(parents, minlength=len(frequency.counts[n]))
         starts.append(np.concatenate([[0], np.cumsum(children), [len(parents)]]).astype(np.int32))
         rounds.append(int(children.max(initial=0)).bit_length())
-    # One entry more than there are, so that no table is empty.
-    lasts = tuple(np.append(last, np.int32(-1)) for last in frequency.lasts)
     return IdfTables(idf, lasts, tuple(starts), np.float32(unseen), tuple(rounds))
 
 

@@ -8,8 +8,7 @@ from jaxtyping import Float, Int
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.scst.document_frequency import DocumentFrequency
 from sparsecap_jax.scst.formulas import norms, own_counts, scores
-from sparsecap_jax.scst.references import References
-from sparsecap_jax.scst.vocabulary import Vocabulary
+from sparsecap_jax.scst.words import References, Vocabulary
 
 _CHUNK = 64  # captions scored at once: what they need then stays in the processor's cache
 
@@ -79,19 +78,14 @@ class HostScorer:
         return ciders.reshape(lengths.shape), bleus.reshape(*lengths.shape, 4)
 
     def _score(self, ids, lengths, images):
-        """Scores of C captions, one image for each."""
+        """Score captions of one image each; norms of references are computed when first met."""
         distinct, of = np.unique(images, return_inverse=True)
         rows = self.references.rows(distinct)
-        words, reference_lengths = self.references.take(rows)
-        words = words[..., : max(1, reference_lengths.max())]
-        known = self._reference_norms(rows, words, reference_lengths)
-        idf = self._frequency.idf(ids)
-        return scores(np, ids, lengths, idf, words[of], reference_lengths[of], known[of])
-
-    def _reference_norms(self, rows, words, lengths) -> Float[np.ndarray, "B R 4"]:
-        """Norms of the references, computed when they are first met."""
+        words, counts = self.references.take(rows)
+        words = words[..., : max(1, counts.max())]
         new = (rows >= 0) & np.isnan(self._norms[rows, 0])
         if np.any(new):
-            repeats = own_counts(np, words[new], lengths[new], np.float64)
+            repeats = own_counts(np, words[new], counts[new], np.float64)
             self._norms[rows[new]] = norms(np, repeats, self._frequency.idf(words[new]))
-        return np.where(rows[..., None] >= 0, self._norms[rows], 0.0)
+        known = np.where(rows[..., None] >= 0, self._norms[rows], 0.0)
+        return scores(np, ids, lengths, self._frequency.idf(ids), words[of], counts[of], known[of])

@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from sparsecap_jax.scst.device import idf_tables, score_on_device
 from sparsecap_jax.scst.document_frequency import DocumentFrequency
-from sparsecap_jax.scst.host import HostScorer
+from sparsecap_jax.scst.scorers import HostScorer, idf_tables, score_on_device
 from sparsecap_jax.scst.words import References, Vocabulary, word_table
 from sparsecap_jax.tokenizers import Tokenizer
 from sparsecap_jax.types import ArrayLike, PyTree

@@ -18,8 +18,8 @@ from sparsecap_jax.pruning.masks import apply_masks
 from sparsecap_jax.pruning.step import SparseStep
 from sparsecap_jax.scst.config import ScstConfig
 from sparsecap_jax.scst.document_frequency import count_documents
-from sparsecap_jax.scst.host import HostScorer
 from sparsecap_jax.scst.rewards import HostRewards, make_rewards
+from sparsecap_jax.scst.scorers import HostScorer
 from sparsecap_jax.settings import build
 from sparsecap_jax.tokenizers import train_tokenizer
 from sparsecap_jax.training.losses import reward_loss

@@ -6,6 +6,8 @@ What users need is reached from here and loaded when it is first used; see docs/
 """
 
 import importlib
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sparsecap_jax.version import __version__
@@ -51,19 +53,31 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]
 
 
-def __getattr__(name: str) -> Any:
-    """Load a public name, or a room of the package, when it is first used."""
-    if name not in _HOMES:
+def lazy(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return the `__getattr__` of a package, which loads what is asked for when it is first used.
+
+    Args:
+        package: name of the package; its modules are reached in this way, too.
+        homes: modules of its public names; `MODULE:NAME` where a name differs there.
+    """
+
+    def load(name: str) -> Any:
+        module, _, attribute = homes.get(name, name).partition(":")
         try:
-            return importlib.import_module(f"{__name__}.{name}")
+            value = importlib.import_module(f"{package}.{module}")
         except ModuleNotFoundError as error:
-            if error.name != f"{__name__}.{name}":
+            if name in homes or error.name != f"{package}.{name}":
                 raise
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    module, _, attribute = _HOMES[name].partition(":")
-    value = getattr(importlib.import_module(f"{__name__}.{module}"), attribute or name)
-    globals()[name] = value
-    return value
+            raise AttributeError(f"module {package!r} has no attribute {name!r}") from None
+        if name in homes:
+            value = getattr(value, attribute or name)
+            setattr(sys.modules[package], name, value)
+        return value
+
+    return load
+
+
+__getattr__ = lazy(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -25,7 +25,7 @@ from sparsecap_jax.pruning import Pruner, make_pruner
 from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.config import changed_fields, from_dict, model_config, to_json, validate
 from sparsecap_jax.runs.directory import EXTRACTOR, INITIAL_WEIGHTS, TOKENIZER
-from sparsecap_jax.scst.config import parse as parse_scst
+from sparsecap_jax.scst.config import ScstConfig
 from sparsecap_jax.scst.document_frequency import DocumentFrequency, count_documents
 from sparsecap_jax.scst.guard import check_document_frequency
 from sparsecap_jax.scst.rewards import make_rewards
@@ -183,7 +183,7 @@ def _document_frequency(
 
 
 def _self_critical(config: ConfigDict, task: Task, frequency: DocumentFrequency) -> SelfCritical:
-    settings = parse_scst(config.scst)
+    settings = build(ScstConfig, config.scst, "scst")
     return SelfCritical(
         task=task,
         config=settings,

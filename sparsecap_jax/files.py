@@ -71,10 +71,11 @@ def read_csv(path: str | pathlib.Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def write_table(path: str | pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as CSV with a header: all columns in order of appearance."""
+def write_table(path: str | pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Write rows as CSV with a header, and return it: all columns in order of appearance."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with write_atomically(path) as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows(rows)
+    return columns

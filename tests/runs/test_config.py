@@ -20,7 +20,6 @@ from sparsecap_jax.runs import config_docs
 from sparsecap_jax.runs.config import (
     NAMED,
     SECTIONS,
-    build_sections,
     changed_fields,
     default_config,
     from_dict,
@@ -123,7 +122,7 @@ def test_rules_between_fields():
 def test_sections_come_in_the_types_of_their_owners():
     config = default_config(tokenizer="radix")
     config.optimizer.schedule = "noam"
-    sections = build_sections(config)
+    sections = validate(config)
     assert (sections["tokenizer"].radix_base, sections[""].max_seq_length) == (768, 18)
     assert sections["optimizer"] == optimizers.OptimizerConfig(schedule="noam")
     assert sections["data"].region_buckets == (16, 36, 64, 100)

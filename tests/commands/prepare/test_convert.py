@@ -3,8 +3,8 @@ import logging
 
 import numpy as np
 import pytest
+from prepare_runs import run_prepare as run
 
-from sparsecap_jax.commands.prepare import parse_args
 from sparsecap_jax.data.stores import NpyFolderStore, open_store
 from sparsecap_jax.data.stores.array_records import decode, encode, load_manifest
 from sparsecap_jax.data.stores.convert import convert, verify
@@ -24,11 +24,6 @@ def folder(tmp_path):
     for image_id in range(7):
         np.save(root / f"cocobu_att/{image_id}.npy", features(image_id))
     return root
-
-
-def run(*arguments):
-    args = parse_args(["prepare_data.py", *map(str, arguments)])
-    args.run(args)
 
 
 def options(folder, output, *more):

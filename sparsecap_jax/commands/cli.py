@@ -23,23 +23,16 @@ _PLUGINS = flags.DEFINE_multi_string(
 )
 
 
-def run_main(
-    main: Callable[[list[str]], None],
-    words: bool = False,
-    define: Callable[[list[str]], None] | None = None,
-) -> None:
+def run_main(main: Callable[[list[str]], None], words: bool = False) -> None:
     """Run `main` as an absl app; errors and wrong usage are printed as one line, exit status 1.
 
     Args:
         main: takes the words of the command line that are no flags.
         words: whether there may be any.
-        define: takes the whole command line, and defines flags that depend on it.
     """
 
     def parse(argv: list[str]) -> list[str]:
         with _errors_in_one_line():
-            if define:
-                define(argv)
             for module, defined in flags.FLAGS.flags_by_module_dict().items():
                 for flag in defined if module.startswith("sparsecap_jax.") else ():
                     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # in --help
@@ -79,11 +72,7 @@ def _errors_in_one_line() -> Iterator[None]:
 
 
 class ConfigFlag:
-    """The flags `--config=FILE.py:ARGUMENTS` and `--config.SECTION.FIELD=VALUE`.
-
-    Args:
-        flag_values: where to define them.
-    """
+    """The flags `--config=FILE.py:ARGUMENTS` and `--config.SECTION.FIELD=VALUE`."""
 
     def __init__(self, flag_values: flags.FlagValues = flags.FLAGS):
         self._source = flags.DEFINE_string(

@@ -57,8 +57,7 @@ def import_reference(
         CheckpointError: the source is corrupt or incomplete, or the run directory `output` exists.
         ConfigError: a model or tokenizer that we do not have.
     """
-    output = pathlib.Path(output)
-    if (output / "config.json").exists():
+    if pathlib.Path(output, "config.json").exists():
         raise CheckpointError(f"{output}: holds a run already; expected a new directory")
     checkpoint = open_checkpoint_dir(source)
     model, variables = interop.load_state_dict(checkpoint.dense_state_dict(), checkpoint.config)
@@ -71,10 +70,9 @@ def import_reference(
     run = LoadedRun(config, tokenizer, model, params, masks)
     size = save_run(output, run)
     counts = weight_counts(params)
-    report(
-        f"{checkpoint.config['caption_model']}: {counts['nonzeros']:,} nonzero weights, sparsity "
-        f"{counts['sparsity']:.4f}; wrote {output} ({size:,} bytes of weights)"
-    )
+    shown = f"{counts['nonzeros']:,} nonzero weights, sparsity {counts['sparsity']:.4f}"
+    name = checkpoint.config["caption_model"]
+    report(f"{name}: {shown}; wrote {output} ({size:,} bytes of weights)")
     return run
 
 
@@ -85,11 +83,10 @@ def run_config(reference: Mapping[str, Any], vocab_size: int) -> ConfigDict:
     the model is only set where it differs from `vocab_size`, the tokenizer's.
     """
     upgraded = interop.upgrade_config(reference)
-    fields = {
-        k: v for k, v in interop.model_config(reference).items() if k not in sections.FROM_ELSEWHERE
-    }
+    reserved, fields = sections.FROM_ELSEWHERE, interop.model_config(reference)
     if fields["vocab_size"] == vocab_size:
-        del fields["vocab_size"]
+        reserved += ("vocab_size",)
+    fields = {name: value for name, value in fields.items() if name not in reserved}
     config = sections.default_config()
     with config.unlocked():
         options = interop.tokenizer_config(upgraded)
@@ -146,11 +143,10 @@ def export_reference(
     if form == "sparse":
         state = _sparse(state, run, config)
     save_checkpoint_dir(output, config, file, state, run.tokenizer)
-    size = (output / file).stat().st_size
-    report(
-        f"{config['caption_model']}: {len(state)} tensors; wrote {output / file} ({size:,} bytes)"
-    )
-    return output / file
+    path = output / file
+    tensors = f"{config['caption_model']}: {len(state)} tensors"
+    report(f"{tensors}; wrote {path} ({path.stat().st_size:,} bytes)")
+    return path
 
 
 def checkpoint_config(run: LoadedRun, *, masks: str = "applied") -> dict[str, Any]:
@@ -196,17 +192,16 @@ def _make_pruner(config: ConfigDict) -> Pruner:
 
 
 def _weights_name(run: LoadedRun, form: str, masks: str) -> str:
-    """Name of the weights file, for combinations that make sense."""
     for value, names, name in ((form, _FORMS, "form"), (masks, _MASKS, "masks")):
         if value not in names:
             raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(names)}")
     if run.config.pruner.name == "none":
-        if (masks, form) != ("applied", "dense"):
-            raise ConfigError(
-                "config.pruner.name is 'none': a dense model has no masks and nothing to store "
-                "sparse; expected form 'dense' and masks 'applied'"
-            )
-        return "model_best.pth"
+        if (masks, form) == ("applied", "dense"):
+            return "model_best.pth"
+        raise ConfigError(
+            "config.pruner.name is 'none': a dense model has no masks and nothing to store "
+            "sparse; expected form 'dense' and masks 'applied'"
+        )
     if (masks, form) == ("raw", "sparse"):
         raise ConfigError("masks 'raw' keep every weight; expected form 'dense' with them")
     return f"model_best{_MASKS[masks]}{_FORMS[form]}.pth"
@@ -235,6 +230,5 @@ def _sparse(
     pruner = run.config.pruner
     paths = set(select(run.params, tuple(pruner.include), tuple(pruner.exclude)))
     names = {rule.reference for rule in interop.rules(config) if rule.path in paths}
-    arrays = {id(state[name]): state[name] for name in names}
-    tensors = {key: SparseTensor.from_dense(array) for key, array in arrays.items()}
+    tensors = {id(state[name]): SparseTensor.from_dense(state[name]) for name in names}
     return {k: tensors[id(v)] if k in names else v for k, v in state.items()}

@@ -47,9 +47,8 @@ def given_options() -> dict[str, Any]:
         if name in BY_IMAGE and value.endswith(".json"):
             kind, expected = (list, "a list of words") if name == "required" else (str, "text")
             content = read_json(value)
-            if not isinstance(content, dict) or not all(
-                isinstance(one, kind) for one in content.values()
-            ):
+            values = content.values() if isinstance(content, dict) else [None]
+            if not all(isinstance(one, kind) for one in values):
                 raise DataError(f"{value}: expected an object with {expected} for each image id")
             options[name] = {normalize_id(image_id): one for image_id, one in content.items()}
         elif name == "required":

@@ -86,8 +86,8 @@ def extract_folder(
             "new folder"
         )
     write_json(path, settings)
-    finished = output / FOLDERS[-1]
-    todo = {i: path for i, path in photos.items() if not (finished / f"{i}.npy").exists()}
+    finished = {path.stem for path in (output / FOLDERS[-1]).glob("*.npy")}
+    todo = {key: path for key, path in photos.items() if str(key) not in finished}
     skipped, done, faults, start = len(photos) - len(todo), 0, {}, time.monotonic()
     if skipped:
         report(f"{skipped} of {len(photos)} photos have features already")

@@ -1,7 +1,5 @@
 """Extractors turn photos into regions: EfficientNet-Lite0 over windows, torchvision's detector.
 
-Windows are regions without a detector: the cells of a grid, and of the levels of a pyramid.
-
 To add one, write a function from keyword options to an `Extractor` and `EXTRACTORS.register` it, or
 name it as `MODULE:FUNCTION` after `settings.use_plugin(MODULE)`. Files of settings never import
 anything.

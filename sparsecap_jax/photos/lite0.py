@@ -156,9 +156,8 @@ def load_params(path: str | pathlib.Path | None = None) -> dict[str, Any]:
             if params[name].shape != leaf.shape:
                 raise ValueError(f"{name}: {params[name].shape}; expected {leaf.shape}")
     except (KeyError, ValueError, AttributeError) as error:
-        raise CheckpointError(
-            f"{source}: not the weights of EfficientNet-Lite0: {error!r}"
-        ) from error
+        reason = f"not the weights of EfficientNet-Lite0: {error!r}"
+        raise CheckpointError(f"{source}: {reason}") from error
     return unflatten_dict(params, sep="/")
 
 

@@ -19,11 +19,7 @@ COMMANDS = scripts(pathlib.Path(__file__).parent)
 
 
 def define(argv: Sequence[str]) -> None:
-    """Define the flags of the subcommand of a command line; --help explains it, or lists all.
-
-    Raises:
-        UsageError: there is no such subcommand.
-    """
+    """Define the flags of the subcommand of a command line; --help explains it, or lists all."""
     words = [word for word in argv[1:] if not word.startswith("-")]
     name = next((word for word in words if word in COMMANDS), None)
     script = sys.modules["__main__"]
@@ -32,7 +28,7 @@ def define(argv: Sequence[str]) -> None:
         script.__doc__ = module.__doc__
         module.define()
     elif words:
-        raise app.UsageError(f"no subcommand {words[0]!r}; {nearest(words[0], COMMANDS)}")
+        sys.exit(f"error: no subcommand {words[0]!r}; {nearest(words[0], COMMANDS)}")
     else:
         script.__doc__ = f"{script.__doc__}\n\n{summaries(COMMANDS)}"
 

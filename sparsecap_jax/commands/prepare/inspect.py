@@ -45,18 +45,22 @@ def run(args: flags.FlagValues) -> None:
     counts, faults = _read(store.num_regions, ids, "images whose regions cannot be counted")
     if counts:
         print(f"regions: {min(counts)} to {max(counts)} per image, mean {np.mean(counts):.1f}")
+
+    def extent(image_id: ImageId) -> tuple[float, float, float]:
+        features = store[image_id].features
+        return float(features.min()), float(features.max()), float(features.mean())
+
     # Without --read, one image: a wrong width or missing boxes are the same in all of them.
     title = "images cannot be used" if args.read else "image was read, and cannot be used"
-    chosen = ids if args.read else ids[:1]
-    images, faulty = _read(lambda image_id: _summary(store[image_id].features), chosen, title)
+    images, faulty = _read(extent, ids if args.read else ids[:1], title)
     faults += faulty
     if images and args.read:
-        _, lows, highs, means = zip(*images, strict=True)
+        lows, highs, means = zip(*images, strict=True)
         values = f"{min(lows):.4g} to {max(highs):.4g}, mean {sum(means) / len(means):.4g}"
         print(f"width {store.feature_size}, values: {values}\n{len(images):,} images are good")
     elif images:
         boxes = ", with boxes" if store.need_boxes else ""  # they are read only where asked for
-        print(f"image {ids[0]!r}: width {images[0][0]}{boxes}")
+        print(f"image {ids[0]!r}: width {store.feature_size}{boxes}")
     for name, split in split_ids(args.split_json).items() if args.split_json else ():
         absent = [image_id for image_id in split if image_id not in store]
         shown = ", ".join(map(str, absent[:_SHOWN]))
@@ -70,10 +74,6 @@ def run(args: flags.FlagValues) -> None:
         faults += len(differing)
     if faults:
         sys.exit(1)
-
-
-def _summary(features: np.ndarray) -> tuple[int, float, float, float]:
-    return features.shape[1], float(features.min()), float(features.max()), float(features.mean())
 
 
 def _read(read: Callable[[ImageId], Any], ids: Sequence[ImageId], title: str) -> tuple[list, int]:

@@ -34,12 +34,12 @@ def define() -> None:
 def run(args: flags.FlagValues) -> None:
     """Train or load, and print sizes and an example; ConfigError where arguments do not fit."""
     text = args.text
-    options = {} if args.radix_base is None else {"radix_base": args.radix_base}
+    options = {"radix_base": args.radix_base}
     if args.captions:
         if not args.output:
             raise ConfigError("--output is missing; expected the folder to write")
-        if args.name == "radix":
-            options.setdefault("radix_base", 768)
+        if args.name == "radix" and args.radix_base is None:
+            options["radix_base"] = 768
         captions = read_captions(args.captions)
         fields = {"name": args.name, "vocab_size": args.vocab_size, **options}
         tokenizer = train_tokenizer(fields, captions, args.output)
@@ -47,9 +47,8 @@ def run(args: flags.FlagValues) -> None:
         print(f"wrote {args.output}: {len(captions):,} captions read")
     else:
         tokenizer = make_tokenizer(args.name, args.load, **options)
-    special = f"pad {tokenizer.pad_id}, bos {tokenizer.bos_id}, eos {tokenizer.eos_id}"
-    unknown = ", ".join(map(str, tokenizer.unk_ids))
-    print(f"{tokenizer.vocab_size:,} ids: {special}, unk {unknown}")
+    special = f"pad {tokenizer.pad_id}, bos {tokenizer.bos_id}, eos {tokenizer.eos_id}, unk"
+    print(f"{tokenizer.vocab_size:,} ids: {special}", ", ".join(map(str, tokenizer.unk_ids)))
     if not text:
         return
     ids = tokenizer.encode(text, args.max_length)

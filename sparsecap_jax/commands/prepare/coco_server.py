@@ -1,6 +1,6 @@
 """Write the two result files that COCO's evaluation server expects.
 
-python launch/prepare_data.py coco_server --captions=captions.json --name=ORT --output=results
+python launch/prepare_data.py coco_server --captions=a.json --name=ORT --output=out --test_ids=FILE
 
 The captions (of launch/caption.py or evaluate.py; several files may be given) must cover all of
 val2014, and all of test2014 as --test_info (image_info_test2014.json) or --test_ids lists it.

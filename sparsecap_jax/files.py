@@ -36,10 +36,10 @@ def write_atomically(path: str | pathlib.Path, mode: str = "w") -> Iterator[IO]:
         raise
 
 
-def write_json(path: str | pathlib.Path, value: Any) -> None:
-    """Write `value` as indented UTF-8 JSON, all or nothing."""
+def write_json(path: str | pathlib.Path, value: Any, indent: int | None = 2) -> None:
+    """Write `value` as UTF-8 JSON, all or nothing; without `indent` in one line."""
     with write_atomically(path) as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
+        json.dump(value, file, indent=indent, ensure_ascii=False)
         file.write("\n")
 
 

@@ -7,8 +7,8 @@ import pytest
 import store_files
 
 from sparsecap_jax.captioner import Captioner
+from sparsecap_jax.commands.convert import import_reference
 from sparsecap_jax.commands.evaluate import evaluate_run
-from sparsecap_jax.commands.import_reference import import_reference
 from sparsecap_jax.data.datasets import Dataset
 from sparsecap_jax.data.records import Record
 from sparsecap_jax.data.stores import NpyFolderStore, load_image_sizes, open_store

@@ -1,8 +1,9 @@
 import json
 
 import pytest
+from prepare_runs import run_prepare as run
 
-from sparsecap_jax.commands.prepare import coco_captions, coco_server, parse_args
+from sparsecap_jax.commands.prepare import coco_captions, coco_server
 from sparsecap_jax.data.karpathy import load_karpathy
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.evaluation.caption_files import load_references
@@ -26,11 +27,6 @@ def official(monkeypatch):
     }
     for module in (coco_captions, coco_server):
         monkeypatch.setattr(module, "official_captions", lambda n: json.dumps(files[n]).encode())
-
-
-def run(*arguments):
-    args = parse_args(["prepare_data.py", *map(str, arguments)])
-    args.run(args)
 
 
 def test_coco_captions_with_id_lists(official, tmp_path, capsys):

@@ -243,7 +243,7 @@ _OPCODES = frozenset(
 )
 
 
-def load_inert(stream: io.BufferedIOBase, source: str) -> tuple[Any, dict[str, StorageRef]]:
+def load_inert(stream: io.BufferedIOBase) -> tuple[Any, dict[str, StorageRef]]:
     """Read one pickle that PyTorch wrote; see `load_restricted`.
 
     Returns:
@@ -273,6 +273,5 @@ def load_inert(stream: io.BufferedIOBase, source: str) -> tuple[Any, dict[str, S
         return load_restricted(stream, _OPCODES, _GLOBALS, persistent_load=storage), storages
     except Exception as error:  # whatever foreign bytes provoke, they are not a state dict
         raise CheckpointError(
-            f"{source}: not a readable state dict, which torch.save(model.state_dict(), ...) "
-            f"writes: {error}"
+            f"not a readable state dict, which torch.save(model.state_dict(), ...) writes: {error}"
         ) from error

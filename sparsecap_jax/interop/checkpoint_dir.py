@@ -121,43 +121,39 @@ def open_checkpoint_dir(path: str | os.PathLike, weights: str | None = None) -> 
         if os.path.isdir(source):
             return _read(_folder_files(pathlib.Path(source)), weights, source)
         with zipfile.ZipFile(source) as archive:
-            return _read(_zip_files(archive, source), weights, source)
-    except CheckpointError:
-        raise
+            return _read(_zip_files(archive), weights, source)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}") from error
     except FileNotFoundError:
         raise CheckpointError(f"{source}: no such file or folder") from None
     except BROKEN as error:
         raise CheckpointError(f"{source}: cannot be read as a folder or zip: {error!r}") from error
 
 
+# Names relative to config.json, and what reads each file.
 _Files = Mapping[str, Callable[[], bytes]]
-"""Names relative to config.json, and what reads each file."""
 
 
 def _read(files: _Files, weights: str | None, source: str) -> ReferenceCheckpoint:
     if "config.json" not in files:
-        raise CheckpointError(f"{source}: config.json: missing")
+        raise CheckpointError("config.json: missing")
     try:
         config = json.loads(files["config.json"]().decode())
     except ValueError as error:
-        raise CheckpointError(f"{source}: config.json: not JSON: {error}") from error
+        raise CheckpointError(f"config.json: not JSON: {error}") from error
     if not isinstance(config, dict):
-        raise CheckpointError(f"{source}: config.json: expected a JSON object")
-    weights = _choose_weights(files, weights, source)
-    state_dict = load_torch_file(io.BytesIO(files[weights]()), name=f"{source}: {weights}")
+        raise CheckpointError("config.json: expected a JSON object")
+    names = sorted(name for name in files if name.endswith(".pth") and "/" not in name)
+    if weights is not None and weights not in names:
+        raise CheckpointError(f"{weights}: missing; found {names}")
+    preferred = [name for name in (weights, *PREFERENCE) if name in names]
+    if not preferred and len(names) != 1:
+        raise CheckpointError(f"expected one of {', '.join(PREFERENCE)}; found {names}")
+    weights = (preferred or names)[0]
+    state_dict = load_torch_file(io.BytesIO(files[weights]()), name=weights)
     matches = (re.fullmatch(r"tokenizer/([^/]+)", name) for name in sorted(files))
     tokenizer = {match[1]: files[match[0]]() for match in matches if match}
     return ReferenceCheckpoint(source, config, weights, state_dict, tokenizer)
-
-
-def _choose_weights(files: _Files, weights: str | None, source: str) -> str:
-    names = sorted(name for name in files if name.endswith(".pth") and "/" not in name)
-    if weights is not None and weights not in names:
-        raise CheckpointError(f"{source}: {weights}: missing; found {names}")
-    preferred = [name for name in (weights, *PREFERENCE) if name in names]
-    if not preferred and len(names) != 1:
-        raise CheckpointError(f"{source}: expected one of {', '.join(PREFERENCE)}; found {names}")
-    return (preferred or names)[0]
 
 
 def _folder_files(root: pathlib.Path) -> _Files:
@@ -166,31 +162,29 @@ def _folder_files(root: pathlib.Path) -> _Files:
     return {path.relative_to(root).as_posix(): path.read_bytes for path in paths}
 
 
-def _zip_files(archive: zipfile.ZipFile, source: str) -> _Files:
+def _zip_files(archive: zipfile.ZipFile) -> _Files:
     """Files of a zip in the folder of its only config.json, and in folders there."""
-    members = [info for info in archive.infolist() if not info.is_dir()]
-    for name in (info.filename for info in members):
+    members = [(info.filename, info) for info in archive.infolist() if not info.is_dir()]
+    names = [name for name, _ in members]
+    for name in names:
         if "\\" in name or ":" in name or {"", ".", ".."} & set(name.split("/")):
-            raise CheckpointError(f"{source}: {name!r}: leads outside of the zip")
-    configs = [i.filename for i in members if re.fullmatch(r"([^/]*/)?config\.json", i.filename)]
+            raise CheckpointError(f"{name!r}: leads outside of the zip")
+    configs = [name for name in names if re.fullmatch(r"([^/]*/)?config\.json", name)]
     if len(configs) != 1:
-        count = f"found {len(configs)}"
-        raise CheckpointError(f"{source}: expected config.json in one folder; {count}")
+        raise CheckpointError(f"expected config.json in one folder; found {len(configs)}")
     root = configs[0].removesuffix("config.json")
     return {
-        info.filename.removeprefix(root): functools.partial(_read_member, archive, info, source)
-        for info in members
-        if info.filename.startswith(root)
+        name.removeprefix(root): functools.partial(_read_member, archive, info)
+        for name, info in members
+        if name.startswith(root)
     }
 
 
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: str) -> bytes:
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     if info.file_size > MAX_FILE_BYTES:
-        raise CheckpointError(
-            f"{source}: {info.filename}: claims {info.file_size} bytes; "
-            f"expected at most {MAX_FILE_BYTES}"
-        )
+        claim = f"claims {info.file_size} bytes; expected at most {MAX_FILE_BYTES}"
+        raise CheckpointError(f"{info.filename}: {claim}")
     try:
         return archive.read(info)
     except BROKEN as error:
-        raise CheckpointError(f"{source}: {info.filename}: corrupt: {error!r}") from error
+        raise CheckpointError(f"{info.filename}: corrupt: {error!r}") from error

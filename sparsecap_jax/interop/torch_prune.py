@@ -19,8 +19,7 @@ def to_torch_prune(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
     """Rename weights and their masks as `torch.nn.utils.prune` does.
 
     Args:
-        state_dict: float arrays by PyTorch names, binary masks as `<weight>_pruning_mask`, such as
-            `reference.export_state_dict` makes of binarized masks.
+        state_dict: the result of `reference.export_state_dict`, of binarized masks.
 
     Returns:
         `<weight>_orig` and `<weight>_mask` in place of each weight that has a mask; all else

@@ -53,7 +53,7 @@ def load_torch_file(
             tensors and plain values, or claims more than it holds. Nothing is executed.
     """
     is_path = isinstance(file, str | os.PathLike)
-    name = name or str(file if is_path else getattr(file, "name", "<checkpoint>"))
+    name = name or (os.fspath(file) if is_path else str(getattr(file, "name", "<checkpoint>")))
     try:
         with open(file, "rb") if is_path else contextlib.nullcontext(file) as stream:
             return _read(stream)

@@ -65,7 +65,7 @@ def section_fields(section: str, name: Any = None) -> dict[str, Field]:
     """
     from sparsecap_jax.models import MODELS
     from sparsecap_jax.pruning import PRUNERS
-    from sparsecap_jax.tokenizers import tokenizer_class
+    from sparsecap_jax.tokenizers import TOKENIZERS
     from sparsecap_jax.training.objectives import OBJECTIVES
 
     if section == "model":
@@ -79,7 +79,7 @@ def section_fields(section: str, name: Any = None) -> dict[str, Field]:
     if section == "objective":
         return fields_of(OBJECTIVES[name], "task")
     if section == "tokenizer":
-        return fields_of(tokenizer_class(name).config)
+        return fields_of(TOKENIZERS[name].config)
     if section and section not in _owners():
         raise ConfigError(f"{section}: unknown section; {nearest(section, SECTIONS)}")
     return fields_of(_owners()[section] if section else RunConfig)
@@ -150,7 +150,7 @@ def build_sections(config: ConfigDict) -> dict[str, Any]:
     """
     from sparsecap_jax.models import make_model
     from sparsecap_jax.pruning import make_pruner
-    from sparsecap_jax.tokenizers import tokenizer_class
+    from sparsecap_jax.tokenizers import TOKENIZERS
     from sparsecap_jax.training import scheduled_sampling
     from sparsecap_jax.training.objectives import OBJECTIVES, Task
 
@@ -162,7 +162,7 @@ def build_sections(config: ConfigDict) -> dict[str, Any]:
                 raise ConfigError(f"{key} is {plain.get(key)!r}; expected a section")
         built = {key: build(owner, plain[key], key) for key, owner in _owners().items()}
         built[""] = build(RunConfig, _top(plain), "config")
-        owner = tokenizer_class(plain["tokenizer"].pop("name", None)).config
+        owner = TOKENIZERS[plain["tokenizer"].pop("name", None)].config
         built["tokenizer"] = build(owner, plain["tokenizer"], "tokenizer")
         known = section_fields("model", plain["model"].pop("name", None))
         for key, value in plain["model"].items():

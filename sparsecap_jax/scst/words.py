@@ -13,7 +13,6 @@ from jaxtyping import Array, Int
 
 from sparsecap_jax.scst.vocabulary import END, Vocabulary
 from sparsecap_jax.tokenizers import RadixTokenizer, Tokenizer
-from sparsecap_jax.tokenizers.radix import decimal_to_base
 
 
 @no_type_check
@@ -65,7 +64,7 @@ class WordTable:
 def word_table(tokenizer: Tokenizer, vocabulary: Vocabulary) -> WordTable | None:
     """Build the table of a tokenizer; its words join `vocabulary`. None for subword tokenizers."""
     if isinstance(tokenizer, RadixTokenizer):
-        texts = [tokenizer.decode(_digits(tokenizer, slot)) for slot in range(tokenizer.num_words)]
+        texts = [tokenizer.decode(word) for word in tokenizer.words]
         digits, base = tokenizer.tokens_per_word, tokenizer.radix_base
     else:
         # A subword glues to the word before it: decoded behind a word it does not add one.
@@ -82,8 +81,3 @@ def word_table(tokenizer: Tokenizer, vocabulary: Vocabulary) -> WordTable | None
         return None
     words = [vocabulary.add(text.strip()) if text.strip() else END for text in texts]
     return WordTable(np.array(words, np.int32), digits, base, tokenizer.eos_id)
-
-
-def _digits(tokenizer: RadixTokenizer, slot: int) -> list[int]:
-    digits = decimal_to_base(slot, tokenizer.radix_base)
-    return [1] * (tokenizer.tokens_per_word - len(digits)) + digits

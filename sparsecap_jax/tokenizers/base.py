@@ -1,18 +1,19 @@
 """Tokenizers on SentencePiece: word, unigram, byte-pair and character."""
 
+import contextlib
 import dataclasses
 import logging
 import os
 import pathlib
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 import sentencepiece
 
 from sparsecap_jax.errors import ConfigError, DataError
-from sparsecap_jax.settings import Range, checked, fields_of
+from sparsecap_jax.settings import Range
 from sparsecap_jax.tokenizers.training import (
     BOS_ID,
     EOS_ID,
@@ -95,18 +96,11 @@ class Tokenizer:
 
     def same_ids(self, other: "Tokenizer") -> bool:
         """Return whether every id stands for the same piece of text in `other`."""
-        kinds = [(one.name, one.vocab_size) for one in (self, other)]
-        return kinds[0] == kinds[1] and self._all_pieces() == other._all_pieces()
+        kinds = [(one.name, one.vocab_size, one._all_pieces()) for one in (self, other)]
+        return kinds[0] == kinds[1]
 
     def _all_pieces(self) -> list[str]:
         return self._processor.id_to_piece(list(range(len(self._processor))))
-
-    @classmethod
-    def check_options(cls, options: Mapping[str, Any]) -> None:
-        """Raise a ConfigError for options that this tokenizer does not have or cannot take."""
-        known = fields_of(cls.config)
-        for key, value in options.items():
-            checked(value, known, key, "tokenizer")
 
     @classmethod
     def train(
@@ -119,8 +113,8 @@ class Tokenizer:
         Args:
             captions: training captions.
             directory: the folder to write (`MODEL_TYPE.model`, `MODEL_TYPE.vocab`).
-            vocab_size: at most so many SentencePiece ids, the special ones included.
-            **options: `radix_base` for radix tokens.
+            vocab_size: see `TokenizerConfig`.
+            **options: further fields of `config`.
 
         Raises:
             ConfigError: a bad option, or a vocabulary that cannot be made.
@@ -138,10 +132,7 @@ class Tokenizer:
     def load(cls, directory: str | os.PathLike, **options: Any) -> "Tokenizer":
         """Load a tokenizer folder, ours or the reference's, or that of a run directory.
 
-        Radix tokens take the option `radix_base`.
-
-        Raises:
-            DataError: the model is missing or corrupt.
+        `options` are further fields of `config`; DataError where the model is missing or corrupt.
         """
         path = cls._model_path(directory)
         try:
@@ -197,17 +188,16 @@ class Tokenizer:
         Raises:
             ConfigError: a negative limit, or sampling where there is one segmentation only.
         """
-        special = {"add_bos": add_special, "add_eos": add_special}
-        if not sample:
-            return self._limited(self._processor.encode(text, **special), max_length)
-        if not self.samples:
-            raise ConfigError(f"tokenizer {self.name!r} has one segmentation; cannot sample")
-        special |= {"enable_sampling": True, "alpha": alpha, "nbest_size": nbest_size}
-        if seed is None:
-            return self._limited(self._processor.encode(text, **special), max_length)
-        with _SAMPLING:
-            sentencepiece.set_random_generator_seed(seed)
-            return self._limited(self._processor.encode(text, **special), max_length)
+        options: dict[str, Any] = {"add_bos": add_special, "add_eos": add_special}
+        if sample:
+            if not self.samples:
+                raise ConfigError(f"tokenizer {self.name!r} has one segmentation; cannot sample")
+            options |= {"enable_sampling": True, "alpha": alpha, "nbest_size": nbest_size}
+        seeded = sample and seed is not None
+        with _SAMPLING if seeded else contextlib.nullcontext():
+            if seeded:
+                sentencepiece.set_random_generator_seed(seed)
+            return self._limited(self._processor.encode(text, **options), max_length)
 
     def encode_tokens(
         self, tokens: Sequence[str], max_length: int | None = None, *, add_special: bool = True

@@ -14,26 +14,11 @@ from sparsecap_jax.files import write_atomically
 
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = 0, 1, 2, 3
 SPECIAL_IDS = {"pad_id": PAD_ID, "unk_id": UNK_ID, "bos_id": BOS_ID, "eos_id": EOS_ID}
-_PIECES = {f"{name}_piece": f"<{name}>" for name in ("pad", "unk", "bos", "eos")}
 _TOO_FEW = re.compile(r"Vocabulary size is smaller than required_chars\. (\d+) vs (\d+)")
-_ERRORS_ONLY = 2
 
 
 def train_model(model_type: str, captions: Iterable[str], vocab_size: int) -> bytes:
-    """Train a SentencePiece model; captions that hold fewer ids give a smaller vocabulary.
-
-    Args:
-        model_type: "word", "unigram", "bpe" or "char".
-        captions: training text; order does not matter to "word" and "char".
-        vocab_size: greatest number of ids, the four special ones included.
-
-    Returns:
-        The serialized model.
-
-    Raises:
-        ConfigError: `vocab_size` is below 5, or below the number of characters (unigram, bpe).
-        DataError: there is no text, or something in it is not text.
-    """
+    """Return a serialized SentencePiece model; see `Tokenizer.train` for arguments and errors."""
     too_small = f"tokenizer.vocab_size: found {vocab_size}, expected at least"
     if vocab_size < 5:
         raise ConfigError(f"{too_small} 5: four special ids and one token")
@@ -45,14 +30,13 @@ def train_model(model_type: str, captions: Iterable[str], vocab_size: int) -> by
             model_type=model_type,
             vocab_size=vocab_size,
             hard_vocab_limit=False,
-            minloglevel=_ERRORS_ONLY,
+            minloglevel=2,  # errors alone
             **SPECIAL_IDS,
             unk_surface="<unk>",
-            **_PIECES,
+            **{f"{name}_piece": f"<{name}>" for name in ("pad", "unk", "bos", "eos")},
         )
     except RuntimeError as error:
-        too_few = _TOO_FEW.search(str(error))
-        if too_few:
+        if too_few := _TOO_FEW.search(str(error)):
             needed = f"{too_few[2]}: the captions hold that many characters and special ids"
             raise ConfigError(f"{too_small} {needed}") from error
         if "sentences_.empty()" in str(error) or "all_chars_count" in str(error):

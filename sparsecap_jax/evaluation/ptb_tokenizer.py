@@ -12,7 +12,6 @@ whether a caption that ends in "p.m." loses that period depends on the caption a
 are therefore tokenized as a list, in the order of the file.
 """
 
-import itertools
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
@@ -228,19 +227,13 @@ def tokenize_captions(captions: Sequence[str]) -> list[str]:
     Returns:
         One string per caption, lower case, tokens separated by single blanks.
     """
-    following = itertools.chain(captions[1:], [None])
-    return [_scored_tokens(*pair) for pair in zip(captions, following, strict=False)]
+    return list(map(_scored_tokens, captions, [*captions[1:], None]))
 
 
-def tokenize(captions: Mapping[Hashable, Sequence[str]]) -> dict[Hashable, list[str]]:
-    """Apply `tokenize_captions` to the captions of many images; keeps keys and order."""
-    return regroup(captions, tokenize_captions)
-
-
-def regroup(
+def tokenize(
     captions: Mapping[Hashable, Sequence[str]],
-    tokenizer: Callable[[Sequence[str]], Sequence[str]],
+    tokenizer: Callable[[Sequence[str]], Sequence[str]] = tokenize_captions,
 ) -> dict[Hashable, list[str]]:
-    """Apply a tokenizer of lists to the captions of all images at once."""
+    """Apply a tokenizer of lists to the captions of all images at once; keeps keys and order."""
     flat = iter(tokenizer([text for texts in captions.values() for text in texts]))
     return {key: [next(flat) for _ in texts] for key, texts in captions.items()}

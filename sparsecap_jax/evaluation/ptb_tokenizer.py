@@ -100,6 +100,7 @@ _ALNUM_RULES = [
     (r"(?:\d{1,4}[- \u00a0])?\d{1,4}/\d{1,4}|\d{1,2}[-/]\d{1,2}[-/]\d{2,4}", _UNBREAKABLE),
     (r"(?:\d{2,4}[- ])?\d{2,4}[- ]\d{3,4}[- ]?\d{3,5}", _UNBREAKABLE),
     (r"[A-Z]+(?:[&+][A-Z]+)+|[cC]\+\+|[cCfF]#|[A-Z]+\$", _SAME),
+    (r"\S", _SAME),
 ]
 _OTHER_RULES = [
     (_TAG, _UNBREAKABLE),
@@ -151,8 +152,7 @@ def ptb_tokens(caption: str, following: str | None = None) -> list[str]:
 
     Args:
         caption: any text; line breaks in it count as blanks.
-        following: text of the next line of the file, None at its end. It matters only to captions
-            that end in an abbreviation (see the top of this file).
+        following: the next line of the file, None at its end (see the top of this file).
 
     Returns:
         The tokens, as the Stanford PTBTokenizer of CoreNLP 3.4.1 prints them. Blanks within a
@@ -178,13 +178,8 @@ def ptb_tokens(caption: str, following: str | None = None) -> list[str]:
 def _longest_match(text: str, position: int) -> tuple[str, int]:
     """Return the token at `position` and the position after it."""
     rules = _ALNUM if text[position].isalnum() else _OTHER
-    best, emit, reach = None, _SAME, -1
-    for pattern, emitted in rules:
-        match = pattern.match(text, position)
-        if match and match.end() > reach:
-            best, emit, reach = match, emitted, match.end()
-    if best is None:  # a letter or digit that no rule knows: a token of its own
-        return text[position], position + 1
+    matches = [(m, emit) for pattern, emit in rules if (m := pattern.match(text, position))]
+    best, emit = max(matches, key=lambda match: match[0].end())
     end = best.end(best.lastindex or 0)
     token = text[position:end]
     if emit is _PERIOD_TWICE:
@@ -221,11 +216,7 @@ def _scored_tokens(caption: str, following: str | None) -> str:
 def tokenize_captions(captions: Sequence[str]) -> list[str]:
     """Prepare captions for the scorers: Penn Treebank tokens without punctuation.
 
-    Args:
-        captions: captions in the order in which the Java program would read them.
-
-    Returns:
-        One string per caption, lower case, tokens separated by single blanks.
+    Captions come in the order of the file; tokens are lower case and separated by single blanks.
     """
     return list(map(_scored_tokens, captions, [*captions[1:], None]))
 

@@ -40,10 +40,8 @@ class Family(abc.ABC):
         keys: our fields, and the reference's keys for them.
     """
 
+    model: str
     keys: ClassVar[dict[str, str]]
-
-    def __init__(self, model: str):
-        self.model = model
 
     def model_fields(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Return the fields of our model for a config of the reference."""
@@ -52,10 +50,6 @@ class Family(abc.ABC):
     def config_fields(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Return the reference's config keys for fields of our model; undoes `model_fields`."""
         return {theirs: fields[ours] for ours, theirs in self.keys.items()}
-
-    def has_pruned_class(self, fields: Mapping[str, Any]) -> bool:
-        """Return whether the reference has a class with masks for a model with these fields."""
-        return True
 
     @abc.abstractmethod
     def rules(self, config: Mapping[str, Any]) -> list[Rule]:
@@ -69,6 +63,7 @@ class Family(abc.ABC):
 class _UpDown(Family):
     """The reference's `up_down_lstm` (its `models/att_model.py`)."""
 
+    model = "up_down"
     keys: ClassVar[dict[str, str]] = {
         "vocab_size": "vocab_size",
         "feature_size": "att_feat_size",
@@ -104,7 +99,7 @@ class _UpDown(Family):
         return rules
 
 
-_SIDES = ("encoder", "decoder")
+SIDES = ("encoder", "decoder")
 # Our projections in the order of the reference's list of linears, by sharing.
 _PROJECTIONS = {
     "": ("query", "key", "value", "out"),
@@ -115,7 +110,6 @@ _ATTENTIONS = {
     "encoder": (("self_attn", "self_attn"),),
     "decoder": (("self_attn", "self_attn"), ("src_attn", "cross_attn")),
 }
-_BUFFER_LENGTH = 5000
 
 
 class _Transformer(Family):
@@ -138,14 +132,14 @@ class _Transformer(Family):
     }
 
     def __init__(self, model: str):
-        super().__init__(model)
+        self.model = model
         self.relation = model == "relation_transformer"
         self.root = "model" if self.relation else "core"
 
     def model_fields(self, config):
         fields = super().model_fields(config)
         fields["dropout"] = 0.1 / 3 if config["caption_model"].endswith("_prune") else 0.1
-        for side in _SIDES:
+        for side in SIDES:
             fields[f"share_attention_{side}"] = _shared(config, f"share_att_{side}") or ""
             fields[f"share_layer_{side}"] = tuple(_shared(config, f"share_layer_{side}") or ())
         if self.relation:
@@ -155,21 +149,16 @@ class _Transformer(Family):
 
     def config_fields(self, fields):
         keys = super().config_fields(fields)
-        for side in _SIDES:
+        for side in SIDES:
             keys[f"share_att_{side}"] = fields[f"share_attention_{side}"] or None
             keys[f"share_layer_{side}"] = list(fields[f"share_layer_{side}"]) or None
         if self.relation:
             keys["no_box_trigonometric_embedding"] = fields["box_embedding"] == "plain"
         return keys
 
-    def has_pruned_class(self, fields):
-        parts = ("attention", "layer")
-        shared = (fields[f"share_{part}_{side}"] for part in parts for side in _SIDES)
-        return self.relation and not any(shared)
-
     def rules(self, config):
         rules = _linear("att_embed.0" if self.relation else f"{self.root}.src_embed.0", "src_embed")
-        for side in _SIDES:
+        for side in SIDES:
             order = _shared(config, f"share_layer_{side}") or range(config["num_layers"])
             for position, layer in enumerate(order):
                 name = f"{self.root}.{side}.layers.{position}"
@@ -196,7 +185,7 @@ class _Transformer(Family):
         return rules
 
     def buffers(self, config):
-        return {f"{self.root}.tgt_embed.1.pe": sinusoids(_BUFFER_LENGTH, config["d_model"])[None]}
+        return {f"{self.root}.tgt_embed.1.pe": sinusoids(5000, config["d_model"])[None]}
 
 
 def _norm(name: str, *path: str) -> list[Rule]:
@@ -211,5 +200,5 @@ def _shared(config: Mapping[str, Any], key: str) -> Any:
 FAMILIES: dict[str, Family] = {
     "relation_transformer": _Transformer("relation_transformer"),
     "transformer": _Transformer("transformer"),
-    "up_down_lstm": _UpDown("up_down"),
+    "up_down_lstm": _UpDown(),
 }

@@ -9,7 +9,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sparsecap_jax.errors import CheckpointError, ConfigError
-from sparsecap_jax.interop.names import FAMILIES, Family, Rule
+from sparsecap_jax.interop.names import FAMILIES, SIDES, Family, Rule
 from sparsecap_jax.models import abstract_params, make_model
 from sparsecap_jax.tokenizers import Tokenizer
 
@@ -106,7 +106,10 @@ def reference_config(model: Mapping[str, Any], *, pruned: bool = False) -> dict[
 
 def has_pruned_class(model: Mapping[str, Any]) -> bool:
     """Return whether the reference has a class with masks for `model` (`{"name": ..., fields}`)."""
-    return any(f.model == model["name"] and f.has_pruned_class(model) for f in FAMILIES.values())
+    if model["name"] == "relation_transformer":
+        parts = ("attention", "layer")
+        return not any(model[f"share_{part}_{side}"] for part in parts for side in SIDES)
+    return model["name"] == "up_down"
 
 
 def tokenizer_config(config: Mapping[str, Any]) -> dict[str, Any]:

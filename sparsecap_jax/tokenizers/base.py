@@ -177,7 +177,7 @@ class Tokenizer:
             max_length: ids to keep, BOS and EOS counted: a longer caption loses its end and EOS,
                 as in the reference. None or 0: no limit (see `RadixTokenizer` for its limits).
             add_special: whether to put BOS and EOS around.
-            sample: draw one of the possible segmentations (unigram, bpe) instead of the best.
+            sample: draw one of the segmentations (unigram, bpe) instead of taking the best.
             alpha: smoothing of the unigram distribution, or dropout rate of merges (bpe).
             nbest_size: number of best segmentations to draw from, -1 for all (unigram).
             seed: makes the draw repeatable.

@@ -36,6 +36,23 @@ def write_atomically(path: str | pathlib.Path, mode: str = "w") -> Iterator[IO]:
         raise
 
 
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yield a temporary folder that becomes `path` when the block ends without an error.
+
+    There must be nothing at `path`, or an empty folder; parents are made if need be.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        written = pathlib.Path(folder, path.name)
+        written.mkdir()
+        yield written
+        if path.exists():
+            path.rmdir()
+        os.replace(written, path)
+
+
 def write_json(path: str | pathlib.Path, value: Any) -> None:
     """Write `value` as indented UTF-8 JSON, all or nothing."""
     with write_atomically(path) as file:

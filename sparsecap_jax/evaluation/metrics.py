@@ -74,15 +74,10 @@ def score_captions(
 def bootstrap_interval(
     values: Sequence[float], *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
-    """Return the percentile interval of a mean over images drawn with replacement.
+    """Return the percentile interval of the mean of `values`, each the score of an image.
 
-    CIDEr keeps the document frequencies of the whole set, so that an image keeps its score.
-
-    Args:
-        values: the score of each image, at least one.
-        level: share of resampled means inside the interval.
-        resamples: number of means drawn.
-        seed: of the draws.
+    Images are drawn with replacement, `resamples` times; the share `level` of the means lies
+    inside. CIDEr keeps the document frequencies of the whole set, so that an image keeps its score.
     """
     scores = np.asarray(values, np.float64)
     rng = np.random.default_rng(seed)
@@ -106,8 +101,7 @@ def evaluate_caption_files(
     number of references without one.
 
     Returns:
-        `{metric: number on the 0-1 scale}` (METEOR None where Java is missing) and the number of
-        "images"; also written to `output_path` as JSON.
+        The scores and the number of "images"; also written to `output_path` as JSON.
 
     Raises:
         DataError: a file is missing or broken, or an image has a caption but no references.

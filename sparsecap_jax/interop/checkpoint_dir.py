@@ -7,7 +7,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from sparsecap_jax.errors import CheckpointError
-from sparsecap_jax.files import write_json
+from sparsecap_jax.files import new_folder, write_json
 from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer
 from sparsecap_jax.torch_files import SparseTensor, load_torch_file, save_torch_file
 from sparsecap_jax.torch_files.reading import BROKEN
@@ -88,19 +87,11 @@ def save_checkpoint_dir(
     state_dict: Mapping[str, Any],
     tokenizer: Tokenizer,
 ) -> None:
-    """Write a checkpoint folder of the reference, all or nothing; see `ReferenceCheckpoint`.
-
-    The folder `output` must not exist, or be empty.
-    """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
-        written = pathlib.Path(folder) / "checkpoint"
-        save_torch_file(written / weights, state_dict)
-        tokenizer.save(written / "tokenizer")
-        write_json(written / "config.json", config)
-        if output.exists():
-            output.rmdir()
-        shutil.move(os.fspath(written), output)
+    """Write a checkpoint folder of the reference; see `ReferenceCheckpoint`, `new_folder`."""
+    with new_folder(output) as folder:
+        save_torch_file(folder / weights, state_dict)
+        tokenizer.save(folder / "tokenizer")
+        write_json(folder / "config.json", config)
 
 
 def open_checkpoint_dir(path: str | os.PathLike, weights: str | None = None) -> ReferenceCheckpoint:

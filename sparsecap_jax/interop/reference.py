@@ -204,10 +204,8 @@ def export_state_dict(
             raise CheckpointError(f"params: {'/'.join(rule.path)} is missing")
         for leaves, suffix in ((params, ""), (masks, MASK_SUFFIX)):
             if rule.path in leaves:
-                key = (suffix, rule.path)
-                if key not in arrays:
-                    arrays[key] = _turn(np.asarray(leaves[rule.path], np.float32), rule)
-                state[rule.reference + suffix] = arrays[key]
+                array = _turn(np.asarray(leaves[rule.path], np.float32), rule)
+                state[rule.reference + suffix] = arrays.setdefault((suffix, rule.path), array)
     for path in sorted({*params, *masks} - {rule.path for rule in all_rules}):
         raise CheckpointError(f"params: {'/'.join(path)} has no place in the reference's model")
     return state | (family.buffers(config) if buffers else {})

@@ -4,10 +4,11 @@
 """
 
 import os
+import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.settings import Registry, checked, fields_of
 from sparsecap_jax.tokenizers.base import (
     BpeTokenizer,
@@ -18,7 +19,6 @@ from sparsecap_jax.tokenizers.base import (
     WordTokenizer,
 )
 from sparsecap_jax.tokenizers.radix import RadixTokenizer
-from sparsecap_jax.tokenizers.training import read_captions
 
 _CLASSES = (WordTokenizer, RadixTokenizer, UnigramTokenizer, BpeTokenizer, CharTokenizer)
 TOKENIZERS: Registry[type[Tokenizer]] = Registry(
@@ -47,8 +47,7 @@ def make_tokenizer(
     """Load the tokenizer that a config names from its folder.
 
     Args:
-        name_or_config: a name, or `config.tokenizer`: `name`, and `radix_base` for radix tokens.
-            `vocab_size` only matters for training; fields that are None count as absent.
+        name_or_config: a name, or `config.tokenizer`; fields that are None count as absent.
         directory: the tokenizer's folder, or the run directory that holds it as `tokenizer/`.
         **options: further fields of the config.
 
@@ -72,6 +71,26 @@ def train_tokenizer(
     if "vocab_size" not in options:
         raise ConfigError("tokenizer.vocab_size is missing; expected an integer")
     return cls.train(captions, directory, **options)
+
+
+def read_captions(path: str | os.PathLike) -> list[str]:
+    """Read a UTF-8 text file of one caption a line; blank lines are left out.
+
+    Raises:
+        DataError: the file is missing, holds no caption, or a line is not UTF-8.
+    """
+    try:
+        text = pathlib.Path(path).read_text("utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; expected a text file of captions") from error
+    except UnicodeDecodeError as error:
+        lines = (error.object[: error.start] + b".").splitlines()
+        place = f"line {len(lines)} is not UTF-8 (byte {len(lines[-1]) - 1})"
+        raise DataError(f"{path}: {place}") from error
+    captions = [line.strip() for line in text.split("\n") if line.strip()]
+    if not captions:
+        raise DataError(f"{path}: no captions; expected one a line")
+    return captions
 
 
 def train_from_file(

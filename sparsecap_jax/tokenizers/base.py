@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import io
 import logging
 import os
 import pathlib
+import re
 import threading
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar, NamedTuple
@@ -13,19 +15,15 @@ import numpy as np
 import sentencepiece
 
 from sparsecap_jax.errors import ConfigError, DataError
+from sparsecap_jax.files import new_folder, write_atomically
 from sparsecap_jax.settings import Range
-from sparsecap_jax.tokenizers.training import (
-    BOS_ID,
-    EOS_ID,
-    PAD_ID,
-    SPECIAL_IDS,
-    UNK_ID,
-    train_model,
-    write_folder,
-)
 
 logger = logging.getLogger(__name__)
 
+PAD_ID, UNK_ID, BOS_ID, EOS_ID = 0, 1, 2, 3
+SPECIAL_IDS = {"pad_id": PAD_ID, "unk_id": UNK_ID, "bos_id": BOS_ID, "eos_id": EOS_ID}
+
+_TOO_FEW = re.compile(r"Vocabulary size is smaller than required_chars\. (\d+) vs (\d+)")
 # SentencePiece draws from one generator per process.
 _SAMPLING = threading.Lock()
 _BLANK = "\u2581"
@@ -120,7 +118,7 @@ class Tokenizer:
             ConfigError: a bad option, or a vocabulary that cannot be made.
             DataError: there are no captions, or some are not text.
         """
-        tokenizer = cls(train_model(cls.model_type, captions, vocab_size), **options)
+        tokenizer = cls(_train(cls.model_type, captions, vocab_size), **options)
         size = len(tokenizer._processor)
         if size < vocab_size:
             message = "%s tokenizer: %d of the %d ids asked for: the captions hold no more"
@@ -149,8 +147,16 @@ class Tokenizer:
         return within if within.exists() and not (directory / name).exists() else directory / name
 
     def save(self, directory: str | os.PathLike) -> None:
-        """Write the tokenizer's folder, as the reference names its files."""
-        write_folder(directory, self._files())
+        """Write the tokenizer's folder, as the reference names its files.
+
+        A new folder appears complete or not at all.
+        """
+        directory = pathlib.Path(directory)
+        exists = directory.exists()
+        with contextlib.nullcontext(directory) if exists else new_folder(directory) as folder:
+            for name, data in self._files().items():
+                with write_atomically(folder / name, "wb") as file:
+                    file.write(data)
 
     def _files(self) -> dict[str, bytes]:
         scores = map(self._processor.get_score, range(len(self._processor)))
@@ -281,3 +287,43 @@ def _as_ids(ids: Any) -> list[int]:
         kind = f"{array.dtype} of shape {list(array.shape)}, smallest {array.min()}"
         raise DataError(f"ids to decode: found {kind}; expected one row of integers from 0 on")
     return array.tolist()
+
+
+def _train(model_type: str, captions: Iterable[str], vocab_size: int) -> bytes:
+    """Return a serialized SentencePiece model, of the reference's settings."""
+    too_small = f"tokenizer.vocab_size: found {vocab_size}, expected at least"
+    if vocab_size < 5:
+        raise ConfigError(f"{too_small} 5: four special ids and one token")
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_checked(captions),
+            model_writer=model,
+            model_type=model_type,
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,
+            minloglevel=2,  # errors alone
+            **SPECIAL_IDS,
+            unk_surface="<unk>",
+            **{f"{name}_piece": f"<{name}>" for name in ("pad", "unk", "bos", "eos")},
+        )
+    except RuntimeError as error:
+        if too_few := _TOO_FEW.search(str(error)):
+            needed = f"{too_few[2]}: the captions hold that many characters and special ids"
+            raise ConfigError(f"{too_small} {needed}") from error
+        if "sentences_.empty()" in str(error) or "all_chars_count" in str(error):
+            raise DataError("no text to train a tokenizer on; expected captions") from error
+        raise DataError(f"sentencepiece cannot train {model_type!r}: {error}") from error
+    return model.getvalue()
+
+
+def _checked(captions: Iterable[str]) -> Iterable[str]:
+    for number, caption in enumerate(captions):
+        if not isinstance(caption, str):
+            kind = type(caption).__name__
+            raise DataError(f"training caption {number}: expected text, found {kind}")
+        try:
+            caption.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DataError(f"training caption {number}: {error.reason} in {caption!r}") from error
+        yield caption

@@ -14,8 +14,7 @@ from typing import Annotated, Any
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.files import read_json
 from sparsecap_jax.settings import Range
-from sparsecap_jax.tokenizers.base import Tokenizer, TokenizerConfig, _as_ids
-from sparsecap_jax.tokenizers.training import SPECIAL_IDS
+from sparsecap_jax.tokenizers.base import SPECIAL_IDS, Tokenizer, TokenizerConfig, _as_ids
 
 # Names the base next to the model. The reference's folders lack it, and it may be left out.
 _SETTINGS = "radix.json"

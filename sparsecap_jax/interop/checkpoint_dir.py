@@ -29,8 +29,7 @@ PREFERENCE = (
 )
 """Weights to take when none are asked for, best first."""
 
-MAX_FILE_BYTES = 2**31
-"""No file of a checkpoint is larger; the largest of the papers, with masks, has 0.45 GB."""
+MAX_FILE_BYTES = 2**31  # the largest of the papers, with masks, has 0.45 GB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +75,7 @@ class ReferenceCheckpoint:
             raise CheckpointError(f"{self.source}: tokenizer/ is missing; expected its .model")
         with tempfile.TemporaryDirectory() as folder:
             for file, data in self.tokenizer.items():
-                (pathlib.Path(folder) / file).write_bytes(data)
+                pathlib.Path(folder, file).write_bytes(data)
             return make_tokenizer(config, folder)
 
 

@@ -104,23 +104,16 @@ class Tokenizer:
     def train(
         cls, captions: Iterable[str], directory: str | os.PathLike, vocab_size: int, **options: Any
     ) -> "Tokenizer":
-        """Train on captions and write the tokenizer's folder.
+        """Train on captions and write the tokenizer's folder; `options` are fields of `config`.
 
         The vocabulary is smaller than requested when the captions hold less; that is logged.
-
-        Args:
-            captions: training captions.
-            directory: the folder to write (`MODEL_TYPE.model`, `MODEL_TYPE.vocab`).
-            vocab_size: see `TokenizerConfig`.
-            **options: further fields of `config`.
 
         Raises:
             ConfigError: a bad option, or a vocabulary that cannot be made.
             DataError: there are no captions, or some are not text.
         """
         tokenizer = cls(_train(cls.model_type, captions, vocab_size), **options)
-        size = len(tokenizer._processor)
-        if size < vocab_size:
+        if (size := len(tokenizer._processor)) < vocab_size:
             message = "%s tokenizer: %d of the %d ids asked for: the captions hold no more"
             logger.info(message, cls.name, size, vocab_size)
         tokenizer.save(directory)

@@ -50,7 +50,7 @@ def load_restricted(
         persistent_load: turns persistent ids into values; without it they are refused.
 
     Raises:
-        ValueError: the pickle asks for more than that. Damaged ones also raise other exceptions.
+        ValueError: the pickle asks for more. Damaged ones also raise other exceptions.
     """
     start = stream.tell()
     _check_opcodes(stream, opcodes)
@@ -229,11 +229,9 @@ _OPCODES = frozenset(
 
 
 def load_inert(stream: io.BufferedIOBase) -> tuple[Any, dict[str, StorageRef]]:
-    """Read one pickle that PyTorch wrote; see `load_restricted`.
+    """Read one pickle that PyTorch wrote, and the storages that it refers to, by key.
 
-    Returns:
-        The described value, built of dicts, lists, tuples, plain values, `TensorRef` and
-        `SparseRef`; and the storages that it refers to, by key.
+    The value consists of dicts, lists, tuples, plain values, `TensorRef` and `SparseRef`.
 
     Raises:
         CheckpointError: truncated or corrupt, or it asks for more than a state dict needs.

@@ -21,6 +21,7 @@ from sparsecap_jax.torch_files.tensors import StorageRef, TensorBuilder
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 
+# Errors that `zipfile` and `struct` raise for broken input; RuntimeError: NotImplementedError too.
 BROKEN = (
     zipfile.BadZipFile,
     zlib.error,
@@ -28,10 +29,9 @@ BROKEN = (
     EOFError,
     OSError,
     OverflowError,
-    RuntimeError,  # also NotImplementedError
+    RuntimeError,
     ValueError,
 )
-"""Errors that `zipfile` and `struct` raise for broken input."""
 
 
 def load_torch_file(

@@ -38,10 +38,7 @@ def write_atomically(path: str | pathlib.Path, mode: str = "w") -> Iterator[IO]:
 
 @contextlib.contextmanager
 def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Yield a temporary folder that becomes `path` when the block ends without an error.
-
-    There must be nothing at `path`, or an empty folder; parents are made if need be.
-    """
+    """Yield a folder that becomes `path`, absent or empty, when the block ends without an error."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:

@@ -32,16 +32,13 @@ def load_captions(path: str | os.PathLike) -> dict[Hashable, str]:
 
 
 def load_references(path: str | os.PathLike) -> dict[Hashable, list[str]]:
-    """Read reference captions.
+    """Return all reference captions of each image.
 
     Formats: COCO annotation files (`{"images", "annotations": [{"image_id", "caption"}]}`, or the
     list of annotations alone), Karpathy splits (`{"images": [{"sentences": [{"raw"}], ...}]}`, all
     splits together), photo folders (`{"images": [{"filename", "captions"}]}`) and plain
-    `{id: [captions]}`.
-
-    Returns:
-        All captions of each image. Ids become integers where they are all digits; the id of a
-        photo is that of its file name (see `image_id_from_filename`).
+    `{id: [captions]}`. Ids become integers where they are all digits; the id of a photo is that of
+    its file name (see `image_id_from_filename`).
 
     Raises:
         DataError: the file is missing, broken or of another format; the message names the entry.

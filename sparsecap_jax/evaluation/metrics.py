@@ -22,8 +22,6 @@ FAST_METRICS = tuple(name for name in METRICS if name != "METEOR")
 """Metrics that need no Java."""
 TOKENIZERS = ("auto", "java", "python", "none")
 
-_Captions = dict[Hashable, list[str]]
-
 
 def score_captions(
     candidates: Mapping,
@@ -152,15 +150,14 @@ def _tokenizer(name: str) -> Callable[[Sequence[str]], Sequence[str]]:
         raise ConfigError(f"tokenizer: found {name!r}, expected one of {', '.join(TOKENIZERS)}")
     if name == "none":
         return lambda captions: [" ".join(text.split()) for text in captions]
-    if name == "python" or (name == "auto" and not java_available()):
-        return tokenize_captions
-    if not java_available():
+    java = java_available()
+    if name == "java" and not java:
         raise ConfigError("tokenizer 'java': no java program on the path; 'python' gives the same")
-    return java_tokenize_captions
+    return java_tokenize_captions if java and name != "python" else tokenize_captions
 
 
 def _scores(
-    metrics: Sequence[str], references: _Captions, captions: _Captions
+    metrics: Sequence[str], references: Mapping, captions: Mapping
 ) -> dict[str, tuple[float, list[float]]]:
     """Return (score, score of each image) of the metrics that can be computed."""
     # Imported here: it takes a moment, and training does without the toolkit.
@@ -186,7 +183,7 @@ def _scores(
     return {name: (float(total), list(map(float, each))) for name, (total, each) in scores.items()}
 
 
-def _meteor(references: _Captions, captions: _Captions) -> tuple[float, list[float]]:
+def _meteor(references: Mapping, captions: Mapping) -> tuple[float, list[float]]:
     """Run METEOR 1.5; its process and pipes are closed afterwards."""
     from pycocoevalcap.meteor.meteor import Meteor
 

@@ -75,9 +75,8 @@ def nearest_scores(
 ) -> dict[str, float]:
     """Return how often captions name the group nearest to the first one; see `relation_scores`.
 
-    Returns:
-        "nearest_accuracy", the share that does; "nearest_second", the same share if all captions
-        named the second most salient group.
+    "nearest_accuracy" is the share that does; "nearest_second" the same share if all captions
+    named the second most salient group.
     """
     pairs = _with_scenes(captions, directory)
     right = sum(names_nearest(text, scene) for text, scene in pairs)

@@ -121,23 +121,23 @@ class TensorBuilder:
         """Build dicts, lists and tuples of `TensorRef`, `SparseRef` and plain values."""
         if depth > _MAX_DEPTH:
             raise _error(path, f"nested deeper than {_MAX_DEPTH}")
-        if id(node) not in self.built:
-            self.built[id(node)] = self._build(node, path, depth + 1)
-        return self.built[id(node)]
-
-    def _build(self, node: Any, path: str, depth: int) -> Any:
+        if id(node) in self.built:
+            return self.built[id(node)]
         match node:
             case TensorRef():
-                return self._tensor(node, path)
+                value = self._tensor(node, path)
             case SparseRef():
-                return self._sparse(node, path)
+                value = self._sparse(node, path)
             case dict():
-                return {k: self.build(v, f"{path}.{k}", depth) for k, v in node.items()}
+                value = {k: self.build(v, f"{path}.{k}", depth + 1) for k, v in node.items()}
             case list() | tuple() if type(node) in (list, tuple):
-                return type(node)(self.build(v, path, depth) for v in node)
+                value = type(node)(self.build(v, path, depth + 1) for v in node)
             case str() | bytes() | int() | float() | None:
-                return node
-        raise _error(path, f"a {type(node).__name__} is neither tensor nor plain value")
+                value = node
+            case _:
+                raise _error(path, f"a {type(node).__name__} is neither tensor nor plain value")
+        self.built[id(node)] = value
+        return value
 
     def _tensor(self, ref: TensorRef, path: str) -> np.ndarray:
         _check_shape(ref.shape, path)

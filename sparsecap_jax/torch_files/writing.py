@@ -87,10 +87,8 @@ class _Writer:
         pid = ("storage", Global("torch", storage), index, "cpu", array.size)
         strides = tuple(math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim))
         hooks = Call(Global("collections", "OrderedDict"), ())
-        return Call(
-            Global("torch._utils", "_rebuild_tensor_v2"),
-            (Persistent(pid), 0, array.shape, strides, False, hooks),
-        )
+        args = (Persistent(pid), 0, array.shape, strides, False, hooks)
+        return Call(Global("torch._utils", "_rebuild_tensor_v2"), args)
 
     def sparse(self, key: str, tensor: SparseTensor) -> Call:
         layout = Call(Global("torch.serialization", "_get_layout"), ("torch.sparse_coo",))

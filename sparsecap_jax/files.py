@@ -36,6 +36,20 @@ def write_atomically(path: str | pathlib.Path, mode: str = "w") -> Iterator[IO]:
         raise
 
 
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yield a folder that becomes `path`, absent or empty, when the block ends without an error."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        written = pathlib.Path(folder, path.name)
+        written.mkdir()
+        yield written
+        if path.exists():
+            path.rmdir()
+        os.replace(written, path)
+
+
 def write_json(path: str | pathlib.Path, value: Any, indent: int | None = 2) -> None:
     """Write `value` as UTF-8 JSON, all or nothing; without `indent` in one line."""
     with write_atomically(path) as file:

@@ -18,7 +18,6 @@ from jaxtyping import Array, Int
 
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.tokenizers import RadixTokenizer, Tokenizer
-from sparsecap_jax.tokenizers.radix import decimal_to_base
 
 END = -1  # follows the last word of a caption
 
@@ -163,10 +162,8 @@ def word_table(tokenizer: Tokenizer, vocabulary: Vocabulary) -> WordTable | None
     """Build the table of a tokenizer; its words join `vocabulary`. None for subword tokenizers."""
     texts, digits, base = [], 1, 0
     if isinstance(tokenizer, RadixTokenizer):
+        texts = [tokenizer.decode(word) for word in tokenizer.words]
         digits, base = tokenizer.tokens_per_word, tokenizer.radix_base
-        for slot in range(tokenizer.num_words):
-            places = decimal_to_base(slot, base)
-            texts.append(tokenizer.decode([1] * (digits - len(places)) + places))
     else:
         # A subword glues to the word before it: decoded behind a word it does not add one.
         first = next(i for i in range(tokenizer.vocab_size) if tokenizer.decode([i]).strip())

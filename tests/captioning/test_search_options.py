@@ -16,7 +16,7 @@ from sparsecap_jax.captioning.search import SEARCHES, SearchOptions
 from sparsecap_jax.commands import search_flags
 from sparsecap_jax.decoding import DecodeOptions, must_contain
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.tokenizers import tokenizer_class
+from sparsecap_jax.tokenizers import TOKENIZERS
 
 REPO = pathlib.Path(__file__).parents[2]
 CAPTIONS = ["a big dog runs", "a small dog sleeps", "the cat sleeps", "a cat and the dog"] * 5
@@ -36,7 +36,7 @@ def types_unchecked(monkeypatch):
 def trained(name, tmp_path_factory, **options):
     directory = tmp_path_factory.mktemp(name)
     size = {"vocab_size": 30, **options}
-    return tokenizer_class(name).train(CAPTIONS, directory, **size)
+    return TOKENIZERS[name].train(CAPTIONS, directory, **size)
 
 
 def ids(tokenizer, *words):

@@ -2,7 +2,7 @@
 
     python launch/train.py --config=configs/toy.py --workdir=runs/toy_dense
     python launch/train.py --config=configs/toy.py:supermask --workdir=runs/toy_supermask
-    python launch/train.py --config=configs/toy.py:supermask,sparsity=0.975 --workdir=runs/toy_975
+    python launch/train.py --config=configs/toy.py:supermask,sparsity=0.9 --workdir=runs/toy_90
 
 Any field can be overridden: `--config.train.steps=500`, `--config.model.rnn_size=64`. Other models
 on the same scenes: `configs/ort.py:tiny` and so on.

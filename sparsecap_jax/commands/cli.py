@@ -69,6 +69,9 @@ def _errors_in_one_line() -> Iterator[None]:
     except (SparsecapError, app.UsageError, flags.Error) as error:
         usage = "; --help says more" if isinstance(error, app.UsageError) else ""
         sys.exit(f"error: {' '.join(map(str.strip, str(error).splitlines()))}{usage}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 class ConfigFlag:

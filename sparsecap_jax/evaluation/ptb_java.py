@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from sparsecap_jax.data.coco_json import OFFICIAL, official_captions
+from sparsecap_jax.data.caption_files import OFFICIAL, official_captions
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.evaluation.caption_files import load_references
 from sparsecap_jax.evaluation.ptb_tokenizer import PUNCTUATION, tokenize_captions

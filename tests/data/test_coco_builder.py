@@ -112,6 +112,13 @@ def test_missing_features_are_told_before_anything_is_written(manual, tmp_path):
     assert not list((tmp_path / "d").rglob("*.array_record*"))
 
 
+def test_a_manual_directory_that_is_not_there(tmp_path):
+    arguments = [f"--manual_dir={tmp_path / 'm'}", f"--data_dir={tmp_path / 'd'}"]
+    args = parse_args(["prepare_data.py", "tfds", *arguments])
+    with pytest.raises(DataError, match="m: no such folder, or empty; expected captions"):
+        args.run(args)
+
+
 def test_folders_that_are_not_ours(prepared, tmp_path):
     (tmp_path / "dataset_info.json").write_text("{}")
     with pytest.raises(DataError, match=r"metadata\.json is missing; expected what tfds prepared"):

@@ -91,11 +91,10 @@ def test_pad_regions_without_boxes(folder):
 
 def test_the_guide_runs(shared, tmp_path, monkeypatch, capsys):
     """The Python of docs/data.md, on the five real images."""
-    (tmp_path / "data").mkdir()
-    shutil.copytree(shared / "reference/coco5", tmp_path / "data/coco", copy_function=os.symlink)
-    os.rename(
-        tmp_path / "data/coco/dataset_coco_testing.json", tmp_path / "data/coco/dataset_coco.json"
-    )
+    images = shared / "reference/coco5"
+    shutil.copytree(images / "bu", tmp_path / "data/features", copy_function=os.symlink)
+    (tmp_path / "data/coco").mkdir()
+    os.symlink(images / "dataset_coco_testing.json", tmp_path / "data/coco/dataset_coco.json")
     monkeypatch.chdir(tmp_path)
     guide = pathlib.Path(__file__).parents[2] / "docs/data.md"
     blocks = re.findall(r"```python\n(.*?)```", guide.read_text(), re.DOTALL)

@@ -13,6 +13,7 @@ import pathlib
 from absl import flags
 
 from sparsecap_jax.data.datasets import DATASETS
+from sparsecap_jax.errors import DataError
 
 
 def define() -> None:
@@ -33,6 +34,8 @@ def run(args: flags.FlagValues) -> None:
 
     from sparsecap_jax.data.coco_builder import CaptionConfig, CaptionFeatures
 
+    if not (args.manual_dir.is_dir() and any(args.manual_dir.iterdir())):
+        raise DataError(f"{args.manual_dir}: no such folder, or empty; expected captions")
     disable_progress_bar()
     name = "coco" if args.dataset == "karpathy" else args.dataset
     names = [field.name for field in dataclasses.fields(CaptionConfig) if field.name in args]

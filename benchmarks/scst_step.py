@@ -45,13 +45,11 @@ def make_rewards(texts, vocab_size):
     """Rewards for a vocabulary whose token i is the word `wi`."""
     import numpy as np
 
-    from sparsecap_jax.scst.device import idf_tables
     from sparsecap_jax.scst.document_frequency import count_documents
-    from sparsecap_jax.scst.references import References
     from sparsecap_jax.scst.rewards import DeviceRewards, RewardWeights
-    from sparsecap_jax.scst.vocabulary import END as NONE
-    from sparsecap_jax.scst.vocabulary import Vocabulary
-    from sparsecap_jax.scst.words import WordTable
+    from sparsecap_jax.scst.scorers import idf_tables
+    from sparsecap_jax.scst.words import END as NONE
+    from sparsecap_jax.scst.words import References, Vocabulary, WordTable
 
     frequency = count_documents(texts)
     vocabulary = Vocabulary(frequency.words)
@@ -128,7 +126,7 @@ def time_scorers(images):
     import numpy as np
 
     from sparsecap_jax.scst.document_frequency import count_documents
-    from sparsecap_jax.scst.host import HostScorer
+    from sparsecap_jax.scst.scorers import HostScorer
 
     config = paper_config("up_down")
     texts = reward_texts(config)

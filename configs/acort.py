@@ -5,9 +5,9 @@ r"""ACORT: radix tokens, shared attention and shared layers (Tan et al. 2022).
         --workdir=runs/acort_small_al
     python launch/train.py --config=configs/acort.py:tiny --workdir=runs/acort_tiny
 
-Boxes are needed (docs/data.md). Words: the base model's variants `base_al`, `small` and `small_al`
-(`_al`: one layer shared by all), `tiny` (toy scenes) and the names of pruners; `key=value` sets
-fields of the pruner.
+Boxes are needed (docs/data.md). Words: the base model's variants `base_al`, `small`, `small_al`
+and `xsmall` (`_al`: one layer shared by all), `tiny` (toy scenes) and the names of pruners;
+`key=value` sets fields of the pruner.
 `scst` continues with self-critical training from `--config.train.init_from=RUN` (docs/scst.md).
 """
 
@@ -39,6 +39,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "base_al": _layers(ONE_LAYER),
             "small": SMALL,
             "small_al": {**SMALL, **_layers(ONE_LAYER)},
+            "xsmall": {"d_model": 104, "ff_size": 416},
         },
     )
     config.max_seq_length = 26  # a word takes two tokens

@@ -5,8 +5,9 @@ r"""The Object Relation Transformer (Herdade et al. 2019), dense or pruned.
         --workdir=runs/ort_95
     python launch/train.py --config=configs/ort.py:tiny,supermask --workdir=runs/ort_tiny
 
-Boxes are needed (docs/data.md). Words: `xsmall` (104/416, the small dense model that ACORT is
-compared with), `tiny` (toy scenes) and the names of pruners; `key=value` sets fields of the pruner.
+Boxes are needed (docs/data.md). Words: `small` (256/1024) and `xsmall` (104/416), the small dense
+models that ACORT is compared with; `tiny` (toy scenes) and the names of pruners; `key=value` sets
+fields of the pruner.
 `scst` continues with self-critical training from `--config.train.init_from=RUN` (docs/scst.md).
 """
 
@@ -25,5 +26,8 @@ def get_config(arg: str = "") -> ConfigDict:
         tiny=TINY_TRANSFORMER,
         optimizer=NOAM,
         weight_scale=1.5,
-        variants={"xsmall": {"d_model": 104, "ff_size": 416}},
+        variants={
+            "small": {"d_model": 256, "ff_size": 1024},
+            "xsmall": {"d_model": 104, "ff_size": 416},
+        },
     )

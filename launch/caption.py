@@ -22,12 +22,11 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 50, "Images decoded at a time.",
 CANDIDATES = flags.DEFINE_bool("candidates", False, "Write all captions of the search as well.")
 ATTENTION = flags.DEFINE_bool("attention", False, "Write the regions' weights for each word.")
 search_flags.define()
-flags.adopt_module_key_flags(search_flags)
 
 
-def main(argv: list[str]) -> None:
+def main(words: list[str]) -> None:
     """Parse flags and caption."""
-    photos, search = argv[1:], search_flags.given_options()
+    photos, search = words, search_flags.given_options()
     if bool(photos) == bool(FEATURES.value):
         raise app.UsageError("expected photos, or --features; not both")
     from sparsecap_jax.commands.caption import caption_folder, caption_photos
@@ -50,4 +49,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, words=True)

@@ -16,8 +16,11 @@ INPUT = flags.DEFINE_string(
     "input",
     None,
     "Run directory; or the reference's folder or zip: config.json, *.pth, tokenizer/.",
+    required=True,
 )
-OUTPUT = flags.DEFINE_string("output", None, "Folder to write; it may not be in use.")
+OUTPUT = flags.DEFINE_string(
+    "output", None, "Folder to write; it may not be in use.", required=True
+)
 FORM = flags.DEFINE_enum(
     "form", "dense", ["dense", "sparse"], "Tensors of a reference checkpoint: dense or sparse COO."
 )
@@ -29,23 +32,18 @@ MASKS = flags.DEFINE_enum(
 )
 
 
-def main(argv: list[str]) -> None:
+def main(words: list[str]) -> None:
     """Parse flags and convert."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     source, target = SOURCE.value or "run", TARGET.value or "run"
     if (source == "reference") == (target == "reference"):
         raise app.UsageError("expected either --source=reference or --target=reference")
-    if source == "reference":
-        from sparsecap_jax.commands.import_reference import import_reference
+    from sparsecap_jax.commands.convert import export_reference, import_reference
 
+    if source == "reference":
         import_reference(INPUT.value, OUTPUT.value)
     else:
-        from sparsecap_jax.commands.export_reference import export_reference
-
         export_reference(INPUT.value, OUTPUT.value, form=FORM.value, masks=MASKS.value)
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["input", "output"])
     run_main(main)

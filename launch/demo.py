@@ -5,7 +5,7 @@ python launch/demo.py --workdir=runs/demo
 
 import pathlib
 
-from absl import app, flags
+from absl import flags
 
 from sparsecap_jax.commands.cli import run_main
 
@@ -13,10 +13,8 @@ WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder to write to.")
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
 
-def main(argv: list[str]) -> None:
+def main(words: list[str]) -> None:
     """Parse flags and run the demo."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     from sparsecap_jax.experiments.demo import MODELS, run_demo
     from sparsecap_jax.runs.overrides import load_config
 

@@ -19,13 +19,10 @@ CAPTIONS = flags.DEFINE_string("captions", None, "Captions to score instead.")
 REFERENCES = flags.DEFINE_string("references", None, "Their references.")
 OUTPUT = flags.DEFINE_string("output", None, "Scores file; with --checkpoint, a folder.")
 search_flags.define()
-flags.adopt_module_key_flags(search_flags)
 
 
-def main(argv: list[str]) -> None:
+def main(words: list[str]) -> None:
     """Parse flags and evaluate."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     if CHECKPOINT.value:
         from sparsecap_jax.commands.evaluate import evaluate_run
 

@@ -1,7 +1,10 @@
 """Prepare captions and features: `python launch/prepare_data.py SUBCOMMAND --help`."""
 
+import sys
+
+from sparsecap_jax.commands import prepare
 from sparsecap_jax.commands.cli import run_main
-from sparsecap_jax.commands.prepare import parse_args
 
 if __name__ == "__main__":
-    run_main(lambda args: args.run(args), parse=parse_args)
+    prepare.define(sys.argv)
+    run_main(prepare.main, words=True)

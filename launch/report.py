@@ -8,14 +8,14 @@ from absl import app
 from sparsecap_jax.commands.cli import run_main
 
 
-def main(argv: list[str]) -> None:
+def main(words: list[str]) -> None:
     """Parse arguments and report."""
-    if len(argv) != 2:
+    if len(words) != 1:
         raise app.UsageError("expected one run directory")
     from sparsecap_jax.commands.report import report_run
 
-    report_run(argv[1])
+    report_run(words[0])
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, words=True)

@@ -6,21 +6,21 @@ python launch/sweep.py --sweep=toy_pruners --workdir=runs/toy_pruners --minutes=
 WORKDIR then holds a run directory for each run, `results.csv` and the sweep's pictures.
 """
 
-from absl import app, flags
+from absl import flags
 
 from sparsecap_jax.commands.cli import run_main
 
-SWEEP = flags.DEFINE_string("sweep", None, "Name of the experiment.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder to write to; a new one, or to continue.")
+SWEEP = flags.DEFINE_string("sweep", None, "Name of the experiment.", required=True)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder to write to; a new one, or to continue.", required=True
+)
 SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds for each setting.", lower_bound=1)
 ONLY = flags.DEFINE_string("only", "", "Pattern found in the names of the runs to take.")
 MINUTES = flags.DEFINE_float("minutes", None, "Start no further run after so long.")
 
 
-def main(argv: list[str]) -> None:
+def main(words: list[str]) -> None:
     """Parse flags and run the sweep."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     from sparsecap_jax.experiments.sweeps import load_sweep, run_sweep
 
     run_sweep(
@@ -33,5 +33,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["sweep", "workdir"])
     run_main(main)

@@ -15,10 +15,8 @@ PRINT_CONFIG = flags.DEFINE_bool(
 )
 
 
-def main(argv: list[str]) -> None:
+def main(words: list[str]) -> None:
     """Parse flags and train."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     config, describe = CONFIG.read()
     if PRINT_CONFIG.value:
         print("\n".join(describe()))

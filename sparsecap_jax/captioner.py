@@ -51,11 +51,10 @@ class Captioner:
         for number, run in enumerate(runs[1:], 1):
             if not self.run.tokenizer.same_ids(run.tokenizer):
                 raise ConfigError(f"ensemble: run {number} has another tokenizer than run 0")
-            size = run.config.data.feature_size
+            size, expected = run.config.data.feature_size, f"{self.feature_size} as in run 0"
             if size != self.feature_size:
                 raise ConfigError(
-                    f"ensemble: run {number}: feature_size: found {size}, expected "
-                    f"{self.feature_size} as in run 0"
+                    f"ensemble: run {number}: feature_size: found {size}, expected {expected}"
                 )
         members = [(run.model, run.params) for run in runs]
         self.model, params = members[0] if len(runs) == 1 else make_ensemble(members)
@@ -68,9 +67,8 @@ class Captioner:
     def load(cls, directory: str | pathlib.Path | Sequence[str | pathlib.Path]) -> "Captioner":
         """Load the best weights of a run directory, or of several as an ensemble.
 
-        Args:
-            directory: a run directory, or the name of a captioner that comes with the package,
-                such as "flickr8k-mini"; or a list of these.
+        Instead of a directory, the name of a captioner that comes with the package will do, such as
+        "flickr8k-mini".
 
         Raises:
             CheckpointError: there is no such run, or it is corrupt.
@@ -112,26 +110,20 @@ class Captioner:
             ConfigError: options that are out of range or contradict each other.
         """
         candidates = self.candidates(features, boxes, fc, attention=attention, **search)
-        if _is_batch(features):
+        if isinstance(features, list | tuple):
             return [best_caption(captions) for captions in candidates]
         return best_caption(candidates)
 
     def candidates(
-        self,
-        features: Arrays,
-        boxes: Arrays | None = None,
-        fc: Arrays | None = None,
-        *,
-        attention: bool = False,
-        **search: Any,
+        self, features: Arrays, boxes: Arrays | None = None, fc: Arrays | None = None, **search: Any
     ) -> list[Caption] | list[list[Caption]]:
         """Return all captions that a search finds, best beams first; arguments as in `caption`."""
-        batch = _is_batch(features)
+        batch = isinstance(features, list | tuple)
         arrays = [array if batch or array is None else [array] for array in (features, boxes, fc)]
         store = _InMemory(*arrays, self.feature_size, self.needs_boxes)
         if not store:
             return []
-        results = self.caption_store(store, range(len(store)), attention=attention, **search)
+        results = self.caption_store(store, range(len(store)), **search)
         candidates = [captions for _, captions in results]
         return candidates if batch else candidates[0]
 
@@ -154,12 +146,9 @@ class Captioner:
         """Caption photos: files (JPEG or PNG), or upright pictures in memory.
 
         Args:
-            photos: any number of them.
+            photos: any number of them; a caption for each is yielded, in order.
             batch_size: photos at a time.
             **search: see `SearchOptions`; by default the run's own (`search.json`).
-
-        Yields:
-            A caption for each photo, in order.
 
         Raises:
             DataError: a file cannot be read as a photo.
@@ -202,7 +191,7 @@ class Captioner:
         attention: bool = False,
         **search: Any,
     ) -> Iterator[tuple[ImageId, list[Caption]]]:
-        """Caption many images, batch by batch.
+        """Caption many images, and yield `(image id, captions)`: all captions, best beams first.
 
         Args:
             store: their features.
@@ -210,9 +199,6 @@ class Captioner:
             batch_size: images decoded at a time.
             attention: whether captions come with the weights of the regions for each word.
             **search: see `SearchOptions`.
-
-        Yields:
-            `(image id, captions)`, all captions that the search found, best beams first.
 
         Raises:
             DataError: features are missing (all at once) or malformed.
@@ -239,22 +225,18 @@ class Captioner:
             yield image_ids[index], captions
 
 
-def _is_batch(features: Any) -> bool:
-    return isinstance(features, list | tuple)
-
-
 class _InMemory(list[RegionFeatures]):
     """A store of arrays in memory; ids count from 0."""
 
     def __init__(self, features, boxes, fc, feature_size: int, need_boxes: bool):
         self.feature_size = feature_size
-        columns = [features]
-        for name, arrays in (("boxes", boxes), ("fc", fc)):
-            if arrays is not None and len(arrays) != len(features):
+        columns = {"features": features, "boxes": boxes, "fc": fc}
+        for name, arrays in columns.items():
+            columns[name] = [None] * len(features) if arrays is None else arrays
+            if len(columns[name]) != len(features):
                 raise DataError(f"{name}: found {len(arrays)} images, expected {len(features)}")
-            columns.append([None] * len(features) if arrays is None else arrays)
-        for number, image in enumerate(zip(*columns, strict=True)):
-            names = tuple(f"image {number}: {name}" for name in ("features", "boxes", "fc"))
+        for number, image in enumerate(zip(*columns.values(), strict=True)):
+            names = tuple(f"image {number}: {name}" for name in columns)
             parts = [None if part is None else np.asarray(part) for part in image]
             if need_boxes and parts[1] is None:
                 raise DataError(f"{names[1]}: found none, but the model needs them")

@@ -19,11 +19,7 @@ REGISTRIES = {
 
 
 def registry(kind: str) -> Registry:
-    """Return the registry of a kind.
-
-    Raises:
-        ConfigError: there is no such kind.
-    """
+    """Return the registry of a kind; a ConfigError where there is no such kind."""
     if kind not in REGISTRIES:
         raise ConfigError(f"kind is {kind!r}; {nearest(kind, REGISTRIES)}")
     module, attribute = REGISTRIES[kind]
@@ -36,10 +32,7 @@ def register(kind: str, name: str, entry: Any) -> Any:
     Args:
         kind: `model`, `pruner`, `objective`, `tokenizer`, `dataset`, `features` or `extractor`.
         name: its name in configs.
-        entry: the class or function.
-
-    Returns:
-        The entry.
+        entry: the class or function, which is returned.
 
     Raises:
         ConfigError: no such kind, or the name is taken.

@@ -36,10 +36,24 @@ def write_atomically(path: str | pathlib.Path, mode: str = "w") -> Iterator[IO]:
         raise
 
 
-def write_json(path: str | pathlib.Path, value: Any) -> None:
-    """Write `value` as indented UTF-8 JSON, all or nothing."""
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yield a folder that becomes `path`, absent or empty, when the block ends without an error."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        written = pathlib.Path(folder, path.name)
+        written.mkdir()
+        yield written
+        if path.exists():
+            path.rmdir()
+        os.replace(written, path)
+
+
+def write_json(path: str | pathlib.Path, value: Any, indent: int | None = 2) -> None:
+    """Write `value` as UTF-8 JSON, all or nothing; without `indent` in one line."""
     with write_atomically(path) as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
+        json.dump(value, file, indent=indent, ensure_ascii=False)
         file.write("\n")
 
 
@@ -71,10 +85,11 @@ def read_csv(path: str | pathlib.Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def write_table(path: str | pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as CSV with a header: all columns in order of appearance."""
+def write_table(path: str | pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Write rows as CSV with a header, and return it: all columns in order of appearance."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with write_atomically(path) as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows(rows)
+    return columns

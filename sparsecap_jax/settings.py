@@ -28,9 +28,6 @@ from sparsecap_jax.errors import ConfigError
 Entry = TypeVar("Entry")
 # Marks a field that may differ when a run continues.
 MAY_CHANGE = "may change when a run continues"
-# Fields that Flax adds to every Linen module.
-_LINEN = ("parent", "name")
-_FEW = 10  # names that a message lists along with the nearest one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,61 +78,46 @@ class Field:
 
 
 def fields_of(owner: Any, *reserved: str) -> dict[str, Field]:
-    """Return the fields that a config section may set.
+    """Return the fields that a config section may set, by name and in order.
 
     Args:
         owner: a dataclass, or a `functools.partial` of one whose keywords are settled.
         *reserved: further fields that do not belong to the section.
-
-    Returns:
-        The declared fields by name, in order.
     """
-    settled = {*getattr(owner, "keywords", {}), *reserved}
-    return {name: field for name, field in _declared(_class_of(owner)) if name not in settled}
+    cls, settled = getattr(owner, "func", owner), {*getattr(owner, "keywords", {}), *reserved}
+    return {name: field for name, field in _declared(cls) if name not in settled}
 
 
 @functools.cache
 def _declared(owner: type) -> tuple[tuple[str, Field], ...]:
     meanings, result = _meanings(owner), []
     hints = typing.get_type_hints(owner, include_extras=True)
-    linen = _LINEN if "parent" in hints else ()
+    linen = ("parent", "name") if "parent" in hints else ()  # Flax adds them to every module
     for field in dataclasses.fields(owner):
         if field.name in linen or not field.init:
             continue
         hint, notes = hints[field.name], ()
         if typing.get_origin(hint) is Annotated:
             hint, *notes = typing.get_args(hint)
-        default = field.default
-        if field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
+        made = field.default_factory is not dataclasses.MISSING
+        default = field.default_factory() if made else field.default
         bounds = next((note for note in notes if isinstance(note, Range)), None)
         meaning = meanings.get(field.name, "")
         result.append((field.name, Field(hint, default, bounds, MAY_CHANGE in notes, meaning)))
     return tuple(result)
 
 
-def _class_of(owner: Any) -> type:
-    return getattr(owner, "func", owner)
-
-
 def _meanings(owner: type) -> dict[str, str]:
     """Texts of `Attributes:` in the docstrings of a class and its ancestors, by field."""
     texts: dict[str, str] = {}
     for base in reversed(owner.__mro__):
-        section = (inspect.getdoc(base) or "" if "__doc__" in vars(base) else "").partition(
-            "Attributes:\n"
-        )[2]
-        name = ""
-        for line in section.splitlines():
-            entry = re.match(r"    (\w+(?:, \w+)*): (.*)", line)
-            if entry:
-                name, text = entry.groups()
-                texts |= dict.fromkeys(name.split(", "), text)
-            elif line.startswith("        ") and name:
-                first = name.split(", ")[0]
-                texts |= dict.fromkeys(name.split(", "), f"{texts[first]} {line.strip()}")
-            elif line.strip():
-                break
+        section = inspect.cleandoc(vars(base).get("__doc__") or "").partition("Attributes:\n")[2]
+        section = re.split(r"^\S", section, maxsplit=1, flags=re.MULTILINE)[0]
+        entries = re.findall(
+            r"^    (\w+(?:, \w+)*): (.*(?:\n {8}.*)*)", section, flags=re.MULTILINE
+        )
+        for names, text in entries:
+            texts |= dict.fromkeys(names.split(", "), " ".join(text.split()))
     return texts
 
 
@@ -147,15 +129,14 @@ def defaults_of(owner: Any, *reserved: str) -> dict[str, Any]:
 def build(owner: Any, section: Any, where: str, **fixed: Any) -> Any:
     """Build a dataclass from a config section.
 
+    Each value is converted to its field's type: ints to floats, lists to tuples, one string to a
+    tuple of one.
+
     Args:
         owner: the dataclass, or a `functools.partial` of one whose keywords are settled.
         section: a mapping or ConfigDict from field names to values.
         where: name of the section, for messages.
         **fixed: fields that the caller sets and the section must not.
-
-    Returns:
-        The instance, each value converted to its field's type (ints to floats, lists to tuples,
-        one string to a tuple of one).
 
     Raises:
         ConfigError: an unknown key, a missing value, or one of the wrong type or out of range.
@@ -192,15 +173,7 @@ def expected(field: Field) -> str:
 
 
 def coerce(value: Any, hint: Any, where: str) -> Any:
-    """Convert a config value to a field's type.
-
-    Args:
-        value: the config's value.
-        hint: see `Field`.
-        where: the field's name, for messages.
-
-    Returns:
-        The converted value.
+    """Return a config value in a field's type `hint`, see `Field`; `where` names the field.
 
     Raises:
         ConfigError: the value does not fit.
@@ -243,16 +216,11 @@ def _type_name(hint: Any) -> str:
 def nearest(name: Any, valid: Iterable[Any]) -> str:
     """Name the entry of `valid` that comes closest to `name`, and the others if they are few.
 
-    Args:
-        name: the unknown name.
-        valid: the names that exist.
-
-    Returns:
-        A clause for an error message, such as `did you mean 'sparsity'? (valid: exclude, ...)`.
+    The result is a clause for an error: `did you mean 'sparsity'? (valid: exclude, ...)`.
     """
     names = sorted(map(str, valid))
     close = difflib.get_close_matches(name, names, 1, 0.5) if isinstance(name, str) else []
-    if close and len(names) > _FEW:
+    if close and len(names) > 10:  # too many to list
         return f"did you mean {close[0]!r}?"
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}(valid: {', '.join(names)})"
@@ -282,22 +250,14 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         self._base = base
 
     def register(self, name: str, entry: Entry) -> Entry:
-        """Add an entry.
-
-        Raises:
-            ConfigError: the name is taken by another entry.
-        """
+        """Add an entry; a ConfigError where the name is taken by another one."""
         if self._entries.get(name, entry) is not entry:
             raise ConfigError(f"{self.field}: {name!r} is registered already")
         self._entries[name] = self._checked(name, entry)
         return entry
 
     def __getitem__(self, name: Any) -> Entry:
-        """Return an entry.
-
-        Raises:
-            ConfigError: there is none of that name.
-        """
+        """Return an entry; a ConfigError where there is none of that name."""
         if isinstance(name, str) and name in self._entries:
             return self._entries[name]
         module, colon, attribute = name.partition(":") if isinstance(name, str) else ("", "", "")

@@ -6,7 +6,7 @@ import numpy as np
 from sparsecap_jax.models import abstract_params, make_model
 from sparsecap_jax.runs.config import default_config, model_config, model_section
 from sparsecap_jax.runs.directory import LoadedRun, save_run
-from sparsecap_jax.tokenizers import make_tokenizer, tokenizer_class
+from sparsecap_jax.tokenizers import TOKENIZERS, make_tokenizer
 
 WIDTH, BUCKETS, LENGTH = 6, (4, 8), 7
 WORDS = ["a big dog runs home", "the small cat sleeps", "two red birds and one ball"] * 4
@@ -24,7 +24,7 @@ def make_run(directory, model="up_down", seed=0, words=WORDS, feature_size=WIDTH
     config.max_seq_length = LENGTH
     config.data.feature_size = feature_size
     config.data.region_buckets = BUCKETS
-    tokenizer_class("word").train(words, directory / "tokenizer", vocab_size=40)
+    TOKENIZERS["word"].train(words, directory / "tokenizer", vocab_size=40)
     tokenizer = make_tokenizer(config.tokenizer, directory / "tokenizer")
     module = make_model(model_config(config, tokenizer.vocab_size))
     rng = np.random.default_rng(seed)

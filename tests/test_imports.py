@@ -3,6 +3,8 @@
 import ast
 import graphlib
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -86,3 +88,14 @@ def test_pruning_needs_the_ground_floor_alone(graph):
 
 def test_the_check_sees_imports_within_functions(graph):
     assert "sparsecap_jax.runs.loop" in graph["sparsecap_jax.experiments.demo"]
+
+
+@pytest.mark.parametrize("module", ["decoding.options", "decoding"])
+def test_options_of_a_search_need_no_jax(module):
+    code = (
+        f"import sys, sparsecap_jax.{module}; from sparsecap_jax.decoding import DecodeOptions; "
+        "DecodeOptions(); print([m for m in ('jax', 'flax', 'numpy') if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", code]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert loaded == "[]\n"

@@ -43,7 +43,13 @@ def attention_picture(
     words = caption.text.split()
     if not words:
         raise DataError("attention: the caption is empty; expected one with words")
-    background = _background(picture)
+    background = np.full((_GRID, _GRID, 3), 255, np.uint8)
+    if picture is not None:
+        try:
+            with Image.open(picture) as image:
+                background = np.asarray(image.convert("RGB"))
+        except OSError as error:
+            raise DataError(f"{picture}: not a picture that can be read: {error}") from error
     rows = -(-len(words) // columns)
     height, width = background.shape[:2]
     size = 2.6 * columns, (2.6 * height / width + 0.3) * rows
@@ -78,13 +84,3 @@ def heat_map(
     inside_y = (boxes[:, 1:2] <= places) & (places <= boxes[:, 3:])
     heat = np.einsum("r,ry,rx->yx", np.float64(weights), inside_y, inside_x)
     return heat / max(heat.max(), 1e-9)
-
-
-def _background(picture: str | pathlib.Path | None) -> np.ndarray:
-    if picture is None:
-        return np.full((_GRID, _GRID, 3), 255, np.uint8)
-    try:
-        with Image.open(picture) as image:
-            return np.asarray(image.convert("RGB"))
-    except OSError as error:
-        raise DataError(f"{picture}: not a picture that can be read: {error}") from error

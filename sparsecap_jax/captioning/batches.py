@@ -1,6 +1,7 @@
 """Captions of batches of images: decoding, text and attention, one image at a time."""
 
 import dataclasses
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,6 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Float
 
-from sparsecap_jax.captioning.image_options import ImageOptions
 from sparsecap_jax.decoding import Decoded, DecodeOptions, attention_weights, decode
 from sparsecap_jax.tokenizers import Tokenizer
 from sparsecap_jax.types import Batch, PyTree
@@ -43,7 +43,7 @@ def caption_batches(
     batches: Iterable[Batch],
     tokenizer: Tokenizer,
     options: DecodeOptions,
-    image_options: ImageOptions | None = None,
+    image_options: Mapping[str, Any] | None = None,
     *,
     attention: bool = False,
 ) -> Iterator[tuple[int, list[Caption]]]:
@@ -55,23 +55,19 @@ def caption_batches(
         batches: their `index` holds the number of each row's image; padding rows (-1) are skipped.
         tokenizer: turns tokens into text.
         options: the search.
-        image_options: options that differ between the images, by their number.
+        image_options: arguments of `decode` that differ between the images, leaves `[N, ...]`.
         attention: whether captions come with their attention.
 
     Yields:
         `(index, captions)` for each image, captions in the order of `Decoded`, without those that
         constraints left no room for.
     """
-    image_options = image_options or ImageOptions()
     for batch in batches:
         index = np.asarray(batch.index)
-        rows = image_options.rows(np.maximum(index, 0))
+        rows = jax.tree.map(operator.itemgetter(np.maximum(index, 0)), image_options or {})
         decoded = decode(model, params, batch.regions, options, **rows)
-        weights = None
-        if attention:
-            weights = attention_weights(
-                model, params, batch.regions, decoded.tokens, bos_id=options.bos_id
-            )
+        fed = model, params, batch.regions, decoded.tokens
+        weights = attention_weights(*fed, bos_id=options.bos_id) if attention else None
         decoded, weights, mask = jax.device_get((decoded, weights, batch.regions.mask))
         for row in np.flatnonzero(index >= 0).tolist():
             of_regions = None if weights is None else weights[row][..., mask[row]]

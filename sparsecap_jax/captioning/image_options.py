@@ -7,11 +7,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Int, Key
 
 from sparsecap_jax.captioning.search import SearchOptions
 from sparsecap_jax.data.karpathy import ImageId
-from sparsecap_jax.decoding import Automaton, DecodeOptions, must_contain
+from sparsecap_jax.decoding import DecodeOptions, must_contain
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.tokenizers import Tokenizer
 
@@ -50,33 +49,19 @@ def decode_options(search: SearchOptions, tokenizer: Tokenizer, max_length: int)
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageOptions:
-    """Options that differ from image to image, one row for each of N images.
-
-    Attributes:
-        keys: random keys `[N]`, or None.
-        prefix: int32 `[N, P]`, or None.
-        required: an automaton per image, or None.
-    """
-
-    keys: Key[Array, " N"] | None = None
-    prefix: Int[np.ndarray, "N P"] | None = None
-    required: Automaton | None = None
-
-    def rows(self, index: Int[np.ndarray, " B"]) -> dict[str, Any]:
-        """Return the arguments of `decode` for the images of a batch."""
-        options = {"rng": self.keys, "prefix": self.prefix, "required": self.required}
-        return jax.tree.map(lambda leaf: leaf[index], options)
-
-
 def image_options(
     search: SearchOptions,
     tokenizer: Tokenizer,
     options: DecodeOptions,
     image_ids: Sequence[ImageId],
-) -> ImageOptions:
-    """Return the options of each image; for all images at once, so that batches share one shape.
+) -> dict[str, Any]:
+    """Return the arguments of `decode` that differ from image to image, a row for each of N images.
+
+    They are made for all images at once, so that batches share one shape.
+
+    Returns:
+        `rng`, random keys `[N]`; `prefix`, int32 `[N, P]`; `required`, an automaton per image; None
+        for what the search does not need.
 
     Raises:
         ConfigError: words that are unknown, too many or too long.
@@ -94,15 +79,18 @@ def image_options(
                 f"search option prefix: found {width} tokens, expected at most {options.max_length}"
             )
         padded = [(*row, *[options.pad_id] * (width - len(row))) for row in rows]
-        prefix = _for_all(np.array(padded, np.int32).reshape(len(rows), width), len(image_ids))
+        prefix = np.array(padded, np.int32).reshape(len(rows), width)
     if search.required:
         phrases = [
             [_alternatives(tokenizer, text) for text in texts]
             for texts in _of_images(search.required, image_ids, ())
         ]
-        automaton = must_contain(phrases, options)
-        required = jax.tree.map(lambda leaf: _for_all(leaf, len(image_ids)), automaton)
-    return ImageOptions(keys, prefix, required)
+        required = must_contain(phrases, options)
+
+    def for_all(array):
+        return np.broadcast_to(array, (len(image_ids), *array.shape[1:]))
+
+    return {"rng": keys, **jax.tree.map(for_all, {"prefix": prefix, "required": required})}
 
 
 def _of_images(value: Any, image_ids: Sequence[ImageId], default: Any) -> list[Any]:
@@ -112,19 +100,14 @@ def _of_images(value: Any, image_ids: Sequence[ImageId], default: Any) -> list[A
     return [value]
 
 
-def _for_all(array: np.ndarray, count: int) -> np.ndarray:
-    return np.broadcast_to(array, (count, *array.shape[1:]))
-
-
 def _text_ids(tokenizer: Tokenizer, text: str, option: str) -> tuple[int, ...]:
     """Return the ids of a text that has no unknown words."""
     ids = tuple(tokenizer.encode(text, add_special=False))
     unknown = tokenizer.unk_ids
-    for start in range(0, len(ids), len(unknown)):
-        if ids[start : start + len(unknown)] == unknown:
-            raise ConfigError(
-                f"search option {option}: {text!r} has a word that the tokenizer does not know"
-            )
+    if any(ids[i : i + len(unknown)] == unknown for i in range(0, len(ids), len(unknown))):
+        raise ConfigError(
+            f"search option {option}: {text!r} has a word that the tokenizer does not know"
+        )
     return ids
 
 

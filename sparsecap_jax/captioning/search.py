@@ -4,11 +4,11 @@ The flags of the commands and docs/search_options.md are generated from `SearchO
 """
 
 import dataclasses
-import math
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
+from sparsecap_jax.decoding.options import parsed_penalty
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.settings import Field, Range, check_range, coerce, fields_of
 
@@ -95,7 +95,7 @@ class SearchOptions:
                     f"{where}: found {value!r} with search {self.search!r}; "
                     f"only {', '.join(USED_BY[name])} can use it"
                 )
-        if not _is_penalty(self.length_penalty):
+        if parsed_penalty(self.length_penalty) is None:
             raise ConfigError(
                 f"search option length_penalty: found {self.length_penalty!r}, "
                 'expected "", "wu_ALPHA" or "avg_ALPHA"'
@@ -120,11 +120,3 @@ def _coerced(value: Any, field: Field, where: str) -> Any:
     if field.range:
         check_range(where, value, field.range)
     return value
-
-
-def _is_penalty(text: str) -> bool:
-    kind, _, alpha = text.partition("_")
-    try:
-        return not text or (kind in ("wu", "avg") and math.isfinite(float(alpha)))
-    except ValueError:
-        return False

@@ -73,27 +73,25 @@ class CaptionStream:
         content = self._file.read()
         whole = content[: content.rfind(b"\n") + 1]
         self._file.truncate(len(whole))
-        lines = [self._parsed(*numbered) for numbered in enumerate(whole.splitlines(), 1)]
-        if not lines:
+        if not whole:
             self._append({"settings": settings})
-        elif lines[0].get("settings") != settings:
-            raise DataError(
-                f"{self._partial}: belongs to {lines[0].get('settings')}, expected {settings}; "
-                "remove it to start again"
-            )
-        for number, entry in enumerate(lines[1:], 2):
-            if "image_id" not in entry or entry["image_id"] in self._entries:
-                raise DataError(f"{self._partial}: line {number}: expected an image of its own")
-            self._entries[entry["image_id"]] = entry
-
-    def _parsed(self, number: int, line: bytes) -> dict[str, Any]:
-        try:
-            value = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{self._partial}: line {number}: broken JSON: {error}") from error
-        if not isinstance(value, dict):
-            raise DataError(f"{self._partial}: line {number}: expected an object")
-        return value
+        for number, line in enumerate(whole.splitlines(), 1):
+            where = f"{self._partial}: line {number}"
+            try:
+                entry = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{where}: broken JSON: {error}") from error
+            if not isinstance(entry, dict):
+                raise DataError(f"{where}: expected an object")
+            if number == 1 and entry.get("settings") != settings:
+                raise DataError(
+                    f"{self._partial}: belongs to {entry.get('settings')}, expected {settings}; "
+                    "remove it to start again"
+                )
+            if number > 1:
+                if "image_id" not in entry or entry["image_id"] in self._entries:
+                    raise DataError(f"{where}: expected an image of its own")
+                self._entries[entry["image_id"]] = entry
 
     def _append(self, value: dict[str, Any]) -> None:
         # Flushed line by line: a killed process leaves whole lines, or part of the last one.

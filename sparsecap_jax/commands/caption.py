@@ -4,7 +4,7 @@ import datetime
 import math
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sparsecap_jax.captioner import Captioner
@@ -64,13 +64,8 @@ def caption_folder(
     image_ids = store.image_ids()
     if not image_ids:
         raise DataError(f"{features}: no ID.npy in cocobu_att/; expected one per image")
-    settings = {
-        "checkpoint": repr(checkpoint),
-        "features": str(features),
-        "options": repr(options),
-        "candidates": candidates,
-        "attention": attention,
-    }
+    settings = {"checkpoint": repr(checkpoint), "features": str(features)}
+    settings |= {"options": repr(options), "candidates": candidates, "attention": attention}
     with CaptionStream(output, settings) as stream:
         remaining = [image_id for image_id in image_ids if image_id not in stream.done]
         if stream.done:
@@ -79,8 +74,13 @@ def caption_folder(
             results = captioner.caption_store(
                 store, remaining, batch_size=batch_size, attention=attention, **search
             )
-            for image_id, captions in _with_progress(results, len(remaining), batch_size, report):
+            start, total = time.monotonic(), len(remaining)
+            for count, (image_id, captions) in enumerate(results, 1):
                 stream.write(_entry(image_id, captions, candidates))
+                if count % batch_size == 0 or count == total:
+                    rate = count / (time.monotonic() - start)
+                    left = datetime.timedelta(seconds=math.ceil((total - count) / rate))
+                    report(f"{count}/{total} images | {rate:.1f} images/s | {left} left")
         entries = stream.finish(image_ids)
     report(f"wrote {output}")
     return entries
@@ -119,19 +119,6 @@ def caption_photos(
     if output:
         write_json(output, captions)
     return captions
-
-
-def _with_progress(
-    results: Iterator[Any], total: int, every: int, report: Callable[[str], None]
-) -> Iterator[Any]:
-    """Pass results on, reporting the rate and the time left once a batch."""
-    start = time.monotonic()
-    for count, result in enumerate(results, 1):
-        yield result
-        if count % every == 0 or count == total:
-            rate = count / (time.monotonic() - start)
-            left = datetime.timedelta(seconds=math.ceil((total - count) / rate))
-            report(f"{count}/{total} images | {rate:.1f} images/s | {left} left")
 
 
 def _entry(image_id: ImageId, captions: list[Caption], candidates: bool) -> dict[str, Any]:

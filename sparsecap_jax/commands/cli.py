@@ -1,5 +1,6 @@
 """Parts that all commands share: flags, quiet logs, a compilation cache, errors of one line."""
 
+import contextlib
 import logging
 import os
 import pathlib
@@ -17,57 +18,64 @@ _CHANGES = "config.SECTION.FIELD"
 _CHANGE = re.compile(r"--?(?P<no>no)?config\.(?P<path>[^=]+)(?P<given>=(?P<value>.*))?", re.DOTALL)
 
 
-def run_main(main: Callable[[Any], None], parse: Callable[[list[str]], Any] | None = None) -> None:
+_PLUGINS = flags.DEFINE_multi_string(
+    "plugin", [], "Module of yours, whose models, pruners and so on may be named MODULE:NAME."
+)
+
+
+def run_main(main: Callable[[list[str]], None], words: bool = False) -> None:
     """Run `main` as an absl app; errors and wrong usage are printed as one line, exit status 1.
 
     Args:
-        main: takes what `parse` returns.
-        parse: takes the command line, program name included; by default absl's flags.
+        main: takes the words of the command line that are no flags.
+        words: whether there may be any.
     """
-    flags.DEFINE_multi_string(
-        "plugin", [], "Module of yours, whose models, pruners and so on may be named MODULE:NAME."
-    )
-    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["plugin"])
 
-    def guarded(argv: Any) -> None:
+    def parse(argv: list[str]) -> list[str]:
+        with _errors_in_one_line():
+            for module, defined in flags.FLAGS.flags_by_module_dict().items():
+                for flag in defined if module.startswith("sparsecap_jax.") else ():
+                    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # in --help
+            flags.FLAGS.set_gnu_getopt(True)  # flags may follow words
+            argv = flags.FLAGS.read_flags_from_files(argv)
+            try:
+                return flags.FLAGS(list(collect_changes(argv) if _CHANGES in flags.FLAGS else argv))
+            except SystemExit:  # --help
+                sys.exit(0)
+
+    def guarded(argv: list[str]) -> None:
         # Orbax logs every file it touches; warnings of our own still show.
         absl_logging.set_verbosity(absl_logging.ERROR)
         absl_logging.use_absl_handler()
         logging.getLogger("sparsecap_jax").setLevel(logging.WARNING)
         enable_compilation_cache()
         sys.stdout.reconfigure(line_buffering=True)  # progress shows in pipes and logs too
-        try:
-            if flags.FLAGS.plugin:
+        with _errors_in_one_line():
+            if argv[1:] and not words:
+                raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+            if _PLUGINS.value:
                 from sparsecap_jax.runs.overrides import trust
 
-                trust(flags.FLAGS.plugin)
-            main(argv)
-        except (SparsecapError, app.UsageError) as error:
-            usage = "; --help says more" if isinstance(error, app.UsageError) else ""
-            print(f"error: {error}{usage}", file=sys.stderr)
-            sys.exit(1)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            sys.exit(130)
+                trust(_PLUGINS.value)
+            main(argv[1:])
 
-    app.run(guarded, flags_parser=parse or _parse_flags)
+    app.run(guarded, flags_parser=parse)
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
+@contextlib.contextmanager
+def _errors_in_one_line() -> Iterator[None]:
     try:
-        argv = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
-        return flags.FLAGS(list(collect_changes(argv) if _CHANGES in flags.FLAGS else argv))
-    except flags.Error as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(1)
+        yield
+    except (SparsecapError, app.UsageError, flags.Error) as error:
+        usage = "; --help says more" if isinstance(error, app.UsageError) else ""
+        sys.exit(f"error: {' '.join(map(str.strip, str(error).splitlines()))}{usage}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 class ConfigFlag:
-    """The flags `--config=FILE.py:ARGUMENTS` and `--config.SECTION.FIELD=VALUE`.
-
-    Args:
-        flag_values: where to define them.
-    """
+    """The flags `--config=FILE.py:ARGUMENTS` and `--config.SECTION.FIELD=VALUE`."""
 
     def __init__(self, flag_values: flags.FlagValues = flags.FLAGS):
         self._source = flags.DEFINE_string(
@@ -76,8 +84,6 @@ class ConfigFlag:
         self._changes = flags.DEFINE_multi_string(
             _CHANGES, [], "Value of a field, such as --config.train.steps=500.", flag_values
         )
-        for flag in (self._source, self._changes):
-            flag_values.register_key_flag_for_module(sys.argv[0], flag_values[flag.name])
 
     def read(self) -> tuple[Any, Callable[[], list[str]]]:
         """Return the checked config, and a function that describes each field in a line.

@@ -5,8 +5,10 @@ A wheel holds `launch/` and `configs/` inside the package; in a checkout they li
 
 import ast
 import pathlib
+import re
 import runpy
 import sys
+from collections.abc import Mapping
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
 
@@ -17,38 +19,36 @@ def folder(name: str) -> pathlib.Path:
     return installed if installed.is_dir() else _PACKAGE.parent / name
 
 
-def commands() -> dict[str, pathlib.Path]:
-    """Return the scripts by name."""
-    return {path.stem: path for path in sorted(folder("launch").glob("*.py"))}
+def scripts(directory: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Return the scripts of a folder by name."""
+    return {path.stem: path for path in sorted(directory.glob("[!_]*.py"))}
+
+
+def summaries(paths: Mapping[str, pathlib.Path]) -> str:
+    """Return a line for each script: its name, and the first line of its docstring."""
+    trees = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in paths.items()}
+    texts = {name: ast.get_docstring(tree) or " " for name, tree in trees.items()}
+    return "\n".join(f"  {name:15s} {text.splitlines()[0]}" for name, text in texts.items())
 
 
 def main() -> None:
     """Run `sparsecap COMMAND ...`, the same as `python launch/COMMAND.py ...`."""
-    scripts = commands()
+    commands = scripts(folder("launch"))
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("--help", "-h", "help"):
         print("sparsecap COMMAND ...; sparsecap COMMAND --help says more\n")
-        for name, path in scripts.items():
-            text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or " "
-            print(f"  {name:15s} {text.splitlines()[0]}")
+        print(summaries(commands))
         return
-    if name not in scripts:
-        print(f"error: no command {name!r}; expected one of {', '.join(scripts)}", file=sys.stderr)
-        sys.exit(1)
-    rest = sys.argv[2:]
-    if "--config" in rest[:-1]:
-        at = rest.index("--config")
-        rest[at : at + 2] = [f"--config={rest[at + 1]}"]
-    sys.argv = [f"sparsecap {name}", *map(_with_config, rest)]
-    runpy.run_path(str(scripts[name]), run_name="__main__")
+    if name not in commands:
+        sys.exit(f"error: no command {name!r}; expected one of {', '.join(commands)}")
+    sys.argv = [f"sparsecap {name}", *map(_with_config, sys.argv[2:])]
+    runpy.run_path(str(commands[name]), run_name="__main__")
 
 
 def _with_config(argument: str) -> str:
-    """Point `--config=configs/NAME.py` at the package unless the working folder has that file."""
-    flag, equals, value = argument.partition("=")
-    path, colon, words = value.partition(":")
-    if flag == "--config" and path.startswith("configs/") and not pathlib.Path(path).exists():
-        recipe = folder("configs") / pathlib.PurePath(path).name
-        if recipe.exists():
-            return f"{flag}{equals}{recipe}{colon}{words}"
+    """Point `configs/NAME.py` at the package unless the working folder has that file."""
+    flag, path, words = re.fullmatch("(--config=|)([^:]*)(.*)", argument, re.DOTALL).groups()
+    recipe = folder("configs") / pathlib.PurePath(path).name
+    if path.startswith("configs/") and recipe.exists() and not pathlib.Path(path).exists():
+        return f"{flag}{recipe}{words}"
     return argument

@@ -1,4 +1,4 @@
-"""Pages of docs/ that are generated from the code: `python -m sparsecap_jax.commands.docs`."""
+"""docs/api.md, generated from the docstrings: `python -m sparsecap_jax.commands.docs`."""
 
 import inspect
 import pathlib
@@ -54,15 +54,5 @@ def _summary(value: Callable) -> str:
     return "\n\n".join(blocks)
 
 
-PAGES: dict[str, Callable[[], str]] = {"api.md": api_page}
-
-
-def main() -> None:
-    """Write every generated page."""
-    for name, page in PAGES.items():
-        (DOCS / name).write_text(page(), encoding="utf-8")
-        print(f"wrote {DOCS / name}")
-
-
 if __name__ == "__main__":
-    main()
+    (DOCS / "api.md").write_text(api_page(), encoding="utf-8")

@@ -59,20 +59,19 @@ def evaluate_run(
     captioner = Captioner(run)
     search = {"search": "beam", **search}
     if search["search"] == "beam":
-        defaults = {"length_penalty": run.config.eval.length_penalty}
-        defaults["beam_size"] = run.config.eval[f"beam_size_{split}"]
-        search = defaults | search
-    if dataset is None:
-        dataset = load_dataset(run.config.data, need_boxes=captioner.needs_boxes)
+        size, penalty = run.config.eval[f"beam_size_{split}"], run.config.eval.length_penalty
+        search = {"length_penalty": penalty, "beam_size": size, **search}
+    dataset = dataset or load_dataset(run.config.data, need_boxes=captioner.needs_boxes)
     records = {record.image_id: record for record in dataset.splits[split]}
     results = captioner.caption_store(
         dataset.store, list(records), batch_size=run.config.data.eval_batch_size, **search
     )
     captions = {image_id: best_caption(candidates) for image_id, candidates in results}
-    name = search["search"]
-    title = f"{split}, beam {search['beam_size']}" if name == "beam" else f"{split}, {name}"
-    default = results_folder(workdir, title.replace(", ", "_").replace(" ", "_"))
-    folder = pathlib.Path(output) if output else default
+    title = f"{split}, {search['search']}"
+    if search["search"] == "beam":
+        title += f" {search['beam_size']}"
+    name = title.replace(", ", "_").replace(" ", "_")
+    folder = pathlib.Path(output or results_folder(workdir, name))
     write_json(folder / "captions.json", to_coco(captions))
     if not any(record.raw for record in records.values()):  # COCO's test2014
         report(f"{title}: no references\nwrote {folder}/captions.json")

@@ -6,7 +6,6 @@ prints the table of docs/search_options.md.
 """
 
 import typing
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from absl import flags
@@ -46,21 +45,17 @@ def given_options() -> dict[str, Any]:
     options = {name: value for name, value in values.items() if value is not None}
     for name, value in options.items():
         if name in BY_IMAGE and value.endswith(".json"):
-            options[name] = _by_image(value, list if name == "required" else str)
+            kind, expected = (list, "a list of words") if name == "required" else (str, "text")
+            content = read_json(value)
+            values = content.values() if isinstance(content, dict) else [None]
+            if not all(isinstance(one, kind) for one in values):
+                raise DataError(f"{value}: expected an object with {expected} for each image id")
+            options[name] = {normalize_id(image_id): one for image_id, one in content.items()}
         elif name == "required":
             options[name] = tuple(phrase.strip() for phrase in value.split(","))
         elif isinstance(value, list):
             options[name] = tuple(value)
     return options
-
-
-def _by_image(path: str, kind: type) -> Mapping[int | str, Any]:
-    """Read `{image id: value}`."""
-    content = read_json(path)
-    if not isinstance(content, dict) or not all(isinstance(v, kind) for v in content.values()):
-        expected = "text" if kind is str else "a list of words"
-        raise DataError(f"{path}: expected an object with {expected} for each image id")
-    return {normalize_id(image_id): value for image_id, value in content.items()}
 
 
 def options_table() -> str:

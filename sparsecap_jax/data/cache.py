@@ -1,5 +1,7 @@
 """A memory cache in front of any feature store: small datasets are read once."""
 
+import copy
+import math
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -7,9 +9,10 @@ from typing import Any
 import numpy as np
 import psutil
 
-from sparsecap_jax.data.features import FeatureStore, RegionFeatures
+from sparsecap_jax.data.features import FeatureStore, RegionFeatures, rounded
 from sparsecap_jax.data.records import ImageId
-from sparsecap_jax.errors import ConfigError, DataError
+from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.settings import Range, check_range
 
 
 class CachedStore:
@@ -35,18 +38,16 @@ class CachedStore:
         min_free_ram: float = 0.4,
         dtype: str = "float32",
     ):
-        if max_bytes is not None and max_bytes < 0:
-            raise ConfigError(f"cache max_bytes: expected at least 0, found {max_bytes}")
-        if not 0 <= min_free_ram <= 1:
-            raise ConfigError(f"cache_min_free_ram: expected 0 to 1, found {min_free_ram}")
+        check_range("cache max_bytes", max_bytes or 0, Range(0))
+        check_range("cache_min_free_ram", min_free_ram, Range(0, 1))
         if dtype not in ("float32", "float16"):
             raise ConfigError(f"cache_dtype: expected float32 or float16, found {dtype!r}")
         self.feature_size = store.feature_size
         self.nbytes = 0
         self._store = store
-        self._max_bytes = max_bytes
+        self._max_bytes = math.inf if max_bytes is None else max_bytes
         self._min_free_ram = min_free_ram
-        self._dtype = np.dtype(dtype)
+        self._dtype = dtype
         self._kept: dict[ImageId, RegionFeatures] = {}
         self._lock = threading.Lock()
 
@@ -59,10 +60,9 @@ class CachedStore:
         kept = self._kept.get(image_id)
         if kept is None:
             regions = self._store[image_id]
-            features = self._rounded(image_id, regions.features)
+            features = rounded(regions.features, self._dtype, image_id)
             kept = RegionFeatures(features, regions.boxes, regions.fc)
-            if self._ram_is_free():
-                self._keep(image_id, kept)
+            self._keep(image_id, kept)
         return RegionFeatures(kept.features.astype(np.float32, copy=False), kept.boxes, kept.fc)
 
     def __contains__(self, image_id: object) -> bool:
@@ -80,32 +80,24 @@ class CachedStore:
 
     def share(self, count: int) -> "CachedStore":
         """Return an empty cache of `1 / count` of the size, for one of `count` processes."""
-        limit = None if self._max_bytes is None else self._max_bytes // count
-        options = {"min_free_ram": self._min_free_ram, "dtype": self._dtype.name}
-        return CachedStore(self._store, max_bytes=limit, **options)
+        part = copy.copy(self)
+        part._max_bytes /= count
+        return part
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return all but the images kept: another process fills a cache of its own."""
+        """Return all but the images kept: a copy, or another process, fills a cache of its own."""
         return {**self.__dict__, "_kept": {}, "nbytes": 0, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
 
-    def _rounded(self, image_id: ImageId, features: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            rounded = features.astype(self._dtype, copy=False)
-        if rounded is not features and not np.isfinite(rounded).all():
-            raise DataError(f"image {image_id!r}: features are too large for {self._dtype}")
-        return rounded
-
     def _keep(self, image_id: ImageId, regions: RegionFeatures) -> None:
+        """Keep an image where there is room."""
+        memory = psutil.virtual_memory()
+        if self._min_free_ram == 1 or memory.available <= self._min_free_ram * memory.total:
+            return
         with self._lock:
             grown = self.nbytes + regions.nbytes
-            fits = self._max_bytes is None or grown <= self._max_bytes
-            if fits and image_id not in self._kept:
+            if grown <= self._max_bytes and image_id not in self._kept:
                 self._kept[image_id] = regions
                 self.nbytes = grown
-
-    def _ram_is_free(self) -> bool:
-        memory = psutil.virtual_memory()
-        return self._min_free_ram < 1 and memory.available > self._min_free_ram * memory.total

@@ -89,13 +89,9 @@ class CaptionFeatures(tfds.core.GeneratorBasedBuilder):
         config: Any = self.builder_config
         directory = dl_manager.manual_dir
         contents = DATASETS[config.dataset](Source(directory, config.split_json))
-        splits = contents.splits
-        stored = open_store(
-            directory / config.features,
-            config.feature_size,
-            config.boxes,
-            sizes=directory / config.image_sizes if config.image_sizes else None,
-        )
+        splits, features = contents.splits, directory / config.features
+        sizes = config.image_sizes and directory / config.image_sizes
+        stored = open_store(features, config.feature_size, config.boxes, sizes=sizes)
         store = contents.extend(stored)
         store.check([record.image_id for records in splits.values() for record in records])
         self.info.metadata.update(to_karpathy(splits, config.name))

@@ -14,25 +14,24 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from sparsecap_jax.data import caption_files
 from sparsecap_jax.data.cache import CachedStore
-from sparsecap_jax.data.caption_files import load_flickr_tokens, load_instapic, load_photo_folder
-from sparsecap_jax.data.coco_json import (
-    check_disjoint,
-    load_coco_json,
-    load_image_info,
-    read_id_list,
-)
 from sparsecap_jax.data.features import FeatureStore
 from sparsecap_jax.data.imagined import load_imagined
 from sparsecap_jax.data.karpathy import load_karpathy
-from sparsecap_jax.data.records import SPLITS, Faults, Record, Splits, image_id_from_filename
+from sparsecap_jax.data.records import (
+    SPLITS,
+    Faults,
+    Record,
+    Source,
+    Splits,
+    image_id_from_filename,
+)
 from sparsecap_jax.data.stores import open_store
-from sparsecap_jax.errors import ConfigError, DataError
+from sparsecap_jax.errors import DataError
 from sparsecap_jax.settings import Registry
 
 logger = logging.getLogger(__name__)
-
-Section = ConfigDict | Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,37 +47,6 @@ class Dataset:
     splits: Mapping[str, list[Record]]
     store: FeatureStore
     images: pathlib.Path
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Input of a dataset's function.
-
-    Attributes:
-        path: the dataset's folder as the user named it; may be "".
-        split_json: its main file in `path`, where there is a choice; "" for the usual one.
-        text: content of `Record.captions`: "tokens" (the split's own, or the words of the captions
-            where it has none) or "raw" (the captions as written).
-        faults: what happens to bad entries.
-        mixture: how often an epoch sees each source of an `imagined` dataset.
-        may_create: whether datasets that are drawn on the spot may be written.
-    """
-
-    path: str | os.PathLike = ""
-    split_json: str = ""
-    text: str = "tokens"
-    faults: Faults = dataclasses.field(default_factory=Faults)
-    mixture: str = ""
-    may_create: bool = False
-
-    @property
-    def directory(self) -> pathlib.Path:
-        """The dataset's folder; ConfigError where it is not given."""
-        if not os.fspath(self.path):
-            raise ConfigError(
-                "config.data.dir is empty; expected the folder of the split JSON and bu/"
-            )
-        return pathlib.Path(self.path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,10 +85,10 @@ def load_splits(
         ConfigError: there is no dataset of that name.
         DataError: its files are missing or malformed.
     """
-    return DATASETS[name](Source(directory, split_json, text, Faults(skip_bad, "images"))).splits
+    return DATASETS[name](Source(directory, split_json, text, Faults(skip_bad))).splits
 
 
-def load_dataset(config: Section, *, need_boxes: bool = False) -> Dataset:
+def load_dataset(config: ConfigDict | Mapping[str, Any], *, need_boxes: bool = False) -> Dataset:
     """Open the dataset that the section `data` of a config names; errors as in `load_splits`.
 
     Images without boxes are an error with `need_boxes`.
@@ -129,7 +97,7 @@ def load_dataset(config: Section, *, need_boxes: bool = False) -> Dataset:
         config["dir"],
         config["split_json"],
         "raw" if config["raw_captions"] else "tokens",
-        Faults(config["skip_bad"], "images"),
+        Faults(config["skip_bad"]),
         config.get("mixture", ""),
         may_create=True,
     )
@@ -170,7 +138,7 @@ def toy_scenes_dir(name: str = "toy") -> pathlib.Path:
     return pathlib.Path(cache) / "sparsecap_jax" / name.replace("toy", "toy_scenes")
 
 
-def _karpathy(source: Source) -> Contents:
+def _karpathy(source: Source) -> Splits:
     """Read a Karpathy split JSON: COCO, Flickr8k, Flickr30k, toy scenes."""
     directory = source.directory
     files = [directory / source.split_json] if source.split_json else []
@@ -180,17 +148,7 @@ def _karpathy(source: Source) -> Contents:
             f"{directory}: {len(files)} files dataset_*.json; expected one (or its name in "
             "config.data.split_json)"
         )
-    return Contents(load_karpathy(files[0], text=source.text, faults=source.faults), directory)
-
-
-_TOYS: dict[str, dict[str, Any]] = {
-    "toy": {},
-    "toy_boxes": {"boxes_only": True},
-    "toy_plain": {"plain": True},
-    "toy_plain_boxes": {"plain": True, "boxes_only": True},
-    # With 2,000 scenes even plain box geometry learns it less well.
-    "toy_near": {"near": True, "boxes_only": True, "sizes": (6000, 200, 200)},
-}
+    return load_karpathy(files[0], text=source.text, faults=source.faults)
 
 
 def _toy(source: Source, name: str, **options: Any) -> Contents:
@@ -200,7 +158,7 @@ def _toy(source: Source, name: str, **options: Any) -> Contents:
 
         directory = make_toy_scenes(source.path or toy_scenes_dir(name), **options)
         source = dataclasses.replace(source, path=directory)
-    return _karpathy(source)
+    return Contents(_karpathy(source), source.directory)
 
 
 def _imagined(source: Source) -> Contents:
@@ -209,26 +167,26 @@ def _imagined(source: Source) -> Contents:
     return Contents(splits, source.directory, extend)
 
 
-def _coco_online(source: Source) -> Contents:
+def _coco_online(source: Source) -> Splits:
     """Read the splits of COCO's online server: val joins train, test is for validation.
 
     Images of test2014 are captioned, as in the reference's `mscoco_online_test`: those of
     `image_info_test2014.json`, of a list `test2014_ids.txt`, or of the folder `test2014`.
     """
-    splits = _karpathy(source).splits
+    splits = _karpathy(source)
     moved = [dataclasses.replace(record, split="train") for record in splits["val"]]
     val = [dataclasses.replace(record, split="val") for record in splits["test"]]
-    splits = {"train": splits["train"] + moved, "val": val, "test": _test2014(source)}
-    return Contents(splits, source.directory)
+    return {"train": splits["train"] + moved, "val": val, "test": _test2014(source)}
 
 
 def _test2014(source: Source) -> list[Record]:
     top = source.directory
     for path in (top, top / "annotations"):
         if (path / "image_info_test2014.json").exists():
-            return load_image_info(path / "image_info_test2014.json", source.faults)
-    if (top / "test2014_ids.txt").exists():
-        return [Record(i, folder="test2014") for i in read_id_list(top / "test2014_ids.txt")]
+            return caption_files.load_image_info(path / "image_info_test2014.json", source.faults)
+    path = top / "test2014_ids.txt"
+    if path.exists():
+        return [Record(i, folder="test2014") for i in caption_files.read_id_list(path)]
     for folder in (top / "images/test2014", top / "test2014"):
         if folder.is_dir():
             names = sorted(path.name for path in folder.glob("*.jpg"))
@@ -239,7 +197,7 @@ def _test2014(source: Source) -> list[Record]:
     )
 
 
-def _coco_json(source: Source) -> Contents:
+def _coco_json(source: Source) -> Splits:
     """Read COCO annotation files by the split in their names, or by id lists if there are any."""
     top = source.directory
     if source.split_json:
@@ -249,47 +207,44 @@ def _coco_json(source: Source) -> Contents:
         paths = {split: sorted(folder.glob(f"captions_{split}*.json")) for split in SPLITS}
         if not any(paths.values()):
             raise DataError(f"{folder}: no captions_train*.json, captions_val*.json")
-    lists = {split: top / f"{split}_ids.txt" for split in SPLITS}
-    ids = {split: read_id_list(path) for split, path in lists.items() if path.exists()}
-    check_disjoint(ids)
-    splits = load_coco_json(paths, text=source.text, ids=ids, faults=source.faults)
-    return Contents(splits, top)
+    lists = {split: path for split in SPLITS if (path := top / f"{split}_ids.txt").exists()}
+    ids = {split: caption_files.read_id_list(path) for split, path in lists.items()}
+    caption_files.check_disjoint(ids)
+    return caption_files.load_coco_json(paths, text=source.text, ids=ids, faults=source.faults)
 
 
-def _in_folder(source: Source, load: Callable[..., Splits]) -> Contents:
-    """Read a dataset whose reader takes a folder."""
-    splits = load(source.directory, text=source.text, faults=source.faults)
-    return Contents(splits, source.directory)
-
-
-def _instapic(source: Source) -> Contents:
-    """Read InstaPIC-1.1M's caption lists; `split_json` names the test file."""
-    test = {"test": source.split_json} if source.split_json else {}
-    return _in_folder(source, functools.partial(load_instapic, **test))
-
-
-def _photos(source: Source) -> Contents:
-    """Read `captions.json` next to `images/`."""
-    name = source.split_json or "captions.json"
-    return _in_folder(source, lambda top, **options: load_photo_folder(top / name, **options))
-
-
-def _tfds(source: Source) -> Contents:
+def _tfds(source: Source) -> Splits:
     """Read a folder that tensorflow-datasets prepared (`coco_builder`)."""
     return _karpathy(dataclasses.replace(source, split_json="metadata.json"))
 
 
+def _in_folder(source: Source, read: Callable[[Source], Splits]) -> Contents:
+    """Return the records that `read` finds, with the source's folder."""
+    return Contents(read(source), source.directory)
+
+
+_READERS = {
+    "coco_json": _coco_json,
+    "coco_online": _coco_online,
+    "flickr8k": caption_files.load_flickr_tokens,
+    "instapic": caption_files.load_instapic,
+    "karpathy": _karpathy,
+    "photos": caption_files.load_photo_folder,
+    "tfds": _tfds,
+}
+_TOYS: dict[str, dict[str, Any]] = {
+    "toy": {},
+    "toy_boxes": {"boxes_only": True},
+    "toy_plain": {"plain": True},
+    "toy_plain_boxes": {"plain": True, "boxes_only": True},
+    # With 2,000 scenes even plain box geometry learns it less well.
+    "toy_near": {"near": True, "boxes_only": True, "sizes": (6000, 200, 200)},
+}
 DATASETS: Registry[Callable[[Source], Contents]] = Registry(
     "data.name",
     {
-        "coco_json": _coco_json,
-        "coco_online": _coco_online,
-        "flickr8k": functools.partial(_in_folder, load=load_flickr_tokens),
         "imagined": _imagined,
-        "instapic": _instapic,
-        "karpathy": _karpathy,
-        "photos": _photos,
-        "tfds": _tfds,
+        **{name: functools.partial(_in_folder, read=read) for name, read in _READERS.items()},
         **{name: functools.partial(_toy, name=name, **options) for name, options in _TOYS.items()},
     },
 )

@@ -5,7 +5,9 @@ The stores themselves are in `sparsecap_jax.data.stores`; `open_store` there fin
 
 import abc
 import dataclasses
+import functools
 import importlib
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
@@ -42,8 +44,8 @@ class RegionFeatures:
     @property
     def nbytes(self) -> int:
         """Bytes of memory that the arrays take."""
-        boxes = 0 if self.boxes is None else self.boxes.nbytes
-        return self.features.nbytes + boxes + self.fc.nbytes
+        arrays = self.features, self.boxes, self.fc
+        return sum(array.nbytes for array in arrays if array is not None)
 
 
 @runtime_checkable
@@ -76,7 +78,7 @@ def validated(
     boxes: np.ndarray | None,
     fc: np.ndarray | None,
     feature_size: int,
-    names: tuple[str, str, str],
+    names: tuple[str, str, str] | str,
 ) -> RegionFeatures:
     """Check one image's arrays, as every store does, and convert them to float32.
 
@@ -85,29 +87,32 @@ def validated(
         boxes: floating `[R, 4]` relative corners, or None.
         fc: floating `[D]`, or None for the mean over regions.
         feature_size: the D that is expected.
-        names: what to call features, boxes and fc in errors, file or record included.
+        names: names of features, boxes and fc in errors, or the file or record that holds them.
 
     Raises:
         DataError: wrong rank, width or type, no regions, NaN or infinity, boxes that do not match.
     """
-    features_name, boxes_name, fc_name = names
+    if isinstance(names, str):
+        names = f"{names}: features", f"{names}: boxes", f"{names}: fc"
     if features.ndim not in (2, 3) or features.shape[-1] != feature_size:
         raise DataError(
-            f"{features_name}: expected shape [R, {feature_size}] or [h, w, {feature_size}], "
+            f"{names[0]}: expected shape [R, {feature_size}] or [h, w, {feature_size}], "
             f"found {list(features.shape)}"
         )
-    features = _as_float32(features.reshape(-1, feature_size), features_name)
+    features = _as_float32(features.reshape(-1, feature_size), names[0])
     if not len(features):
-        raise DataError(f"{features_name}: no regions, expected at least one")
+        raise DataError(f"{names[0]}: no regions, expected at least one")
+    if boxes is not None:
+        if boxes.shape != (len(features), 4):
+            expected = f"expected shape [{len(features)}, 4] to match the features"
+            raise DataError(f"{names[1]}: {expected}, found {list(boxes.shape)}")
+        boxes = _as_float32(boxes, names[1])
+        _check_boxes(boxes, names[1])
     if fc is None:
         fc = features.mean(axis=0, dtype=np.float32)
     elif fc.shape != (feature_size,):
-        raise DataError(f"{fc_name}: expected shape [{feature_size}], found {list(fc.shape)}")
-    else:
-        fc = _as_float32(fc, fc_name)
-    if boxes is not None:
-        boxes = _check_boxes(boxes, len(features), boxes_name)
-    return RegionFeatures(features, boxes, fc)
+        raise DataError(f"{names[2]}: expected shape [{feature_size}], found {list(fc.shape)}")
+    return RegionFeatures(features, boxes, _as_float32(fc, names[2]))
 
 
 def _as_float32(array: np.ndarray, where: str) -> np.ndarray:
@@ -116,22 +121,16 @@ def _as_float32(array: np.ndarray, where: str) -> np.ndarray:
         array = np.ascontiguousarray(array, np.float32)
     finite = np.isfinite(array)
     if not finite.all():
-        first = np.argwhere(~finite)[0].tolist()
+        faults = np.argwhere(~finite)
         raise DataError(
-            f"{where}: {np.size(finite) - np.count_nonzero(finite)} values are NaN or infinite "
-            f"(or too large for float32), the first at {first}"
+            f"{where}: {len(faults)} values are NaN or infinite (or too large for float32), "
+            f"the first at {faults[0].tolist()}"
         )
     return array
 
 
-def _check_boxes(boxes: np.ndarray, num_regions: int, where: str) -> np.ndarray:
-    """Check relative corner boxes `[num_regions, 4]`; values are returned as they are."""
-    if boxes.shape != (num_regions, 4):
-        raise DataError(
-            f"{where}: expected shape [{num_regions}, 4] to match the features, "
-            f"found {list(boxes.shape)}"
-        )
-    boxes = _as_float32(boxes, where)
+def _check_boxes(boxes: np.ndarray, where: str) -> None:
+    """Raise a DataError unless corners are relative, and in order."""
     outside = ((boxes < -BOX_TOLERANCE) | (boxes > 1 + BOX_TOLERANCE)).any(axis=1)
     flipped = (boxes[:, 2:] < boxes[:, :2]).any(axis=1)
     corners = "x1, y1, x2, y2 divided by image width and height, within [0, 1]"
@@ -139,7 +138,15 @@ def _check_boxes(boxes: np.ndarray, num_regions: int, where: str) -> np.ndarray:
         if faulty.any():
             row = int(faulty.argmax())
             raise DataError(f"{where}: row {row} is {boxes[row].tolist()}, expected {expected}")
-    return boxes
+
+
+def rounded(features: np.ndarray, dtype: str, image_id: ImageId) -> np.ndarray:
+    """Return float32 features as `dtype`, float32 or float16; DataError where they do not fit."""
+    with np.errstate(over="ignore"):
+        result = features.astype(dtype, copy=False)
+    if result is not features and not np.isfinite(result).all():
+        raise DataError(f"image {image_id!r}: features are too large for {result.dtype}")
+    return result
 
 
 def relative_boxes(
@@ -147,7 +154,8 @@ def relative_boxes(
 ) -> Float[np.ndarray, "R 4"]:
     """Divide corners in pixels by image width and height, as the reference does: clipped to [0, 1].
 
-    A DataError says that boxes are not `[R, 4]`, or that a size is not positive.
+    Raises:
+        DataError: boxes are not `[R, 4]`, or a size is not positive.
     """
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise DataError(f"{where}: expected shape [R, 4], found {list(boxes.shape)}")
@@ -160,20 +168,20 @@ def relative_boxes(
 
 @dataclasses.dataclass(frozen=True)
 class Arrays:
-    """One image's arrays as they were stored, boxes relative already, and their names in errors."""
+    """One image's arrays as they were stored, boxes relative already; `names` as in `validated`."""
 
     features: np.ndarray
     boxes: np.ndarray | None
     fc: np.ndarray | None
-    names: tuple[str, str, str]
+    names: tuple[str, str, str] | str
 
 
 class IndexedStore(abc.ABC):
     """Base of stores that know all their image ids.
 
     A store implements `_load_index`, which maps image ids to whatever finds the image again, and
-    `_read` and `_count` of one such key. Stores are read lazily, from several threads, and may be
-    sent to other processes, which open the files of `_opened` again.
+    `_read` of one such key. Stores are read lazily, from several threads, and may be sent to other
+    processes, which open the files of `_opened` again.
 
     Args:
         path: file or folder.
@@ -200,16 +208,13 @@ class IndexedStore(abc.ABC):
         self.feature_size = feature_size
         self.need_boxes = need_boxes
         self.sizes = sizes
-        self._index: dict[ImageId, Any] | None = None
         self._counts: dict[ImageId, int] = {}
         self._files: dict[tuple[int, str], Any] = {}
 
-    @property
+    @functools.cached_property
     def index(self) -> dict[ImageId, Any]:
         """Place of each image by id; read when first needed."""
-        if self._index is None:
-            self._index = self._load_index()
-        return self._index
+        return self._load_index()
 
     def image_ids(self) -> list[ImageId]:
         """Return all image ids, integers first, each kind in order."""
@@ -296,9 +301,9 @@ class IndexedStore(abc.ABC):
     def _read(self, key: Any, image_id: ImageId) -> Arrays:
         """Return the arrays of an image."""
 
-    @abc.abstractmethod
     def _count(self, key: Any, image_id: ImageId) -> int:
-        """Return the number of regions of an image."""
+        """Return the number of regions of an image, where it can be had without its features."""
+        return math.prod(self._read(key, image_id).features.shape[:-1])
 
 
 def raise_missing(place: Any, unit: str, missing: list[ImageId], total: int) -> None:

@@ -11,6 +11,7 @@ each source with their captions, `imagined.npz`, the regression, and `bu/`, the 
 
 import dataclasses
 import functools
+import math
 import os
 import pathlib
 import re
@@ -29,7 +30,6 @@ from sparsecap_jax.files import read_json, write_atomically
 PHOTOS, TEXT, IMAGINED = "photos.json", "text.json", "imagined.npz"
 _FORMAT = 1
 PENALTIES = (30.0, 100.0, 300.0, 1000.0, 3000.0)
-_WORD = re.compile(r"[a-z]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +54,9 @@ class Imagination:
         object.__setattr__(self, "_rows", {word: row for row, word in enumerate(self.words)})
 
     def imagine(self, captions: Sequence[str], residual: int) -> RegionFeatures:
-        """Return features of an image with these captions.
+        """Return features of an image with one or more captions.
 
-        Args:
-            captions: at least one.
-            residual: which photo's residual is added, modulo their number.
+        `residual` is the number, modulo the photos', of the photo whose residual is added.
         """
         features = self.mean + self.residuals[residual % len(self.residuals)].astype(np.float32)
         for word, weight in _bag(captions, self.words).items():
@@ -93,15 +91,15 @@ def fit(
         of the variance that it explains, leave-one-out.
     """
     words = _weights(captions, min_photos)
-    bags = np.zeros((len(captions), len(words)))
-    for number, texts in enumerate(captions):
-        weights = _bag(texts, words)
-        bags[number] = [weights.get(word, 0) for word in words]
     targets = features.reshape(len(features), -1).astype(np.float64)
     means, targets = _centred(targets, np.asarray(groups))
+    bags = [_bag(texts, words) for texts in captions]
+    bags = np.array([[bag.get(word, 0.0) for word in words] for bag in bags])
     _, bags = _centred(bags, np.asarray(groups))
-    gram = bags @ bags.T
-    trials = {penalty: _leave_one_out(gram, targets, penalty) for penalty in penalties}
+    gram, trials = bags @ bags.T, {}
+    for penalty in penalties:  # residual of each row under the regression fitted on all others
+        inverse = np.linalg.inv(gram + penalty * np.eye(len(gram)))
+        trials[penalty] = (inverse @ targets) / np.diag(inverse)[:, None]
     penalty = min(trials, key=lambda p: np.square(trials[p]).sum())
     weights = np.linalg.solve(gram + penalty * np.eye(len(gram)), targets)
     shape = features.shape[1:]
@@ -123,15 +121,9 @@ def _centred(rows: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return means, rows - means[groups]
 
 
-def _leave_one_out(gram: np.ndarray, targets: np.ndarray, penalty: float) -> np.ndarray:
-    """Return the residual of each row under the regression fitted on all other rows."""
-    inverse = np.linalg.inv(gram + penalty * np.eye(len(gram)))
-    return (inverse @ targets) / np.diag(inverse)[:, None]
-
-
 def _weights(captions: Sequence[Sequence[str]], min_photos: int) -> dict[str, float]:
     """Return the words of at least `min_photos` photos' captions, weighted by their rarity."""
-    counts = Counter(word for texts in captions for word in {w for t in texts for w in _split(t)})
+    counts = Counter(word for texts in captions for word in _words_of(" ".join(texts)))
     kept = sorted(word for word, count in counts.items() if count >= min_photos)
     if not kept:
         raise DataError("imagined features: no word occurs in enough photos' captions")
@@ -140,12 +132,12 @@ def _weights(captions: Sequence[Sequence[str]], min_photos: int) -> dict[str, fl
 
 def _bag(captions: Sequence[str], words: Mapping[str, float]) -> dict[str, float]:
     """Return the weight of each known word: root of its share of the captions, times rarity."""
-    counts = Counter(word for text in captions for word in {*_split(text)} if word in words)
-    return {w: words[w] * float(np.sqrt(n / len(captions))) for w, n in counts.items()}
+    counts = Counter(word for text in captions for word in _words_of(text) if word in words)
+    return {w: words[w] * math.sqrt(n / len(captions)) for w, n in counts.items()}
 
 
-def _split(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
+def _words_of(text: str) -> set[str]:
+    return {*re.findall(r"[a-z]+", text.lower())}
 
 
 class ImaginedStore:
@@ -158,8 +150,7 @@ class ImaginedStore:
         captions: Mapping[ImageId, Sequence[str]],
     ):
         self.feature_size = photos.feature_size
-        self._photos, self._imagination = photos, imagination
-        self._captions = captions
+        self._photos, self._imagination, self._captions = photos, imagination, captions
         self._numbers = {image_id: number for number, image_id in enumerate(captions)}
 
     def __getitem__(self, image_id: ImageId) -> RegionFeatures:
@@ -194,9 +185,7 @@ def load_imagined(
 ) -> tuple[Splits, Callable[[FeatureStore], ImaginedStore]]:
     """Read a dataset folder that `imagined_dataset.prepare` wrote.
 
-    Args:
-        directory: the folder.
-        mixture: how often an epoch sees each source, `source=times,...`; "" for each once.
+    `mixture` says how often an epoch sees each source, `source=times,...`; "" is each once.
 
     Returns:
         Records by split, and a function that adds imagined features to a store of the photos'.
@@ -240,14 +229,15 @@ def _parse_mixture(mixture: str, sources: Sequence[str]) -> dict[str, int]:
 
 def _read_sources(path: pathlib.Path) -> dict[str, Splits]:
     """Read records by source and split."""
-
-    def record(split: str, entry: Any) -> Record:
-        image_id, filename, captions, raw = entry
-        return Record(image_id, split, filename, tuple(captions), tuple(raw))
-
     try:
         return {
-            name: {split: [record(split, e) for e in splits[split]] for split in SPLITS}
+            name: {
+                split: [
+                    Record(image_id, split, filename, tuple(captions), tuple(raw))
+                    for image_id, filename, captions, raw in splits[split]
+                ]
+                for split in SPLITS
+            }
             for name, splits in read_json(path).items()
         }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -256,29 +246,22 @@ def _read_sources(path: pathlib.Path) -> dict[str, Splits]:
 
 def save(path: str | os.PathLike, imagination: Imagination) -> None:
     """Write a regression to one `.npz`, slopes and residuals as float16."""
+    words = {"words": [*imagination.words], "weights": [*imagination.words.values()]}
+    arrays = {name: getattr(imagination, name) for name in ("mean", "residuals", "boxes")}
+    slopes = imagination.slopes.astype(np.float16)
     with write_atomically(path, "wb") as file:
-        np.savez(
-            file,
-            format_version=np.int32(_FORMAT),
-            words=np.array(list(imagination.words)),
-            weights=np.array(list(imagination.words.values())),
-            slopes=imagination.slopes.astype(np.float16),
-            mean=imagination.mean,
-            residuals=imagination.residuals,
-            boxes=imagination.boxes,
-        )
+        np.savez(file, format_version=np.int32(_FORMAT), slopes=slopes, **words, **arrays)
 
 
 def load(path: str | os.PathLike) -> Imagination:
     """Read what `save` wrote; DataError where it is missing, broken, or of another format."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-        if int(arrays["format_version"]) != _FORMAT:
-            raise DataError(f"{path}: format {arrays['format_version']}, expected {_FORMAT}")
-        words = dict(zip(arrays["words"].tolist(), arrays["weights"].tolist(), strict=True))
-        slopes = arrays["slopes"].astype(np.float32)
-        return Imagination(words, slopes, arrays["mean"], arrays["residuals"], arrays["boxes"])
+            if int(file["format_version"]) != _FORMAT:
+                raise DataError(f"{path}: format {file['format_version']}, expected {_FORMAT}")
+            words = dict(zip(file["words"].tolist(), file["weights"].tolist(), strict=True))
+            slopes = file["slopes"].astype(np.float32)
+            return Imagination(words, slopes, file["mean"], file["residuals"], file["boxes"])
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; expected imagined features (.npz)") from error
     except DataError:

@@ -4,7 +4,8 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -16,10 +17,6 @@ from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.files import write_atomically
 
 SETTINGS = "extractor.json"
-_FOLDERS = ("cocobu_att", "cocobu_box_relative", "cocobu_fc")
-
-Named = Mapping[str, Splits]
-"""Records by source and split."""
 
 
 def prepare(
@@ -47,16 +44,16 @@ def prepare(
     """
     output = pathlib.Path(output)
     names = [*(folder.name for folder, _ in photos), *(folder.name for _, folder in text)]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ConfigError(f"two sources are named {twice!r}; expected folders of different names")
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise ConfigError(f"two sources are named {name!r}; expected folders of different names")
     seen = {folder.name: load_splits("photos", folder) for folder, _ in photos}
     main, *others = seen
     seen |= {name: _training_only(seen[name], seen[main]) for name in others}
     for (_, features), splits in zip(photos, seen.values(), strict=True):
         _copy_features([r for name in SPLITS for r in splits[name]], features, output / "bu")
     read = {f.name: _training_only(load_splits(name, f), seen[main]) for name, f in text}
-    _fit(seen, output, feature_size, report)
+    report(_fit(seen, output, feature_size))
     settings = photos[0][1] / SETTINGS
     if settings.exists():
         shutil.copyfile(settings, output / SETTINGS)
@@ -74,19 +71,18 @@ def _training_only(splits: Splits, main: Splits) -> Splits:
     return {"train": train, "val": [], "test": []}
 
 
-def _copy_features(records: Iterable[Record], source: pathlib.Path, output: pathlib.Path) -> None:
-    for folder in _FOLDERS:
+def _copy_features(records: Sequence[Record], source: pathlib.Path, output: pathlib.Path) -> None:
+    for folder in ("cocobu_att", "cocobu_box_relative", "cocobu_fc"):
         (output / folder).mkdir(parents=True, exist_ok=True)
-    for record in records:
-        for folder in _FOLDERS:
+        for record in records:
             path = source / folder / f"{record.image_id}.npy"
             if not path.exists():
                 raise DataError(f"{path}: no such file; expected features (extract)")
             shutil.copyfile(path, output / folder / path.name)
 
 
-def _fit(seen: Named, output: pathlib.Path, feature_size: int, report: Callable) -> None:
-    """Fit the regression on the training photos."""
+def _fit(seen: Mapping[str, Splits], output: pathlib.Path, feature_size: int) -> str:
+    """Fit the regression on the training photos; return the line to report."""
     store = NpyFolderStore(output, feature_size, need_boxes=True)
     records = [(n, r) for n, splits in enumerate(seen.values()) for r in splits["train"]]
     regions = [store[record.image_id] for _, record in records]
@@ -99,10 +95,10 @@ def _fit(seen: Named, output: pathlib.Path, feature_size: int, report: Callable)
         [number for number, _ in records],
     )
     imagined.save(output / imagined.IMAGINED, fitted)
-    report("imagined features: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
+    return "imagined features: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items())
 
 
-def _write(path: pathlib.Path, sources: Named) -> None:
+def _write(path: pathlib.Path, sources: Mapping[str, Splits]) -> None:
     content = {
         name: {
             split: [[r.image_id, r.filename, r.captions, r.raw] for r in records]

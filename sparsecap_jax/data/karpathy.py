@@ -5,6 +5,8 @@ Karpathy & Fei-Fei, "Deep Visual-Semantic Alignments for Generating Image Descri
 """
 
 import dataclasses
+import importlib.resources
+import lzma
 import os
 from typing import Any
 
@@ -22,31 +24,28 @@ from sparsecap_jax.data.records import (
     checked_id,
     entries,
     field,
-    image_id_from_filename,
-    normalize_id,
 )
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.files import read_json
-
-__all__ = [
-    "SPLITS",
-    "ImageId",
-    "Record",
-    "image_id_from_filename",
-    "load_karpathy",
-    "normalize_id",
-    "split_ids",
-    "to_karpathy",
-]
 
 # `restval`: the images of COCO val2014 that are in neither Karpathy val nor test.
 _SPLIT_NAMES = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 
 
+def karpathy_ids() -> dict[str, list[int]]:
+    """Return the COCO ids of Karpathy's val and test images, 5,000 each; all others are train."""
+    folder = importlib.resources.files("sparsecap_jax.data")
+    packed = {split: folder / f"karpathy_{split}.txt.xz" for split in ("val", "test")}
+    return {
+        split: [int(line) for line in lzma.decompress(file.read_bytes()).split()]
+        for split, file in packed.items()
+    }
+
+
 def load_karpathy(
     path: str | os.PathLike, *, text: str = "tokens", faults: Faults | None = None
 ) -> Splits:
-    """Read a Karpathy split JSON.
+    """Read a Karpathy split JSON, records in file order; `restval` is in train.
 
     Blank captions are left out, with one logged warning that counts them.
 
@@ -56,9 +55,6 @@ def load_karpathy(
             the reference trains on; lower case, no punctuation), or "raw", the captions as written.
         faults: what happens to bad images; None stops at the first one.
 
-    Returns:
-        Records by split, each in file order; `restval` is in train.
-
     Raises:
         DataError: missing or unreadable file, broken JSON, wrong shape, unknown split name, an
             image without captions, an image id that occurs twice, a path out of the image folder.
@@ -67,11 +63,10 @@ def load_karpathy(
     collector = Collector(path, text, faults)
 
     def parse(image: Any, where: str) -> Record:
-        check_split(image, _SPLIT_NAMES, where)
+        record = _parse_bare(image, where)
         sentences = enumerate(field(image, "sentences", list, where))
         pairs = [_parse_sentence(s, f"{where}.sentences[{n}]", text) for n, s in sentences]
-        captions = collector.captions(pairs, where)
-        return dataclasses.replace(_parse_bare(image, where), **captions)
+        return dataclasses.replace(record, **collector.captions(pairs, where))
 
     return collector.collect(_images(path), parse)
 
@@ -126,9 +121,7 @@ def _parse_bare(image: Any, where: str) -> Record:
         image_id = checked_id(image["cocoid"], f"{where}.cocoid")
     else:
         image_id = check_filename(filename, where)
-    return Record(
-        image_id=image_id,
-        split=check_split(image, _SPLIT_NAMES, where),
-        filename=check_path(filename, f"{where}.filename"),
-        folder=check_path(folder, f"{where}.filepath"),
-    )
+    check_path(filename, f"{where}.filename")
+    check_path(folder, f"{where}.filepath")
+    split = check_split(image, _SPLIT_NAMES, where)
+    return Record(image_id, split, filename, folder=folder)

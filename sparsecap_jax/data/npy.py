@@ -8,10 +8,11 @@ import pathlib
 import zipfile
 import zlib
 from tokenize import TokenError
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
+from sparsecap_jax.data.records import data_error
 from sparsecap_jax.errors import DataError
 
 _MAX_HEADER = 10_000  # bytes, numpy's own limit
@@ -30,19 +31,12 @@ def _parse_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
     raise ValueError(f"format version {version}")
 
 
-def read_header(
+def _read_header(
     file: Any, size: int, where: str, kind: str = "f"
-) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Read the header of a `.npy` file; DataError where dtype or size is not as expected.
+) -> tuple[tuple[int, ...], str, np.dtype]:
+    """Read shape, order ("C" or "F") and dtype of a `.npy` file of `size` bytes, up to its data.
 
-    Args:
-        file: readable, at its beginning; left at the first byte of data.
-        size: bytes of the file.
-        where: its name, for errors.
-        kind: "f" for floating arrays, "iu" for integers.
-
-    Returns:
-        Shape, whether in Fortran order, dtype.
+    DataError where the dtype is not of `kind` ("f": floats, "iu": integers), or the size is wrong.
     """
     if not size:
         raise DataError(f"{where}: the file is empty, expected a .npy array")
@@ -50,11 +44,9 @@ def read_header(
     prefix = 10 if start[6:7] == b"\1" else 12  # since version 2 the length takes four bytes
     length = prefix + int.from_bytes(start[8:prefix], "little")
     header = (start + file.read(min(max(length, 12), _MAX_HEADER) - len(start)))[:length]
-    try:
+    faults = ValueError, TypeError, SyntaxError, RecursionError, MemoryError, TokenError
+    with data_error(f"{where}: not a .npy array", *faults):
         shape, fortran, dtype = _parse_header(header)
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, TokenError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(f"{where}: not a .npy array: {reason}") from None
     if dtype.kind not in kind or dtype.itemsize > 8 or min(shape, default=0) < 0:
         expected = f"expected an array of {_KINDS[kind]}"
         raise DataError(f"{where}: {expected}, found {dtype} {list(shape)}")
@@ -65,36 +57,27 @@ def read_header(
             f"{where}: {problem}: an array {list(shape)} of {dtype} takes {expected} bytes, "
             f"found {found}"
         )
-    return shape, fortran, dtype
-
-
-def open_file(path: pathlib.Path) -> BinaryIO:
-    """Open a file for reading bytes; an OSError becomes a DataError."""
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    return shape, "F" if fortran else "C", dtype
 
 
 def npy_shape(path: pathlib.Path) -> tuple[int, ...]:
     """Return the shape of a floating `.npy` array, from its header."""
-    with open_file(path) as file:
-        return read_header(file, os.fstat(file.fileno()).st_size, str(path))[0]
+    with data_error(f"{path}: cannot be read", OSError), path.open("rb") as file:
+        return _read_header(file, os.fstat(file.fileno()).st_size, str(path))[0]
 
 
 def read_npy(path: pathlib.Path) -> np.ndarray:
     """Read a floating `.npy` array, whose size is checked before memory is taken for it."""
-    with open_file(path) as file:
-        shape, fortran, dtype = read_header(file, os.fstat(file.fileno()).st_size, str(path))
-        return np.fromfile(file, dtype).reshape(shape, order="F" if fortran else "C")
+    with data_error(f"{path}: cannot be read", OSError), path.open("rb") as file:
+        shape, order, dtype = _read_header(file, os.fstat(file.fileno()).st_size, str(path))
+        return np.fromfile(file, dtype).reshape(shape, order=order)
 
 
 def parse_npy(content: bytes, where: str) -> np.ndarray:
     """Return the floating array in the bytes of a `.npy` file."""
     file = io.BytesIO(content)
-    shape, fortran, dtype = read_header(file, len(content), where)
-    data = np.frombuffer(content, dtype, offset=file.tell())
-    return data.reshape(shape, order="F" if fortran else "C")
+    shape, order, dtype = _read_header(file, len(content), where)
+    return np.frombuffer(content, dtype, offset=file.tell()).reshape(shape, order=order)
 
 
 class Npz:
@@ -106,14 +89,11 @@ class Npz:
     """
 
     def __init__(self, source: pathlib.Path | bytes, where: str = ""):
-        where = self.where = where or str(source)
-        try:
+        self.where = where or str(source)
+        faults = OSError, zipfile.BadZipFile, ValueError, NotImplementedError
+        with data_error(f"{self.where}: not an .npz archive", *faults):
             file = io.BytesIO(source) if isinstance(source, bytes) else source
             self._archive = zipfile.ZipFile(file)
-        except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-            empty = not isinstance(source, bytes) and source.is_file() and not source.stat().st_size
-            reason = "the file is empty" if empty else (str(error) or type(error).__name__)
-            raise DataError(f"{where}: not an .npz archive: {reason}") from None
 
     def __enter__(self) -> "Npz":
         return self
@@ -125,9 +105,9 @@ class Npz:
         """Return the names of the arrays."""
         return [name.removesuffix(".npy") for name in self._archive.namelist()]
 
-    def shape(self, name: str, kind: str = "f") -> tuple[int, ...]:
-        """Return the shape of an array, from its header."""
-        return self._read(name, kind, data=False).shape
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a floating array, from its header."""
+        return self._read(name, "f", data=False).shape
 
     def __getitem__(self, name: str) -> np.ndarray:
         """Read a floating array."""
@@ -142,21 +122,17 @@ class Npz:
 
     def _read(self, name: str, kind: str, data: bool = True) -> np.ndarray:
         where = f"{self.where}: {name}"
-        try:
-            info = self._archive.getinfo(f"{name}.npy")
-        except KeyError:
+        if name not in self.names():
             names = ", ".join(self.names()[:10])
-            raise DataError(f"{where}: no such array, found {names}") from None
-        try:
+            raise DataError(f"{where}: no such array, found {names}")
+        faults = OSError, RuntimeError, zipfile.BadZipFile, zlib.error, ValueError, KeyError
+        with data_error(f"{where}: cannot be read", *faults):
+            info = self._archive.getinfo(f"{name}.npy")
             with self._archive.open(info) as file:
-                shape, fortran, dtype = read_header(file, info.file_size, where, kind)
+                shape, order, dtype = _read_header(file, info.file_size, where, kind)
                 if not data:
                     return np.broadcast_to(np.zeros((), dtype), shape)
                 content = file.read(info.file_size + 1)
-        except DataError:
-            raise
-        except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error, ValueError) as error:
-            raise DataError(f"{where}: cannot be read: {error}") from None
         if len(content) != math.prod(shape) * dtype.itemsize:
             raise DataError(f"{where}: truncated: {len(content)} bytes of data")
-        return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
+        return np.frombuffer(content, dtype).reshape(shape, order=order)

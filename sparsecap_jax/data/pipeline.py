@@ -8,38 +8,28 @@ the same global batches that one process alone would see.
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from absl import flags
 
 from sparsecap_jax.data.batches import (
-    REGION_BUCKETS,
     BatchMaker,
-    EvalBatches,
+    Tokenizer,
     check_sizes,
+    encode_captions,
     make_eval_batches,
-    pad_regions,
 )
-from sparsecap_jax.data.captions import Tokenizer, encode_captions
 from sparsecap_jax.data.features import FeatureStore, share_of
-from sparsecap_jax.data.iterator import TrainIterator, read_ahead
 from sparsecap_jax.data.records import Record
-from sparsecap_jax.errors import ConfigError, DataError
+from sparsecap_jax.errors import CheckpointError, ConfigError, DataError
 from sparsecap_jax.types import Batch
 
-__all__ = [
-    "REGION_BUCKETS",
-    "EvalBatches",
-    "TrainData",
-    "TrainIterator",
-    "make_eval_batches",
-    "make_train_iterator",
-    "pad_regions",
-    "read_ahead",
-    "steps_per_epoch",
-]
+__all__ = ["TrainData", "make_eval_batches", "make_train_iterator", "steps_per_epoch"]
 
+_STATE_VERSION = 1
 # Independent random streams of one epoch.
 _ORDER, _CAPTIONS, _TOKENS = 0, 1, 2
 
@@ -97,9 +87,11 @@ class TrainData(BatchMaker):
         self.steps_per_epoch = steps_per_epoch(len(records), self.batch_size)
         if not self.steps_per_epoch:
             raise ConfigError(f"batch_size: {self.batch_size} exceeds the {len(records)} images")
+        digest = hashlib.sha256()
         for record in records:
             if not record.captions:
                 raise DataError(f"image {record.image_id!r} has no captions to train on")
+            digest.update(repr((record.image_id, record.captions)).encode())
         self._captions = encode_captions(records, tokenizer, max_seq_length)
         longest = self._captions.tokens.shape[1]
         self._lengths = sorted({t for t in token_buckets if t < longest} | {longest})
@@ -118,7 +110,7 @@ class TrainData(BatchMaker):
             "seq_per_img": seq_per_img,
             "group_batches": group_batches,
             "images": len(records),
-            "sha256": _digest(records),
+            "sha256": digest.hexdigest(),
         }
 
     def __getitem__(self, step: int) -> Batch:
@@ -146,15 +138,14 @@ class TrainData(BatchMaker):
 
     def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Return image numbers in an epoch's order, and caption rows shuffled within images."""
-        plan = self._plans.get(epoch)
-        if plan is None:
+        plans = self._plans
+        if epoch not in plans:
             order = self._image_order(np.random.default_rng([self._seed, epoch, _ORDER]))
             captions = self._captions.shuffle(np.random.default_rng([self._seed, epoch, _CAPTIONS]))
-            plan = order, captions
             # Prefetching threads may be on both sides of an epoch's end.
-            near = {e: p for e, p in self._plans.items() if abs(e - epoch) == 1}
-            self._plans = {**near, epoch: plan}
-        return plan
+            near = {e: plan for e, plan in plans.items() if abs(e - epoch) == 1}
+            plans = self._plans = {**near, epoch: (order, captions)}
+        return plans[epoch]
 
     def _image_order(self, rng: np.random.Generator) -> np.ndarray:
         order = rng.permutation(len(self._ids))[: self.steps_per_epoch * self.batch_size]
@@ -180,6 +171,95 @@ class TrainData(BatchMaker):
         return tokens, (np.arange(length) < lengths[..., None]) & counting[..., None]
 
 
+class TrainIterator(Iterator[Batch]):
+    """Iterator over batches by step, endless or of `num_epochs`, prefetched by Grain.
+
+    `get_state()` after n batches is a small dict of JSON values; `set_state` of it, in an iterator
+    over the same data, continues with batch n exactly. The state does not depend on the number of
+    processes, threads or workers: n processes can continue what one began.
+
+    `step` is the number of batches consumed since the first epoch began.
+
+    Args:
+        data: the batches by step.
+        num_epochs: epochs until StopIteration; None never stops.
+        prefetch: batches prepared ahead, at most; 0 prepares each when it is asked for.
+        num_threads: threads that prepare them; more than one helps slow disks, not a memory cache.
+        num_workers: processes that prepare them instead, `prefetch` each; they help where Python
+            is the bottleneck, and start in seconds. Each has its share of a memory cache.
+    """
+
+    def __init__(
+        self,
+        data: TrainData,
+        *,
+        num_epochs: int | None = None,
+        prefetch: int = 2,
+        num_threads: int = 1,
+        num_workers: int = 0,
+    ):
+        self.data = data
+        self.steps_per_epoch = data.steps_per_epoch
+        epochs = sys.maxsize // data.steps_per_epoch if num_epochs is None else num_epochs
+        self._length = epochs * data.steps_per_epoch
+        self._prefetch, self._threads, self._workers = prefetch, num_threads, num_workers
+        self._iterator: Iterator[Batch] | None = None
+        self.step = 0
+
+    def __next__(self) -> Batch:
+        """Return the next batch; a DataError from reading it is raised here."""
+        if self._iterator is None:
+            self._iterator = self._open()
+        batch = next(self._iterator)
+        self.step += 1
+        return batch
+
+    def get_state(self, step: int | None = None) -> dict[str, Any]:
+        """Return the position (`step`, for callers who read ahead) and the data's fingerprint."""
+        step = self.step if step is None else step
+        return {"version": _STATE_VERSION, "step": step, "data": dict(self.data.fingerprint)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from `state`; CheckpointError where it is malformed or of other data."""
+        try:
+            version, step, data = state["version"], state["step"], state["data"]
+            differing = sorted(k for k, v in self.data.fingerprint.items() if data.get(k) != v)
+        except (KeyError, TypeError, AttributeError):
+            raise CheckpointError(f"data iterator: not a saved state: {state!r:.80}") from None
+        if version != _STATE_VERSION or type(step) is not int or not 0 <= step <= self._length:
+            raise CheckpointError(f"data iterator: version {version}, step {step} cannot be used")
+        if differing:
+            changes = "; ".join(
+                f"{k} was {data.get(k)}, is {self.data.fingerprint[k]}" for k in differing
+            )
+            raise CheckpointError(f"data iterator: the saved position is in other data: {changes}")
+        self.close()
+        self.step = step
+
+    def close(self) -> None:
+        """Stop preparing batches; the next call of `next` starts again at the same step."""
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+    def _open(self) -> Iterator[Batch]:
+        """Prepare the batches from the current step on."""
+        import grain  # costs seconds to import
+
+        data, threads, ahead = self.data, min(self._threads, self._prefetch), self._prefetch
+        if self._workers:
+            data, threads, ahead = self.data.share(self._workers), 0, 0
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+        steps = grain.MapDataset.range(self.step, self._length)
+        dataset = steps.map(data.__getitem__).to_iter_dataset(options)
+        if not self._workers:
+            return iter(dataset)
+        if not flags.FLAGS.is_parsed():  # Grain's workers read flags of theirs
+            flags.FLAGS.mark_as_parsed()
+        workers = grain.MultiprocessingOptions(self._workers, max(1, self._prefetch))
+        return iter(dataset.mp_prefetch(workers))
+
+
 def make_train_iterator(
     records: Sequence[Record],
     store: FeatureStore,
@@ -195,11 +275,3 @@ def make_train_iterator(
     reading = {"prefetch": prefetch, "num_threads": num_threads, "num_workers": num_workers}
     data = TrainData(records, store, tokenizer, **options)
     return TrainIterator(data, num_epochs=num_epochs, **reading)
-
-
-def _digest(records: Sequence[Record]) -> str:
-    """Return a fingerprint of image ids and captions, in order."""
-    digest = hashlib.sha256()
-    for record in records:
-        digest.update(repr((record.image_id, record.captions)).encode())
-    return digest.hexdigest()

@@ -1,7 +1,9 @@
 """Records, the images and captions of every dataset, and what the readers of datasets share."""
 
+import contextlib
 import dataclasses
 import logging
+import os
 import pathlib
 import re
 import types
@@ -16,14 +18,10 @@ SPLITS = ("train", "val", "test")
 # COCO names carry their id: COCO_val2014_000000391895.jpg, or plain 000000391895.jpg. Other
 # underscored names stay whole: the last part of a Flickr8k name may be all digits by chance.
 _COCO_NAME = re.compile(r"(?:COCO_[a-z]+[0-9]{4}_)?([0-9]+)")
+_EXTENSION = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
 _NO_WORD = re.compile(r"[\W_]+")
 _APOSTROPHES = str.maketrans("", "", "'\u2019")
-_JSON_NAMES = {
-    dict: "an object",
-    list: "a list",
-    str: "a string",
-    int | str: "an integer or a name",
-}
+_JSON_NAMES = {list: "a list", str: "a string", int | str: "an integer or a name"}
 _MAX_LOGGED = 5  # faults that are logged one by one
 
 ImageId = int | str
@@ -73,6 +71,11 @@ def image_id_from_filename(filename: str) -> ImageId:
     return normalize_id(match.group(1)) if match else stem
 
 
+def image_id_from_stem(name: str) -> ImageId:
+    """Return `image_id_from_filename` of a name that may lack its .jpg, .jpeg or .png."""
+    return image_id_from_filename(_EXTENSION.sub("", name) + ".jpg")
+
+
 def checked_id(value: Any, where: str) -> ImageId:
     """Return an id out of JSON, which must be an integer or a name."""
     if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
@@ -107,12 +110,22 @@ def entries(content: Any, name: str, path: Any) -> Iterator[tuple[str, Any]]:
         yield f"{path}: {name}[{number}]", entry
 
 
+@contextlib.contextmanager
+def data_error(problem: str, *errors: type[Exception]) -> Iterator[None]:
+    """Turn `errors` of the block into a DataError of one line, `PROBLEM: reason`."""
+    try:
+        yield
+    except DataError:
+        raise
+    except errors as error:
+        reason = getattr(error, "strerror", "") or str(error) or type(error).__name__
+        raise DataError(f"{problem}: {reason.splitlines()[0]}") from None
+
+
 def check_text(text: str, where: str) -> str:
     """Return `text`, which must be Unicode that can be written (no lone surrogates)."""
-    try:
+    with data_error(f"{where}: not valid Unicode text", UnicodeEncodeError):
         text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{where}: not valid Unicode text: {error.reason}") from None
     return text
 
 
@@ -142,35 +155,25 @@ def check_split(image: Any, splits: dict[str, str], where: str) -> str:
 
 def read_lines(path: pathlib.Path, expected: str) -> list[str]:
     """Return the lines of a text file; DataError where it is missing, empty, or not UTF-8."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; expected {expected}") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    if not path.exists():
+        raise DataError(f"{path}: no such file; expected {expected}")
+    with data_error(f"{path}: cannot be read", OSError):
+        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     if not content.strip():
         raise DataError(f"{path}: the file is empty; expected {expected}")
     lines = []
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        try:
-            lines.append(line.decode("utf-8").removesuffix("\r"))
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: line {number} is not UTF-8 (byte {error.start})") from None
-    return lines if lines[-1] else lines[:-1]
+    for number, line in enumerate(content.removesuffix(b"\n").split(b"\n"), start=1):
+        with data_error(f"{path}: line {number} is not UTF-8", UnicodeDecodeError):
+            lines.append(line.decode().removesuffix("\r"))
+    return lines
 
 
 class Faults:
-    """Policy for bad entries: stop at the first one, or skip, log and count them.
+    """Policy for bad images: stop at the first one, or `skip`: leave out, log and count them."""
 
-    Args:
-        skip: whether to continue after a bad entry (`--skip_bad`, `config.data.skip_bad`).
-        unit: what the entries are, for messages.
-    """
-
-    def __init__(self, skip: bool = False, unit: str = "entries"):
+    def __init__(self, skip: bool = False):
         self.count = 0
         self._skip = skip
-        self._unit = unit
 
     def add(self, error: DataError) -> None:
         """Raise `error`, or log the first few and count it."""
@@ -181,9 +184,40 @@ class Faults:
             logger.warning("skipped: %s", error)
 
     def report(self, source: Any) -> None:
-        """Log how many entries of `source` were skipped, if any."""
+        """Log how many images of `source` were skipped, if any."""
         if self.count:
-            logger.warning("%s: skipped %d bad %s", source, self.count, self._unit)
+            logger.warning("%s: skipped %d bad images", source, self.count)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Input of a dataset's function.
+
+    Attributes:
+        path: the dataset's folder as the user named it; may be "".
+        split_json: its main file in `path`, where there is a choice; "" for the usual one.
+        text: content of `Record.captions`: "tokens" (the split's own, or the words of the captions
+            where it has none) or "raw" (the captions as written).
+        faults: what happens to bad entries.
+        mixture: how often an epoch sees each source of an `imagined` dataset.
+        may_create: whether datasets that are drawn on the spot may be written.
+    """
+
+    path: str | os.PathLike = ""
+    split_json: str = ""
+    text: str = "tokens"
+    faults: Faults = dataclasses.field(default_factory=Faults)
+    mixture: str = ""
+    may_create: bool = False
+
+    @property
+    def directory(self) -> pathlib.Path:
+        """The dataset's folder; ConfigError where it is not given."""
+        if not os.fspath(self.path):
+            raise ConfigError(
+                "config.data.dir is empty; expected the folder of the split JSON and bu/"
+            )
+        return pathlib.Path(self.path)
 
 
 class Collector:
@@ -191,8 +225,7 @@ class Collector:
 
     Args:
         source: the file or folder, for messages.
-        text: what `Record.captions` holds of datasets without tokens of their own: "tokens" for
-            the `words` of a caption, "raw" for the caption as written.
+        text: see `Source`.
         faults: what happens to bad entries; None stops at the first one.
 
     Raises:

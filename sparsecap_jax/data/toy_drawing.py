@@ -7,6 +7,7 @@ slightly between Pillow versions, so no figure is computed from them.
 
 import functools
 import math
+from collections.abc import Iterator
 
 from PIL import Image, ImageChops, ImageDraw
 
@@ -46,13 +47,11 @@ def _fill_square(points: list) -> list[tuple[float, float]]:
     return [((x - min(xs)) / spans[0], (y - min(ys)) / spans[1]) for x, y in points]
 
 
-def _heart(t: float) -> tuple[float, float]:
-    """Return a point of a heart's outline, t from 0 to 2 pi."""
-    y = -13 * math.cos(t) + 5 * math.cos(2 * t) + 2 * math.cos(3 * t) + math.cos(4 * t)
-    return 16 * math.sin(t) ** 3, y
-
-
-_HEART = _fill_square([_heart(2 * math.pi * k / 60) for k in range(60)])
+_ANGLES = [2 * math.pi * k / 60 for k in range(60)]
+_HEART_Y = [
+    -13 * math.cos(t) + 5 * math.cos(2 * t) + 2 * math.cos(3 * t) + math.cos(4 * t) for t in _ANGLES
+]
+_HEART = _fill_square([(16 * math.sin(t) ** 3, y) for t, y in zip(_ANGLES, _HEART_Y, strict=True)])
 _PETALS = [(x - 0.19, y - 0.19, x + 0.19, y + 0.19) for x, y in _turn(6, (0.31,), 0.0)]
 _PETALS = [(max(a, 0), max(b, 0), min(c, 1), min(d, 1)) for a, b, c, d in _PETALS]
 
@@ -152,99 +151,65 @@ def sprite(shape: str, colour: str, pattern: str, width: int, height: int) -> Im
     return paint.reduce(SCALE)
 
 
-def _scatter(draw: ImageDraw.ImageDraw, draws: Draws, count: int, mark) -> None:
-    """Call `mark(x, y)` at `count` random places of the texture."""
-    for _ in range(count):
-        mark(draws.below(WIDTH + 64), draws.below(HEIGHT + 64))
-
-
-def _grass(d: ImageDraw.ImageDraw, r: Draws) -> None:
-    for colour in ((92, 150, 66), (128, 186, 92)):
-        _scatter(d, r, 260, lambda x, y, c=colour: d.line((x, y, x + r.between(-2, 2), y - 5), c))
-
-
-def _table(d: ImageDraw.ImageDraw, r: Draws) -> None:
-    for y in range(0, HEIGHT + 64, 26):
-        d.line((0, y, WIDTH + 64, y), (150, 108, 66), 2)
-    _scatter(d, r, 90, lambda x, y: d.line((x, y, x + r.between(12, 40), y), (198, 156, 108)))
-
-
-def _sand(d: ImageDraw.ImageDraw, r: Draws) -> None:
-    _scatter(d, r, 420, lambda x, y: d.point((x, y), (196, 170, 116)))
-    _scatter(d, r, 26, lambda x, y: d.arc((x, y, x + 26, y + 9), 200, 340, (212, 187, 134)))
-
-
-def _snow(d: ImageDraw.ImageDraw, r: Draws) -> None:
-    _scatter(d, r, 22, lambda x, y: d.ellipse((x, y, x + 44, y + 12), (222, 232, 244)))
-    _scatter(d, r, 160, lambda x, y: d.point((x, y), (190, 208, 230)))
-
-
-def _water(d: ImageDraw.ImageDraw, r: Draws) -> None:
-    for colour in ((132, 184, 226), (58, 118, 178)):
-        _scatter(d, r, 70, lambda x, y, c=colour: d.arc((x, y, x + 20, y + 8), 190, 350, c, 2))
-
-
-def _sky(d: ImageDraw.ImageDraw, r: Draws) -> None:
-    def cloud(x: int, y: int) -> None:
-        for dx, dy, size in ((0, 6, 16), (10, 0, 22), (24, 5, 18)):
-            d.ellipse((x + dx, y + dy, x + dx + size * 2, y + dy + size), (236, 244, 252))
-
-    _scatter(d, r, 8, cloud)
-
-
-def _night(d: ImageDraw.ImageDraw, r: Draws) -> None:
-    _scatter(d, r, 110, lambda x, y: d.point((x, y), (210, 214, 240)))
-    _scatter(d, r, 16, lambda x, y: d.ellipse((x, y, x + 1, y + 1), (255, 250, 214)))
-
-
-def _wall(d: ImageDraw.ImageDraw, r: Draws) -> None:
-    for row, y in enumerate(range(0, HEIGHT + 64, 14)):
-        d.line((0, y, WIDTH + 64, y), (222, 204, 190), 2)
-        for x in range((row % 2) * 16, WIDTH + 64, 32):
-            d.line((x, y, x, y + 14), (222, 204, 190), 2)
-
-
-def _carpet(d: ImageDraw.ImageDraw, r: Draws) -> None:
-    for y in range(0, HEIGHT + 64, 24):
-        zigzag = [(x, y + (x // 8 % 2) * 8) for x in range(0, WIDTH + 72, 8)]
-        d.line(zigzag, (196, 170, 214), 2)
-        d.line([(x, z + 8) for x, z in zigzag], (142, 108, 168), 1)
-
-
-def _road(d: ImageDraw.ImageDraw, r: Draws) -> None:
-    _scatter(d, r, 420, lambda x, y: d.point((x, y), (96, 98, 102)))
-    for y in range(40, HEIGHT + 64, 72):
-        for x in range(0, WIDTH + 64, 36):
-            d.rectangle((x, y, x + 18, y + 4), (226, 226, 214))
-
-
-def _tiles(d: ImageDraw.ImageDraw, r: Draws) -> None:
-    for row, y in enumerate(range(0, HEIGHT + 64, 28)):
-        for x in range((row % 2) * 28, WIDTH + 64, 56):
-            d.rectangle((x, y, x + 27, y + 27), (196, 208, 214))
-
-
-TEXTURES = {
-    "grass": ((110, 170, 80), _grass),
-    "table": ((184, 140, 92), _table),
-    "sand": ((228, 206, 154), _sand),
-    "snow": ((238, 243, 249), _snow),
-    "water": ((88, 150, 202), _water),
-    "sky": ((158, 206, 242), _sky),
-    "night": ((26, 30, 66), _night),
-    "wall": ((186, 104, 84), _wall),
-    "carpet": ((170, 138, 192), _carpet),
-    "road": ((124, 126, 130), _road),
-    "tiles": ((232, 236, 236), _tiles),
+# Textures are larger than pictures, to be cropped anywhere.
+_WIDE, _HIGH = WIDTH + 64, HEIGHT + 64
+_GROUND = {
+    "grass": (110, 170, 80),
+    "table": (184, 140, 92),
+    "sand": (228, 206, 154),
+    "snow": (238, 243, 249),
+    "water": (88, 150, 202),
+    "sky": (158, 206, 242),
+    "night": (26, 30, 66),
+    "wall": (186, 104, 84),
+    "carpet": (170, 138, 192),
+    "road": (124, 126, 130),
+    "tiles": (232, 236, 236),
 }
+# Background, kind of mark, places (so many random ones, or 0 and a grid: top, distance of rows and
+# columns, shift of odd rows), style, and outlines relative to a place; a range in them is drawn.
+_MARKS = [
+    ("grass", "line", (260,), [(92, 150, 66)], (0, 0, (-2, 2), -5)),
+    ("grass", "line", (260,), [(128, 186, 92)], (0, 0, (-2, 2), -5)),
+    ("table", "line", (0, 0, 26, _WIDE, 0), [(150, 108, 66), 2], (0, 0, _WIDE, 0)),
+    ("table", "line", (90,), [(198, 156, 108)], (0, 0, (12, 40), 0)),
+    ("sand", "point", (420,), [(196, 170, 116)], (0, 0)),
+    ("sand", "arc", (26,), [200, 340, (212, 187, 134)], (0, 0, 26, 9)),
+    ("snow", "ellipse", (22,), [(222, 232, 244)], (0, 0, 44, 12)),
+    ("snow", "point", (160,), [(190, 208, 230)], (0, 0)),
+    ("water", "arc", (70,), [190, 350, (132, 184, 226), 2], (0, 0, 20, 8)),
+    ("water", "arc", (70,), [190, 350, (58, 118, 178), 2], (0, 0, 20, 8)),
+    ("sky", "ellipse", (8,), [(236, 244, 252)], (0, 6, 32, 22), (10, 0, 54, 22), (24, 5, 60, 23)),
+    ("night", "point", (110,), [(210, 214, 240)], (0, 0)),
+    ("night", "ellipse", (16,), [(255, 250, 214)], (0, 0, 1, 1)),
+    ("wall", "line", (0, 0, 14, 32, 16), [(222, 204, 190), 2], (0, 0, 0, 14), (-16, 0, 32, 0)),
+    ("carpet", "line", (0, 0, 24, 16, 0), [(196, 170, 214), 2], (0, 0, 8, 8, 16, 0)),
+    ("carpet", "line", (0, 0, 24, 16, 0), [(142, 108, 168), 1], (0, 8, 8, 16, 16, 8)),
+    ("road", "point", (420,), [(96, 98, 102)], (0, 0)),
+    ("road", "rectangle", (0, 40, 72, 36, 0), [(226, 226, 214)], (0, 0, 18, 4)),
+    ("tiles", "rectangle", (0, 0, 28, 56, 28), [(196, 208, 214)], (0, 0, 27, 27)),
+]
 
 
-@functools.lru_cache(maxsize=len(TEXTURES))
+def _places(draws: Draws, count: int, *grid: int) -> Iterator[tuple[int, int]]:
+    for _ in range(count):
+        yield draws.below(_WIDE), draws.below(_HIGH)
+    if grid:
+        top, rows, columns, shift = grid
+        for row, y in enumerate(range(top, _HIGH, rows)):
+            yield from ((x, y) for x in range(row % 2 * shift, _WIDE, columns))
+
+
+@functools.lru_cache(maxsize=len(_GROUND))
 def _texture(background: str) -> Image.Image:
-    """Draw a texture larger than the picture by 64 pixels each way, to be cropped anywhere."""
-    colour, paint = TEXTURES[background]
-    texture = Image.new("RGB", (WIDTH + 64, HEIGHT + 64), colour)
-    paint(ImageDraw.Draw(texture), Draws(0, list(TEXTURES).index(background), purpose=4))
+    texture = Image.new("RGB", (_WIDE, _HIGH), _GROUND[background])
+    draw, draws = ImageDraw.Draw(texture), Draws(0, list(_GROUND).index(background), purpose=4)
+    for _, kind, where, style, *outlines in (row for row in _MARKS if row[0] == background):
+        for place in _places(draws, *where):
+            for outline in outlines:
+                offsets = [k if isinstance(k, int) else draws.between(*k) for k in outline]
+                points = [place[axis % 2] + offset for axis, offset in enumerate(offsets)]
+                getattr(draw, kind)(points, *style)
     return texture
 
 
@@ -253,7 +218,7 @@ def draw_scene(scene: Scene, number: int = 0) -> Image.Image:
     x, y = number * 37 % 64, number * 23 % 64
     picture = _texture(scene.background).crop((x, y, x + WIDTH, y + HEIGHT))
     shadow = scene.background not in ("sky", "night", "wall")
-    for group in sorted(scene.groups, key=lambda group: group.box[3]):  # see toy_world.is_nearer
+    for group in sorted(scene.groups, key=lambda group: group.box[3]):  # the lower, the nearer
         for x1, y1, x2, y2 in group.boxes:
             width, height = x2 - x1, y2 - y1
             if shadow:

@@ -5,35 +5,28 @@ to the second and of the background. Only words, order and sentence frame vary. 
 draws nothing: the usual words in the usual order.
 """
 
+from collections.abc import Sequence
+
+from sparsecap_jax.data import toy_world
 from sparsecap_jax.data.toy_world import INVERSE, Draws, Group, Scene
 
 MIN_WORDS, MAX_WORDS = 7, 16  # 16 words, BOS and EOS make max_seq_length 18
 
-# Alternatives with weights, the usual one first.
-NOUNS = {
+# Alternatives with weights.
+NOUNS = {shape: {shape: 1} for shape in toy_world.SHAPES} | {
     "cube": {"cube": 8, "block": 3, "box": 1},
     "ball": {"ball": 8, "sphere": 3},
-    "cone": {"cone": 1},
-    "star": {"star": 1},
-    "heart": {"heart": 1},
     "ring": {"ring": 8, "hoop": 3},
     "moon": {"moon": 3, "crescent": 8},
     "flower": {"flower": 8, "blossom": 2},
     "mug": {"mug": 8, "cup": 4},
-    "fish": {"fish": 1},
 }
 PLURALS = {"box": "boxes", "fish": "fish"}
-COLOURS = {
+COLOURS = {colour: {colour: 1} for colour in toy_world.COLOURS} | {
     "red": {"red": 9, "crimson": 1},
-    "orange": {"orange": 1},
     "yellow": {"yellow": 9, "golden": 1},
-    "green": {"green": 1},
-    "blue": {"blue": 1},
     "purple": {"purple": 8, "violet": 2},
     "pink": {"pink": 9, "rosy": 1},
-    "brown": {"brown": 1},
-    "black": {"black": 1},
-    "white": {"white": 1},
     "gray": {"gray": 8, "silver": 2},
 }
 PATTERNS = {
@@ -96,13 +89,26 @@ PICTURES = {"a picture": 3, "a photo": 2, "an image": 2, "a drawing": 1, "a view
 VIEWERS = {"we": 2, "you can": 2, "i": 1}
 
 
+class _Usual(Draws):
+    """Draws nothing: whatever is likeliest comes out."""
+
+    def chance(self, percent: int) -> bool:
+        return percent > 50
+
+    def pick(self, options: Sequence, weights: Sequence[int] | None = None):
+        return options[weights.index(max(weights))]
+
+
+_USUAL = _Usual(0, 0)
+
+
 def _choose(draws: Draws, alternatives: dict[str, int]) -> str:
     return draws.pick(list(alternatives), list(alternatives.values()))
 
 
-def _noun_phrase(draws: Draws, group: Group, full: bool) -> str:
+def _noun_phrase(draws: Draws, group: Group, full: bool = False) -> str:
     """Draw number, pattern, colour and noun of a group; size and arrangement too if `full`."""
-    noun, words = _inflected(_choose(draws, NOUNS[group.shape]), group), []
+    noun, words = _choose(draws, NOUNS[group.shape]), []
     number = NUMBERS[group.count]
     if group.count == 1 and draws.chance(8):
         number = "one"
@@ -114,16 +120,9 @@ def _noun_phrase(draws: Draws, group: Group, full: bool) -> str:
         words.append(_choose(draws, SIZES[group.size]))
     if group.pattern in PATTERNS and draws.chance(92):
         words.append(_choose(draws, PATTERNS[group.pattern]))
-    words += [_choose(draws, COLOURS[group.colour]), noun]
-    return " ".join([_article(number, words[0]), *words])
-
-
-def _inflected(noun: str, group: Group) -> str:
-    return PLURALS.get(noun, noun + "s") if group.count > 1 else noun
-
-
-def _article(number: str, word: str) -> str:
-    return "an" if number == "a" and word[0] in "aeiou" else number
+    words.append(_choose(draws, COLOURS[group.colour]))
+    words.append(PLURALS.get(noun, noun + "s") if group.count > 1 else noun)
+    return " ".join(["an" if number == "a" and words[0][0] in "aeiou" else number, *words])
 
 
 def caption_scene(scene: Scene, draws: Draws) -> list[str]:
@@ -132,7 +131,7 @@ def caption_scene(scene: Scene, draws: Draws) -> list[str]:
     while True:
         sentence = _choose(draws, FRAMES).format(
             a=_noun_phrase(draws, first, full=True),
-            b=_noun_phrase(draws, second, full=False),
+            b=_noun_phrase(draws, second),
             are="are" if first.count > 1 else "is",
             relation=_choose(draws, RELATIONS[scene.relation]),
             inverse=_choose(draws, RELATIONS[INVERSE[scene.relation]]),
@@ -148,7 +147,7 @@ def caption_scene(scene: Scene, draws: Draws) -> list[str]:
 
 def plain_caption(scene: Scene) -> list[str]:
     """Return the one plain caption of a scene: no sizes, no arrangements, the usual words."""
-    return _plain(scene, _usual(RELATIONS[scene.relation]), scene.groups[1])
+    return _plain(scene, _choose(_USUAL, RELATIONS[scene.relation]), scene.groups[1])
 
 
 def near_caption(scene: Scene) -> list[str]:
@@ -157,17 +156,5 @@ def near_caption(scene: Scene) -> list[str]:
 
 
 def _plain(scene: Scene, relation: str, other: Group) -> list[str]:
-    place = _usual(PLACES[scene.background])
-    parts = _plain_phrase(scene.groups[0]), relation, _plain_phrase(other), place
-    return " ".join(parts).split()
-
-
-def _usual(alternatives: dict[str, int]) -> str:
-    return max(alternatives, key=alternatives.__getitem__)
-
-
-def _plain_phrase(group: Group) -> str:
-    noun = _inflected(_usual(NOUNS[group.shape]), group)
-    pattern = [_usual(PATTERNS[group.pattern])] if group.pattern in PATTERNS else []
-    words = [*pattern, _usual(COLOURS[group.colour]), noun]
-    return " ".join([_article(NUMBERS[group.count], words[0]), *words])
+    first, second = (_noun_phrase(_USUAL, group) for group in (scene.groups[0], other))
+    return f"{first} {relation} {second} {_choose(_USUAL, PLACES[scene.background])}".split()

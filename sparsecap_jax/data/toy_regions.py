@@ -15,25 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from sparsecap_jax.data.toy_world import (
-    ARRANGEMENTS,
-    BACKGROUNDS,
-    COLOURS,
-    HEIGHT,
-    INVERSE,
-    MAX_COUNT,
-    PATTERNS,
-    RELATIONS,
-    SHAPES,
-    SIZES,
-    WIDTH,
-    Box,
-    Draws,
-    Group,
-    Scene,
-    around,
-    relation,
-)
+from sparsecap_jax.data import toy_world
+from sparsecap_jax.data.toy_world import HEIGHT, WIDTH, Box, Draws, Group, Scene, around, relation
 
 MIN_REGIONS, MAX_REGIONS = 10, 20
 UNIT = 64  # an attribute at full strength
@@ -41,24 +24,25 @@ UNIT = 64  # an attribute at full strength
 FEATURE_SIZE = 2048
 GRID = 512  # features are multiples of 1/GRID, below 4: exact in float16
 OFFSET = 96  # leaves about 60% of the features at 0
-PROJECTION_KEY = (2048, 0, 3)  # one projection for all scenes of all seeds
+# All values that a feature can have: float16 `[2048]`.
+_VALUES = (np.arange(2048, dtype=np.float32) / np.float32(GRID)).astype(np.float16)
 
 BORDER = 24  # places nearer to the border than this look alike
 PLACE_ERROR = 12  # pixels by which a place is misjudged at most; boxes are exact
 _EXTENTS = (0, 16, 32, 64, 96, 144, 192)
 _BLOCKS: dict[str, tuple[Any, ...]] = {
-    "shape": SHAPES,
-    "colour": COLOURS,
-    "pattern": PATTERNS,
-    "size": tuple(SIZES),
-    "count": tuple(range(1, max(MAX_COUNT.values()) + 1)),
-    "arrangement": ARRANGEMENTS,
-    "background": tuple(BACKGROUNDS),
+    "shape": toy_world.SHAPES,
+    "colour": toy_world.COLOURS,
+    "pattern": toy_world.PATTERNS,
+    "size": tuple(toy_world.SIZES),
+    "count": tuple(range(1, max(toy_world.MAX_COUNT.values()) + 1)),
+    "arrangement": toy_world.ARRANGEMENTS,
+    "background": tuple(toy_world.BACKGROUNDS),
     "x": (BORDER, WIDTH - BORDER),
     "y": (BORDER, HEIGHT - BORDER),
     "width": _EXTENTS,
     "height": _EXTENTS,
-    "relation": RELATIONS,
+    "relation": toy_world.RELATIONS,
     "share": (0, 20, 40, 60, 100),  # of the salience of all groups, in percent
     "clutter": tuple(range(16)),  # light, texture, ... : means nothing
 }
@@ -113,17 +97,15 @@ class _Attributes:
         self.ramp("height", y2 - y1)
         return box, self
 
-    def look(self, group: Group, percent: int) -> None:
-        """Show shape, colour and pattern of a group, each sometimes mistaken."""
+    def look(self, group: Group, percent: int, **values: str | int) -> None:
+        """Show shape, colour and pattern of a group, each sometimes mistaken, and other values."""
         for block in ("shape", "colour", "pattern"):
             value = getattr(group, block)
             if self._draws.chance(CONFUSION):
                 value = self._draws.pick(_BLOCKS[block])
             self.add(block, value, percent)
-
-    def clutter(self) -> None:
-        """Show something that means nothing."""
-        self.add("clutter", self._draws.pick(_BLOCKS["clutter"]), self._draws.between(20, 100))
+        for block, value in values.items():
+            self.add(block, value, percent)
 
 
 Region = tuple[Box, _Attributes]
@@ -136,17 +118,13 @@ class _Detector:
         self.scene, self.draws = scene, draws
         # The apparent relation of the first group to the second.
         misjudged = draws.chance(MISJUDGED)
-        self.apparent = draws.pick(RELATIONS) if misjudged else scene.relation
+        self.apparent = draws.pick(toy_world.RELATIONS) if misjudged else scene.relation
+        inverse, (a, b) = toy_world.INVERSE[self.apparent], scene.groups[:2]
+        self.relations = {(a, b): self.apparent, (b, a): inverse}
 
     def relate(self, attributes: _Attributes, a: Group, b: Group, percent: int) -> None:
         """Show the apparent relation of `a` to `b`, where it is clear."""
-        first, second = self.scene.groups[:2]
-        if (a, b) == (first, second):
-            apparent = self.apparent
-        elif (a, b) == (second, first):
-            apparent = INVERSE[self.apparent]
-        else:
-            apparent = relation(a, b)
+        apparent = self.relations.get((a, b)) or relation(a, b)
         if apparent is not None:
             attributes.add("relation", apparent, percent)
 
@@ -158,10 +136,9 @@ class _Detector:
     def thing(self, group: Group, boxes: tuple[Box, ...], box: Box) -> Region:
         """Find a whole object, or a whole group where `boxes` are several."""
         attributes, percent = _Attributes(self.draws), self.draws.between(*OBJECT_STRENGTH)
-        attributes.look(group, percent)
-        attributes.add("size", group.size, percent)
-        attributes.add("count", len(boxes), percent)
-        attributes.add("arrangement", group.arrangement if len(boxes) > 1 else "single", percent)
+        arrangement = group.arrangement if len(boxes) > 1 else "single"
+        facts = {"size": group.size, "count": len(boxes), "arrangement": arrangement}
+        attributes.look(group, percent, **facts)
         attributes.ramp("share", self.share(group) * len(boxes) // group.count)
         other = self.scene.groups[group is self.scene.groups[0]]  # the most salient of the others
         self.relate(attributes, group, other, percent)
@@ -198,10 +175,8 @@ class _Detector:
         height = (y2 - y1) * draws.between(40, 75) // 100
         x, y = draws.between(x1, x2 - width), draws.between(y1, y2 - height)
         percent = draws.between(*CROP_STRENGTH)
-        attributes.look(group, percent)
+        attributes.look(group, percent, count=1, arrangement="single")
         attributes.add("size", draws.pick(_BLOCKS["size"]), percent)
-        attributes.add("count", 1, percent)
-        attributes.add("arrangement", "single", percent)
         attributes.ramp("share", self.share(group) * percent // (100 * group.count))
         return attributes.finish(self.scene, (x, y, x + width, y + height), 15, 70)
 
@@ -209,9 +184,7 @@ class _Detector:
         """Find a box around two groups: half of either, and the relation of the first."""
         attributes, share = _Attributes(self.draws), self.draws.between(25, 75)
         for group, percent in ((first, share), (second, 100 - share)):
-            attributes.look(group, percent)
-            attributes.add("size", group.size, percent)
-            attributes.add("count", group.count, percent)
+            attributes.look(group, percent, size=group.size, count=group.count)
         self.relate(attributes, first, second, 100)
         attributes.ramp("share", self.share(first, second))
         return attributes.finish(self.scene, around(first.box, second.box), 15, 60)
@@ -253,7 +226,7 @@ def list_regions(scene: Scene, draws: Draws) -> list[Region]:
     kinds = detector.again, detector.crop, detector.mixture, detector.ground, detector.clutter
     regions += [draws.pick(kinds, (4, 3, 1, 2, 1))() for _ in range(total - len(regions))]
     for _, attributes in regions:
-        attributes.clutter()
+        attributes.add("clutter", draws.pick(_BLOCKS["clutter"]), draws.between(20, 100))
     for last in range(len(regions) - 1, 0, -1):  # Fisher-Yates
         other = draws.below(last + 1)
         regions[last], regions[other] = regions[other], regions[last]
@@ -262,15 +235,9 @@ def list_regions(scene: Scene, draws: Draws) -> list[Region]:
 
 @functools.lru_cache(maxsize=1)
 def _projection() -> np.ndarray:
-    """Return float32 `[channels, FEATURE_SIZE]` of whole numbers in [-3, 3]."""
-    noise = Draws(*PROJECTION_KEY).triangular(len(CHANNELS), FEATURE_SIZE)
+    """Return the projection of all scenes: float32 `[channels, FEATURE_SIZE]`, -3 to 3 by 1."""
+    noise = Draws(2048, 0, purpose=3).triangular(len(CHANNELS), FEATURE_SIZE)
     return ((noise + 36) // 73).astype(np.float32)
-
-
-@functools.lru_cache(maxsize=1)
-def _grid() -> np.ndarray:
-    """Return all values that a feature can have: float16 `[2048]`, multiples of 1/GRID."""
-    return (np.arange(2048, dtype=np.float32) / np.float32(GRID)).astype(np.float16)
 
 
 def scene_features(
@@ -296,4 +263,4 @@ def scene_features(
     # einsum: a BLAS call for so little work loses more to its threads than it gains.
     signal = np.einsum("rc,cd->rd", attributes.astype(np.float32), _projection())
     raw = signal.astype(np.int32) + draws.triangular(*signal.shape) - OFFSET
-    return _grid().take(raw.clip(0, 2047)), boxes
+    return _VALUES.take(raw.clip(0, 2047)), boxes

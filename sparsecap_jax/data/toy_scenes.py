@@ -12,6 +12,7 @@ import collections
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -34,7 +35,6 @@ SIZES = (2000, 200, 200)  # images of train, val, test
 CAPTIONS_PER_IMAGE = 5
 CANDIDATES = 100  # training captions tried as the constant caption, besides the most frequent
 INDEX, MANIFEST = "dataset_toy.json", "manifest.json"
-_OPTIONS = ("boxes_only", "plain", "near")
 _ENTRIES = {INDEX, MANIFEST, "bu", "images"}
 
 
@@ -53,13 +53,13 @@ def make_toy_scenes(
     settings is left as it is; one of other settings, or damaged, is replaced, all or nothing.
 
     Args:
-        directory: where to make it: a new or empty folder, or one that this function made.
+        directory: a new or empty folder, or one that this function made.
         sizes: numbers of images in train, val and test.
         seed: which family of scenes, 0 <= seed < 2**64.
         boxes_only: whether boxes alone show places, see `scene_features`.
         plain: whether each scene has one plain caption instead of several drawn ones.
-        near: the same, of scenes with three or four groups, whose captions name what is nearest to
-            the first.
+        near: the same, of scenes with three or four groups; captions name what is nearest to the
+            first.
 
     Returns:
         The absolute path of `directory`.
@@ -74,13 +74,36 @@ def make_toy_scenes(
         return directory
     _check_replaceable(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(directory)
-    with _partial(directory) as partial:
+    for leftover in directory.parent.glob(f".{directory.name}.partial-*"):
+        with contextlib.suppress(BlockingIOError), _temporary(leftover, fcntl.LOCK_NB):
+            pass  # its maker was killed
+    partial = directory.with_name(f".{directory.name}.partial-{uuid.uuid4().hex}")
+    partial.mkdir()
+    with _temporary(partial):
         checksum = _write(partial, settings)
         manifest = {**settings, "checksum": checksum, "files": _listing(partial)}
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        _install(partial, directory, settings)
+        if not _is_complete(directory, settings):  # else another process was faster
+            replaced = partial.with_name(f"{partial.name}-replaced")
+            if directory.is_dir():
+                os.replace(directory, replaced)
+            os.replace(partial, directory)
+            shutil.rmtree(replaced, ignore_errors=True)
     return directory
+
+
+@contextlib.contextmanager
+def _temporary(folder: pathlib.Path, lock: int = 0) -> Iterator[None]:
+    """Lock a folder while the block runs, then remove it unless it was renamed."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | lock)
+        try:
+            yield
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(handle)
 
 
 def read_manifest(directory: str | os.PathLike) -> dict[str, Any] | None:
@@ -102,17 +125,15 @@ def _settings(sizes: Sequence[int], seed: int, **options: bool) -> dict[str, Any
     if options["plain"] and options["near"]:
         raise ConfigError("plain, near: captions are either; expected one of them")
     settings = {"dataset": "toy", "version": VERSION, "sizes": sizes, "seed": seed}
-    return settings | {name: True for name in _OPTIONS if options[name]}
+    return settings | {name: True for name, chosen in options.items() if chosen}
 
 
 def _write(directory: pathlib.Path, settings: dict[str, Any]) -> str:
     """Write everything but the manifest; return the SHA-256 of captions, features and boxes."""
-    for folder in ("cocobu_att", "cocobu_fc", "cocobu_box_relative"):
-        (directory / "bu" / folder).mkdir(parents=True)
-    (directory / "images").mkdir()
-    splits = np.repeat(SPLITS, settings["sizes"]).tolist()
+    for folder in ("bu/cocobu_att", "bu/cocobu_fc", "bu/cocobu_box_relative", "images"):
+        (directory / folder).mkdir(parents=True)
     digest, images = hashlib.sha256(), []
-    for number, split in enumerate(splits):
+    for number, split in enumerate(np.repeat(SPLITS, settings["sizes"]).tolist()):
         images.append(_write_image(directory, settings, number, split, digest))
     text = json.dumps({"images": images, "dataset": "toy"})
     (directory / INDEX).write_text(text)
@@ -124,29 +145,29 @@ def _write_image(
     directory: pathlib.Path, settings: dict[str, Any], number: int, split: str, digest: Any
 ) -> dict[str, Any]:
     """Write features and picture of one scene; return its entry of the split JSON."""
-    seed, boxes_only = settings["seed"], settings.get("boxes_only", False)
-    scene = sample_scene(seed, number, settings.get("near", False))
-    features, boxes = scene_features(scene, Draws(seed, number, purpose=2), boxes_only)
+    seed, near = settings["seed"], settings.get("near", False)
+    scene = sample_scene(seed, number, near)
+    draws = Draws(seed, number, purpose=2)
+    features, boxes = scene_features(scene, draws, settings.get("boxes_only", False))
     # Multiples of 1/512 below 4: the sum is exact in any order, the quotient rounds once.
     fc = features.sum(axis=0, dtype=np.float32) / np.float32(len(features))
-    image_id = number + 1
+    image_id, filename = number + 1, f"{number + 1}.png"
     for folder, array in (("att", features), ("fc", fc), ("box_relative", boxes)):
         np.save(directory / "bu" / f"cocobu_{folder}" / f"{image_id}.npy", array)
         digest.update(array.tobytes())
-    filename = f"{image_id}.png"
     draw_scene(scene, number).save(directory / "images" / filename, compress_level=3)
-    if settings.get("near") or settings.get("plain"):
-        captions = [near_caption(scene) if settings.get("near") else plain_caption(scene)]
+    draws = Draws(seed, number, purpose=1)
+    if near or settings.get("plain"):
+        captions = [near_caption(scene) if near else plain_caption(scene)]
     else:
-        draws = Draws(seed, number, purpose=1)
         captions = [caption_scene(scene, draws) for _ in range(CAPTIONS_PER_IMAGE)]
-    sentids = range(number * CAPTIONS_PER_IMAGE, number * CAPTIONS_PER_IMAGE + len(captions))
     sentences = [
         {"tokens": words, "raw": " ".join(words), "imgid": number, "sentid": sentid}
-        for words, sentid in zip(captions, sentids, strict=True)
+        for sentid, words in enumerate(captions, start=number * CAPTIONS_PER_IMAGE)
     ]
+    sentids = [sentence["sentid"] for sentence in sentences]
     return {
-        **{"filepath": "images", "sentids": list(sentids), "filename": filename, "imgid": number},
+        **{"filepath": "images", "sentids": sentids, "filename": filename, "imgid": number},
         **{"split": split, "sentences": sentences, "cocoid": image_id},
     }
 
@@ -161,12 +182,10 @@ def _listing(directory: pathlib.Path) -> str:
 
 def _is_complete(directory: pathlib.Path, settings: dict[str, Any]) -> bool:
     """Return whether `directory` holds a finished dataset of these settings, undamaged."""
-    manifest = read_manifest(directory)
-    settings = dict.fromkeys(_OPTIONS, False) | settings
-    if manifest is None or any(manifest.get(key, False) != settings[key] for key in settings):
-        return False
+    manifest = read_manifest(directory) or {}
+    checksum = manifest.get("checksum")
     try:
-        return manifest.get("files") == _listing(directory)
+        return manifest == {**settings, "checksum": checksum, "files": _listing(directory)}
     except OSError:  # a whole folder or the index is lost
         return False
 
@@ -184,57 +203,8 @@ def _check_replaceable(directory: pathlib.Path) -> None:
         )
 
 
-def _temporary(directory: pathlib.Path) -> pathlib.Path:
-    """Return a new name next to `directory`, which `_sweep` recognises."""
-    return directory.with_name(f".{directory.name}.partial-{uuid.uuid4().hex}")
-
-
-@contextlib.contextmanager
-def _partial(directory: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Make a folder to build in, locked while its maker lives, then removed unless renamed."""
-    partial = _temporary(directory)
-    partial.mkdir()
-    handle = os.open(partial, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield partial
-    finally:
-        os.close(handle)
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _sweep(directory: pathlib.Path) -> None:
-    """Remove folders that killed runs left next to `directory`, which nobody locks."""
-    for leftover in directory.parent.glob(f".{directory.name}.partial-*"):
-        handle = os.open(leftover, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(leftover, ignore_errors=True)
-        except BlockingIOError:
-            pass  # another process is at work in it
-        finally:
-            os.close(handle)
-
-
-def _install(partial: pathlib.Path, directory: pathlib.Path, settings: dict[str, Any]) -> None:
-    """Give a finished dataset its name, in place of an empty folder or an older dataset."""
-    if _is_complete(directory, settings):
-        return  # another process was faster
-    if directory.is_dir() and os.listdir(directory):
-        old = _temporary(directory)
-        os.replace(directory, old)
-        os.replace(partial, directory)
-        shutil.rmtree(old)
-    else:
-        os.replace(partial, directory)
-
-
 def measure(directory: str | os.PathLike, split: str = "test") -> dict[str, Any]:
-    """Measure the captions of a toy dataset.
-
-    Args:
-        directory: the dataset's folder.
-        split: the split that is scored.
+    """Measure the captions of the toy dataset in `directory`, and score those of `split`.
 
     Returns:
         "oracle": CIDEr of one caption of an image against its other four, averaged over the choice
@@ -253,16 +223,13 @@ def measure(directory: str | os.PathLike, split: str = "test") -> dict[str, Any]
         for k in range(len(references[0]))
     ]
     # The most frequent captions, and some spread evenly over the training split.
-    captions = [text for image in texts["train"] for text in image]
+    captions = list(itertools.chain(*texts["train"]))
     frequent = [caption for caption, _ in collections.Counter(captions).most_common(20)]
-    spread = captions[:: max(1, len(captions) // CANDIDATES)]
-    constants = {
-        caption: _cider([caption] * len(references), references)
-        for caption in sorted({*frequent, *spread})
-    }
+    tried = sorted({*frequent, *captions[:: max(1, len(captions) // CANDIDATES)]})
+    constants = {text: _cider([text] * len(references), references) for text in tried}
     best = max(constants, key=constants.__getitem__)
     sentences = [text.split() for image in everything for text in image]
-    words = collections.Counter(word for sentence in sentences for word in sentence)
+    words = collections.Counter(itertools.chain(*sentences))
     return {
         "oracle": sum(held_back) / len(held_back),
         "constant": constants[best],
@@ -295,10 +262,9 @@ def print_report(directory: str | os.PathLike) -> None:
         print(f"  {length:2d} words        {100 * count / total:5.1f}%")
 
 
-def _main(argv: Sequence[str]) -> None:
+def _main(_: Sequence[str]) -> None:
     from absl import flags
 
-    del argv
     values = flags.FLAGS
     directory = make_toy_scenes(values.directory, [int(s) for s in values.sizes], values.seed)
     print(directory)

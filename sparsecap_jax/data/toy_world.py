@@ -4,6 +4,7 @@ Everything is integer arithmetic on pixels, driven by raw Philox words, so that 
 its seed and number alone: neither on the machine nor on the NumPy version.
 """
 
+import bisect
 import dataclasses
 import functools
 import itertools
@@ -63,16 +64,13 @@ class Draws:
     """
 
     def __init__(self, seed: int, number: int, purpose: int = 0):
-        self._bits = np.random.Philox(key=np.array([seed, purpose << 32 | number], np.uint64))
-        self._words = iter(())
+        bits = np.random.Philox(key=np.array([seed, purpose << 32 | number], np.uint64))
+        self._words = (word for _ in itertools.count() for word in bits.random_raw(64).tolist())
+        self._bits = bits
 
     def below(self, limit: int) -> int:
         """Draw a whole number in `[0, limit)`."""
-        word = next(self._words, None)
-        if word is None:
-            self._words = iter(self._bits.random_raw(64).tolist())
-            word = next(self._words)
-        return ((word >> 32) * limit) >> 32
+        return ((next(self._words) >> 32) * limit) >> 32
 
     def between(self, low: int, high: int) -> int:
         """Draw a whole number in `[low, high]`."""
@@ -86,12 +84,8 @@ class Draws:
         """Draw one of `options`, with probabilities proportional to `weights`."""
         if weights is None:
             return options[self.below(len(options))]
-        rest = self.below(sum(weights))
-        for option, weight in zip(options, weights, strict=False):
-            if rest < weight:
-                return option
-            rest -= weight
-        raise AssertionError("unreachable: rest is below the sum of the weights")
+        sums = list(itertools.accumulate(weights))
+        return options[bisect.bisect_right(sums, self.below(sums[-1]))]
 
     def triangular(self, *shape: int) -> np.ndarray:
         """Draw int32 noise in [-255, 255]: sums of two bytes less their mean (sd 104.5)."""
@@ -197,11 +191,6 @@ def squared_distance(a: Group, b: Group) -> int:
     return (ax1 + ax2 - bx1 - bx2) ** 2 + (ay1 + ay2 - by1 - by2) ** 2
 
 
-def is_nearer(a: Group, b: Group) -> bool:
-    """Return whether `a` is in front of `b` where they overlap: the lower one is nearer."""
-    return a.box[3] > b.box[3]
-
-
 def relation(a: Group, b: Group) -> str | None:
     """Return the relation of `a` to `b`, or None where a speaker would hesitate.
 
@@ -212,7 +201,7 @@ def relation(a: Group, b: Group) -> str | None:
         differ along it by at least 1.3 times as much as along the other; None otherwise.
     """
     if any(_overlap(p, q) for p in a.boxes for q in b.boxes):
-        near, far = (a, b) if is_nearer(a, b) else (b, a)
+        near, far = (a, b) if a.box[3] > b.box[3] else (b, a)  # the lower one is nearer
         covers = [[_overlap(p, q) for q in near.boxes] for p in far.boxes]
         smaller = min(_area(a.boxes[0]), _area(b.boxes[0]))
         clear = near.box[3] - far.box[3] >= 6 and 100 * max(map(max, covers)) >= 15 * smaller
@@ -283,13 +272,11 @@ def _acceptable(groups: Sequence[Group], depth: bool) -> bool:
         return False
     if len({(group.shape, group.colour) for group in groups}) < len(groups):
         return False
-    first, second, *others = groups
-    main = relation(first, second)
+    main = relation(*groups[:2])
     if main is None or (main in ("front", "behind")) != depth:
         return False
-    if not depth and not _apart(first, second):
-        return False
-    return all(_apart(a, b) for i, a in enumerate(others) for b in (first, second, *others[:i]))
+    pairs = list(itertools.combinations(groups, 2))  # the first two come first
+    return all(_apart(a, b) for a, b in pairs[depth:])
 
 
 def sample_scene(seed: int, number: int, near: bool = False) -> Scene:

@@ -1,26 +1,24 @@
 """Searches for captions, for every model through `encode`, `init_carry` and `step` alone.
 
 `decode` is the entry; `DecodeOptions` says what to search for, `Decoded` holds what was found.
+Names are loaded when they are first used: the options need no JAX.
 """
 
-from sparsecap_jax.decoding.attention import attention_weights
-from sparsecap_jax.decoding.constraints import Constraint, Prefix
-from sparsecap_jax.decoding.decode import decode, decode_encoded
-from sparsecap_jax.decoding.ensemble import Ensemble, make_ensemble
-from sparsecap_jax.decoding.lexical import Automaton, must_contain
-from sparsecap_jax.decoding.options import Decoded, DecodeOptions, penalty_factors
+from sparsecap_jax import lazy
 
-__all__ = [
-    "Automaton",
-    "Constraint",
-    "DecodeOptions",
-    "Decoded",
-    "Ensemble",
-    "Prefix",
-    "attention_weights",
-    "decode",
-    "decode_encoded",
-    "make_ensemble",
-    "must_contain",
-    "penalty_factors",
-]
+_HOMES = {
+    "Automaton": "lexical",
+    "Constraint": "constraints",
+    "DecodeOptions": "options",
+    "Decoded": "stepper",
+    "Ensemble": "ensemble",
+    "Prefix": "constraints",
+    "attention_weights": "attention",
+    "decode": "entries",
+    "decode_encoded": "entries",
+    "make_ensemble": "ensemble",
+    "must_contain": "lexical",
+    "penalty_factors": "stepper",
+}
+__all__ = [*_HOMES]
+__getattr__ = lazy(__name__, _HOMES)

@@ -12,6 +12,7 @@ from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.types import ArrayLike, PyTree, Regions
 
 
+@partial(jax.jit, static_argnames=("model", "bos_id"))
 def attention_weights(
     model: Any,
     params: PyTree,
@@ -40,11 +41,6 @@ def attention_weights(
     Raises:
         ConfigError: the model sows no attention.
     """
-    return _weights(model, params, regions, jnp.asarray(tokens, jnp.int32), bos_id)
-
-
-@partial(jax.jit, static_argnames=("model", "bos_id"))
-def _weights(model, params, regions, tokens, bos_id):
     variables = {"params": params}
     context = model.apply(variables, regions, train=False, method="encode")
     carry = model.apply(variables, context, tokens.shape[1], method="init_carry")
@@ -53,18 +49,16 @@ def _weights(model, params, regions, tokens, bos_id):
         (carry, _), sown = model.apply(
             variables, carry, token, context, method="step", mutable=["intermediates"]
         )
-        return carry, _sown_attention(sown.get("intermediates", {}), type(model).__name__)
+        flat = flatten_dict(sown.get("intermediates", {}))
+        leaves = [leaf for path, sown in flat.items() if path[-1] == "attention" for leaf in sown]
+        if not leaves:
+            name = type(model).__name__
+            raise ConfigError(
+                f"attention: found none in a step of {name}, expected a sown 'attention'"
+            )
+        return carry, jnp.mean(jnp.stack(leaves), axis=0)
 
     bos = jnp.full((*tokens.shape[:2], 1), bos_id, jnp.int32)
-    fed = jnp.concatenate([bos, tokens[:, :, :-1]], axis=2)
+    fed = jnp.concatenate([bos, tokens[:, :, :-1]], axis=2, dtype=jnp.int32)
     _, weights = jax.lax.scan(step, carry, jnp.moveaxis(fed, 2, 0))
     return jnp.moveaxis(weights, 0, 2)
-
-
-def _sown_attention(intermediates: PyTree, name: str) -> Float[Array, "B K R"]:
-    """Return the mean of the weights sown as "attention"."""
-    flat = flatten_dict(intermediates)
-    weights = [leaf for path, sown in flat.items() if path[-1] == "attention" for leaf in sown]
-    if not weights:
-        raise ConfigError(f"attention: found none in a step of {name}, expected a sown 'attention'")
-    return jnp.mean(jnp.stack(weights), axis=0)

@@ -104,7 +104,17 @@ def compose(
     Where `forced` has a token, it wins over everything else: the other constraints do not see it.
     The options' `pad_id` leaves the choice free.
     """
-    parts = [*_static_constraints(options), *extra]
+    suppressed = options.suppress + ((options.unk_id,) if options.suppress_unk else ())
+    size, least, eos_id = options.no_repeat_ngram, options.min_length, options.eos_id
+    bad = options.bad_endings
+    rules = [
+        (suppressed, partial(suppress, ids=suppressed)),
+        (options.no_repeat, no_repeat),
+        (size, partial(no_repeat_ngram, size=size)),
+        (bad, partial(no_bad_ending, ids=bad, eos_id=eos_id)),
+        (least, partial(min_length, length=least, eos_id=eos_id)),
+    ]
+    parts = [*options.constraints, *(rule for asked, rule in rules if asked), *extra]
 
     def apply(log_probs: Float[Array, "B K V"], prefix: Prefix) -> Float[Array, "B K V"]:
         constrained = log_probs
@@ -118,23 +128,6 @@ def compose(
         return jnp.where(token == options.pad_id, constrained, only)
 
     return apply
-
-
-def _static_constraints(options: DecodeOptions) -> list[Constraint]:
-    """List the constraints that `options` asks for."""
-    parts = list(options.constraints)
-    suppressed = options.suppress + ((options.unk_id,) if options.suppress_unk else ())
-    if suppressed:
-        parts.append(partial(suppress, ids=suppressed))
-    if options.no_repeat:
-        parts.append(no_repeat)
-    if options.no_repeat_ngram:
-        parts.append(partial(no_repeat_ngram, size=options.no_repeat_ngram))
-    if options.bad_endings:
-        parts.append(partial(no_bad_ending, ids=options.bad_endings, eos_id=options.eos_id))
-    if options.min_length:
-        parts.append(partial(min_length, length=options.min_length, eos_id=options.eos_id))
-    return parts
 
 
 def _ids(log_probs: Float[Array, "B K V"]) -> Int[Array, " V"]:

@@ -71,21 +71,23 @@ def must_contain(
             requirements that need more than 64 states (n single tokens need 2^n).
     """
     automata = [_build(wishes, image, options) for image, wishes in enumerate(required)]
-    size = _power_of_two(max([states, *(len(default) for _, _, default, _ in automata)]))
-    width = _power_of_two(max([tokens, *(len(ids) for ids, _, _, _ in automata)]))
-    batch, here = len(automata), np.arange(size, dtype=np.int32)
-    out = Automaton(
-        tokens=np.full((batch, width), -1, np.int32),
-        special=np.broadcast_to(here[:, None], (batch, size, width)).copy(),
-        default=np.broadcast_to(here, (batch, size)).copy(),
-        missing=np.full((batch, size), _UNREACHABLE, np.int32),
+    ids, special, default, missing = zip(*automata, strict=True)
+    size = _power_of_two(max(states, *map(len, default)))
+    width = _power_of_two(max(tokens, *map(len, ids)))
+
+    def padded(arrays, fill, *shape):
+        """Stack tables of all images; what fills them up is never reached."""
+        out = np.full((len(arrays), *shape), fill, np.int32)
+        for whole, array in zip(out, arrays, strict=True):
+            whole[tuple(map(slice, array.shape))] = array
+        return out
+
+    return Automaton(
+        padded(ids, -1, width),
+        padded(special, 0, size, width),
+        padded(default, 0, size),
+        padded(missing, _UNREACHABLE, size),
     )
-    for b, (ids, special, default, missing) in enumerate(automata):
-        count = len(default)
-        out.tokens[b, : len(ids)] = ids
-        out.special[b, :count, : len(ids)] = special
-        out.default[b, :count], out.missing[b, :count] = default, missing
-    return out
 
 
 def states_of(automaton: Automaton, prefix: Prefix) -> Int[Array, "B K"]:
@@ -160,8 +162,8 @@ def _build(requirements: Sequence[Requirement], image: int, options: DecodeOptio
                 "token, without EOS"
             )
     tokens = sorted({token for one in requirements for phrase in one for token in phrase})
-    start = ((),) * len(requirements)
-    numbers, queue, table = {start: 0}, deque([start]), []
+    numbers, table = {((),) * len(requirements): 0}, []
+    queue = deque(numbers)
     while queue:
         state = queue.popleft()
         after = [
@@ -179,13 +181,17 @@ def _build(requirements: Sequence[Requirement], image: int, options: DecodeOptio
                 f"{_MOST_STATES} states; expected fewer or shorter ones"
             )
     table = np.asarray(table, np.int32)
-    missing = _distances(table, [all(part is None for part in state) for state in numbers])
+    # Least number of steps from each state to an accepting one.
+    accepts = [all(part is None for part in state) for state in numbers]
+    missing = np.where(accepts, 0, _UNREACHABLE)
+    for _ in numbers:
+        missing = np.minimum(missing, missing[table].min(axis=1) + 1)
     if missing[0] > options.max_length:
         raise ConfigError(
             f"must_contain: image {image}: found {missing[0]} tokens, expected at most max_length "
             f"{options.max_length}"
         )
-    return tokens, table[:, :-1], table[:, -1], missing
+    return np.array(tokens, np.int32), table[:, :-1], table[:, -1], missing
 
 
 def _follow(phrases: Requirement, seen: tuple | None, token: int | None) -> tuple | None:
@@ -199,14 +205,6 @@ def _follow(phrases: Requirement, seen: tuple | None, token: int | None) -> tupl
     if any(end in phrases for end in ends):
         return None
     return next((end for end in ends if any(p[: len(end)] == end for p in phrases)), ())
-
-
-def _distances(table: Int[np.ndarray, "S E"], accepts: list[bool]) -> Int[np.ndarray, " S"]:
-    """Least number of steps from each state to an accepting one."""
-    distance = np.where(accepts, 0, _UNREACHABLE).astype(np.int32)
-    for _ in range(len(distance)):
-        distance = np.minimum(distance, distance[table].min(axis=1) + 1)
-    return distance
 
 
 def _power_of_two(number: int) -> int:

@@ -1,14 +1,10 @@
-"""Options of a search, and its captions."""
+"""Options of a search; free of JAX and NumPy."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-
-import numpy as np
-from flax import struct
-from jaxtyping import Float, Int
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.types import ArrayLike
 
 METHODS = ("greedy", "sample", "gumbel", "beam")
 
@@ -79,84 +75,43 @@ class DecodeOptions:
         """Number of captions K per image."""
         return {"greedy": 1, "beam": self.beam_size}.get(self.method, self.num_samples)
 
-    def _rules(self):
+    def _rules(self) -> Iterator[tuple[str, bool, str]]:
         """Yield (field, whether it is good, what was expected)."""
         yield "method", self.method in METHODS, f"one of {', '.join(METHODS)}"
-        for name in ("max_length", "beam_size", "num_samples", "num_groups"):
-            yield name, _is_int(getattr(self, name), 1), "an integer of at least 1"
-        for name in ("top_k", "no_repeat_ngram", "min_length"):
-            yield name, _is_int(getattr(self, name), 0), "an integer of at least 0"
-        yield "temperature", 0 < self.temperature < float("inf"), "a positive number"
+        for least, names in (
+            (1, ("max_length", "beam_size", "num_samples", "num_groups")),
+            (0, ("top_k", "no_repeat_ngram", "min_length")),
+        ):
+            for name in names:
+                value = getattr(self, name)
+                whole = isinstance(value, int) and not isinstance(value, bool)
+                yield name, whole and value >= least, f"an integer of at least {least}"
+        yield "temperature", 0 < self.temperature < math.inf, "a positive number"
         yield "top_p", 0 < self.top_p <= 1, "a number in (0, 1]"
-        yield "diversity", 0 <= self.diversity < float("inf"), "a number of at least 0"
-        yield (
-            "min_length",
-            self.min_length <= self.max_length,
-            f"at most max_length {self.max_length}",
-        )
+        yield "diversity", 0 <= self.diversity < math.inf, "a number of at least 0"
+        fits = self.min_length <= self.max_length
+        yield "min_length", fits, f"at most max_length {self.max_length}"
         divides = self.beam_size % self.num_groups == 0
         yield "num_groups", divides, f"a divisor of beam_size {self.beam_size}"
-        good = _parsed_penalty(self.length_penalty) is not None
+        good = parsed_penalty(self.length_penalty) is not None
         yield "length_penalty", good, '"", "wu_ALPHA" or "avg_ALPHA"'
         sampling, beam = self.method in ("sample", "gumbel"), self.method == "beam"
-        yield "top_k", sampling or self.top_k == 0, f"0 with method {self.method}"
-        yield "top_p", sampling or self.top_p == 1, f"1 with method {self.method}"
-        yield "num_samples", sampling or self.num_samples == 1, f"1 with method {self.method}"
-        yield "num_groups", beam or self.num_groups == 1, f"1 with method {self.method}"
-        yield "length_penalty", beam or not self.length_penalty, f'"" with method {self.method}'
+        for name, used, unused in (
+            ("top_k", sampling, 0),
+            ("top_p", sampling, 1),
+            ("num_samples", sampling, 1),
+            ("num_groups", beam, 1),
+            ("length_penalty", beam, ""),
+        ):
+            good, shown = used or getattr(self, name) == unused, '""' if unused == "" else unused
+            yield name, good, f"{shown} with method {self.method}"
 
 
-@struct.dataclass
-class Decoded:
-    """Captions of a batch. A caption ends at its first EOS, not at its first PAD.
-
-    Where constraints leave fewer than K captions, the missing ones have length 0 and score -inf.
-
-    Attributes:
-        tokens: int32 `[B, K, T]`, without BOS, with EOS where one was produced, PAD after the end.
-            Beams come best first (within each group of a diverse search).
-        log_probs: float32 `[B, K, T]`, natural log-prob of each token, 0 after the end.
-        scores: float32 `[B, K]`, the rank of beams: the sum of log-probs (less the diversity
-            penalties), times the factor of the length penalty; without penalties the plain sum.
-        lengths: int32 `[B, K]`, number of tokens, EOS included.
-    """
-
-    tokens: Int[ArrayLike, "B K T"]
-    log_probs: Float[ArrayLike, "B K T"]
-    scores: Float[ArrayLike, "B K"]
-    lengths: Int[ArrayLike, "B K"]
-
-
-def penalty_factors(penalty: str, max_length: int) -> Float[np.ndarray, " T"]:
-    """Return the factors of the length penalty, by which sums of log-probs are multiplied.
-
-    "wu_ALPHA" divides by `((5 + length) / 6) ** ALPHA` (Wu et al., "Google's Neural Machine
-    Translation System", 2016), "avg_ALPHA" by the length, whatever ALPHA, and "" by 1, as in the
-    reference (`utils/model_utils.py`).
-
-    Args:
-        penalty: as above.
-        max_length: T.
-
-    Returns:
-        float32 `[T]`, reciprocals of those divisors for captions of 1, 2, ... T tokens.
-    """
-    kind, alpha = _parsed_penalty(penalty)
-    lengths = np.arange(1, max_length + 1, dtype=np.float64)
-    divisors = lengths if kind == "avg" else ((5 + lengths) / 6) ** alpha
-    return (1 / divisors).astype(np.float32)
-
-
-def _parsed_penalty(penalty: str) -> tuple[str, float] | None:
+def parsed_penalty(penalty: str) -> tuple[str, float] | None:
     """Split "KIND_ALPHA" ("" is "wu" with alpha 0); None when it is neither."""
-    if penalty == "":
-        return "wu", 0.0
-    kind, _, alpha = penalty.partition("_")
+    kind, _, alpha = (penalty or "wu_0").partition("_")
     try:
-        return (kind, float(alpha)) if kind in ("wu", "avg") else None
+        good = kind in ("wu", "avg") and math.isfinite(float(alpha))
     except ValueError:
         return None
-
-
-def _is_int(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    return (kind, float(alpha)) if good else None

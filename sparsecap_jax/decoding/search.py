@@ -10,15 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sparsecap_jax.decoding import topk
 from sparsecap_jax.decoding.constraints import Prefix
-from sparsecap_jax.decoding.options import Decoded, DecodeOptions
-from sparsecap_jax.decoding.stepper import (
-    Search,
-    Stepper,
-    caption_lengths,
-    log_prob_of,
-    reorder,
-    spread,
-)
+from sparsecap_jax.decoding.stepper import Decoded, Search, reorder, spread
 from sparsecap_jax.types import PyTree
 
 # Samples are searched for in stages of ever fewer rows: of all, down to these shares of them.
@@ -28,10 +20,7 @@ _MANY = 10  # Fewer rows than this end too unevenly to be worth a stage's compil
 
 @struct.dataclass
 class _Rows:
-    """State of the search: tokens chosen so far, the position among them.
-
-    `row` is the number of each row among those of its image.
-    """
+    """State of the search; `row` numbers the rows of an image."""
 
     position: Int[Array, ""]
     row: Int[Array, "B K"]
@@ -44,16 +33,17 @@ class _Rows:
 def sequential_search(search: Search) -> Decoded:
     """Choose token after token, the best or a random one, until all captions have ended.
 
-    Returns:
-        Captions in the order of their rows; scores are sums of log-probs.
+    Captions are returned in the order of their rows; scores are sums of log-probs.
     """
     options = search.options
-    batch, rows, length = search.log_probs.shape[0], options.rows, options.max_length
+    carry, first = search.begin()
+    batch, rows, length = first.shape[0], options.rows, options.max_length
 
     def choose(state: _Rows, log_probs: Float[Array, "B K V"]) -> _Rows:
         log_probs = search.constrain(log_probs, Prefix(state.tokens, state.position))
         chosen = _pick(log_probs, state, search)
-        gained = jnp.where(state.finished, 0.0, log_prob_of(log_probs, chosen))
+        gained = jnp.take_along_axis(log_probs, chosen[..., None], axis=2)[..., 0]
+        gained = jnp.where(state.finished, 0.0, gained)
         chosen = jnp.where(state.finished, jnp.int32(options.pad_id), chosen)
         return state.replace(
             position=state.position + 1,
@@ -64,58 +54,49 @@ def sequential_search(search: Search) -> Decoded:
 
     def body(state: _Rows) -> _Rows:
         last = state.tokens[:, :, state.position - 1]
-        carry, log_probs = search.stepper(state.carry, last, state.position)
+        carry, log_probs = search.step(state.carry, last, state.position)
         return choose(state.replace(carry=carry), log_probs)
 
     state = _Rows(
         position=jnp.int32(0),
         row=jnp.broadcast_to(jnp.arange(rows, dtype=jnp.int32), (batch, rows)),
-        carry=spread(search.carry, rows),
+        carry=spread(carry, rows),
         tokens=jnp.full((batch, rows, length), options.pad_id, jnp.int32),
         log_probs=jnp.zeros((batch, rows, length), jnp.float32),
         finished=jnp.zeros((batch, rows), bool),
     )
-    state = choose(state, spread(search.log_probs, rows))
-    tokens, log_probs = _in_stages(body, state, _stage_sizes(search.stepper, options))
-    lengths = caption_lengths(tokens, options.eos_id)
+    # Numbers of rows per image to which the search may shrink. Dropout and Gumbel noise are drawn
+    # for all rows in one array: such a search does not shrink, so that its draws do not depend on
+    # which captions have ended.
+    sizes = []
+    if options.method == "sample" and rows >= _MANY and search.dropout_rng is None:
+        sizes = sorted({math.ceil(share * rows) for share in _STAGES}, reverse=True)
+    tokens, log_probs = _in_stages(body, choose(state, spread(first, rows)), sizes)
+    before_eos = jnp.sum(jnp.cumsum(tokens == options.eos_id, axis=-1) == 0, axis=-1)
+    lengths = jnp.minimum(before_eos + 1, length)
     return Decoded(tokens, log_probs, jnp.sum(log_probs, axis=-1), lengths)
-
-
-def _stage_sizes(stepper: Stepper, options: DecodeOptions) -> list[int]:
-    """Return the numbers of rows per image to which the search may shrink, largest first.
-
-    Dropout and Gumbel noise are drawn for all rows in one array: such a search does not shrink, so
-    that its draws do not depend on which captions have ended.
-    """
-    if options.method != "sample" or options.rows < _MANY or stepper.dropout_rng is not None:
-        return []
-    return sorted({math.ceil(share * options.rows) for share in _STAGES}, reverse=True)
 
 
 def _in_stages(
     body: Callable[[_Rows], _Rows], state: _Rows, sizes: list[int]
 ) -> tuple[Int[Array, "B K T"], Float[Array, "B K T"]]:
     """Repeat `body` until all captions have ended, on fewer rows where enough of them have."""
-    length = state.tokens.shape[-1]
-    size = sizes[0] if sizes else 0
+    size, *smaller = sizes or [0]
 
     def going(state: _Rows) -> Bool[Array, ""]:
         most = jnp.max(jnp.sum(~state.finished, axis=-1))
-        return (state.position < length) & (most > size)
+        return (state.position < state.tokens.shape[-1]) & (most > size)
 
     state = jax.lax.while_loop(going, body, state)
-    if not sizes:
+    if not size:
         return state.tokens, state.log_probs
     kept = jnp.argsort(state.finished, axis=-1)[:, :size]  # stable: unfinished rows come first
-    rows = {"row": state.row, "tokens": state.tokens, "log_probs": state.log_probs}
-    rows |= {"carry": state.carry, "finished": state.finished}
-    fewer = _Rows(position=state.position, **reorder(rows, kept))
-    tokens, log_probs = _in_stages(body, fewer, sizes[1:])
+    rows = dict(vars(state))
+    fewer = _Rows(rows.pop("position"), **reorder(rows, kept))
+    found = _in_stages(body, fewer, smaller)
     image = jnp.arange(kept.shape[0], dtype=jnp.int32)[:, None]
-    return (
-        state.tokens.at[image, kept].set(tokens),
-        state.log_probs.at[image, kept].set(log_probs),
-    )
+    whole = state.tokens, state.log_probs
+    return tuple(old.at[image, kept].set(new) for old, new in zip(whole, found, strict=True))
 
 
 def _pick(log_probs: Float[Array, "B K V"], state: _Rows, search: Search) -> Int[Array, "B K"]:

@@ -1,35 +1,94 @@
-"""The model as a search sees it: one step, and the state that rows of beams or samples share."""
+"""A search: the model as it sees it, its captions, and rows of beams or samples."""
 
 import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
 from sparsecap_jax.decoding.constraints import Constraint
-from sparsecap_jax.decoding.options import DecodeOptions
+from sparsecap_jax.decoding.options import DecodeOptions, parsed_penalty
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.types import PyTree
+from sparsecap_jax.types import ArrayLike, PyTree
+
+
+@struct.dataclass
+class Decoded:
+    """Captions of a batch. A caption ends at its first EOS, not at its first PAD.
+
+    Where constraints leave fewer than K captions, the missing ones have length 0 and score -inf.
+
+    Attributes:
+        tokens: int32 `[B, K, T]`, without BOS, with EOS where one was produced, PAD after the end.
+            Beams come best first (within each group of a diverse search).
+        log_probs: float32 `[B, K, T]`, natural log-prob of each token, 0 after the end.
+        scores: float32 `[B, K]`, the rank of beams: the sum of log-probs (less the diversity
+            penalties), times the factor of the length penalty; without penalties the plain sum.
+        lengths: int32 `[B, K]`, number of tokens, EOS included.
+    """
+
+    tokens: Int[ArrayLike, "B K T"]
+    log_probs: Float[ArrayLike, "B K T"]
+    scores: Float[ArrayLike, "B K"]
+    lengths: Int[ArrayLike, "B K"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Stepper:
-    """A model with its parameters and the encoded images, ready to be stepped.
+class Search:
+    """One search for the captions of a batch of encoded images.
 
     Attributes:
         model: an unbound Flax module with `encode`, `init_carry` and `step`.
         params: its parameters, masks applied.
         context: result of `encode`, leaves `[B, ...]`.
+        options: method and sizes.
+        constrain: applied to the log-probs of every step.
+        factors: `[T]`, of the length penalty, see `penalty_factors`. Other penalties need no new
+            compilation.
+        keys: `[B]`, random keys of the images, for sampling.
         dropout_rng: with it the model steps in train mode, step t with `fold_in(dropout_rng, t)`.
     """
 
     model: Any
     params: PyTree
     context: PyTree
+    options: DecodeOptions
+    constrain: Constraint
+    factors: Float[Array, " T"]
+    keys: Key[Array, " B"] | None = None
     dropout_rng: Key[Array, ""] | None = None
 
-    def __call__(
+    def begin(self) -> tuple[PyTree, Float[Array, "B 1 V"]]:
+        """Feed BOS, in one row per image; return the carry and the log-probs of the first token.
+
+        Raises:
+            ConfigError: captions may get longer than the model's cache, or more beams are kept
+                than there are tokens.
+        """
+        options = self.options
+        room = getattr(self.model, "max_seq_length", options.max_length)
+        if options.max_length > room:
+            raise ConfigError(
+                f"decoding option max_length: found {options.max_length}, expected at most the "
+                f"model's max_seq_length {room}"
+            )
+        variables = {"params": self.params}
+        carry = self.model.apply(variables, self.context, 1, method="init_carry")
+        bos = jnp.full((batch_size(self.context), 1), options.bos_id, jnp.int32)
+        carry, log_probs = self.step(carry, bos, jnp.int32(0))
+        size, vocab = options.beam_size // options.num_groups, log_probs.shape[-1]
+        if options.method == "beam" and size > vocab:
+            # The first step has no more tokens; the reference refuses, too.
+            raise ConfigError(
+                f"decoding option beam_size: found {size} beams (per group), expected at most the "
+                f"vocabulary's {vocab}"
+            )
+        return carry, log_probs
+
+    def step(
         self, carry: PyTree, tokens: Int[Array, "B K"], position: Int[Array, ""]
     ) -> tuple[PyTree, Float[Array, "B K V"]]:
         """Feed `tokens`, `position` after BOS; return the new carry and the next log-probs."""
@@ -41,46 +100,17 @@ class Stepper:
         return self.model.apply(variables, carry, tokens, self.context, method="step", **mode)
 
 
-@dataclasses.dataclass(frozen=True)
-class Search:
-    """One search for the captions of a batch, standing after BOS.
+def penalty_factors(penalty: str, max_length: int) -> Float[np.ndarray, " T"]:
+    """Return the factors of the length penalty, by which sums of log-probs are multiplied.
 
-    Attributes:
-        stepper: the model.
-        carry: its state, leaves `[B, 1, ...]`.
-        log_probs: `[B, 1, V]`, of the first token.
-        constrain: applied to the log-probs of every step.
-        options: method and sizes.
-        factors: `[T]`, of the length penalty, see `penalty_factors`. Other penalties need no new
-            compilation.
-        keys: `[B]`, random keys of the images, for sampling.
+    "wu_ALPHA" divides by `((5 + length) / 6) ** ALPHA` (Wu et al., "Google's Neural Machine
+    Translation System", 2016), "avg_ALPHA" by the length, whatever ALPHA, and "" by 1, as in the
+    reference (`utils/model_utils.py`). The result is float32 `[T]`, for 1 to `max_length` tokens.
     """
-
-    stepper: Stepper
-    carry: PyTree
-    log_probs: Float[Array, "B 1 V"]
-    constrain: Constraint
-    options: DecodeOptions
-    factors: Float[Array, " T"]
-    keys: Key[Array, " B"] | None = None
-
-
-def begin(stepper: Stepper, options: DecodeOptions) -> tuple[PyTree, Float[Array, "B 1 V"]]:
-    """Feed BOS, in one row per image; return the carry and the log-probs of the first token.
-
-    Raises:
-        ConfigError: captions may get longer than the model's cache.
-    """
-    room = getattr(stepper.model, "max_seq_length", options.max_length)
-    if options.max_length > room:
-        raise ConfigError(
-            f"decoding option max_length: found {options.max_length}, expected at most the model's "
-            f"max_seq_length {room}"
-        )
-    variables = {"params": stepper.params}
-    carry = stepper.model.apply(variables, stepper.context, 1, method="init_carry")
-    bos = jnp.full((batch_size(stepper.context), 1), options.bos_id, jnp.int32)
-    return stepper(carry, bos, jnp.int32(0))
+    kind, alpha = parsed_penalty(penalty)
+    lengths = np.arange(1, max_length + 1, dtype=np.float64)
+    divisors = lengths if kind == "avg" else ((5 + lengths) / 6) ** alpha
+    return (1 / divisors).astype(np.float32)
 
 
 def batch_size(context: PyTree) -> int:
@@ -107,16 +137,3 @@ def reorder(carry: PyTree, parents: Int[Array, "B K"]) -> PyTree:
         return taken.reshape(batch, parents.shape[1], *leaf.shape[2:])
 
     return jax.tree.map(gather, carry)
-
-
-def log_prob_of(log_probs: Float[Array, "B K V"], tokens: Int[Array, "B K"]) -> Float[Array, "B K"]:
-    """Look up the log-prob of `tokens`."""
-    return jnp.take_along_axis(log_probs, tokens[..., None], axis=2)[..., 0]
-
-
-def caption_lengths(tokens: Int[Array, "*N T"], eos_id: int) -> Int[Array, "*N"]:
-    """Number of tokens up to the first EOS, itself included; T where there is none."""
-    is_eos = tokens == eos_id
-    length = tokens.shape[-1]
-    first = jnp.argmax(is_eos, axis=-1) + 1
-    return jnp.where(jnp.any(is_eos, axis=-1), first, length).astype(jnp.int32)

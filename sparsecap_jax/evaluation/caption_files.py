@@ -4,7 +4,8 @@ import os
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
-from sparsecap_jax.data.karpathy import image_id_from_filename, load_karpathy, normalize_id
+from sparsecap_jax.data.karpathy import load_karpathy
+from sparsecap_jax.data.records import check_text, image_id_from_filename, normalize_id
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.files import read_json
 
@@ -21,7 +22,7 @@ def load_captions(path: str | os.PathLike) -> dict[Hashable, str]:
     entries = read_json(path)
     if not isinstance(entries, list) or not entries:
         expected = 'a list of {"image_id", "caption"}'
-        raise DataError(f"{path}: found {_short(entries)}, expected {expected}")
+        raise DataError(f"{path}: found {entries!r:.80}, expected {expected}")
     captions: dict[Hashable, str] = {}
     for image_id, caption, where in _annotations(str(path), entries):
         if image_id in captions:
@@ -31,16 +32,13 @@ def load_captions(path: str | os.PathLike) -> dict[Hashable, str]:
 
 
 def load_references(path: str | os.PathLike) -> dict[Hashable, list[str]]:
-    """Read reference captions.
+    """Return all reference captions of each image.
 
     Formats: COCO annotation files (`{"images", "annotations": [{"image_id", "caption"}]}`, or the
     list of annotations alone), Karpathy splits (`{"images": [{"sentences": [{"raw"}], ...}]}`, all
     splits together), photo folders (`{"images": [{"filename", "captions"}]}`) and plain
-    `{id: [captions]}`.
-
-    Returns:
-        All captions of each image. Ids become integers where they are all digits; the id of a
-        photo is that of its file name (see `image_id_from_filename`).
+    `{id: [captions]}`. Ids become integers where they are all digits; the id of a photo is that of
+    its file name (see `image_id_from_filename`).
 
     Raises:
         DataError: the file is missing, broken or of another format; the message names the entry.
@@ -58,7 +56,7 @@ def load_references(path: str | os.PathLike) -> dict[Hashable, list[str]]:
         references = _of_pairs((f"{path}: {key!r}", key, texts) for key, texts in content.items())
     else:
         expected = "COCO annotations, a Karpathy split or {id: [captions]}"
-        raise DataError(f"{path}: found {_short(content)}, expected {expected}")
+        raise DataError(f"{path}: found {content!r:.80}, expected {expected}")
     if not references:
         raise DataError(f"{path}: no captions; expected references")
     return references
@@ -95,34 +93,26 @@ def _of_pairs(rows: Iterable[tuple[str, Any, Any]]) -> dict[Hashable, list[str]]
         if image_id in references:
             raise DataError(f"{where}: image {image_id!r} is there twice, expected once")
         if not isinstance(texts, list) or not texts:
-            raise DataError(f"{where}: found {_short(texts)}, expected a list of captions")
+            raise DataError(f"{where}: found {texts!r:.80}, expected a list of captions")
         references[image_id] = [_text(text, f"{where}[{n}]") for n, text in enumerate(texts)]
     return references
 
 
 def _field(entry: Any, name: str, where: str) -> Any:
     if not isinstance(entry, dict):
-        raise DataError(f"{where}: found {_short(entry)}, expected an object")
+        raise DataError(f"{where}: found {entry!r:.80}, expected an object")
     if name not in entry:
-        raise DataError(f"{where}: {name!r} is missing, found {_short(sorted(entry))}")
+        raise DataError(f"{where}: {name!r} is missing, found {sorted(entry)!r:.80}")
     return entry[name]
 
 
 def _id(value: Any, where: str) -> Hashable:
     if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
-        raise DataError(f"{where}: found {_short(value)}, expected an integer or a name")
+        raise DataError(f"{where}: found {value!r:.80}, expected an integer or a name")
     return normalize_id(value)
 
 
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
-        raise DataError(f"{where}: found {_short(value)}, expected text")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError(f"{where}: not valid Unicode text: {error.reason}") from error
-    return value
-
-
-def _short(value: Any) -> str:
-    return f"{value!r:.80}"
+        raise DataError(f"{where}: found {value!r:.80}, expected text")
+    return check_text(value, where)

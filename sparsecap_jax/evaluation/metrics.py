@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from sparsecap_jax.errors import ConfigError, DataError, SparsecapError
-from sparsecap_jax.evaluation import ptb_tokenizer
 from sparsecap_jax.evaluation.caption_files import load_captions, load_references
-from sparsecap_jax.evaluation.ptb_java import java_available, java_tokenize
+from sparsecap_jax.evaluation.ptb_java import java_available, java_tokenize_captions
+from sparsecap_jax.evaluation.ptb_tokenizer import tokenize, tokenize_captions
 from sparsecap_jax.files import write_json
 
 logger = logging.getLogger(__name__)
@@ -21,8 +21,6 @@ METRICS = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr")
 FAST_METRICS = tuple(name for name in METRICS if name != "METEOR")
 """Metrics that need no Java."""
 TOKENIZERS = ("auto", "java", "python", "none")
-
-_Captions = dict[Hashable, list[str]]
 
 
 def score_captions(
@@ -56,17 +54,17 @@ def score_captions(
         if name not in METRICS:
             raise ConfigError(f"metric: found {name!r}, expected one of {', '.join(METRICS)}")
     _check(candidates, references)
-    tokenize = _tokenizer(tokenizer)
-    captions = tokenize({key: [text] for key, text in candidates.items()})
-    scores = _scores(metrics, tokenize({key: references[key] for key in candidates}), captions)
+    chosen = _tokenizer(tokenizer)
+    captions = tokenize({key: [text] for key, text in candidates.items()}, chosen)
+    judges = tokenize({key: references[key] for key in candidates}, chosen)
+    scores = _scores(metrics, judges, captions)
     missing = (None, [None] * len(captions))
     ordered = {name: scores.get(name, missing) for name in METRICS if name in metrics}
     result: dict[str, Any] = {name: total for name, (total, _) in ordered.items()}
     if per_image:
-        columns = zip(*(each for _, each in ordered.values()), strict=True)
         result["per_image"] = {
-            key: dict(zip(ordered, row, strict=True))
-            for key, row in zip(captions, columns, strict=True)
+            key: {name: each[row] for name, (_, each) in ordered.items()}
+            for row, key in enumerate(captions)
         }
     return result
 
@@ -74,18 +72,10 @@ def score_captions(
 def bootstrap_interval(
     values: Sequence[float], *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
-    """Return the percentile interval of a mean over images drawn with replacement.
+    """Return the percentile interval of the mean of `values`, each the score of an image.
 
-    CIDEr keeps the document frequencies of the whole set, so that an image keeps its score.
-
-    Args:
-        values: the score of each image, at least one.
-        level: share of resampled means inside the interval.
-        resamples: number of means drawn.
-        seed: seed of the draws.
-
-    Returns:
-        Its lower and upper end.
+    Images are drawn with replacement, `resamples` times; the share `level` of the means lies
+    inside. CIDEr keeps the document frequencies of the whole set, so that an image keeps its score.
     """
     scores = np.asarray(values, np.float64)
     rng = np.random.default_rng(seed)
@@ -109,8 +99,7 @@ def evaluate_caption_files(
     number of references without one.
 
     Returns:
-        `{metric: number on the 0-1 scale}` (METEOR None where Java is missing) and the number of
-        "images"; also written to `output_path` as JSON.
+        The scores and the number of "images"; also written to `output_path` as JSON.
 
     Raises:
         DataError: a file is missing or broken, or an image has a caption but no references.
@@ -127,8 +116,7 @@ def evaluate_caption_files(
     if unused:
         logger.warning("%s: no caption for %d images of the references", captions_path, unused)
     judged = {image_id: references[image_id] for image_id in captions}
-    scores = score_captions(captions, judged, metrics=metrics, tokenizer=tokenizer)
-    result = {**scores, "images": len(captions)}
+    result = score_captions(captions, judged, metrics, tokenizer) | {"images": len(captions)}
     if output_path is not None:
         write_json(output_path, result)
     return result
@@ -144,37 +132,32 @@ def _check(candidates: Mapping, references: Mapping) -> None:
         missing = [key for key in keys if key not in others]
         if missing:
             raise DataError(f"{len(missing)} image ids {what}: {_some(missing)}")
-    for key, text in candidates.items():
-        if not isinstance(text, str):
-            raise DataError(f"caption of image {key!r}: found {text!r}, expected text")
+    for key, caption in candidates.items():
         texts = references[key]
         if isinstance(texts, str) or not isinstance(texts, Sequence) or not texts:
             raise DataError(f"references of image {key!r}: found {texts!r}, expected some captions")
-        for reference in texts:
-            if not isinstance(reference, str):
-                raise DataError(f"reference of image {key!r}: found {reference!r}, expected text")
+        for kind, text in (("caption", caption), *(("reference", text) for text in texts)):
+            if not isinstance(text, str):
+                raise DataError(f"{kind} of image {key!r}: found {text!r}, expected text")
 
 
 def _some(keys: Sequence[Hashable]) -> str:
     return ", ".join(map(repr, keys[:5])) + " ..." * (len(keys) > 5)
 
 
-def _tokenizer(name: str) -> Callable[[Mapping[Hashable, Sequence[str]]], _Captions]:
+def _tokenizer(name: str) -> Callable[[Sequence[str]], Sequence[str]]:
     if name not in TOKENIZERS:
         raise ConfigError(f"tokenizer: found {name!r}, expected one of {', '.join(TOKENIZERS)}")
     if name == "none":
-        return lambda captions: {
-            key: [" ".join(text.split()) for text in texts] for key, texts in captions.items()
-        }
-    if name == "python" or (name == "auto" and not java_available()):
-        return ptb_tokenizer.tokenize
-    if not java_available():
+        return lambda captions: [" ".join(text.split()) for text in captions]
+    java = java_available()
+    if name == "java" and not java:
         raise ConfigError("tokenizer 'java': no java program on the path; 'python' gives the same")
-    return java_tokenize
+    return java_tokenize_captions if java and name != "python" else tokenize_captions
 
 
 def _scores(
-    metrics: Sequence[str], references: _Captions, captions: _Captions
+    metrics: Sequence[str], references: Mapping, captions: Mapping
 ) -> dict[str, tuple[float, list[float]]]:
     """Return (score, score of each image) of the metrics that can be computed."""
     # Imported here: it takes a moment, and training does without the toolkit.
@@ -197,13 +180,10 @@ def _scores(
         if not any(text for texts in references.values() for text in texts):
             raise DataError("the references hold no words; CIDEr cannot be computed")
         scores["CIDEr"] = Cider().compute_score(references, captions)
-    return {
-        name: (float(total), [float(value) for value in each])
-        for name, (total, each) in scores.items()
-    }
+    return {name: (float(total), list(map(float, each))) for name, (total, each) in scores.items()}
 
 
-def _meteor(references: _Captions, captions: _Captions) -> tuple[float, list[float]]:
+def _meteor(references: Mapping, captions: Mapping) -> tuple[float, list[float]]:
     """Run METEOR 1.5; its process and pipes are closed afterwards."""
     from pycocoevalcap.meteor.meteor import Meteor
 

@@ -40,11 +40,10 @@ def caption_grid(
         with Image.open(source) as picture:
             axis.imshow(picture.convert("RGB"))
             boxes, size = dataset.store[record.image_id].boxes, np.array(picture.size)
+        style = {"fill": False, "lw": 0.7, "edgecolor": "white", "alpha": 0.8}
         for box in () if boxes is None else boxes:
-            width, height = (box[2:] - box[:2]) * size
-            corner = box[:2] * size - 0.5
-            style = {"fill": False, "lw": 0.7, "edgecolor": "white", "alpha": 0.8}
-            axis.add_patch(Rectangle(corner, width, height, **style))
+            extent = (box[2:] - box[:2]) * size
+            axis.add_patch(Rectangle(box[:2] * size - 0.5, *extent, **style))
         lines = [f"reference: {record.raw[0]}"]
         lines += [f"{name}: {texts[record.image_id]}" for name, texts in captions.items()]
         wrapped = ["\n".join(textwrap.wrap(line, 52)) for line in lines]
@@ -120,14 +119,9 @@ def error_bar_curves(
 ) -> None:
     """Draw means over seeds with error bars of one standard deviation, in panels side by side.
 
-    Args:
-        path: PNG to write.
-        rows: results, such as those of a sweep; rows that agree in the columns below are seeds.
-        x: column of the horizontal axis; its values are evenly spaced.
-        y: column of the vertical axis.
-        series: column with the names of the curves.
-        panel: column with the names of the panels.
-        baseline: series that is drawn as a horizontal line, whatever its x.
+    Columns of `rows`, results such as those of a sweep, are named by `panel` and `series`, which
+    split them into curves, and by `x`, whose values are evenly spaced, and `y`. Rows that agree in
+    all but y are seeds. The series `baseline` is drawn as a horizontal line, whatever its x.
     """
     panels = list(dict.fromkeys(row[panel] for row in rows))
     names = list(dict.fromkeys(row[series] for row in rows if row[series] != baseline))

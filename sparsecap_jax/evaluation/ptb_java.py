@@ -13,16 +13,14 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 
+from sparsecap_jax.data.caption_files import OFFICIAL, official_captions
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.evaluation.caption_files import load_references
-from sparsecap_jax.evaluation.ptb_tokenizer import PUNCTUATION, regroup, tokenize_captions
+from sparsecap_jax.evaluation.ptb_tokenizer import PUNCTUATION, tokenize_captions
 
-_PROGRAM = "edu.stanford.nlp.process.PTBTokenizer"
 _JAR = "tokenizer/stanford-corenlp-3.4.1.jar"
-_COCO = ("coco/annotations/captions_train2014.json", "coco/annotations/captions_val2014.json")
 # Characters that end a line for Java. pycocoevalcap replaces "\n" only: any other in a caption
 # shifts all following captions to the wrong image.
 _LINE_ENDS = str.maketrans(dict.fromkeys("\n\r\v\f\u2028\u2029", " "))
@@ -33,62 +31,46 @@ def java_available() -> bool:
     return shutil.which("java") is not None
 
 
-def toolkit_dir() -> pathlib.Path:
-    """Return the folder of the installed pycocoevalcap."""
-    import pycocoevalcap
-
-    return pathlib.Path(next(iter(pycocoevalcap.__path__)))
-
-
 def java_tokenize_captions(captions: Sequence[str]) -> list[str]:
     """Tokenize as `ptb_tokenizer.tokenize_captions` does, with the Java program.
 
     Raises:
         DataError: the program fails, or does not return one line per caption.
     """
+    import pycocoevalcap
+
     if not captions:
         return []
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "captions.txt")
         lines = [caption.translate(_LINE_ENDS) for caption in captions]
         path.write_text("\n".join(lines), encoding="utf-8", newline="\n")
-        command = ["java", "-cp", str(toolkit_dir() / _JAR), _PROGRAM]
+        jar = pathlib.Path(next(iter(pycocoevalcap.__path__)), _JAR)
+        command = ["java", "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer"]
         command += ["-preserveLines", "-lowerCase", str(path)]
         done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode:
         raise DataError(f"the Java tokenizer failed: {done.stderr.decode(errors='replace')[-300:]}")
     output = done.stdout.decode("utf-8").split("\n")
     if len(output) < len(captions):
-        raise DataError(
-            f"the Java tokenizer returned {len(output)} lines for {len(captions)} captions; one "
-            "line per caption is expected"
-        )
+        counts = f"{len(output)} lines for {len(captions)} captions"
+        raise DataError(f"the Java tokenizer returned {counts}; expected one line per caption")
     return [
         " ".join(token for token in line.rstrip().split(" ") if token not in PUNCTUATION)
         for line in output[: len(captions)]
     ]
 
 
-def java_tokenize(captions: Mapping[Hashable, Sequence[str]]) -> dict[Hashable, list[str]]:
-    """Apply `java_tokenize_captions` to the captions of many images; keeps keys and order."""
-    return regroup(captions, java_tokenize_captions)
-
-
 def coco_captions() -> list[str]:
     """Read the 616,767 captions of COCO 2014, train then val, from pycocoevalcap itself."""
-    captions = []
-    with zipfile.ZipFile(toolkit_dir() / "spice/spice-1.0.jar") as archive:
-        for name in _COCO:
-            annotations = json.loads(archive.read(name))["annotations"]
-            captions += [annotation["caption"] for annotation in annotations]
-    return captions
+    files = (json.loads(official_captions(name)) for name in OFFICIAL)
+    return [annotation["caption"] for file in files for annotation in file["annotations"]]
 
 
 def compare(captions: Sequence[str]) -> list[tuple[str, str, str]]:
     """Return the captions on which the tokenizers differ: (caption, by Java, by Python)."""
     java, python = java_tokenize_captions(captions), tokenize_captions(captions)
-    rows = zip(captions, java, python, strict=True)
-    return [row for row in rows if row[1] != row[2]]
+    return [row for row in zip(captions, java, python, strict=True) if row[1] != row[2]]
 
 
 def _read(path: str) -> list[str]:

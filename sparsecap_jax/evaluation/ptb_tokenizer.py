@@ -12,7 +12,6 @@ whether a caption that ends in "p.m." loses that period depends on the caption a
 are therefore tokenized as a list, in the order of the file.
 """
 
-import itertools
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
@@ -101,6 +100,7 @@ _ALNUM_RULES = [
     (r"(?:\d{1,4}[- \u00a0])?\d{1,4}/\d{1,4}|\d{1,2}[-/]\d{1,2}[-/]\d{2,4}", _UNBREAKABLE),
     (r"(?:\d{2,4}[- ])?\d{2,4}[- ]\d{3,4}[- ]?\d{3,5}", _UNBREAKABLE),
     (r"[A-Z]+(?:[&+][A-Z]+)+|[cC]\+\+|[cCfF]#|[A-Z]+\$", _SAME),
+    (r"\S", _SAME),
 ]
 _OTHER_RULES = [
     (_TAG, _UNBREAKABLE),
@@ -152,8 +152,7 @@ def ptb_tokens(caption: str, following: str | None = None) -> list[str]:
 
     Args:
         caption: any text; line breaks in it count as blanks.
-        following: text of the next line of the file, None at its end. It matters only to captions
-            that end in an abbreviation (see the top of this file).
+        following: the next line of the file, None at its end (see the top of this file).
 
     Returns:
         The tokens, as the Stanford PTBTokenizer of CoreNLP 3.4.1 prints them. Blanks within a
@@ -179,13 +178,8 @@ def ptb_tokens(caption: str, following: str | None = None) -> list[str]:
 def _longest_match(text: str, position: int) -> tuple[str, int]:
     """Return the token at `position` and the position after it."""
     rules = _ALNUM if text[position].isalnum() else _OTHER
-    best, emit, reach = None, _SAME, -1
-    for pattern, emitted in rules:
-        match = pattern.match(text, position)
-        if match and match.end() > reach:
-            best, emit, reach = match, emitted, match.end()
-    if best is None:  # a letter or digit that no rule knows: a token of its own
-        return text[position], position + 1
+    matches = [(m, emit) for pattern, emit in rules if (m := pattern.match(text, position))]
+    best, emit = max(matches, key=lambda match: match[0].end())
     end = best.end(best.lastindex or 0)
     token = text[position:end]
     if emit is _PERIOD_TWICE:
@@ -222,25 +216,15 @@ def _scored_tokens(caption: str, following: str | None) -> str:
 def tokenize_captions(captions: Sequence[str]) -> list[str]:
     """Prepare captions for the scorers: Penn Treebank tokens without punctuation.
 
-    Args:
-        captions: captions in the order in which the Java program would read them.
-
-    Returns:
-        One string per caption, lower case, tokens separated by single blanks.
+    Captions come in the order of the file; tokens are lower case and separated by single blanks.
     """
-    following = itertools.chain(captions[1:], [None])
-    return [_scored_tokens(*pair) for pair in zip(captions, following, strict=False)]
+    return list(map(_scored_tokens, captions, [*captions[1:], None]))
 
 
-def tokenize(captions: Mapping[Hashable, Sequence[str]]) -> dict[Hashable, list[str]]:
-    """Apply `tokenize_captions` to the captions of many images; keeps keys and order."""
-    return regroup(captions, tokenize_captions)
-
-
-def regroup(
+def tokenize(
     captions: Mapping[Hashable, Sequence[str]],
-    tokenizer: Callable[[Sequence[str]], Sequence[str]],
+    tokenizer: Callable[[Sequence[str]], Sequence[str]] = tokenize_captions,
 ) -> dict[Hashable, list[str]]:
-    """Apply a tokenizer of lists to the captions of all images at once."""
+    """Apply a tokenizer of lists to the captions of all images at once; keeps keys and order."""
     flat = iter(tokenizer([text for texts in captions.values() for text in texts]))
     return {key: [next(flat) for _ in texts] for key, texts in captions.items()}

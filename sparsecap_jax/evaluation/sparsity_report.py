@@ -51,25 +51,17 @@ def write_sparsity_report(
                 if row["prunable"] or row["tensor"] == ALL:
                     name = row["tensor"].strip("()")
                     events.add_scalar(f"final_sparsity/{name}", row["sparsity"], step)
-    flat, binary = by_path(params), by_path(masks)
-    weights = {}
+    flat, binary, weights = by_path(params), by_path(masks), {}
     if initial is not None:
         first = by_path(initial)
         weights["initial"] = np.concatenate([np.ravel(first[path]) for path in binary])
     kept = [flat[path][np.asarray(mask) != 0] for path, mask in binary.items()]
     weights["kept"] = np.concatenate(kept)
-    draw_sparsity(folder / "report.png", rows, sparsity_curve(workdir), weights)
+    logs = [workdir / "train.csv", workdir / "validation.csv"]
+    curves = [table_column(path, "sparsity") for path in logs if path.exists()]
+    curve = next((curve for curve in curves if curve[0]), ([], []))
+    _draw(folder / "report.png", rows, curve, weights)
     return rows
-
-
-def sparsity_curve(workdir: pathlib.Path) -> tuple[list[int], list[float]]:
-    """Return steps and sparsities of the prunable weights, as far as the logs hold them."""
-    for table in ("train", "validation"):
-        path = workdir / f"{table}.csv"
-        steps, values = table_column(path, "sparsity") if path.exists() else ([], [])
-        if steps:
-            return steps, values
-    return [], []
 
 
 def density(
@@ -77,12 +69,8 @@ def density(
 ) -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:
     """Gaussian kernel density estimate, from a histogram and so fast for millions of values.
 
-    Args:
-        values: the sample.
-        points: number P of places, evenly spread over the range and three bandwidths around it.
-
-    Returns:
-        Places and densities; the bandwidth is Silverman's.
+    Returns P = `points` places, evenly spread over the range and three bandwidths around it, and
+    densities there; the bandwidth is Silverman's.
     """
     values = np.asarray(values, np.float64)
     quartiles = np.subtract(*np.percentile(values, [75, 25])) / 1.34
@@ -96,24 +84,16 @@ def density(
     return places, kernel @ counts / values.size
 
 
-def draw_sparsity(
-    path: str | pathlib.Path,
+def _draw(
+    path: pathlib.Path,
     rows: Sequence[Mapping[str, Any]],
     curve: tuple[Sequence[int], Sequence[float]],
     weights: Mapping[str, np.ndarray],
 ) -> None:
-    """Draw bars for each tensor, sparsity over training, and densities of weights.
-
-    Args:
-        path: PNG to write.
-        rows: result of `summarize`.
-        curve: steps and sparsities.
-        weights: samples of weights by name.
-    """
+    """Draw bars for each tensor, sparsity over training, and densities of weights."""
     bars = [row for row in rows if row["prunable"] and row["tensor"] != PRUNABLE]
     (overall,) = (row for row in rows if row["tensor"] == PRUNABLE)
-    height = max(4.0, 0.2 * len(bars) + 1.2)
-    figure = Figure(figsize=(15, height), layout="constrained")
+    figure = Figure(figsize=(15, max(4.0, 0.2 * len(bars) + 1.2)), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.4, 1, 1))
     places = np.arange(len(bars))[::-1]
     left.barh(places, [row["nonzeros"] / row["size"] for row in bars], color="C0")

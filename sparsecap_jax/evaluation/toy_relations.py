@@ -22,8 +22,7 @@ def told_relation(caption: str, scene: Scene) -> str | None:
     """Return the relation of the first group of `scene` to the second that a caption states.
 
     Captions may name either group first. Shapes and colours identify it; where they do not, the
-    caption is taken to begin with the more salient group, as most captions do. Without a relation
-    in the caption the result is None.
+    caption is taken to begin with the more salient group, as most captions do.
     """
     phrase = _PHRASE.search(caption)
     if not phrase:
@@ -76,9 +75,8 @@ def nearest_scores(
 ) -> dict[str, float]:
     """Return how often captions name the group nearest to the first one; see `relation_scores`.
 
-    Returns:
-        "nearest_accuracy", the share that does; "nearest_second", the same share if all captions
-        named the second most salient group.
+    "nearest_accuracy" is the share that does; "nearest_second" the same share if all captions
+    named the second most salient group.
     """
     pairs = _with_scenes(captions, directory)
     right = sum(names_nearest(text, scene) for text, scene in pairs)
@@ -89,7 +87,6 @@ def nearest_scores(
 def _with_scenes(
     captions: Mapping[int | str, str], directory: str | os.PathLike
 ) -> list[tuple[str, Scene]]:
-    """Return captions and their scenes."""
     manifest = read_manifest(directory)
     if manifest is None or not captions:
         fault = "no toy scenes (manifest.json)" if captions else "no captions to judge"

@@ -45,14 +45,21 @@ def run_demo(
         report(f"--- {name}")
         train(config, workdir / name, report)
         results[name] = evaluate_run(workdir / name, report=report)
-    dataset = load_dataset(next(iter(configs.values())).data)
+    dataset = load_dataset(next(iter(configs.values())).data, need_boxes=True)
     results["baseline"] = constant_caption_scores(dataset)
     results = {name: {**dict.fromkeys(COLUMNS), **scores} for name, scores in results.items()}
     write_json(workdir / "results.json", results)
-    _draw(workdir, configs, dataset)
+    captions = {}
+    for name, config in configs.items():
+        file = workdir / name / f"test_beam_{config.eval.beam_size_test}" / "captions.json"
+        captions[name] = {entry["image_id"]: entry["caption"] for entry in read_json(file)}
+    caption_grid(workdir / "captions.png", dataset.splits["test"][:9], dataset, captions)
+    training_curves(workdir / "curves.png", {name: workdir / name for name in configs})
     report(format_table(results))
-    for file, what in _PRODUCTS.items():
-        report(f"{what}: {workdir / file}")
+    report(f"results: {workdir / 'results.json'}")
+    report(f"captions, along with their scenes: {workdir / 'captions.png'}")
+    report(f"training curves: {workdir / 'curves.png'}")
+    report(f"sparse model (run directory): {workdir / 'supermask'}")
     return results
 
 
@@ -76,33 +83,13 @@ def constant_caption_scores(dataset: Dataset, candidates: int = 20) -> dict[str,
 def format_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Return results as a table of text, one line a model."""
     table = {"": COLUMNS}
-    for name, row in results.items():
-        table[name] = tuple(_cell(row.get(column)) for column in COLUMNS)
+    table |= {name: [_cell(row.get(column)) for column in COLUMNS] for name, row in results.items()}
     return "\n".join(
         f"{name:10s}" + "".join(f"{c:>10s}" for c in row) for name, row in table.items()
     )
-
-
-_PRODUCTS = {
-    "results.json": "results",
-    "captions.png": "captions, along with their scenes",
-    "curves.png": "training curves",
-    "supermask": "sparse model (run directory)",
-}
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
-
-
-def _draw(workdir: pathlib.Path, configs: Mapping[str, ConfigDict], dataset: Dataset) -> None:
-    captions = {}
-    for name, config in configs.items():
-        file = workdir / name / f"test_beam_{config.eval.beam_size_test}" / "captions.json"
-        captions[name] = {entry["image_id"]: entry["caption"] for entry in read_json(file)}
-    boxed = load_dataset(next(iter(configs.values())).data, need_boxes=True)
-    records = dataset.splits["test"][:9]
-    caption_grid(workdir / "captions.png", records, boxed, captions)
-    training_curves(workdir / "curves.png", {name: workdir / name for name in configs})

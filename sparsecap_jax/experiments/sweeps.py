@@ -24,13 +24,10 @@ from sparsecap_jax.files import read_json, write_json, write_table
 from sparsecap_jax.models import model_class
 from sparsecap_jax.runs.config import to_json
 from sparsecap_jax.runs.loop import train
+from sparsecap_jax.runs.recipes import TINY_UP_DOWN, make_config
 from sparsecap_jax.runs.run import check_workdir
 
-# Module of each sweep; imported when asked for.
-SWEEPS = {
-    name: f"sparsecap_jax.experiments.{name}" for name in ("toy_models", "toy_pruners", "toy_scst")
-}
-
+SWEEPS = ("toy_models", "toy_pruners", "toy_scst")
 RESULT = "result.json"
 TABLE = "results.csv"
 Row = dict[str, Any]
@@ -51,6 +48,15 @@ class SweepRun:
     labels: Mapping[str, Any]
     config: ConfigDict
     init_from: str = ""
+
+
+def toy_config(seed: int, *words: str, **recipe: Any) -> ConfigDict:
+    """Return a config on the toy scenes, by default of a small Up-Down; see `make_config`."""
+    recipe = {"model": "up_down", "tiny": TINY_UP_DOWN, "weight_scale": 0.5, **recipe}
+    arg = ",".join(["tiny", *filter(None, words)])
+    config = make_config(arg, fields={}, pruned={}, optimizer={}, **recipe)
+    config.seed = seed
+    return config
 
 
 def score_test_split(directory: pathlib.Path, dataset: Dataset) -> Row:
@@ -83,7 +89,7 @@ def load_sweep(name: str) -> Sweep:
     """
     if name not in SWEEPS:
         raise ConfigError(f"--sweep is {name!r}; expected one of {', '.join(sorted(SWEEPS))}")
-    return importlib.import_module(SWEEPS[name]).SWEEP
+    return importlib.import_module(f"sparsecap_jax.experiments.{name}").SWEEP
 
 
 def run_sweep(
@@ -113,18 +119,20 @@ def run_sweep(
     Raises:
         SparsecapError: some runs failed; raised after all others.
     """
-    workdir = pathlib.Path(workdir)
-    runs = sweep.runs(seeds)
+    workdir, runs = pathlib.Path(workdir), sweep.runs(seeds)
     datasets, failures = {}, []
     began = time.monotonic()
     for number, run in enumerate(runs):
-        if not re.search(only, run.name) or _is_finished(workdir, run):
+        directory, config = workdir / run.name, run.config.copy_and_resolve_references()
+        if run.init_from:
+            config.train.init_from = str(workdir / run.init_from)
+        if not re.search(only, run.name) or _is_finished(directory, config):
             continue
         if minutes is not None and time.monotonic() - began >= minutes * 60:
             report(f"{minutes:g} minutes are over; run again to continue")
             break
         try:
-            row = _take(sweep, run, workdir, datasets)
+            row = _take(sweep, directory, config, datasets)
         except SparsecapError as error:
             failures.append(f"{run.name}: {error}")
             report(f"[{number + 1}/{len(runs)}] failed: {failures[-1]}")
@@ -153,26 +161,18 @@ def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(titles), *lines[1:], ""])
 
 
-def _config(workdir: pathlib.Path, run: SweepRun) -> ConfigDict:
-    config = run.config.copy_and_resolve_references()
-    if run.init_from:
-        config.train.init_from = str(workdir / run.init_from)
-    return config
-
-
-def _is_finished(workdir: pathlib.Path, run: SweepRun) -> bool:
-    """Return whether the run has its result; one of another config is an error."""
-    if not (workdir / run.name / RESULT).exists():
+def _is_finished(directory: pathlib.Path, config: ConfigDict) -> bool:
+    """Return whether a run has its result; one of another config is an error."""
+    if not (directory / RESULT).exists():
         return False
-    changes = check_workdir(_config(workdir, run), workdir / run.name)
+    changes = check_workdir(config, directory)
     if changes:
-        raise ConfigError(f"{workdir / run.name}: finished with another config: {changes}")
+        raise ConfigError(f"{directory}: finished with another config: {changes}")
     return True
 
 
-def _take(sweep: Sweep, run: SweepRun, workdir: pathlib.Path, datasets: dict[Any, Dataset]) -> Row:
+def _take(sweep: Sweep, directory: pathlib.Path, config: ConfigDict, datasets: dict) -> Row:
     """Train and score a run; `datasets` holds those that are open, by their config."""
-    directory, config = workdir / run.name, _config(workdir, run)
     boxes = getattr(model_class(config.model.name), "needs_boxes", False)
     key = (to_json(config.data), boxes)
     if key not in datasets:

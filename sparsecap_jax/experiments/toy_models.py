@@ -49,9 +49,9 @@ COLUMNS = {
 def toy_runs(seeds: int) -> list[SweepRun]:
     """Return the runs of all models, seed by seed."""
     runs = []
+    chosen = [(model, "toy") for model in MODELS]
+    chosen += [(model, scenes) for scenes, models in BOXES_MATTER.items() for model in models]
     for seed in range(seeds):
-        chosen = [(model, "toy") for model in MODELS]
-        chosen += [(model, scenes) for scenes, models in BOXES_MATTER.items() for model in models]
         for model, scenes in chosen:
             path, _, words = MODELS[model.removesuffix(PLAIN)].partition(":")
             config = load_config(CONFIGS / path, words)

@@ -10,15 +10,15 @@ import pathlib
 from ml_collections import ConfigDict
 
 from sparsecap_jax.evaluation.plots import error_bar_curves
-from sparsecap_jax.experiments.sweeps import Row, Sweep, SweepRun
+from sparsecap_jax.experiments.sweeps import Row, Sweep, SweepRun, toy_config
 from sparsecap_jax.pruning import make_pruner
-from sparsecap_jax.runs.recipes import TINY_TRANSFORMER, TINY_UP_DOWN, make_config
+from sparsecap_jax.runs.recipes import TINY_TRANSFORMER
 
 SPARSITIES = (0.8, 0.9, 0.95, 0.975, 0.99)
 # The papers' main methods, and the one that jaxpruner's users would miss most.
 METHODS = ("supermask", "mag_grad_blind", "mag_blind", "snip", "rigl")
 MODELS = {
-    "up_down": {"model": "up_down", "tiny": TINY_UP_DOWN, "weight_scale": 0.5},
+    "up_down": {},
     "ort": {"model": "relation_transformer", "tiny": TINY_TRANSFORMER, "weight_scale": 1.5},
 }
 # Plain captions (CIDEr is 0 to 10), and runs just long enough to separate the methods.
@@ -48,14 +48,9 @@ def toy_runs(seeds: int) -> list[SweepRun]:
                     if trained:
                         steps = STEPS[model] * 2 // 3
                         config.train.update(steps=steps, eval_every=steps)
-                    runs.append(
-                        SweepRun(
-                            f"{model}/{method}/{sparsity}/seed_{seed}",
-                            {**labels, "method": method, "target": sparsity},
-                            config,
-                            init_from=dense if trained else "",
-                        )
-                    )
+                    name = f"{model}/{method}/{sparsity}/seed_{seed}"
+                    setting = {**labels, "method": method, "target": sparsity}
+                    runs.append(SweepRun(name, setting, config, dense if trained else ""))
     return runs
 
 
@@ -66,9 +61,7 @@ def draw(workdir: pathlib.Path, rows: list[Row]) -> None:
 
 
 def _config(model: str, words: str, seed: int) -> ConfigDict:
-    arg = f"tiny,{words}" if words else "tiny"
-    config = make_config(arg, fields={}, pruned={}, optimizer={}, **MODELS[model])
-    config.seed = seed
+    config = toy_config(seed, words, **MODELS[model])
     config.train.update(steps=STEPS[model], eval_every=STEPS[model])
     config.data.update(name="toy_plain", seq_per_img=1)
     config.eval.beam_size_test = 1

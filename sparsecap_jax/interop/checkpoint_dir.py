@@ -7,7 +7,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from sparsecap_jax.errors import CheckpointError
-from sparsecap_jax.files import write_json
+from sparsecap_jax.files import new_folder, write_json
 from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer
 from sparsecap_jax.torch_files import SparseTensor, load_torch_file, save_torch_file
 from sparsecap_jax.torch_files.reading import BROKEN
@@ -30,8 +29,7 @@ PREFERENCE = (
 )
 """Weights to take when none are asked for, best first."""
 
-MAX_FILE_BYTES = 2**31
-"""No file of a checkpoint is larger; the largest of the papers, with masks, has 0.45 GB."""
+MAX_FILE_BYTES = 2**31  # the largest of the papers, with masks, has 0.45 GB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +75,7 @@ class ReferenceCheckpoint:
             raise CheckpointError(f"{self.source}: tokenizer/ is missing; expected its .model")
         with tempfile.TemporaryDirectory() as folder:
             for file, data in self.tokenizer.items():
-                (pathlib.Path(folder) / file).write_bytes(data)
+                pathlib.Path(folder, file).write_bytes(data)
             return make_tokenizer(config, folder)
 
 
@@ -88,19 +86,11 @@ def save_checkpoint_dir(
     state_dict: Mapping[str, Any],
     tokenizer: Tokenizer,
 ) -> None:
-    """Write a checkpoint folder of the reference, all or nothing; see `ReferenceCheckpoint`.
-
-    The folder `output` must not exist, or be empty.
-    """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
-        written = pathlib.Path(folder) / "checkpoint"
-        save_torch_file(written / weights, state_dict)
-        tokenizer.save(written / "tokenizer")
-        write_json(written / "config.json", config)
-        if output.exists():
-            output.rmdir()
-        shutil.move(os.fspath(written), output)
+    """Write a checkpoint folder of the reference; see `ReferenceCheckpoint`, `new_folder`."""
+    with new_folder(output) as folder:
+        save_torch_file(folder / weights, state_dict)
+        tokenizer.save(folder / "tokenizer")
+        write_json(folder / "config.json", config)
 
 
 def open_checkpoint_dir(path: str | os.PathLike, weights: str | None = None) -> ReferenceCheckpoint:
@@ -121,43 +111,39 @@ def open_checkpoint_dir(path: str | os.PathLike, weights: str | None = None) -> 
         if os.path.isdir(source):
             return _read(_folder_files(pathlib.Path(source)), weights, source)
         with zipfile.ZipFile(source) as archive:
-            return _read(_zip_files(archive, source), weights, source)
-    except CheckpointError:
-        raise
+            return _read(_zip_files(archive), weights, source)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}") from error
     except FileNotFoundError:
         raise CheckpointError(f"{source}: no such file or folder") from None
     except BROKEN as error:
         raise CheckpointError(f"{source}: cannot be read as a folder or zip: {error!r}") from error
 
 
+# Names relative to config.json, and what reads each file.
 _Files = Mapping[str, Callable[[], bytes]]
-"""Names relative to config.json, and what reads each file."""
 
 
 def _read(files: _Files, weights: str | None, source: str) -> ReferenceCheckpoint:
     if "config.json" not in files:
-        raise CheckpointError(f"{source}: config.json: missing")
+        raise CheckpointError("config.json: missing")
     try:
         config = json.loads(files["config.json"]().decode())
     except ValueError as error:
-        raise CheckpointError(f"{source}: config.json: not JSON: {error}") from error
+        raise CheckpointError(f"config.json: not JSON: {error}") from error
     if not isinstance(config, dict):
-        raise CheckpointError(f"{source}: config.json: expected a JSON object")
-    weights = _choose_weights(files, weights, source)
-    state_dict = load_torch_file(io.BytesIO(files[weights]()), name=f"{source}: {weights}")
+        raise CheckpointError("config.json: expected a JSON object")
+    names = sorted(name for name in files if name.endswith(".pth") and "/" not in name)
+    if weights is not None and weights not in names:
+        raise CheckpointError(f"{weights}: missing; found {names}")
+    preferred = [name for name in (weights, *PREFERENCE) if name in names]
+    if not preferred and len(names) != 1:
+        raise CheckpointError(f"expected one of {', '.join(PREFERENCE)}; found {names}")
+    weights = (preferred or names)[0]
+    state_dict = load_torch_file(io.BytesIO(files[weights]()), name=weights)
     matches = (re.fullmatch(r"tokenizer/([^/]+)", name) for name in sorted(files))
     tokenizer = {match[1]: files[match[0]]() for match in matches if match}
     return ReferenceCheckpoint(source, config, weights, state_dict, tokenizer)
-
-
-def _choose_weights(files: _Files, weights: str | None, source: str) -> str:
-    names = sorted(name for name in files if name.endswith(".pth") and "/" not in name)
-    if weights is not None and weights not in names:
-        raise CheckpointError(f"{source}: {weights}: missing; found {names}")
-    preferred = [name for name in (weights, *PREFERENCE) if name in names]
-    if not preferred and len(names) != 1:
-        raise CheckpointError(f"{source}: expected one of {', '.join(PREFERENCE)}; found {names}")
-    return (preferred or names)[0]
 
 
 def _folder_files(root: pathlib.Path) -> _Files:
@@ -166,31 +152,29 @@ def _folder_files(root: pathlib.Path) -> _Files:
     return {path.relative_to(root).as_posix(): path.read_bytes for path in paths}
 
 
-def _zip_files(archive: zipfile.ZipFile, source: str) -> _Files:
+def _zip_files(archive: zipfile.ZipFile) -> _Files:
     """Files of a zip in the folder of its only config.json, and in folders there."""
-    members = [info for info in archive.infolist() if not info.is_dir()]
-    for name in (info.filename for info in members):
+    members = [(info.filename, info) for info in archive.infolist() if not info.is_dir()]
+    names = [name for name, _ in members]
+    for name in names:
         if "\\" in name or ":" in name or {"", ".", ".."} & set(name.split("/")):
-            raise CheckpointError(f"{source}: {name!r}: leads outside of the zip")
-    configs = [i.filename for i in members if re.fullmatch(r"([^/]*/)?config\.json", i.filename)]
+            raise CheckpointError(f"{name!r}: leads outside of the zip")
+    configs = [name for name in names if re.fullmatch(r"([^/]*/)?config\.json", name)]
     if len(configs) != 1:
-        count = f"found {len(configs)}"
-        raise CheckpointError(f"{source}: expected config.json in one folder; {count}")
+        raise CheckpointError(f"expected config.json in one folder; found {len(configs)}")
     root = configs[0].removesuffix("config.json")
     return {
-        info.filename.removeprefix(root): functools.partial(_read_member, archive, info, source)
-        for info in members
-        if info.filename.startswith(root)
+        name.removeprefix(root): functools.partial(_read_member, archive, info)
+        for name, info in members
+        if name.startswith(root)
     }
 
 
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: str) -> bytes:
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     if info.file_size > MAX_FILE_BYTES:
-        raise CheckpointError(
-            f"{source}: {info.filename}: claims {info.file_size} bytes; "
-            f"expected at most {MAX_FILE_BYTES}"
-        )
+        claim = f"claims {info.file_size} bytes; expected at most {MAX_FILE_BYTES}"
+        raise CheckpointError(f"{info.filename}: {claim}")
     try:
         return archive.read(info)
     except BROKEN as error:
-        raise CheckpointError(f"{source}: {info.filename}: corrupt: {error!r}") from error
+        raise CheckpointError(f"{info.filename}: corrupt: {error!r}") from error

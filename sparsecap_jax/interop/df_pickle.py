@@ -20,7 +20,6 @@ _OPCODES = frozenset(
     EMPTY_DICT SETITEM SETITEMS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
     """.split()  # noqa: SIM905
 )
-_EOS, _UNK = {"words": "<eos>", "ids": "0"}, "UNK"
 
 
 def _empty_dict(*arguments: Any) -> dict:
@@ -69,7 +68,6 @@ def _convert(content: Any, name: str) -> DocumentFrequency:
             raise ValueError(f"n-gram {reprlib.repr(ngram)} has the count {reprlib.repr(count)}")
     words = {ngram[0] for ngram in counts if len(ngram) == 1}
     tokens = "ids" if all(word.isdigit() for word in words) else "words"
-    eos, unk = _EOS[tokens], _UNK if _UNK in words else ""
-    return from_ngrams(
-        counts, int(images), eos=eos if eos in words else "", unk=unk, dataset=name, tokens=tokens
-    )
+    eos, unk = "0" if tokens == "ids" else "<eos>", "UNK"
+    special = {"eos": eos if eos in words else "", "unk": unk if unk in words else ""}
+    return from_ngrams(counts, int(images), **special, dataset=name, tokens=tokens)

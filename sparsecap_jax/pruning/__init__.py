@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.pruning import methods
 from sparsecap_jax.pruning.base import Pruner, PruneState
-from sparsecap_jax.pruning.fixed import MaskFreeze, NoPruner
 from sparsecap_jax.pruning.masks import (
     Sparsity,
     apply_masks,
@@ -22,61 +22,48 @@ from sparsecap_jax.pruning.masks import (
     sparsity,
     unpack,
 )
-from sparsecap_jax.pruning.methods import (
-    Magnitude,
-    MagnitudeSTE,
-    OneShotMagnitude,
-    Random,
-    Saliency,
-)
 from sparsecap_jax.pruning.paths import by_path
 from sparsecap_jax.pruning.ranked import Ranked
-from sparsecap_jax.pruning.sparse_training import Rewired, StaticSparse
 from sparsecap_jax.pruning.step import SparseStep, TrainState, sparse_step
 from sparsecap_jax.pruning.supermask import Supermask
 from sparsecap_jax.settings import Registry, build, defaults_of
 
 # Parts that a method may fix. What a `partial` is given belongs to the name: no config sets it.
-_BLIND = {"distribution": "global", "standardize": False}
-_UNIFORM = {"distribution": "uniform", "standardize": False}
-_DIST = {"distribution": "global", "standardize": True}
+_CRITERIA = {
+    "blind": {"distribution": "global", "standardize": False},
+    "uniform": {"distribution": "uniform", "standardize": False},
+    "dist": {"distribution": "global", "standardize": True},
+}
 _NO_EVENTS = {"initial_sparsity": 0.0, "start_step": None, "frequency": None, "events": None}
 
-_one_shot = partial(OneShotMagnitude, rewinds=False, **_NO_EVENTS)
-_lottery = partial(OneShotMagnitude, rewinds=True, **_NO_EVENTS)
-_gradual = partial(Magnitude, when="polynomial", normalize=False)
-_magnitude = partial(Magnitude, standardize=False)
-_saliency = partial(Saliency, reference_signed=False)
+_one_shot = partial(methods.OneShotMagnitude, rewinds=False, **_NO_EVENTS)
+_lottery = partial(methods.OneShotMagnitude, rewinds=True, **_NO_EVENTS)
+_gradual = partial(methods.Magnitude, when="polynomial", normalize=False)
+_magnitude = partial(methods.Magnitude, standardize=False)
+_saliency = partial(methods.Saliency, reference_signed=False)
+_before = {"when": "before", "distribution": "global", "normalize": False, **_NO_EVENTS}
 
 PRUNERS: Registry[Any] = Registry(
     "pruner.name",
     {
-        "none": NoPruner,
+        "none": methods.NoPruner,
         "supermask": Supermask,
-        "mag_blind": partial(_one_shot, **_BLIND),
-        "mag_uniform": partial(_one_shot, **_UNIFORM),
-        "mag_dist": partial(_one_shot, **_DIST),
-        "mag_grad_blind": partial(_gradual, **_BLIND),
-        "mag_grad_uniform": partial(_gradual, **_UNIFORM),
-        "mag_grad_dist": partial(_gradual, **_DIST),
-        "lottery_mag_blind": partial(_lottery, **_BLIND),
-        "lottery_mag_uniform": partial(_lottery, **_UNIFORM),
-        "lottery_mag_dist": partial(_lottery, **_DIST),
-        "lottery_mask_freeze": partial(MaskFreeze, rewinds=True),
-        "mask_freeze": partial(MaskFreeze, rewinds=False),
-        "snip": partial(
-            Saliency, when="before", distribution="global", normalize=False, **_NO_EVENTS
-        ),
+        **{f"mag_{name}": partial(_one_shot, **parts) for name, parts in _CRITERIA.items()},
+        **{f"mag_grad_{name}": partial(_gradual, **parts) for name, parts in _CRITERIA.items()},
+        **{f"lottery_mag_{name}": partial(_lottery, **parts) for name, parts in _CRITERIA.items()},
+        "lottery_mask_freeze": partial(methods.MaskFreeze, rewinds=True),
+        "mask_freeze": partial(methods.MaskFreeze, rewinds=False),
+        "snip": partial(methods.Saliency, **_before),
         # Those of jaxpruner, by its names.
         "magnitude": _magnitude,
         "global_magnitude": partial(_magnitude, distribution="global", normalize=True),
         "saliency": _saliency,
         "global_saliency": partial(_saliency, distribution="global", normalize=True),
-        "random": Random,
-        "magnitude_ste": MagnitudeSTE,
-        "static_sparse": partial(StaticSparse, **_NO_EVENTS),
-        "set": partial(Rewired, growth="random"),
-        "rigl": partial(Rewired, growth="gradient"),
+        "random": methods.Random,
+        "magnitude_ste": methods.MagnitudeSTE,
+        "static_sparse": partial(methods.StaticSparse, **_NO_EVENTS),
+        "set": partial(methods.Rewired, growth="random"),
+        "rigl": partial(methods.Rewired, growth="gradient"),
     },
     Pruner,
 )

@@ -3,22 +3,24 @@
 import dataclasses
 import typing
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, ClassVar, Literal, no_type_check
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, no_type_check
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning import masks as masks_lib
-from sparsecap_jax.pruning.paths import Path, by_path, matching, nest, select, show
+from sparsecap_jax.pruning.paths import Path, by_path, listed, matching, nest, select
 from sparsecap_jax.pruning.targets import Targets, make_targets
 from sparsecap_jax.settings import Range, checked, fields_of
 from sparsecap_jax.types import PyTree
 
 Target = Annotated[float, Range(0.0, 1.0, open_high=True)]
+GradFn = Callable[[PyTree, Any], PyTree] | None
+Scalar = Float[Array, ""]
 
 
 # JAX rebuilds pytrees with leaves that are no arrays, so the fields are not checked at run time.
@@ -35,6 +37,21 @@ class PruneState:
 
     masks: PyTree
     extras: PyTree
+
+
+@no_type_check
+class WrappedState(NamedTuple):
+    """State of a wrapped optimizer (`Pruner.wrap`).
+
+    Attributes:
+        step: int32 `[]`, steps finished.
+        prune: the pruner's state; `prune.masks` are the masks.
+        inner: the state of the optimizer inside.
+    """
+
+    step: Int[Array, ""]
+    prune: PruneState
+    inner: optax.OptState
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,11 +131,9 @@ class Pruner:
         frozen = matching(self.freeze, paths, "pruner.freeze")
         self.targets({path: leaves[path] for path in paths if path not in frozen})
         masks = nest({p: jnp.full(leaves[p].shape, self.init_value, jnp.float32) for p in paths})
-        if not self.rewinds:
-            return PruneState(masks, {})
         # Buffers of their own, so that parameters and state may both be donated.
-        copies = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params)
-        return PruneState(masks, {"initial": copies})
+        copy = {"initial": jax.tree.map(jnp.array, params)} if self.rewinds else {}
+        return PruneState(masks, copy)
 
     def load_masks(self, state: PruneState, masks: PyTree) -> PruneState:
         """Put stored masks into a state: logits where masks are trained, {0, 1} otherwise.
@@ -128,19 +143,15 @@ class Pruner:
         """
         stored, expected = by_path(masks), by_path(state.masks)
         if stored.keys() != expected.keys():
-            odd = sorted(show(path) for path in stored.keys() ^ expected.keys())
-            raise ConfigError(f"stored masks and prunable leaves differ in {', '.join(odd[:8])}")
+            odd = listed(sorted(stored.keys() ^ expected.keys()))
+            raise ConfigError(f"stored masks and prunable leaves differ in {odd}")
         masks_lib.check_fit(masks, state.masks)
         if not self.trains_masks:
             masks_lib.check_binary(masks)
         return state.replace(masks=nest({p: jnp.array(m, jnp.float32) for p, m in stored.items()}))
 
     def prepare(
-        self,
-        state: PruneState,
-        params: PyTree,
-        grad_fn: Callable[[PyTree, Any], PyTree] | None = None,
-        batches: Iterable[Any] = (),
+        self, state: PruneState, params: PyTree, grad_fn: GradFn = None, batches: Iterable[Any] = ()
     ) -> PruneState:
         """Find the masks of methods that prune before training. Not for use inside jit.
 
@@ -173,19 +184,12 @@ class Pruner:
         """Return the {0, 1} masks of evaluation, deterministic."""
         return masks
 
-    def penalty(
-        self, masks: PyTree, step: Any
-    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    def penalty(self, masks: PyTree, step: Any) -> tuple[Scalar, dict[str, Scalar]]:
         """Return the term that the method adds to the training loss, and scalars to log."""
         return jnp.zeros((), jnp.float32), {}
 
     def update(
-        self,
-        state: PruneState,
-        params: PyTree,
-        grads: PyTree | None,
-        step: Any,
-        rng: Array | None = None,
+        self, state: PruneState, params: PyTree, grads: PyTree | None, step: Any, rng: Any = None
     ) -> PruneState:
         """Return the state after an optimizer step, same structure, shapes and dtypes.
 
@@ -219,11 +223,57 @@ class Pruner:
         """Prune to the target at once; a ConfigError where the method cannot (see `Ranked`)."""
         raise ConfigError(f"pruner {self.name!r} cannot find masks from the weights at once")
 
-    def wrap(self, tx: optax.GradientTransformation, state: PruneState | None = None):
-        """Return an optimizer that prunes; see `sparsecap_jax.pruning.wrapped.wrap`."""
-        from sparsecap_jax.pruning.wrapped import wrap
+    def wrap(
+        self, tx: optax.GradientTransformation, state: PruneState | None = None
+    ) -> optax.GradientTransformationExtraArgs:
+        """Prune inside an optimizer: after every update the pruned weights are exactly 0.
 
-        return wrap(self, tx, state)
+        For loops that only know an optimizer. They differentiate their loss at the parameters as
+        they are, zeros in place, so gradients reach pruned weights. The optimizer takes its step
+        with them; at the events of the schedule masks are found on the result, and all pruned
+        weights are set to 0. By default the weights given to `init` are prepared; methods that need
+        gradients of batches first take a prepared `state`.
+
+        Returns:
+            A transformation whose state is a `WrappedState`. Its `update` needs `params`.
+
+        Raises:
+            ConfigError: the method needs the training step, or a prepared state.
+        """
+        if self.trains_masks or self.keeps_pruned or self.rewinds:
+            raise ConfigError(
+                f"pruner {self.name!r} does more than an optimizer can: train with sparse_step "
+                "(docs/pruning.md)"
+            )
+        if state is None and self.batches_needed:
+            raise ConfigError(
+                f"pruner {self.name!r} needs gradients of batches first: wrap(tx, state) with a "
+                "state from init and prepare"
+            )
+        inner = optax.with_extra_args_support(tx)
+
+        def init(params: PyTree) -> WrappedState:
+            prune = state or self.prepare(self.init(jax.random.key(0), params), params)
+            return WrappedState(jnp.zeros((), jnp.int32), prune, inner.init(params))
+
+        def update(updates: PyTree, old: WrappedState, params: PyTree = None, **extra: Any):
+            if params is None:
+                raise ConfigError("a wrapped optimizer prunes parameters: give update(...) params")
+            step = old.step + jnp.ones((), jnp.int32)
+            kept = self.gradients(updates, old.prune.masks)
+            deltas, moments = inner.update(kept, old.inner, params, **extra)
+            moved = optax.apply_updates(params, deltas)
+            prune = self.update(old.prune, moved, updates, step)
+            landed = masks_lib.finalize(moved, prune.masks)
+            _, moments = self.settle(landed, moments, prune.masks)
+
+            def land(mask, delta, weight):
+                return jnp.where(mask != 0, delta, -weight)
+
+            deltas = masks_lib.map_masked(land, prune.masks, deltas, params)
+            return deltas, WrappedState(step, prune, moments)
+
+        return optax.GradientTransformationExtraArgs(init, update)
 
     def targets(self, active: dict[Path, Any]) -> Targets:
         """Return the groups of tensors that are ranked together, and the sparsity of each.
@@ -248,16 +298,15 @@ class Pruner:
         targets = self.targets(active)
         gone = [k / n for k, n in zip(targets.removals(), targets.sizes, strict=True)]
         sizes = [mask.size for mask in active.values()]
-        goal = sum(n * (1.0 - gone[g]) for n, g in zip(sizes, targets.groups, strict=True))
-        goal /= sum(sizes)
+        left = [n * (1.0 - gone[g]) for n, g in zip(sizes, targets.groups, strict=True)]
+        goal = sum(left) / sum(sizes)
         kept = 1.0 - float(masks_lib.overall_sparsity(nest(active)))
         return abs(kept - goal) <= tolerance * goal
 
     def begun(self, masks: PyTree) -> bool:
         """Return whether the method has pruned anything yet. Not for use inside jit.
 
-        Also True where there is nothing to prune: without active masks, or at a target that removes
-        none of their weights.
+        Also True where there is nothing to prune.
         """
         active, _ = self.split(masks)
         if not active or not any(self.targets(active).removals()):

@@ -23,26 +23,25 @@ def check_fit(masks: PyTree, params: PyTree) -> None:
     for path, mask in by_path(masks).items():
         if path not in leaves:
             raise ConfigError(f"mask {show(path)!r} has no parameter of that path")
-        if mask.shape != leaves[path].shape:
+        if mask.shape != (shape := leaves[path].shape):
             raise ConfigError(
-                f"mask {show(path)!r} has shape {mask.shape}; "
-                f"its parameter has {leaves[path].shape}"
+                f"mask {show(path)!r} has shape {mask.shape}; its parameter has {shape}"
             )
 
 
-def _map_masked(function: Callable[[Array, Array], Array], params: PyTree, masks: PyTree) -> PyTree:
-    """Replace each leaf that has a mask by `function(leaf, mask)`; leave the others alone."""
-    check_fit(masks, params)
+def map_masked(function: Callable[..., Array], masks: PyTree, tree: PyTree, *rest: PyTree):
+    """Replace the leaves that have a mask by `function(mask, leaf, *leaves of the rest)`."""
+    check_fit(masks, tree)
     flat = by_path(masks)
 
-    def visit(keys, leaf):
+    def visit(keys, *leaves):
         path = to_path(keys)
-        return function(leaf, flat[path]) if path in flat else leaf
+        return function(flat[path], *leaves) if path in flat else leaves[0]
 
-    return jax.tree_util.tree_map_with_path(visit, params)
+    return jax.tree_util.tree_map_with_path(visit, tree, *rest)
 
 
-def _zero(leaf: ArrayLike, mask: ArrayLike) -> Array:
+def _zero(mask: ArrayLike, leaf: ArrayLike) -> Array:
     return jnp.where(mask != 0, leaf, jnp.zeros((), leaf.dtype))
 
 
@@ -54,25 +53,25 @@ def apply_masks(params: PyTree, binary: PyTree) -> PyTree:
     Raises:
         ConfigError: a mask has no parameter, or one of another shape.
     """
-    return _map_masked(lambda leaf, mask: leaf * mask.astype(leaf.dtype), params, binary)
+    return map_masked(lambda mask, leaf: leaf * mask.astype(leaf.dtype), binary, params)
 
 
 @jax.custom_jvp
-def _masked_value(leaf: Array, mask: Array) -> Array:
+def _masked_value(mask: Array, leaf: Array) -> Array:
     return leaf * mask.astype(leaf.dtype)
 
 
 @_masked_value.defjvp
 def _masked_value_jvp(primals, tangents):
-    return _masked_value(*primals), tangents[0]
+    return _masked_value(*primals), tangents[1]
 
 
 def apply_straight_through(params: PyTree, binary: PyTree) -> PyTree:
     """`apply_masks` whose gradient reaches pruned weights as well, as if no mask were there.
 
-    Masks get no gradient. Arguments, result and errors are those of `apply_masks`.
+    Masks get no gradient.
     """
-    return _map_masked(_masked_value, params, binary)
+    return map_masked(_masked_value, binary, params)
 
 
 def zero_moments(opt_state: PyTree, binary: PyTree) -> PyTree:
@@ -89,7 +88,7 @@ def zero_moments(opt_state: PyTree, binary: PyTree) -> PyTree:
         for length in lengths:
             mask = flat.get(path[-length:])
             if mask is not None and mask.shape == getattr(leaf, "shape", None):
-                return _zero(leaf, mask)
+                return _zero(mask, leaf)
         return leaf
 
     return jax.tree_util.tree_map_with_path(visit, opt_state)
@@ -102,7 +101,7 @@ def finalize(params: PyTree, binary: PyTree) -> PyTree:
         ConfigError: masks do not fit, or are not binary.
     """
     check_binary(binary)
-    return _map_masked(_zero, params, binary)
+    return map_masked(_zero, binary, params)
 
 
 def check_binary(masks: PyTree) -> None:
@@ -163,8 +162,7 @@ def overall_sparsity(binary: PyTree) -> Float[Array, ""]:
     if not leaves:
         return jnp.zeros((), jnp.float32)
     kept = sum(jnp.sum(mask != 0, dtype=jnp.uint32) for mask in leaves)
-    size = sum(mask.size for mask in leaves)
-    return 1.0 - kept.astype(jnp.float32) / jnp.float32(size)
+    return 1.0 - kept.astype(jnp.float32) / jnp.float32(sum(mask.size for mask in leaves))
 
 
 def pack(binary: PyTree) -> dict:
@@ -177,9 +175,7 @@ def pack(binary: PyTree) -> dict:
         ConfigError: a mask is not binary.
     """
     check_binary(binary)
-    return nest(
-        {p: np.packbits(np.asarray(m).reshape(-1) != 0) for p, m in by_path(binary).items()}
-    )
+    return nest({p: np.packbits(np.ravel(mask) != 0) for p, mask in by_path(binary).items()})
 
 
 def unpack(packed: PyTree, params: PyTree) -> dict:
@@ -188,8 +184,7 @@ def unpack(packed: PyTree, params: PyTree) -> dict:
     Raises:
         ConfigError: a path has no parameter, or a parameter of another size.
     """
-    leaves = by_path(params)
-    masks = {}
+    leaves, masks = by_path(params), {}
     for path, bits in by_path(packed).items():
         if path not in leaves:
             raise ConfigError(f"packed mask {show(path)!r} has no parameter of that path")

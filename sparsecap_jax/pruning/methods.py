@@ -1,4 +1,4 @@
-"""Methods that rank: each is a score function with the settings of `Ranked`.
+"""Pruning methods: a score function with the settings of `Ranked` each, and fixed masks.
 
 References:
     Frankle and Carbin, "The lottery ticket hypothesis" (2019), arXiv 1803.03635.
@@ -6,17 +6,93 @@ References:
     Bengio, Leonard and Courville, "Estimating or propagating gradients through stochastic neurons
     for conditional computation" (2013), arXiv 1308.3432 (straight-through).
     Lee et al., "JaxPruner: a concise library for sparsity research" (2023), arXiv 2304.14082.
+    Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse
+    connectivity inspired by network science" (2018), arXiv 1707.04780 (SET).
+    Evci et al., "Rigging the lottery: making all tickets winners" (2020), arXiv 1911.11134 (RigL).
+    Lee, Ajanthan and Torr, "SNIP: single-shot network pruning based on connection sensitivity"
+    (2019), arXiv 1810.02340, equations 5 and 6.
+    Molchanov et al., "Importance estimation for neural network pruning" (2019), arXiv 1906.10771
+    (saliency: |gradient x weight|).
 """
 
 import dataclasses
-from typing import Annotated, ClassVar
+import math
+from typing import Annotated, ClassVar, Literal
 
-from sparsecap_jax.pruning import scores as scores_lib
-from sparsecap_jax.pruning.masks import apply_straight_through
-from sparsecap_jax.pruning.ranked import Arrays, Ranked, When
-from sparsecap_jax.pruning.schedules import Polynomial
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.pruning import ranking
+from sparsecap_jax.pruning.base import Pruner, PruneState, Target
+from sparsecap_jax.pruning.masks import apply_masks, apply_straight_through, sparsity
+from sparsecap_jax.pruning.paths import by_path, nest
+from sparsecap_jax.pruning.ranked import Arrays, Ranked, When, pick
+from sparsecap_jax.pruning.targets import Polynomial, Targets
 from sparsecap_jax.settings import Range
 from sparsecap_jax.types import PyTree
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoPruner(Pruner):
+    """No masks at all: dense training through the same interface."""
+
+    sparsity: Target = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.sparsity:
+            raise ConfigError(f"pruner.sparsity is {self.sparsity}, but pruner.name is 'none'")
+
+    def init(self, rng: Array, params: PyTree) -> PruneState:
+        """Return a state without masks."""
+        return PruneState({}, {})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskFreeze(Pruner):
+    """Masks of a pruned model, which stay fixed while its weights are trained.
+
+    Masks come from `load_masks`; where none were loaded, zero weights count as pruned.
+
+    Attributes:
+        sparsity: expected sparsity of the given masks; 0 accepts any.
+        rewinds: whether training starts from the initial weights (lottery tickets) instead of the
+            pruned model's.
+    """
+
+    sparsity: Target = 0.0
+    rewinds: bool = False
+
+    expects_trained: ClassVar[bool] = True
+    needs_masks: ClassVar[bool] = True
+
+    def prepare(self, state, params, grad_fn=None, batches=()) -> PruneState:
+        """Read the masks off the weights unless masks were loaded.
+
+        Raises:
+            ConfigError: the model is not pruned, or its nonzeros are more than 5 % off the target.
+        """
+        masks = by_path(state.masks)
+        if all(bool(jnp.all(mask == 1)) for mask in masks.values()):
+            leaves = by_path(params)
+            masks = {path: (leaves[path] != 0).astype(jnp.float32) for path in masks}
+        pruned = sparsity(nest(masks)).prunable
+        if pruned == 0:
+            raise ConfigError(
+                f"pruner.name is {self.name!r}, but the model to start from is dense: it has "
+                "neither masks nor zero weights"
+            )
+        if self.sparsity and abs(self.sparsity - pruned) > 0.05 * (1.0 - self.sparsity):
+            raise ConfigError(
+                f"pruner.sparsity is {self.sparsity}, but the model to start from has {pruned:.4f}"
+            )
+        return state.replace(masks=nest(masks))
+
+    def reached(self, binary: PyTree, tolerance: float = 0.05) -> bool:
+        """As in `Pruner`; always True where no target is set."""
+        return not self.sparsity or super().reached(binary, tolerance)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,9 +110,9 @@ class Magnitude(Ranked):
     def scores(self, state, weights, grads, event) -> Arrays:
         """Return |weight|, normalized or standardized."""
         if self.standardize:
-            return scores_lib.standardized_magnitudes(weights)
-        scores = scores_lib.magnitudes(weights)
-        return scores_lib.normalized(scores) if self.normalize else scores
+            return ranking.standardized_magnitudes(weights)
+        scores = ranking.magnitudes(weights)
+        return ranking.normalized(scores) if self.normalize else scores
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,6 +152,8 @@ class MagnitudeSTE(Ranked):
     starts_sparse: ClassVar[bool] = True
     keeps_pruned: ClassVar[bool] = True
 
+    apply = staticmethod(apply_straight_through)
+
     @property
     def schedule(self) -> Polynomial:
         """The whole target at every event; by default until training ends."""
@@ -85,11 +163,7 @@ class MagnitudeSTE(Ranked):
 
     def scores(self, state, weights, grads, event) -> Arrays:
         """Return |weight|."""
-        return scores_lib.magnitudes(weights)
-
-    def apply(self, params: PyTree, binary: PyTree) -> PyTree:
-        """Return masked parameters with a gradient for pruned weights too."""
-        return apply_straight_through(params, binary)
+        return ranking.magnitudes(weights)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,8 +176,8 @@ class Saliency(Ranked):
     Attributes:
         normalize: divide each tensor's scores by their norm, as jaxpruner's global methods do.
         num_batches: batches whose gradients are added up where masks are found `before` training.
-        reference_signed: rank signed products as the PyTorch reference does; see
-            `scores.signed_saliencies`.
+        reference_signed: rank gradient x weight divided by its sum over all tensors, sign
+            included, as the PyTorch reference does.
     """
 
     normalize: bool = False
@@ -111,11 +185,13 @@ class Saliency(Ranked):
     reference_signed: bool = False
 
     def scores(self, state, weights, grads, event) -> Arrays:
-        """Return |gradient x weight|, or their signed products."""
+        """Return |gradient x weight|, or their products, negated where the sum is negative."""
+        products = [g * w for g, w in zip(grads, weights, strict=True)]
         if self.reference_signed:
-            return scores_lib.signed_saliencies(weights, grads)
-        scores = scores_lib.saliencies(weights, grads)
-        return scores_lib.normalized(scores) if self.normalize else scores
+            total = sum(jnp.sum(product) for product in products)
+            return [jnp.where(total < 0, -product, product) for product in products]
+        scores = ranking.magnitudes(products)
+        return ranking.normalized(scores) if self.normalize else scores
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,5 +203,99 @@ class Random(Ranked):
     def scores(self, state, weights, grads, event) -> Arrays:
         """Return uniform scores in (0, 1), and 0 for weights that are pruned already."""
         masks = self.split(state.masks)[0].values()
-        drawn = scores_lib.random_scores(state.extras["seed"], event, weights)
+        drawn = ranking.random_scores(state.extras["seed"], event, weights)
         return [score * mask for score, mask in zip(drawn, masks, strict=True)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StaticSparse(Ranked):
+    """Random masks at initialisation, which stay."""
+
+    hard_zero: bool = True
+
+    when: ClassVar[When] = "before"
+    starts_sparse: ClassVar[bool] = True
+    draws: ClassVar[bool] = True
+
+    def scores(self, state, weights, grads, event) -> Arrays:
+        """Return uniform scores in (0, 1)."""
+        return ranking.random_scores(state.extras["seed"], event, weights)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rewired(Ranked):
+    """Random masks, of which each event drops the smallest weights and grows as many others.
+
+    The number of nonzeros of each tensor never changes. Grown weights start at 0, without
+    momentum. A dropped weight may grow again at once.
+
+    Attributes:
+        drop_fraction: fraction of a tensor's nonzeros that the first event exchanges; it falls to
+            0 along a half cosine until the last event.
+        growth: weights that grow: `random` ones (SET) or those with the largest `gradient` (RigL).
+            For RigL the training step differentiates with respect to pruned weights too (`apply`),
+            `update` reads these gradients, and the optimizer gets those of the kept weights alone
+            (`gradients`).
+    """
+
+    hard_zero: bool = True
+    drop_fraction: Annotated[float, Range(0.0, 1.0)] = 0.1
+    growth: Literal["random", "gradient"] = "random"
+
+    when: ClassVar[When] = "periodic"
+    initial_sparsity: ClassVar[float] = 0.0
+    starts_sparse: ClassVar[bool] = True
+    draws: ClassVar[bool] = True
+
+    scores = StaticSparse.scores
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.sparsity_type != "unstructured":
+            raise ConfigError(
+                f"pruner.sparsity_type is {self.sparsity_type!r}; {self.name!r} rewires single "
+                "weights: expected 'unstructured'"
+            )
+        if self.distribution == "global":
+            raise ConfigError("pruner.distribution is 'global'; expected 'uniform' or 'erk'")
+
+    def apply(self, params: PyTree, binary: PyTree) -> PyTree:
+        """Return masked parameters; for RigL with a gradient for pruned weights too."""
+        masked = apply_straight_through if self.growth == "gradient" else apply_masks
+        return masked(params, binary)
+
+    def gradients(self, grads: PyTree, masks: PyTree) -> PyTree:
+        """Return the gradients of the kept weights; for RigL zeros for the others."""
+        return apply_masks(grads, masks) if self.growth == "gradient" else grads
+
+    def drops(self, targets: Targets) -> np.ndarray:
+        """uint32 `[events + 1, G]`: number of nonzeros of each tensor that an event exchanges."""
+        kept, rows = np.subtract(targets.sizes, targets.removals()).tolist(), []
+        for event in range(self.schedule.events + 1):
+            progress = (self.schedule.start + event * self.schedule.frequency) / self.schedule.end
+            fraction = self.drop_fraction * 0.5 * (1.0 + math.cos(math.pi * progress))
+            rows.append([int(fraction * count) for count in kept])
+        return np.array(rows, np.uint32)
+
+    def recompute(self, state, params, grads, event) -> Arrays:
+        """Return the active masks after dropping and growing."""
+        active, _ = self.split(state.masks)
+        targets = self.targets(active)
+        removed = jnp.asarray(targets.removals(), jnp.uint32)
+        weights = pick(params, active)
+        # Below every magnitude, so that pruned weights count as removed first.
+        kept = [
+            jnp.where(mask != 0, size, jnp.float32(-1.0))
+            for size, mask in zip(ranking.magnitudes(weights), active.values(), strict=True)
+        ]
+        drops = jnp.asarray(self.drops(targets))[event]
+        survivors = ranking.prune_smallest(kept, removed + drops, targets.groups)
+        if self.growth == "random":
+            growth = ranking.random_scores(state.extras["seed"], event, weights)
+        elif grads is not None:
+            growth = ranking.magnitudes(pick(grads, active))
+        else:
+            raise ConfigError(f"pruner {self.name!r} ranks gradients; give it grads")
+        pairs = zip(growth, survivors, strict=True)
+        safe = [jnp.where(mask != 0, jnp.float32(jnp.inf), score) for score, mask in pairs]
+        return ranking.prune_smallest(safe, removed, targets.groups)

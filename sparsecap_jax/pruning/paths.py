@@ -38,14 +38,19 @@ def show(path: Path) -> str:
 
 def by_path(tree: PyTree) -> dict[Path, Any]:
     """Return the leaves of any pytree by path, in sorted order of paths."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    flat = {to_path(keys): leaf for keys, leaf in leaves}
-    return dict(sorted(flat.items(), key=lambda item: item[0]))
+    flat = {to_path(keys): leaf for keys, leaf in jax.tree.leaves_with_path(tree)}
+    return {path: flat[path] for path in sorted(flat)}
 
 
 def nest(flat: dict[Path, Any]) -> dict:
     """Return the nested dict with the given leaves, the form of all masks."""
     return traverse_util.unflatten_dict(flat)
+
+
+def listed(paths: Iterable[Path]) -> str:
+    """Name the first few paths, for messages."""
+    names = [show(path) for path in paths]
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
 
 
 def matching(patterns: tuple[str, ...], paths: Iterable[Path], where: str) -> set[Path]:
@@ -62,14 +67,12 @@ def matching(patterns: tuple[str, ...], paths: Iterable[Path], where: str) -> se
         try:
             regex = re.compile(pattern)
         except re.error as error:
-            raise ConfigError(
-                f"{where}: {pattern!r} is not a regular expression: {error}"
-            ) from None
+            message = f"{where}: {pattern!r} is not a regular expression: {error}"
+            raise ConfigError(message) from None
         hits = {path for path in paths if regex.fullmatch(show(path))}
         if not hits:
-            names = [show(path) for path in paths]
-            listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-            raise ConfigError(f"{where}: {pattern!r} matches none of the paths in full: {listed}")
+            message = f"{where}: {pattern!r} matches none of the paths in full: {listed(paths)}"
+            raise ConfigError(message)
         matched |= hits
     return matched
 
@@ -87,18 +90,14 @@ def select(
         ConfigError: a pattern matches nothing, or no leaf is prunable.
     """
     leaves = by_path(params)
-    paths = [
-        path
-        for path, leaf in leaves.items()
-        if leaf.ndim >= 2 and not NEVER_NAMES.fullmatch(path[-1] if path else "")
-    ]
+    names = {path: path[-1] if path else "" for path, leaf in leaves.items() if leaf.ndim >= 2}
+    paths = [path for path, name in names.items() if not NEVER_NAMES.fullmatch(name)]
     if include:
         chosen = matching(include, paths, "pruner.include")
     else:
-        chosen = {path for path in paths if path and WEIGHT_NAMES.fullmatch(path[-1])}
+        chosen = {path for path in paths if WEIGHT_NAMES.fullmatch(names[path])}
     if exclude:
         chosen -= matching(exclude, sorted(chosen), "pruner.exclude")
     if not chosen:
-        names = ", ".join(show(path) for path in list(leaves)[:8])
-        raise ConfigError(f"pruner: none of the parameters can be pruned ({names})")
+        raise ConfigError(f"pruner: none of the parameters can be pruned ({listed(leaves)})")
     return sorted(chosen)

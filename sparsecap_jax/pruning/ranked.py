@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal
 
 import jax
@@ -15,10 +15,8 @@ from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning.base import Pruner, PruneState
 from sparsecap_jax.pruning.masks import apply_masks, finalize
 from sparsecap_jax.pruning.paths import Path, by_path, nest
-from sparsecap_jax.pruning.schedules import Polynomial, gradual_schedule
-from sparsecap_jax.pruning.scores import random_seed
-from sparsecap_jax.pruning.structures import NofM, Unstructured, parse_structure
-from sparsecap_jax.pruning.targets import Distribution, Targets, make_targets
+from sparsecap_jax.pruning.ranking import NofM, Unstructured, parse_structure
+from sparsecap_jax.pruning.targets import Distribution, Polynomial, Targets, make_targets
 from sparsecap_jax.settings import Range, check_range
 from sparsecap_jax.types import PyTree
 
@@ -43,8 +41,8 @@ class Ranked(Pruner, abc.ABC):
         when: `polynomial` (the cubic rise), `periodic` (the whole target at every event),
             `one_shot` (at `start_step`), or `before` training.
         initial_sparsity: sparsity of the first event; at most `sparsity`.
-        start_step: step of the first event; None: the end of the first epoch. See
-            `schedules.gradual_schedule` for these defaults.
+        start_step: step of the first event; None: the end of the first epoch, or a quarter of a
+            short run.
         frequency: steps between events; None: 1000, or fewer in a short run.
         events: number of events after the first; None: as many as fit into half of training.
         num_batches: batches whose gradients are added up where masks are found `before` training;
@@ -69,10 +67,9 @@ class Ranked(Pruner, abc.ABC):
     def __post_init__(self):
         super().__post_init__()
         check_range("pruner.initial_sparsity", self.initial_sparsity, Range(0.0, self.sparsity))
-        structure = self.structure
-        if not isinstance(structure, NofM):
+        if not isinstance(self.structure, NofM):
             return
-        removed = 1.0 - structure.n / structure.m
+        removed = 1.0 - self.structure.n / self.structure.m
         if abs(self.sparsity - removed) > 1e-6:
             raise ConfigError(
                 f"pruner.sparsity is {self.sparsity}, but pruner.sparsity_type "
@@ -88,22 +85,36 @@ class Ranked(Pruner, abc.ABC):
 
     @property
     def schedule(self) -> Polynomial | None:
-        """Steps at which masks are recomputed, and their sparsity; None: never in training."""
+        """Steps at which masks are recomputed, and their sparsity; None: never in training.
+
+        By default masks first tighten after the first epoch (a quarter of training where that is
+        unknown, or half of it or more) and last at half of training, every 1000 steps; where that
+        would make fewer than 20 events, 20 are spread over the same span, or one a step.
+
+        Raises:
+            ConfigError: the events do not fit into training.
+        """
         if self.when == "before":
             return None
-        rising = gradual_schedule(
-            self.sparsity,
-            self.total_steps,
-            self.steps_per_epoch,
-            initial=self.initial_sparsity,
-            start=self.start_step,
-            frequency=self.frequency,
-            events=self.events,
-        )
-        if self.when == "polynomial":
-            return rising
-        constant = dataclasses.replace(rising, initial=self.sparsity)
-        return dataclasses.replace(constant, events=0) if self.when == "one_shot" else constant
+        half, epoch = self.total_steps // 2, self.steps_per_epoch or self.total_steps
+        start, frequency, events = self.start_step, self.frequency, self.events
+        if start is None:
+            start = epoch if epoch < half else self.total_steps // 4
+        span = half - start
+        if frequency is None and events is None and span >= 20 * 1000:
+            frequency = 1000
+        elif frequency is None:
+            frequency = max(1, span // (20 if events is None else max(1, events)))
+        if events is None:
+            events = span // frequency
+        initial = self.initial_sparsity if self.when == "polynomial" else self.sparsity
+        schedule = Polynomial(start, frequency, events, initial, self.sparsity)
+        if start < 0 or frequency < 1 or events < 1 or schedule.end > self.total_steps:
+            raise ConfigError(
+                f"pruner: {events} events every {frequency} steps from step {start} do not fit "
+                f"into {self.total_steps} steps; set start_step, frequency and events"
+            )
+        return dataclasses.replace(schedule, events=0) if self.when == "one_shot" else schedule
 
     @property
     def batches_needed(self) -> int:
@@ -111,9 +122,7 @@ class Ranked(Pruner, abc.ABC):
         return self.num_batches if self.when == "before" else 0
 
     @abc.abstractmethod
-    def scores(
-        self, state: PruneState, weights: Arrays, grads: Arrays | None, event: Any
-    ) -> Arrays:
+    def scores(self, state, weights: Arrays, grads: Arrays | None, event: Any) -> Arrays:
         """Return float32 scores shaped as the weights; the lowest are pruned first.
 
         Args:
@@ -138,10 +147,10 @@ class Ranked(Pruner, abc.ABC):
         _ = self.schedule
         return self._start(rng, params)
 
-    def _start(self, rng: Array, params: PyTree) -> PruneState:
+    def _start(self, rng, params) -> PruneState:
         state = super().init(rng, params)
         if self.draws:
-            state = state.replace(extras={"seed": random_seed(rng)})
+            state = state.replace(extras={"seed": jax.random.bits(rng, (2,), jnp.uint32)})
         return self.put(state, self.rank(state, params, None, -1)) if self.starts_sparse else state
 
     def prepare(self, state, params, grad_fn=None, batches=()) -> PruneState:
@@ -164,17 +173,10 @@ class Ranked(Pruner, abc.ABC):
                 raise ConfigError(f"pruner.num_batches is {self.num_batches}; got {count} batches")
         return self.put(state, self.rank(state, params, grads))
 
-    def rank(
-        self,
-        state: PruneState,
-        params: PyTree,
-        grads: PyTree | None,
-        event: Any = 0,
-        remove: Sequence[int] | Array | None = None,
-    ) -> list[Array]:
+    def rank(self, state, params, grads, event: Any = 0, schedule=None) -> Arrays:
         """Return the active masks that the scores give, in the order of their paths.
 
-        `remove` is the number of entries to remove of each group; None for the targets.
+        They have the sparsity of the schedule's event, or of the target where there is no schedule.
 
         Raises:
             ConfigError: the method ranks gradients, and there are none.
@@ -183,11 +185,13 @@ class Ranked(Pruner, abc.ABC):
             raise ConfigError(f"pruner {self.name!r} ranks gradients; give it grads")
         active, _ = self.split(state.masks)
         targets = self.targets(active)
-        remove = targets.removals() if remove is None else remove
+        remove = jnp.asarray(targets.removals(), jnp.uint32)
+        if schedule is not None:
+            remove = jnp.asarray(schedule.table(targets))[event]
         scores = self.scores(state, pick(params, active), pick(grads, active), event)
-        return self.structure.prune(scores, jnp.asarray(remove, jnp.uint32), targets.groups)
+        return self.structure.prune(scores, remove, targets.groups)
 
-    def put(self, state: PruneState, masks: list[Array]) -> PruneState:
+    def put(self, state: PruneState, masks: Arrays) -> PruneState:
         """Return the state with these active masks."""
         active, frozen = self.split(state.masks)
         return state.replace(masks=nest({**frozen, **dict(zip(active, masks, strict=True))}))
@@ -203,17 +207,11 @@ class Ranked(Pruner, abc.ABC):
         )
         return self.put(state, masks)
 
-    def recompute(
-        self, state: PruneState, params: PyTree, grads: PyTree | None, event: Any
-    ) -> list[Array]:
+    def recompute(self, state, params, grads, event) -> Arrays:
         """Return the active masks after an event: ranked anew, for its sparsity."""
-        targets = self.targets(self.split(state.masks)[0])
-        table = jnp.asarray(self.schedule.table(targets.sizes, targets.sparsities))
-        return self.rank(state, params, grads, event, table[event])
+        return self.rank(state, params, grads, event, self.schedule)
 
-    def instant_sparsify(
-        self, params: PyTree, grads: PyTree | None = None, rng: Array | None = None
-    ) -> tuple[PyTree, PyTree]:
+    def instant_sparsify(self, params, grads=None, rng=None) -> tuple[PyTree, PyTree]:
         """Return the parameters pruned to the target (zeros in place), and their masks.
 
         Methods that rank gradients need `grads`. By default `rng` is the key of seed 0.
@@ -223,9 +221,7 @@ class Ranked(Pruner, abc.ABC):
         return finalize(params, masks), masks
 
 
-def pick(tree: PyTree | None, paths: Iterable[Path]) -> list[Array] | None:
+def pick(tree: PyTree | None, paths: Iterable[Path]) -> Arrays | None:
     """Return the leaves of `tree` at `paths`; None for no tree."""
-    if tree is None:
-        return None
     leaves = by_path(tree)
-    return [leaves[path] for path in paths]
+    return None if tree is None else [leaves[path] for path in paths]

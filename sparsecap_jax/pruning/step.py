@@ -71,13 +71,7 @@ class SparseStep:
     gradient: Gradient | None = None
 
     def init(
-        self,
-        rng: Array,
-        params: PyTree,
-        *,
-        batches: Iterable[Any] = (),
-        masks: PyTree | None = None,
-        initial: PyTree | None = None,
+        self, rng: Array, params: PyTree, *, batches: Iterable[Any] = (), masks=None, initial=None
     ) -> TrainState:
         """Return the state before the first step; outside jit.
 
@@ -153,25 +147,18 @@ class SparseStep:
             grads["masks"] = jax.tree.map(jnp.add, grads["masks"], pushed)
         else:
             penalty, penalty_metrics = pruner.penalty(masks, state.step)
-        metrics = {**metrics, "loss": loss + penalty, "sparsity_loss": penalty}
-        if jax.tree.leaves(binary):
-            metrics["sparsity"] = overall_sparsity(binary)
-        return self._update(state, trained, grads, update_rng, metrics | penalty_metrics)
-
-    def _update(
-        self, state: TrainState, trained: PyTree, grads: PyTree, rng: Array, metrics: Metrics
-    ) -> tuple[TrainState, Metrics]:
-        """Step weights and masks, then let the pruner recompute what is due."""
-        pruner = self.pruner
-        kept = {**grads, "params": pruner.gradients(grads["params"], state.prune.masks)}
+        kept = {**grads, "params": pruner.gradients(grads["params"], masks)}
         updates, opt_state = self.tx.update(kept, state.opt_state, trained)
         trained = optax.apply_updates(trained, updates)
         step = state.step + jnp.ones((), jnp.int32)
-        prune = state.prune.replace(masks=trained.get("masks", state.prune.masks))
-        prune = pruner.update(prune, trained["params"], grads["params"], step, rng)
+        prune = state.prune.replace(masks=trained.get("masks", masks))
+        prune = pruner.update(prune, trained["params"], grads["params"], step, update_rng)
         params, opt_state = pruner.settle(trained["params"], opt_state, prune.masks)
         metrics = {"grad_norm": optax.tree.norm(kept["params"]), **metrics}
-        return TrainState(step, params, prune, opt_state, state.rng), metrics
+        metrics |= {"loss": loss + penalty, "sparsity_loss": penalty}
+        if jax.tree.leaves(binary):
+            metrics["sparsity"] = overall_sparsity(binary)
+        return TrainState(step, params, prune, opt_state, state.rng), metrics | penalty_metrics
 
     def finish(self, state: TrainState) -> tuple[PyTree, PyTree]:
         """Return the pruned weights, zeros in place, and their binary masks; outside jit.
@@ -224,39 +211,21 @@ def sparse_step(
 
 
 def warn_unless_begun(pruner: Pruner, masks: PyTree) -> bool:
-    """Log a warning where no mask prunes anything although the target asks for it.
-
-    Returns:
-        Whether pruning has begun.
-    """
+    """Return whether pruning has begun; log a warning where it should have, but has not."""
     begun = pruner.begun(masks)
     if not begun:
-        hint = "do its mask logits learn?"
-        if getattr(pruner, "schedule", None):
-            hint = "were its events beyond the last step?"
-        logger.warning(
-            "pruner %r never pruned a weight, but its target sparsity is %g: %s",
-            pruner.name,
-            pruner.sparsity,
-            hint,
-        )
+        scheduled = getattr(pruner, "schedule", None)
+        hint = "were its events beyond the last step?" if scheduled else "do its mask logits learn?"
+        message = "pruner %r never pruned a weight, but its target sparsity is %g: %s"
+        logger.warning(message, pruner.name, pruner.sparsity, hint)
     return begun
 
 
 def by_entry(groups: dict[str, optax.GradientTransformation]) -> optax.GradientTransformation:
-    """Build one transformation for each entry of a dict of trees.
+    """Build a transformation over dicts with exactly these entries, one for each.
 
     Unlike `optax.partition` its state holds no placeholders for the other entries, so that it is
-    saved and restored as the plain dict it is.
-
-    Args:
-        groups: transformation by entry.
-
-    Returns:
-        A transformation over dicts with exactly these entries.
-
-    Raises:
-        ConfigError: (by the transformation) the tree has other entries.
+    saved and restored as the plain dict it is. A tree with other entries is a ConfigError.
     """
 
     def check(tree):
@@ -269,10 +238,8 @@ def by_entry(groups: dict[str, optax.GradientTransformation]) -> optax.GradientT
 
     def update(updates, state, params=None):
         check(updates)
-        updates, new_state = dict(updates), {}
-        for name, group in groups.items():
-            group_params = None if params is None else params[name]
-            updates[name], new_state[name] = group.update(updates[name], state[name], group_params)
-        return updates, new_state
+        params = params or dict.fromkeys(groups)
+        results = {n: tx.update(updates[n], state[n], params[n]) for n, tx in groups.items()}
+        return {n: r[0] for n, r in results.items()}, {n: r[1] for n, r in results.items()}
 
     return optax.GradientTransformation(init, update)

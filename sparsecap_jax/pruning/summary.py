@@ -38,13 +38,13 @@ def summarize(params: PyTree, binary: PyTree) -> list[dict[str, Any]]:
         seen.add(id(leaf))
         size = int(np.prod(leaf.shape))
         kept = int(np.count_nonzero(np.asarray(masks[path]))) if path in masks else size
-        shape = "x".join(map(str, leaf.shape))
-        rows.append(_row(show(path), shape, path in masks, size, kept))
+        row = {"tensor": show(path), "shape": "x".join(map(str, leaf.shape))}
+        rows.append({**row, "prunable": path in masks, "size": size, "nonzeros": kept})
     pruned = [row for row in rows if row["prunable"]]
     for name, group in ((PRUNABLE, pruned), (ALL, list(rows))):
-        size, kept = (sum(row[key] for row in group) for key in ("size", "nonzeros"))
-        rows.append(_row(name, "", name == PRUNABLE, size, kept))
-    return rows
+        counts = {key: sum(row[key] for row in group) for key in ("size", "nonzeros")}
+        rows.append({"tensor": name, "shape": "", "prunable": name == PRUNABLE, **counts})
+    return [row | {"sparsity": 1.0 - row["nonzeros"] / (row["size"] or 1)} for row in rows]
 
 
 def warn_nearly_empty(rows: list[dict[str, Any]]) -> list[str]:
@@ -58,14 +58,3 @@ def warn_nearly_empty(rows: list[dict[str, Any]]) -> list[str]:
                 row["tensor"], 100 * row["sparsity"], row["nonzeros"], row["size"],
             )  # fmt: skip
     return names
-
-
-def _row(name: str, shape: str, prunable: bool, size: int, kept: int) -> dict[str, Any]:
-    return {
-        "tensor": name,
-        "shape": shape,
-        "prunable": prunable,
-        "size": size,
-        "nonzeros": kept,
-        "sparsity": 1.0 - kept / size if size else 0.0,
-    }

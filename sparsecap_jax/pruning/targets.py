@@ -1,4 +1,4 @@
-"""Distribution of the target over tensors: groups that are ranked together, and their sparsities.
+"""Number of weights to remove: groups that are ranked together, their sparsities, and schedules.
 
     global   all tensors together, at the target
     uniform  each tensor by itself, at the target
@@ -17,12 +17,23 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Literal
 
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning.paths import Path, matching
-from sparsecap_jax.pruning.schedules import removals
 
 Distribution = Literal["global", "uniform", "erk"]
 Shape = tuple[int, ...]
+
+
+def removals(target: float, size: int) -> int:
+    """Return the number of `size` entries that a target sparsity removes: int(target x size).
+
+    Computed on the host in float64, since float32 would round the product.
+    """
+    return int(target * size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,14 +52,63 @@ class Targets:
 
     def removals(self) -> list[int]:
         """Return the number of entries to remove of each group."""
-        return [removals(s, n) for s, n in zip(self.sparsities, self.sizes, strict=True)]
+        return list(map(removals, self.sparsities, self.sizes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Polynomial:
+    """Sparsity that rises from `initial` to `final` along a cubic.
+
+        s(e) = final + (initial - final) * (1 - e / events)^3,   e = 0..events
+
+    Event e happens at step `start + e * frequency`; step counts finished optimizer steps.
+
+    Attributes:
+        start: step of event 0, whose sparsity is `initial`.
+        frequency: steps between events.
+        events: number of rises; event `events` has sparsity `final`.
+        initial: sparsity at the start; equal to `final`, every event has the whole target.
+        final: sparsity at the end.
+
+    References:
+        Zhu and Gupta, "To prune, or not to prune" (2017), arXiv 1710.01878, equation 1.
+    """
+
+    start: int
+    frequency: int
+    events: int
+    initial: float
+    final: float
+
+    @property
+    def end(self) -> int:
+        """Step of the last event."""
+        return self.start + self.events * self.frequency
+
+    def target(self, event: int, final: float | None = None) -> float:
+        """Sparsity of an event, 0 to `events`, float64; `final` for a tensor with its own."""
+        final = self.final if final is None else final
+        left = 1.0 - event / self.events if self.events else 0.0
+        return final + (min(self.initial, final) - final) * left**3
+
+    def locate(self, step: Int[Array, ""]) -> tuple[Bool[Array, ""], Int[Array, ""]]:
+        """Return whether `step` is an event, and the number of the last one up to it, or 0."""
+        since = step - jnp.int32(self.start)
+        due = (since >= 0) & (step <= self.end) & (since % self.frequency == 0)
+        return due, jnp.clip(since // self.frequency, 0, self.events)
+
+    def table(self, targets: Targets) -> np.ndarray:
+        """Return uint32 `[events + 1, G]`: entries of each group that are gone after an event."""
+        groups = list(zip(targets.sparsities, targets.sizes, strict=True))
+        events = range(self.events + 1)
+        table = [[removals(self.target(event, s), n) for s, n in groups] for event in events]
+        return np.array(table, np.uint32)
 
 
 def parse_overrides(overrides: tuple[str, ...], paths: list[Path]) -> dict[Path, float]:
-    """Return the sparsity of each path that an override names; of several overrides the last holds.
+    """Return the sparsity of each path that an override names; of several the last holds.
 
-    Raises:
-        ConfigError: no `=`, a sparsity out of range, or a pattern that matches nothing.
+    A ConfigError, unless they are `PATTERN=SPARSITY` in range, and each pattern matches something.
     """
     sparsities = {}
     for text in overrides:
@@ -61,8 +121,7 @@ def parse_overrides(overrides: tuple[str, ...], paths: list[Path]) -> dict[Path,
             raise ConfigError(
                 f"pruner.overrides: {text!r}; expected PATTERN=SPARSITY, at least 0 and below 1"
             )
-        matches = matching((pattern,), paths, "pruner.overrides")
-        sparsities |= dict.fromkeys(sorted(matches), sparsity)
+        sparsities |= dict.fromkeys(matching((pattern,), paths, "pruner.overrides"), sparsity)
     return sparsities
 
 
@@ -74,14 +133,14 @@ def erk(shapes: Mapping[Path, Shape], sparsity: float) -> dict[Path, float]:
     size = {path: math.prod(shape) for path, shape in shapes.items()}
     raw = {path: sum(shape) / size[path] for path, shape in shapes.items()}
     budget = sum(n - removals(sparsity, n) for n in size.values())
-    thin, scale = set(shapes), 0.0
+    thin, scale = list(shapes), 0.0
     while thin:
         left = budget - sum(n for path, n in size.items() if path not in thin)
         scale = left / sum(raw[path] * size[path] for path in thin)
-        crowded = {path for path in thin if scale * raw[path] > 1.0}
+        crowded = [path for path in thin if scale * raw[path] > 1.0]
         if not crowded:
             break
-        thin -= crowded
+        thin = [path for path in thin if path not in crowded]
     return {path: 1.0 - scale * raw[path] if path in thin else 0.0 for path in shapes}
 
 
@@ -92,34 +151,19 @@ def make_targets(
     overrides: tuple[str, ...] = (),
     entries: Callable[[Path, Shape], int] = lambda path, shape: math.prod(shape),
 ) -> Targets:
-    """Group tensors and give each group its sparsity.
+    """Group the active tensors and give each group its sparsity; see above for `distribution`.
 
-    Args:
-        shapes: shapes of the active tensors by path, in order.
-        sparsity: the target.
-        distribution: see above.
-        overrides: texts `PATTERN=SPARSITY`.
-        entries: returns the number of entries of a tensor that are ranked.
-
-    Raises:
-        ConfigError: see `parse_overrides`.
+    `overrides` are those of `parse_overrides`; `entries` returns the number of entries of a tensor
+    that are ranked.
     """
     alone = parse_overrides(overrides, list(shapes))
     rest = {path: shape for path, shape in shapes.items() if path not in alone}
-    if distribution == "erk":
-        alone |= erk(rest, sparsity)
-    elif distribution == "uniform":
-        alone |= dict.fromkeys(rest, sparsity)
-    groups, sizes, sparsities = [], [], []
-    shared = None
-    for path, shape in shapes.items():
-        count = entries(path, shape)
-        if path in alone or shared is None:
-            groups.append(len(sizes))
-            sizes.append(count)
-            sparsities.append(alone.get(path, sparsity))
-            shared = shared if path in alone else groups[-1]
-        else:
-            groups.append(shared)
-            sizes[shared] += count
+    if distribution != "global":
+        alone |= erk(rest, sparsity) if distribution == "erk" else dict.fromkeys(rest, sparsity)
+    keys = [path if path in alone else None for path in shapes]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    sizes = [0] * len(numbers)
+    for key, (path, shape) in zip(keys, shapes.items(), strict=True):
+        sizes[numbers[key]] += entries(path, shape)
+    groups, sparsities = (numbers[key] for key in keys), (alone.get(k, sparsity) for k in numbers)
     return Targets(tuple(groups), tuple(sizes), tuple(sparsities))

@@ -5,6 +5,7 @@ optimizer) and a JSON item `meta`. The last step is always kept, and the best on
 among those that have one.
 """
 
+import dataclasses
 import pathlib
 import zlib
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from sparsecap_jax.errors import CheckpointError
 from sparsecap_jax.pruning.step import TrainState
+from sparsecap_jax.runs.weights import misfits
 from sparsecap_jax.types import PyTree
 
 _META = {"step", "score", "rng", "data", "crc32"}
@@ -61,9 +63,11 @@ class Checkpoints:
         """The newest step, or None."""
         return max(self.steps(), default=None)
 
-    def best_step(self) -> int | None:
-        """The earliest step of the highest score; None if no checkpoint has a score."""
-        return self._best(self.steps())
+    def best_step(self, steps: Sequence[int] | None = None) -> int | None:
+        """The earliest of the steps (by default all) of the highest score; None if none has one."""
+        steps = self.steps() if steps is None else steps
+        scored = [step for step in sorted(steps) if self.score(step) is not None]
+        return max(scored, key=self.score, default=None)
 
     def score(self, step: int) -> float | None:
         """Score of a step, or None where it was saved without one."""
@@ -112,7 +116,7 @@ class Checkpoints:
         for name, tree in items.items():
             if jax.tree.leaves(tree):
                 plain = self._restore_item(step, name, _plain(name, tree), meta)
-                items[name] = jax.tree.unflatten(jax.tree.structure(tree), jax.tree.leaves(plain))
+                items[name] = jax.tree.structure(tree).unflatten(jax.tree.leaves(plain))
         count = jax.numpy.asarray(meta["step"], jax.numpy.int32)
         rng = jax.random.wrap_key_data(np.asarray(meta["rng"], np.uint32))
         prune = like.prune.replace(masks=items["masks"], extras=items["extras"])
@@ -149,44 +153,27 @@ class Checkpoints:
 
     def close(self) -> None:
         """Finish writing and release the directory."""
-        self._manager.wait_until_finished()
+        self.wait()
         self._manager.close()
-
-    def _best(self, steps: Sequence[int]) -> int | None:
-        scored = [(self.score(step), -step) for step in steps if self.score(step) is not None]
-        return -max(scored)[1] if scored else None
 
     def _restore_item(self, step: int, name: str, like: PyTree | None, meta: Mapping) -> PyTree:
         try:
             saved = self._manager.item_metadata(step)[name]
             saved = getattr(saved, "tree", saved)  # metadata in place of the arrays
-            if like is None:
-                as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
-                item, restore_args = None, jax.tree.map(lambda _: as_numpy, saved)
-            else:
-                self._check_shapes(step, name, saved, like)
+            as_numpy, item = ocp.RestoreArgs(restore_type=np.ndarray), None
+            restore_args = jax.tree.map(lambda _: as_numpy, saved)
+            if like is not None:
+                for fault in misfits(saved, like).values():
+                    raise ValueError(fault)
                 item = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
                 restore_args = ocp.checkpoint_utils.construct_restore_args(like)
             args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args)
             tree = self._manager.restore(step, args=ocp.args.Composite(**{name: args}))[name]
-        except CheckpointError:
-            raise
+            if _crc32(tree) != meta["crc32"].get(name):
+                raise ValueError("its checksum differs from the one saved with it")
         except (ValueError, OSError, KeyError, TypeError) as error:
             raise self._corrupt(step, name, error) from error
-        if _crc32(tree) != meta["crc32"].get(name):
-            raise self._corrupt(step, name, "its checksum differs from the one saved with it")
         return tree
-
-    def _check_shapes(self, step: int, name: str, saved: PyTree, like: PyTree) -> None:
-        """Compare paths and shapes before reading anything."""
-        saved, like = (
-            {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in leaves}
-            for leaves in (jax.tree_util.tree_leaves_with_path(tree) for tree in (saved, like))
-        )
-        for path in sorted({*saved, *like}):
-            if saved.get(path) != like.get(path):
-                shape, expected = saved.get(path), like.get(path)
-                raise self._corrupt(step, name, f"{path} has shape {shape}, expected {expected}")
 
     def _corrupt(self, step: int, name: str, why: Any) -> CheckpointError:
         reason = str(why).strip().splitlines()[0][:200] if str(why).strip() else repr(why)
@@ -194,16 +181,14 @@ class Checkpoints:
         return CheckpointError(f"{path}: corrupt or of another model: {reason}")
 
 
+@dataclasses.dataclass(frozen=True)
 class _KeepBestAndLast(checkpoint_managers.PreservationPolicy):
-    """Keeps the newest checkpoint and the best one."""
-
-    def __init__(self, checkpoints: Checkpoints):
-        self._checkpoints = checkpoints
+    checkpoints: Checkpoints
 
     def should_preserve(self, checkpoints, *, context) -> Sequence[bool]:
         """Decide for each checkpoint, oldest first, whether it stays."""
         steps = [checkpoint.step for checkpoint in checkpoints]
-        keep = {max(steps, default=None), self._checkpoints._best(steps)}
+        keep = {max(steps, default=None), self.checkpoints.best_step(steps)}
         return [step in keep for step in steps]
 
 

@@ -11,19 +11,28 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from ml_collections import ConfigDict
 
+from sparsecap_jax.data.config import DataConfig
 from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.evaluation.config import EvalConfig
+from sparsecap_jax.models import MODELS, make_model, model_fields
+from sparsecap_jax.pruning import PRUNERS, make_pruner
+from sparsecap_jax.scst.config import ScstConfig
 from sparsecap_jax.settings import Field, Range, build, checked, defaults_of, fields_of, nearest
+from sparsecap_jax.tokenizers import TOKENIZERS
+from sparsecap_jax.training.config import TrainConfig, scheduled_sampling
+from sparsecap_jax.training.objectives import OBJECTIVES, Task
+from sparsecap_jax.training.optimizers import OptimizerConfig
 
 FORMAT_VERSION = 1
 # Sections whose fields depend on their `name`.
-NAMED = ("model", "pruner", "tokenizer", "objective")
+CHOICES = {"model": MODELS, "pruner": PRUNERS, "tokenizer": TOKENIZERS, "objective": OBJECTIVES}
+NAMED = tuple(CHOICES)
 SECTIONS = (*NAMED, "data", "optimizer", "scst", "train", "eval")
-FROM_ELSEWHERE = ("feature_size", "max_seq_length", "pad_id")  # model fields not in its section
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,17 +51,31 @@ class RunConfig:
     max_seq_length: Annotated[int, Range(3, 1000)] = 18
 
 
-@functools.cache
-def _owners() -> dict[str, type]:
-    """Owners of the sections that have no choice by name."""
-    from sparsecap_jax.data.config import DataConfig
-    from sparsecap_jax.evaluation.config import EvalConfig
-    from sparsecap_jax.scst.config import ScstConfig
-    from sparsecap_jax.training.config import TrainConfig
-    from sparsecap_jax.training.optimizers import OptimizerConfig
+_PLAIN = {
+    "": RunConfig,
+    "data": DataConfig,
+    "optimizer": OptimizerConfig,
+    "scst": ScstConfig,
+    "train": TrainConfig,
+    "eval": EvalConfig,
+}
+# Fields of a choice that do not stand in its section.
+FROM_ELSEWHERE = ("feature_size", "max_seq_length", "pad_id")
+_GIVEN = {
+    "model": FROM_ELSEWHERE,
+    "pruner": ("name", "total_steps", "steps_per_epoch"),
+    "objective": ("task",),
+}
 
-    owners = (DataConfig, OptimizerConfig, ScstConfig, TrainConfig, EvalConfig)
-    return dict(zip(SECTIONS[len(NAMED) :], owners, strict=True))
+
+def _owner(section: str, name: Any) -> Any:
+    """Return the dataclass that declares a section; `name` is the choice where there is one."""
+    if section in CHOICES:
+        choice = CHOICES[section][name]
+        return choice.config if section == "tokenizer" else choice
+    if section not in _PLAIN:
+        raise ConfigError(f"{section}: unknown section; {nearest(section, SECTIONS)}")
+    return _PLAIN[section]
 
 
 def section_fields(section: str, name: Any = None) -> dict[str, Field]:
@@ -63,26 +86,13 @@ def section_fields(section: str, name: Any = None) -> dict[str, Field]:
     Raises:
         ConfigError: there is no such section, or no such choice.
     """
-    from sparsecap_jax.models import MODELS
-    from sparsecap_jax.pruning import PRUNERS
-    from sparsecap_jax.tokenizers import tokenizer_class
-    from sparsecap_jax.training.objectives import OBJECTIVES
-
+    fields = fields_of(_owner(section, name), *_GIVEN.get(section, ()))
     if section == "model":
-        fields = fields_of(MODELS[name], *FROM_ELSEWHERE)
         size = fields["vocab_size"]
         meaning = f"{size.meaning.rstrip('.')}; 0: the tokenizer's size."
-        size = dataclasses.replace(size, default=0, range=Range(0), meaning=meaning)
-        return {**fields, "vocab_size": size}
-    if section == "pruner":
-        return fields_of(PRUNERS[name], "name", "total_steps", "steps_per_epoch")
-    if section == "objective":
-        return fields_of(OBJECTIVES[name], "task")
-    if section == "tokenizer":
-        return fields_of(tokenizer_class(name).config)
-    if section and section not in _owners():
-        raise ConfigError(f"{section}: unknown section; {nearest(section, SECTIONS)}")
-    return fields_of(_owners()[section] if section else RunConfig)
+        changes = {"default": 0, "range": Range(0), "meaning": meaning}
+        fields["vocab_size"] = dataclasses.replace(size, **changes)
+    return fields
 
 
 def default_config(
@@ -128,15 +138,13 @@ def model_config(config: ConfigDict, vocab_size: int) -> dict[str, Any]:
 
     `vocab_size` is the tokenizer's, used where `config.model.vocab_size` is 0.
     """
-    from sparsecap_jax.models import model_fields
-
     shared = {"feature_size": config.data.feature_size, "max_seq_length": config.max_seq_length}
     known = model_fields(config.model.name)
     section = {**config.model, **{k: v for k, v in shared.items() if k in known}}
     return {**section, "vocab_size": section["vocab_size"] or vocab_size}
 
 
-def build_sections(config: ConfigDict) -> dict[str, Any]:
+def validate(config: ConfigDict) -> dict[str, Any]:
     """Build every section of a config, and check the rules between them.
 
     Returns:
@@ -148,36 +156,24 @@ def build_sections(config: ConfigDict) -> dict[str, Any]:
         ConfigError: the first fault found: an unknown key, a missing value, one of the wrong type
             or out of range, or values that contradict each other.
     """
-    from sparsecap_jax.models import make_model
-    from sparsecap_jax.pruning import make_pruner
-    from sparsecap_jax.tokenizers import tokenizer_class
-    from sparsecap_jax.training import scheduled_sampling
-    from sparsecap_jax.training.objectives import OBJECTIVES, Task
-
-    plain = config.to_dict()
+    plain, built = config.to_dict(), {}
     with _within("config."):
-        _check_top(_top(plain))
-        for key in SECTIONS:
-            if not isinstance(plain.get(key), dict):
-                raise ConfigError(f"{key} is {plain.get(key)!r}; expected a section")
-        built = {key: build(owner, plain[key], key) for key, owner in _owners().items()}
-        built[""] = build(RunConfig, _top(plain), "config")
-        owner = tokenizer_class(plain["tokenizer"].pop("name", None)).config
-        built["tokenizer"] = build(owner, plain["tokenizer"], "tokenizer")
-        known = section_fields("model", plain["model"].pop("name", None))
-        for key, value in plain["model"].items():
+        sections = {"": _top(plain), **{key: plain.get(key) for key in SECTIONS}}
+        for key, section in sections.items():
+            if not isinstance(section, dict):
+                raise ConfigError(f"{key} is {section!r}; expected a section")
+        for key in (*_PLAIN, "tokenizer"):
+            owner = _owner(key, sections[key].pop("name", None) if key in NAMED else None)
+            built[key] = build(owner, sections[key], key or "config")
+        known = section_fields("model", sections["model"].pop("name", None))
+        for key, value in sections["model"].items():
             checked(value, known, key, "model")
         model = make_model(model_config(config, vocab_size=1))
-        make_pruner(plain["pruner"], total_steps=1, steps_per_epoch=1)
-        objective = OBJECTIVES[plain["objective"].pop("name", None)]
-        built["objective"] = build(objective, plain["objective"], "objective", task=Task(model))
-    scheduled_sampling.parse(built["train"], model)
+        make_pruner(sections["pruner"], total_steps=1, steps_per_epoch=1)
+        owner = _owner("objective", sections["objective"].pop("name", None))
+        built["objective"] = build(owner, sections["objective"], "objective", task=Task(model))
+    scheduled_sampling(built["train"], model)
     return built
-
-
-def validate(config: ConfigDict) -> None:
-    """Check keys, types, ranges and rules across fields; see `build_sections`."""
-    build_sections(config)
 
 
 def from_dict(values: Any, source: str) -> ConfigDict:
@@ -197,12 +193,11 @@ def from_dict(values: Any, source: str) -> ConfigDict:
         names = [sections[section]["name"] for section in NAMED]
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{source}: a section of {', '.join(NAMED)} has no name") from error
+    with _within(f"{source}: config."):
+        for section, name in zip(NAMED, names, strict=True):
+            section_fields(section, name)
     with _within(f"{source}: "):
-        with _within("config."):
-            for section, name in zip(NAMED, names, strict=True):
-                section_fields(section, name)
         config = default_config(*names)
-        _check_top(_top(values))
         update(config, "", _top(values))
         for section in {*SECTIONS} & {*values}:
             if not isinstance(values[section], Mapping):
@@ -256,10 +251,9 @@ def literal(text: str) -> Any:
     return text
 
 
-def to_json(config: Mapping[str, Any] | ConfigDict) -> str:
+def to_json(config: ConfigDict) -> str:
     """Return the config as JSON, keys sorted."""
-    plain = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
-    return json.dumps(plain, indent=2, sort_keys=True) + "\n"
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
 
 
 def changed_fields(old: ConfigDict, new: ConfigDict) -> tuple[list[str], list[str]]:
@@ -294,14 +288,12 @@ def _flat(config: ConfigDict) -> dict[tuple[str, str], Any]:
 
 
 def _top(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in SECTIONS}
-
-
-def _check_top(keys: Iterable[Any]) -> None:
-    known = section_fields("")
-    for key in keys:
+    """Return the fields outside of the sections; all of them are known."""
+    top, known = {key: config[key] for key in config if key not in SECTIONS}, section_fields("")
+    for key in top:
         if key not in known:
             raise ConfigError(f"config.{key}: unknown key; {nearest(key, [*SECTIONS, *known])}")
+    return top
 
 
 @contextlib.contextmanager

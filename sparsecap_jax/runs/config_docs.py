@@ -4,15 +4,10 @@ import pathlib
 from collections.abc import Mapping
 
 from sparsecap_jax.files import write_atomically
-from sparsecap_jax.models import MODELS
-from sparsecap_jax.pruning import PRUNERS
-from sparsecap_jax.runs.config import NAMED, SECTIONS, section_fields
+from sparsecap_jax.runs.config import CHOICES, SECTIONS, section_fields
 from sparsecap_jax.settings import Field, expected
-from sparsecap_jax.tokenizers import TOKENIZERS
-from sparsecap_jax.training.objectives import OBJECTIVES
 
 PATH = pathlib.Path(__file__).parents[2] / "docs" / "config.md"
-CHOICES = dict(zip(NAMED, (MODELS, PRUNERS, TOKENIZERS, OBJECTIVES), strict=True))
 INTRO = """\
 # Config
 
@@ -61,7 +56,7 @@ def render() -> str:
     parts = [INTRO, "## Outside the sections\n", _table(section_fields(""))]
     for section in SECTIONS:
         parts.append(f"## `config.{section}`\n")
-        parts += _choices(section) if section in NAMED else [_table(section_fields(section))]
+        parts += _choices(section) if section in CHOICES else [_table(section_fields(section))]
     return "\n".join(parts)
 
 

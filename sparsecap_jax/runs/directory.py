@@ -23,7 +23,7 @@ from sparsecap_jax.pruning.masks import finalize
 from sparsecap_jax.pruning.paths import select
 from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.config import from_dict, model_config, to_json
-from sparsecap_jax.runs.weights import load_weights, save_weights
+from sparsecap_jax.runs.weights import load_weights, misfits, save_weights
 from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer
 from sparsecap_jax.types import PyTree
 
@@ -72,11 +72,12 @@ def load_run(directory: str | pathlib.Path) -> LoadedRun:
     tokenizer = make_tokenizer(config.tokenizer, directory / TOKENIZER)
     model = make_model(model_config(config, tokenizer.vocab_size))
     variables = load_variables(directory, config)
-    _check_fit(variables["params"], model, directory)
-    notes = [
-        read_json(directory / name) if (directory / name).exists() else {}
-        for name in (EXTRACTOR, SEARCH)
-    ]
+    faults = misfits(variables["params"], abstract_params(model))
+    if faults:
+        fault = next(iter(faults.values()))
+        raise CheckpointError(f"{directory}: not as {CONFIG} and tokenizer say: weight {fault}")
+    files = [directory / name for name in (EXTRACTOR, SEARCH)]
+    notes = [read_json(file) if file.exists() else {} for file in files]
     return LoadedRun(config, tokenizer, model, variables["params"], variables["masks"], *notes)
 
 
@@ -104,8 +105,7 @@ def load_variables(
     directory = pathlib.Path(directory)
     if (directory / WEIGHTS).exists():
         return load_weights(directory / WEIGHTS)
-    if config is None:
-        config = load_config(directory)
+    config = config or load_config(directory)
     variables = load_raw_variables(directory)
     pruner = make_pruner(config.pruner, total_steps=1, steps_per_epoch=1)
     masks = jax.device_get(pruner.binarize(variables["masks"]))
@@ -123,7 +123,7 @@ def load_raw_variables(directory: str | pathlib.Path) -> dict[str, Any]:
 
 
 def save_run(directory: str | pathlib.Path, run: LoadedRun, *, compact: bool = False) -> int:
-    """Write a finished run directory; see `weights.save_weights` for `compact` and the result."""
+    """Write a finished run directory; `compact` and the result are those of `save_weights`."""
     directory = pathlib.Path(directory)
     run.tokenizer.save(directory / TOKENIZER)
     size = save_weights(directory / WEIGHTS, run.params, run.masks, compact=compact)
@@ -136,26 +136,11 @@ def save_run(directory: str | pathlib.Path, run: LoadedRun, *, compact: bool = F
 
 
 def weight_counts(params: PyTree) -> dict[str, float | int]:
-    """Count zeros in pruned weights.
+    """Return `sparsity`, the share of zeros, and `nonzeros`, both over the prunable weights.
 
-    Returns:
-        `sparsity`, the share of zeros, and `nonzeros`, both over the prunable weights: matrices of
-        linear, embedding, recurrent and attention layers, without biases and norms.
+    These are matrices of linear, embedding, recurrent and attention layers: no biases, no norms.
     """
     leaves = flatten_dict(params)
     weights = [np.asarray(leaves[path]) for path in select(params)]
     nonzeros = sum(int(np.count_nonzero(weight)) for weight in weights)
     return {"sparsity": 1.0 - nonzeros / sum(w.size for w in weights), "nonzeros": nonzeros}
-
-
-def _check_fit(params: PyTree, model: nn.Module, directory: pathlib.Path) -> None:
-    shapes, expected = (
-        {path: leaf.shape for path, leaf in flatten_dict(tree, sep="/").items()}
-        for tree in (params, abstract_params(model))
-    )
-    for path in sorted({*shapes, *expected}):
-        if shapes.get(path) != expected.get(path):
-            raise CheckpointError(
-                f"{directory}: weight {path} has shape {shapes.get(path)}, expected "
-                f"{expected.get(path)} by {CONFIG} and the tokenizer"
-            )

@@ -1,4 +1,4 @@
-"""Logs of a run in training: CSV tables, TensorBoard events and a progress line."""
+"""Logs of a run in training: CSV tables, TensorBoard events and lines of progress."""
 
 import csv
 import datetime
@@ -9,63 +9,58 @@ from collections.abc import Mapping
 from tensorboardX import SummaryWriter
 
 from sparsecap_jax.files import read_csv, write_table
+from sparsecap_jax.runs.run import Run
+
+_SHOWN = ("loss", "reward", "baseline", "sparsity")  # on the line of progress
 
 
 class Logs:
-    """The logs of one run directory: `train.csv`, `validation.csv` and TensorBoard events.
+    """The logs of a run: `train.csv`, `validation.csv`, TensorBoard events, lines of progress.
 
     Args:
-        workdir: the run directory.
+        run: the run.
         first_step: step that training continues from; rows of later steps (written before an
             interruption, after the last checkpoint) are dropped.
     """
 
-    def __init__(self, workdir: str | pathlib.Path, first_step: int = 0):
-        self._workdir = pathlib.Path(workdir)
-        self._events = SummaryWriter(str(self._workdir / "tensorboard"), purge_step=first_step + 1)
+    def __init__(self, run: Run, first_step: int):
+        self._run = run
+        folder = str(run.workdir / "tensorboard")
+        self._events = SummaryWriter(folder, purge_step=first_step + 1)
         self._columns: dict[pathlib.Path, list[str]] = {}
-        for path in self._workdir.glob("*.csv"):
-            self._rewrite(path, [row for row in read_csv(path) if int(row["step"]) <= first_step])
+        for path in run.workdir.glob("*.csv"):
+            rows = [row for row in read_csv(path) if int(row["step"]) <= first_step]
+            self._columns[path] = write_table(path, rows)
+        self.skip(first_step)
 
     def write(self, table: str, step: int, values: Mapping[str, float | None]) -> None:
         """Append one row of `values` at `step` to `table` ("train" or "validation")."""
-        path = self._workdir / f"{table}.csv"
+        path = self._run.workdir / f"{table}.csv"
         row = {"step": step, **{k: "" if v is None else f"{v:.7g}" for k, v in values.items()}}
         if row.keys() <= set(self._columns.get(path, ())):
             with path.open("a", newline="") as file:
                 csv.DictWriter(file, self._columns[path], restval="").writerow(row)
         else:
-            self._rewrite(path, [*(read_csv(path) if path.exists() else []), row])
+            rows = read_csv(path) if path.exists() else []
+            self._columns[path] = write_table(path, [*rows, row])
         for key, value in values.items():
             if value is not None:
                 self._events.add_scalar(f"{table}/{key}", value, step)
 
-    def _rewrite(self, path: pathlib.Path, rows: list[dict]) -> None:
-        write_table(path, rows)
-        self._columns[path] = list(dict.fromkeys(key for row in rows for key in row))
+    def progress(self, step: int, values: Mapping[str, float]) -> None:
+        """Log `values` of training at `step`, and report them with the speed since the last."""
+        last_step, last_time = self._mark
+        self.skip(step)
+        seconds = max(self._mark[1] - last_time, 1e-9) / max(step - last_step, 1)
+        total, rate = self._run.total_steps, self._run.config.data.batch_size / seconds
+        eta = datetime.timedelta(seconds=round(seconds * (total - step)))
+        self.write("train", step, {**values, "images_per_second": rate})
+        shown = " | ".join(f"{key} {values[key]:.4g}" for key in _SHOWN if key in values)
+        self._run.report(f"step {step}/{total} | {rate:.0f} images/s | ETA {eta} | {shown}")
 
     def close(self) -> None:
         """Flush and close the TensorBoard events."""
         self._events.close()
-
-
-class Progress:
-    """Speed and progress of a run of `total_steps` that this process continues at `first_step`."""
-
-    def __init__(self, total_steps: int, first_step: int, images_per_step: int):
-        self._total, self._images = total_steps, images_per_step
-        self.skip(first_step)
-
-    def line(self, step: int, values: Mapping[str, float]) -> tuple[str, float]:
-        """Return the progress line at `step` and the images per second since the last call."""
-        last_step, last_time = self._mark
-        now = time.monotonic()
-        self._mark = (step, now)
-        seconds = max(now - last_time, 1e-9) / max(step - last_step, 1)
-        eta = datetime.timedelta(seconds=round(seconds * (self._total - step)))
-        rate = self._images / seconds
-        shown = " | ".join(f"{key} {value:.4g}" for key, value in values.items())
-        return f"step {step}/{self._total} | {rate:.0f} images/s | ETA {eta} | {shown}", rate
 
     def skip(self, step: int) -> None:
         """Leave the time since the last call out of the rate (validation, checkpoints)."""

@@ -9,7 +9,7 @@ import functools
 import json
 import logging
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,8 +17,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from sparsecap_jax.data.batches import read_ahead
 from sparsecap_jax.data.datasets import Dataset
-from sparsecap_jax.data.pipeline import read_ahead
 from sparsecap_jax.errors import SparsecapError
 from sparsecap_jax.evaluation.sparsity_report import write_sparsity_report
 from sparsecap_jax.files import write_json
@@ -28,16 +28,13 @@ from sparsecap_jax.pruning.step import TrainState, warn_unless_begun
 from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.directory import INITIAL_WEIGHTS, WEIGHTS, weight_counts
 from sparsecap_jax.runs.first_state import abstract_state, first_state
-from sparsecap_jax.runs.logs import Logs, Progress
+from sparsecap_jax.runs.logs import Logs
 from sparsecap_jax.runs.run import Run, claim_workdir, leave_workdir, prepare_run
 from sparsecap_jax.runs.validation import Validator
 from sparsecap_jax.runs.weights import load_weights, save_weights
 from sparsecap_jax.training.objectives import Objective
 from sparsecap_jax.training.steps import make_train_step
 from sparsecap_jax.types import Batch
-
-Report = Callable[[str], None]
-_SHOWN = ("loss", "reward", "baseline", "sparsity")  # on the line of progress
 
 
 class NonFiniteLossError(SparsecapError):
@@ -47,7 +44,7 @@ class NonFiniteLossError(SparsecapError):
 def train(
     config: ConfigDict,
     workdir: str | pathlib.Path,
-    report: Report = print,
+    report: Callable[[str], None] = print,
     dataset: Dataset | None = None,
 ) -> dict:
     """Train as `config` says, continuing where an earlier call with the same config stopped.
@@ -72,11 +69,11 @@ def train(
     run = prepare_run(config, workdir, dataset, report)
     checkpoints = Checkpoints(run.workdir)
     try:
-        state, iterator = _start(run, checkpoints, report)
-        claim_workdir(run, report)
+        state, iterator = _start(run, checkpoints)
+        claim_workdir(run)
         (run.workdir / WEIGHTS).unlink(missing_ok=True)
-        _run_steps(run, state, iterator, checkpoints, report)
-        return _finish(run, checkpoints, report)
+        _run_steps(run, state, iterator, checkpoints)
+        return _finish(run, checkpoints)
     finally:
         checkpoints.close()
         leave_workdir(run)
@@ -93,98 +90,79 @@ def stack_batches(batches: Sequence[Batch]) -> Batch:
     return jax.tree.map(stack, *batches)
 
 
-def _start(run: Run, checkpoints: Checkpoints, report: Report):
+def _start(run: Run, checkpoints: Checkpoints):
     """Return the state to continue from, and the data iterator set to its position."""
     iterator = run.train_iterator()
     if checkpoints.last_step() is not None:
-        state, meta = checkpoints.restore(_placed(abstract_state(run), run))
+        state, meta = checkpoints.restore(abstract_state(run))
         iterator.set_state(meta["data"])
-        report(f"continuing from step {int(state.step)} of {run.workdir}")
+        run.report(f"continuing from step {int(state.step)} of {run.workdir}")
         return state, iterator
-    report(
+    run.report(
         f"{run.config.model.name}: {count_params(run.model):,} parameters, "
         f"{len(run.dataset.splits['train']):,} training images, {run.total_steps:,} steps"
     )
-    state = first_state(run, report)
+    state = first_state(run)
     save_weights(run.workdir / INITIAL_WEIGHTS, jax.device_get(state.params))
     return jax.device_put(state, NamedSharding(run.mesh, PartitionSpec())), iterator
 
 
-def _placed(like: TrainState, run: Run) -> TrainState:
-    """Return shapes with the sharding of the restored arrays."""
-    sharding = NamedSharding(run.mesh, PartitionSpec())
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like
-    )
-
-
-def _run_steps(run: Run, state: TrainState, iterator, checkpoints: Checkpoints, report: Report):
+def _run_steps(run: Run, state: TrainState, iterator, checkpoints: Checkpoints) -> None:
     """Take all remaining steps."""
     config, step = run.config.train, int(state.step)
     compiled = functools.cache(
         lambda objective: make_train_step(objective, run.pruner, run.tx, run.mesh)
     )
-    logs = Logs(run.workdir, step)
-    progress = Progress(run.total_steps, step, run.config.data.batch_size)
-    validator = Validator(run)
+    logs, validator = Logs(run, step), Validator(run)
     try:
         for count, objective, inputs in read_ahead(_calls(run, iterator, step)):
             state, metrics = compiled(objective)(state, *inputs)
             step += count
             if step % config.log_every == 0 or step == run.total_steps:
-                _log_step(step, metrics, run, logs, progress, report)
+                _log_step(step, metrics, logs)
             if step % run.eval_every == 0 or step == run.total_steps:
-                result = validator(state)
-                logs.write("validation", step, result.metrics)
-                checkpoints.save(
-                    state,
-                    score=result.score,
-                    data=iterator.get_state(step),
-                    info={"validation": result.metrics},
-                )
-                report(f"step {step}/{run.total_steps} | validation: {result}")
-                progress.skip(step)
+                metrics, score = validator(state)
+                logs.write("validation", step, metrics)
+                info, data = {"validation": metrics}, iterator.get_state(step)
+                checkpoints.save(state, score=score, data=data, info=info)
+                shown = " | ".join(f"{key} {value:.4f}" for key, value in metrics.items())
+                shown += " | off its target sparsity" if score is None else ""
+                run.report(f"step {step}/{run.total_steps} | validation: {shown}")
+                logs.skip(step)
     finally:
         iterator.close()
         logs.close()
 
 
 def _calls(run: Run, iterator, step: int) -> Iterator[tuple[int, Objective, tuple]]:
-    """Yield for each call of the compiled step: steps, objective, inputs on the devices."""
+    """Yield for each call of the compiled step: steps, objective, inputs on the devices.
+
+    A call ends where something is logged or saved, or where another objective begins.
+    """
+    config = run.config.train
+    events = config.log_every, run.eval_every
     sharding = NamedSharding(run.mesh, PartitionSpec(None, "data"))
     while step < run.total_steps:
-        count, objective = _steps_until_event(step, run), run.objective_at(step)
+        ends = [run.total_steps, step + config.steps_per_call, run.next_change(step)]
+        count = min(*ends, *((step // every + 1) * every for every in events)) - step
+        objective = run.objective_at(step)
         batches = stack_batches([next(iterator) for _ in range(count)])
         inputs, static = objective.inputs(batches, step)
         step += count
         yield count, objective, (jax.device_put(inputs, sharding), static)
 
 
-def _steps_until_event(step: int, run: Run) -> int:
-    """Return the number of steps of the next call.
-
-    It ends where something is logged or saved, or where another objective begins.
-    """
-    config = run.config.train
-    ends = [run.total_steps, step + config.steps_per_call, run.next_change(step)]
-    ends += [(step // every + 1) * every for every in (config.log_every, run.eval_every)]
-    return min(ends) - step
-
-
-def _log_step(step: int, metrics, run: Run, logs: Logs, progress: Progress, report: Report) -> None:
+def _log_step(step: int, metrics: Mapping[str, jax.Array], logs: Logs) -> None:
     values = {key: float(value) for key, value in jax.device_get(metrics).items()}
     if not np.isfinite(values["loss"]):
         raise NonFiniteLossError(
             f"step {step}: the loss is {values['loss']}; try a smaller "
             "config.optimizer.learning_rate or clip_at"
         )
-    shown = {key: values[key] for key in _SHOWN if key in values}
-    line, rate = progress.line(step, shown)
-    logs.write("train", step, {**values, "images_per_second": rate})
-    report(line)
+    logs.progress(step, values)
 
 
-def _finish(run: Run, checkpoints: Checkpoints, report: Report) -> dict[str, Any]:
+def _finish(run: Run, checkpoints: Checkpoints) -> dict[str, Any]:
     """Write the best model's pruned weights and the summary."""
     checkpoints.wait()
     best = checkpoints.best_step()
@@ -211,5 +189,5 @@ def _finish(run: Run, checkpoints: Checkpoints, report: Report) -> dict[str, Any
         "bytes": size,
     }
     write_json(run.workdir / "summary.json", summary)
-    report(f"wrote {run.workdir / WEIGHTS}: {json.dumps(summary)}")
+    run.report(f"wrote {run.workdir / WEIGHTS}: {json.dumps(summary)}")
     return summary

@@ -22,7 +22,8 @@ _REGISTERED = (*(f"{section}.name" for section in NAMED), "data.name", "data.fea
 # Errors of a config file that are reported in one line.
 _FAULTS = (AttributeError, ImportError, LookupError, NameError, SyntaxError, TypeError, ValueError)
 _ALONE = "(no value)"  # a flag without one, which sets a bool
-_TRUE, _FALSE = ("true", "t", "1", "yes"), ("false", "f", "0", "no")
+_BOOLS = dict.fromkeys((_ALONE, "true", "t", "1", "yes"), True)
+_BOOLS |= dict.fromkeys(("false", "f", "0", "no"), False)
 
 
 def load_config(path: str | pathlib.Path, arg: str | None = None) -> ConfigDict:
@@ -131,9 +132,7 @@ def _value(texts: Sequence[str], field: Field) -> Any:
         parts = (item if isinstance(item, list | tuple) else (item,) for item in items)
         return tuple(itertools.chain.from_iterable(parts))
     if hint is bool:
-        if text == _ALONE:
-            return True
-        return text.lower() in _TRUE if text.lower() in _TRUE + _FALSE else text
+        return _BOOLS.get(text.lower(), text)
     if hint is str or (typing.get_origin(hint) is Literal and isinstance(field.default, str)):
         return text
     return literal(text)

@@ -7,7 +7,6 @@ pruner's name chooses it, and `key=value` sets a field of that pruner:
 `configs/ort.py:scst,mask_freeze,num_samples=60,baseline=greedy`.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,9 +14,8 @@ from ml_collections import ConfigDict
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning import PRUNERS
-from sparsecap_jax.pruning.structures import NofM, parse_structure
-from sparsecap_jax.runs.config import default_config, make_section, parse_arg
-from sparsecap_jax.scst.config import ScstConfig
+from sparsecap_jax.pruning.ranking import NofM, parse_structure
+from sparsecap_jax.runs.config import default_config, make_section, parse_arg, section_fields
 from sparsecap_jax.settings import nearest
 
 # Cosine from 0.01 with a large epsilon: Up-Down and Soft-Attention.
@@ -37,14 +35,9 @@ TINY = {
     **{"clip": "norm", "clip_at": 1.0, "mask_epsilon": 3e-4},
 }
 TINY_SUPERMASK = {"sparsity_weight": 25.0}
-# Hard pruning: a trained model (`config.train.init_from`) is pruned and trained for 10 epochs more.
-FINE_TUNED = ("mag_blind", "mag_uniform", "mag_dist")
 # Self-critical training: Adam 0.9 / 0.999 at a constant rate, for transformers too.
 SCST_OPTIMIZER = {"learning_rate": 5e-5, "schedule": "constant", "beta": 0.999, "epsilon": 1e-8}
-SCST_BATCH, SCST_EPOCHS = 5, 10
 TINY_SCST_OPTIMIZER = {**SCST_OPTIMIZER, "learning_rate": 1e-3, "clip": "norm", "clip_at": 1.0}
-# The best captions get worse at first: samples are rewarded, and they need some steps to catch up.
-TINY_SCST_STEPS = 450
 
 
 def make_config(
@@ -78,7 +71,8 @@ def make_config(
     words, values = parse_arg(arg)
     small, rewarded = "tiny" in words, "scst" in words
     variants = {"tiny": tiny, "scst": {}, **(variants or {})}
-    scst = {key: values.pop(key) for key in list(values) if key in _SCST_FIELDS} if rewarded else {}
+    known = section_fields("scst") if rewarded else {}
+    scst = {key: values.pop(key) for key in list(values) if key in known}
     pruner = _pruner(arg, [word for word in words if word not in variants], values, variants)
     chosen = {**fields, **(pruned if pruner != "none" else {})}
     for word in words:
@@ -95,16 +89,13 @@ def make_config(
         config.pruner = make_section("pruner", pruner, **values)
         config.optimizer = make_section("optimizer", **(TINY if small else optimizer))
         config.tokenizer = make_section("tokenizer", tokens.pop("name"), **tokens)
-    if pruner in FINE_TUNED:
-        config.train.epochs = 10
+    if pruner in ("mag_blind", "mag_uniform", "mag_dist"):
+        config.train.epochs = 10  # for a trained model (`config.train.init_from`)
     if small:
         use_toy_scenes(config)
     if rewarded:
         use_rewards(config, small, scst)
     return config
-
-
-_SCST_FIELDS = {field.name for field in dataclasses.fields(ScstConfig)}
 
 
 def use_rewards(config: ConfigDict, small: bool, fields: Mapping[str, Any]) -> None:
@@ -116,10 +107,11 @@ def use_rewards(config: ConfigDict, small: bool, fields: Mapping[str, Any]) -> N
         config.scst = make_section("scst", **{"start_epoch": 0, **small_fields, **fields})
     config.data.seq_per_img = 1  # captions serve as references, not to be predicted
     if small:
-        config.train.update(steps=TINY_SCST_STEPS, eval_every=75, log_every=15, steps_per_call=5)
+        # The best captions get worse at first, for samples are rewarded: they need 450 steps.
+        config.train.update(steps=450, eval_every=75, log_every=15, steps_per_call=5)
     else:
-        config.data.batch_size = SCST_BATCH
-        config.train.epochs = SCST_EPOCHS
+        config.data.batch_size = 5
+        config.train.epochs = 10
 
 
 def use_toy_scenes(config: ConfigDict) -> None:

@@ -7,6 +7,7 @@ import logging
 import pathlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import optax
@@ -18,20 +19,17 @@ from sparsecap_jax.captioning.image_options import decode_options
 from sparsecap_jax.captioning.search import SearchOptions
 from sparsecap_jax.data.datasets import Dataset, load_dataset
 from sparsecap_jax.data.pipeline import TrainIterator, make_train_iterator, steps_per_epoch
-from sparsecap_jax.errors import CheckpointError, ConfigError
+from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.files import read_json, write_atomically, write_json
 from sparsecap_jax.models import make_model, model_class
 from sparsecap_jax.pruning import Pruner, make_pruner
-from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.config import changed_fields, from_dict, model_config, to_json, validate
-from sparsecap_jax.runs.directory import EXTRACTOR, INITIAL_WEIGHTS, TOKENIZER
-from sparsecap_jax.scst.config import parse as parse_scst
+from sparsecap_jax.runs.directory import CONFIG, EXTRACTOR, INITIAL_WEIGHTS, TOKENIZER
 from sparsecap_jax.scst.document_frequency import DocumentFrequency, count_documents
 from sparsecap_jax.scst.guard import check_document_frequency
 from sparsecap_jax.scst.rewards import make_rewards
-from sparsecap_jax.settings import build
 from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer, train_tokenizer
-from sparsecap_jax.training import scheduled_sampling
+from sparsecap_jax.training.config import scheduled_sampling
 from sparsecap_jax.training.objectives import OBJECTIVES, Objective, SelfCritical, Task
 from sparsecap_jax.training.optimizers import make_optimizer
 from sparsecap_jax.training.steps import make_mesh
@@ -39,7 +37,7 @@ from sparsecap_jax.training.steps import make_mesh
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """The parts of a run; `config` has been checked."""
+    """The parts of a run; `config` has been checked, and `report` takes a line of progress."""
 
     config: ConfigDict
     workdir: pathlib.Path
@@ -52,7 +50,8 @@ class Run:
     steps_per_epoch: int
     total_steps: int
     objectives: Mapping[int, Callable[[], Objective]]
-    made_tokenizer: bool = False
+    made_tokenizer: bool
+    report: Callable[[str], None]
 
     def objective_at(self, step: int) -> Objective:
         """Return the objective of the step that follows `step` finished ones."""
@@ -69,19 +68,15 @@ class Run:
 
     def train_iterator(self) -> TrainIterator:
         """A fresh iterator over the training split."""
-        data = self.config.data
+        config, data = self.config, self.config.data
+        keys = "batch_size seq_per_img region_buckets prefetch num_threads num_workers"
         return make_train_iterator(
             self.dataset.splits["train"],
             self.dataset.store,
             self.tokenizer,
-            batch_size=data.batch_size,
-            seq_per_img=data.seq_per_img,
-            max_seq_length=self.config.max_seq_length,
-            region_buckets=data.region_buckets,
-            seed=self.config.seed,
-            prefetch=data.prefetch,
-            num_threads=data.num_threads,
-            num_workers=data.num_workers,
+            **{key: data[key] for key in keys.split()},
+            max_seq_length=config.max_seq_length,
+            seed=config.seed,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
@@ -93,35 +88,38 @@ def prepare_run(
     dataset: Dataset | None = None,
     report: Callable[[str], None] = print,
 ) -> Run:
-    """Check the config and build all parts.
+    """Check the config and build all parts; arguments as in `loop.train`.
 
-    A new directory gets its `tokenizer/`; one that has a run is continued. `dataset` is the one of
-    `config.data`, where it is open already.
+    A new directory gets its `tokenizer/`; one that has a run is continued.
 
     Raises:
         ConfigError: the config is faulty, or one that the run cannot continue with.
         DataError: the data are missing or malformed.
     """
-    validate(config)
-    workdir = pathlib.Path(workdir)
+    sections, workdir = validate(config), pathlib.Path(workdir)
     check_workdir(config, workdir)
-    captioner = model_class(config.model.name)
     if dataset is None:
+        captioner = model_class(config.model.name)
         dataset = load_dataset(config.data, need_boxes=getattr(captioner, "needs_boxes", False))
-    epoch = _epoch(config, dataset)
+    images = len(dataset.splits["train"])
+    epoch = steps_per_epoch(images, config.data.batch_size)
+    if epoch < 1:
+        raise ConfigError(
+            f"config.data.batch_size is {config.data.batch_size}; expected at most {images}, the "
+            "number of training images"
+        )
     total = config.train.steps or config.train.epochs * epoch
     trained = _check_length(workdir, total)
     pruner = make_pruner(config.pruner, total_steps=total, steps_per_epoch=epoch)
-    width = config.model.get("d_model")
-    tx = make_optimizer(config.optimizer, total, epoch, pruner.trains_masks, width)
+    tx = make_optimizer(
+        sections["optimizer"], total, epoch, pruner.trains_masks, config.model.get("d_model")
+    )
     mesh = make_mesh(config.train.devices, config.data.batch_size)
     if not trained:
         _check_start(config, pruner)
     captions = [record.captions for record in dataset.splits["train"]]
-    rewarded_from = config.scst.start_epoch * epoch
-    rewarded_from = rewarded_from if 0 <= rewarded_from < total else None
-    frequency = None
-    if rewarded_from is not None:
+    rewarded_from, frequency = config.scst.start_epoch * epoch, None
+    if 0 <= rewarded_from < total:
         frequency = _document_frequency(config, captions, report)
     makes_tokenizer = not (workdir / TOKENIZER).exists()
     tokenizer = prepare_tokenizer(config, workdir, dataset)
@@ -134,43 +132,37 @@ def prepare_run(
         mesh.size,
         epoch,
         config.train.label_smoothing,
-        scheduled_sampling.parse(config.train, model),
+        scheduled_sampling(config.train, model),
     )
-    objectives = make_objectives(config, task, rewarded_from, frequency)
+    objectives = _objectives(sections, task, rewarded_from, frequency)
     return Run(
         config, workdir, dataset, tokenizer, model, pruner, tx, mesh, epoch, total, objectives,
-        makes_tokenizer,
+        makes_tokenizer, report,
     )  # fmt: skip
 
 
-def make_objectives(
-    config: ConfigDict, task: Task, rewarded_from: int | None, frequency: DocumentFrequency | None
+def _objectives(
+    sections: Mapping[str, Any], task: Task, rewarded_from: int, frequency: DocumentFrequency | None
 ) -> dict[int, Callable[[], Objective]]:
-    """Return the objectives of a run by the step that they start at, each made when needed.
+    """Return the objectives of a run by the step that they start at, each made when needed."""
+    plain, settings = dataclasses.replace(sections["objective"], task=task), sections["scst"]
 
-    Args:
-        config: the checked config.
-        task: the parts of the run.
-        rewarded_from: step from which captions are rewarded; None: never.
-        frequency: document frequencies of the rewards.
-    """
-    fields = {key: value for key, value in config.objective.items() if key != "name"}
-    plain = build(OBJECTIVES[config.objective.name], fields, "objective", task=task)
-    if rewarded_from is None:
-        return {0: lambda: plain}
-    rewarded = functools.cache(lambda: _self_critical(config, task, frequency))
-    return {0: lambda: plain, rewarded_from: rewarded}
+    @functools.cache
+    def rewarded() -> SelfCritical:
+        return SelfCritical(
+            task=task,
+            config=settings,
+            rewards=make_rewards(settings.weights, frequency, task.references, task.tokenizer),
+            options=decode_options(SearchOptions(search="greedy"), task.tokenizer, task.max_length),
+        )
+
+    return {0: lambda: plain} | ({} if frequency is None else {rewarded_from: rewarded})
 
 
 def _document_frequency(
     config: ConfigDict, captions: Sequence[Sequence[str]], report: Callable[[str], None]
 ) -> DocumentFrequency:
-    """Load or count the document frequencies of the rewards.
-
-    Raises:
-        ConfigError: they are of word numbers.
-        DataError: they cannot be read.
-    """
+    """Load or count the document frequencies of the rewards."""
     path = config.scst.document_frequency
     if not path:
         return count_documents(captions, dataset="training split")
@@ -182,27 +174,6 @@ def _document_frequency(
     return frequency
 
 
-def _self_critical(config: ConfigDict, task: Task, frequency: DocumentFrequency) -> SelfCritical:
-    settings = parse_scst(config.scst)
-    return SelfCritical(
-        task=task,
-        config=settings,
-        rewards=make_rewards(settings.weights, frequency, task.references, task.tokenizer),
-        options=decode_options(SearchOptions(search="greedy"), task.tokenizer, task.max_length),
-    )
-
-
-def _epoch(config: ConfigDict, dataset: Dataset) -> int:
-    images = len(dataset.splits["train"])
-    epoch = steps_per_epoch(images, config.data.batch_size)
-    if epoch < 1:
-        raise ConfigError(
-            f"config.data.batch_size is {config.data.batch_size}; expected at most {images}, the "
-            "number of training images"
-        )
-    return epoch
-
-
 def check_workdir(config: ConfigDict, workdir: pathlib.Path) -> list[str]:
     """Return how a config differs from the one that a run directory was begun with.
 
@@ -210,7 +181,7 @@ def check_workdir(config: ConfigDict, workdir: pathlib.Path) -> list[str]:
         ConfigError: it differs in fields that may not change while a run continues; the message
             says which.
     """
-    path = workdir / "config.json"
+    path = workdir / CONFIG
     if not path.exists():
         return []
     allowed, refused = changed_fields(from_dict(read_json(path), str(path)), config)
@@ -222,19 +193,16 @@ def check_workdir(config: ConfigDict, workdir: pathlib.Path) -> list[str]:
     return allowed
 
 
-def claim_workdir(run: Run, report: Callable[[str], None] = print) -> None:
+def claim_workdir(run: Run) -> None:
     """Write `config.json` into a new run directory, or update it where a run continues.
 
     To be called once the run has a state: a fault found before must not leave a directory that
     refuses the mended config.
-
-    Raises:
-        ConfigError: see `check_workdir`.
     """
-    path = run.workdir / "config.json"
+    path = run.workdir / CONFIG
     changes = check_workdir(run.config, run.workdir)
     if changes:
-        report(f"{path}: continuing with another config: {'; '.join(changes)}")
+        run.report(f"{path}: continuing with another config: {'; '.join(changes)}")
     if changes or not path.exists():
         _note_extractor(run.config, run.workdir)
         with write_atomically(path) as file:
@@ -243,7 +211,7 @@ def claim_workdir(run: Run, report: Callable[[str], None] = print) -> None:
 
 def leave_workdir(run: Run) -> None:
     """Remove what a run that failed before it claimed its directory has written there."""
-    if (run.workdir / "config.json").exists():
+    if (run.workdir / CONFIG).exists():
         return
     (run.workdir / INITIAL_WEIGHTS).unlink(missing_ok=True)
     if run.made_tokenizer:
@@ -255,13 +223,8 @@ def leave_workdir(run: Run) -> None:
 
 def _check_length(workdir: pathlib.Path, total_steps: int) -> int:
     """Return the number of steps that a run is trained for; refuse to end it before them."""
-    trained = 0
-    # Before the first checkpoint there is none to read.
-    with (
-        contextlib.suppress(CheckpointError),
-        contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints,
-    ):
-        trained = checkpoints.last_step()
+    saved = [path.name for path in (workdir / "checkpoints").glob("*")]
+    trained = max((int(name) for name in saved if name.isdecimal()), default=0)
     if trained > total_steps:
         raise ConfigError(
             f"config.train: {total_steps} steps in all, but {workdir} is trained for {trained}; "
@@ -274,7 +237,7 @@ def _check_start(config: ConfigDict, pruner: Pruner) -> None:
     """Check that the run to start from exists, and is named where one is needed."""
     start = config.train.init_from
     if start:
-        if not (pathlib.Path(start) / "config.json").exists():
+        if not (pathlib.Path(start) / CONFIG).exists():
             raise ConfigError(
                 f"config.train.init_from is {start!r}: no run directory: config.json is missing"
             )
@@ -293,8 +256,8 @@ def prepare_tokenizer(config: ConfigDict, workdir: pathlib.Path, dataset: Datase
     A warm start takes the tokenizer of the run it starts from, whose embeddings it keeps;
     otherwise one is trained on the training captions.
     """
-    directory = workdir / "tokenizer"
-    source = pathlib.Path(config.train.init_from) / "tokenizer"
+    directory = workdir / TOKENIZER
+    source = pathlib.Path(config.train.init_from) / TOKENIZER
     if not directory.exists() and config.train.init_from and source.is_dir():
         make_tokenizer(config.tokenizer, source).save(directory)
     if not directory.exists():

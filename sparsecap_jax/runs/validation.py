@@ -1,7 +1,5 @@
 """Validation: loss, captions by greedy or beam search, their scores, and the sparsity reached."""
 
-import dataclasses
-
 import jax
 import numpy as np
 
@@ -17,23 +15,6 @@ from sparsecap_jax.training.steps import make_validation_loss
 
 # METEOR starts a Java process and takes seconds: the final evaluation has it, validation not.
 METRICS = ("Bleu_1", "Bleu_4", "ROUGE_L", "CIDEr")
-
-
-@dataclasses.dataclass(frozen=True)
-class Validation:
-    """Result of one validation.
-
-    Attributes:
-        metrics: loss, scores on the 0-1 scale, and sparsity of the prunable weights.
-        score: CIDEr, or None where the sparsity is too far from its target to be the best.
-    """
-
-    metrics: dict[str, float]
-    score: float | None
-
-    def __str__(self):
-        shown = " | ".join(f"{key} {value:.4f}" for key, value in self.metrics.items())
-        return shown if self.score is not None else f"{shown} | off its target sparsity"
 
 
 class Validator:
@@ -58,14 +39,13 @@ class Validator:
         self._options = decode_options(search, run.tokenizer, config.max_seq_length)
         self._finalize = jax.jit(lambda p, m: finalize(p, run.pruner.binarize(m)))
 
-    def __call__(self, state: TrainState) -> Validation:
-        """Validate `state`."""
-        params, masks = jax.device_get((state.params, state.prune.masks))
+    def __call__(self, state: TrainState) -> tuple[dict[str, float], float | None]:
+        """Return loss, scores from 0 to 1 and sparsity; and CIDEr, None where off the target."""
+        run, (params, masks) = self._run, jax.device_get((state.params, state.prune.masks))
         sums = np.zeros(2)
         for batch in self._batches:
             sums += np.array(jax.device_get(self._loss(params, masks, batch)), np.float64)
         pruned = self._finalize(params, masks)
-        run = self._run
         captioned = caption_batches(run.model, pruned, self._batches, run.tokenizer, self._options)
         captions = {self._records[index].image_id: best[0].text for index, best in captioned}
         references = {record.image_id: record.raw for record in self._records}
@@ -76,4 +56,4 @@ class Validator:
             binary = run.pruner.binarize(masks)
             metrics["sparsity"] = float(overall_sparsity(binary))
             reached = run.pruner.reached(binary, run.config.eval.sparsity_tolerance)
-        return Validation(metrics, metrics["CIDEr"] if reached else None)
+        return metrics, metrics["CIDEr"] if reached else None

@@ -19,7 +19,6 @@ from sparsecap_jax.files import write_atomically
 from sparsecap_jax.types import PyTree
 
 FORMAT_VERSION = 1
-_WORTHWHILE = 0.5  # leaves without a mask are stored sparse from this share of zeros on
 
 
 def save_weights(
@@ -35,7 +34,7 @@ def save_weights(
     for name, value in flatten_dict(params, sep="/").items():
         value = np.asarray(value, np.float32)
         kept = np.asarray(flat_masks[name]) != 0 if name in flat_masks else value != 0
-        if name in flat_masks or np.mean(kept) <= 1 - _WORTHWHILE:
+        if name in flat_masks or np.mean(kept) <= 0.5:
             entries[f"shape:{name}"] = np.asarray(value.shape, np.int64)
             entries[f"bits:{name}"] = np.packbits(kept)
             entries[f"values:{name}"] = value[kept]
@@ -78,6 +77,23 @@ def load_weights(path: str | pathlib.Path) -> dict[str, Any]:
         elif kind == "shape":
             params[name], masks[name] = _unpack(path, name, entries)
     return {"params": unflatten_dict(params, sep="/"), "masks": unflatten_dict(masks, sep="/")}
+
+
+def misfits(tree: PyTree, expected: PyTree) -> dict[str, str]:
+    """Describe the leaves that are missing, extra, or of another shape than expected, by path."""
+    shapes, expected = (
+        {path: tuple(leaf.shape) for path, leaf in flatten_dict(leaves, sep="/").items()}
+        for leaves in (tree, expected)
+    )
+    faults = {}
+    for path in sorted({*shapes, *expected}):
+        if path not in shapes:
+            faults[path] = f"{path} is missing"
+        elif path not in expected:
+            faults[path] = f"{path} is extra"
+        elif shapes[path] != expected[path]:
+            faults[path] = f"{path} has shape {shapes[path]}, expected {expected[path]}"
+    return faults
 
 
 def _unpack(path, name: str, entries: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

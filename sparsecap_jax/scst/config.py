@@ -1,11 +1,11 @@
 """Section `scst` of a config: self-critical training."""
 
 import dataclasses
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.scst.rewards import RewardWeights
-from sparsecap_jax.settings import Range, build
+from sparsecap_jax.settings import Range
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,17 +56,3 @@ class ScstConfig:
     def weights(self) -> RewardWeights:
         """The weights of the scores."""
         return RewardWeights(self.cider_d, (self.bleu_1, self.bleu_2, self.bleu_3, self.bleu_4))
-
-    @property
-    def enabled(self) -> bool:
-        """Return whether captions are ever rewarded."""
-        return self.start_epoch >= 0
-
-
-def parse(config: Any) -> ScstConfig:
-    """Read the section `scst`; a `ScstConfig` is passed through.
-
-    Raises:
-        ConfigError: an unknown key, or a value of the wrong type or out of range.
-    """
-    return config if isinstance(config, ScstConfig) else build(ScstConfig, config, "scst")

@@ -8,20 +8,21 @@ import dataclasses
 import json
 import pathlib
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.files import write_atomically
+from sparsecap_jax.settings import Range, build
 
 MAX_N = 4
 FORMAT, FORMAT_VERSION = "sparsecap_jax document frequencies", 1
 # Type and lowest order of the tables of each field.
 _TABLES = {"counts": (np.float64, 1), "parents": (np.int32, 2), "lasts": (np.int32, 2)}
-_HEADER = {"num_images": int, "eos": str, "unk": str, "dataset": str, "tokens": str}
+_HEADER = ("num_images", "eos", "unk", "dataset", "tokens")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,7 +46,7 @@ class DocumentFrequency:
     counts: tuple[Float[np.ndarray, " _"], ...]
     parents: tuple[Int[np.ndarray, " _"], ...]
     lasts: tuple[Int[np.ndarray, " _"], ...]
-    num_images: int
+    num_images: Annotated[int, Range(1)]
     eos: str = ""
     unk: str = ""
     dataset: str = ""
@@ -65,14 +66,16 @@ class DocumentFrequency:
 
     def look_up(self, ids: Int[np.ndarray, "*N T"]) -> Float[np.ndarray, "*N T 4"]:
         """Return the document frequencies of the n-grams at each place, 0 for unknown ones."""
-        flat = ids.reshape(-1, ids.shape[-1]).astype(np.int64)
-        known = (flat >= 0) & (flat < len(self.words))
-        nodes = np.where(known, flat, -1)
-        rest, frequencies = nodes, [_take(self.counts[0], nodes)]
-        for counts, keys in zip(self.counts[1:], self._keys, strict=True):
+        size, rest = len(self.words), ids.reshape(-1, ids.shape[-1]).astype(np.int64)
+        rest = np.where((rest >= 0) & (rest < size), rest, -1)
+        nodes, frequencies = np.zeros_like(rest), []
+        for counts, keys in zip(self.counts, self._keys, strict=True):
+            queries = nodes * size + rest
+            at = np.searchsorted(keys, queries)
+            nodes = np.where((nodes >= 0) & (rest >= 0) & (keys[at] == queries), at, -1)
+            images = counts[nodes] if len(counts) else 0.0
+            frequencies.append(np.where(nodes >= 0, images, 0.0))
             rest = np.concatenate([rest[:, 1:], np.full((len(rest), 1), -1)], axis=1)
-            nodes = _find(keys, nodes, rest, len(self.words))
-            frequencies.append(_take(counts, nodes))
         return np.stack(frequencies, axis=-1).reshape(*ids.shape, MAX_N)
 
     def document_count(self, ngram: Sequence[str]) -> float:
@@ -105,7 +108,7 @@ class DocumentFrequency:
         """
         try:
             with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+                arrays = dict(file)
         except FileNotFoundError:
             raise DataError(f"{path}: no such file; expected document frequencies") from None
         except (ValueError, OSError, EOFError, zipfile.BadZipFile, TypeError) as error:
@@ -124,39 +127,34 @@ class DocumentFrequency:
         format_ = header.get("format"), header.get("version")
         if format_ != (FORMAT, FORMAT_VERSION):
             raise ValueError(f"format and version are {format_}; expected {FORMAT, FORMAT_VERSION}")
-        fields = {name: header[name] for name in _HEADER}
-        for name, kind in _HEADER.items():
-            if type(fields[name]) is not kind:
-                raise ValueError(f"{name} is {fields[name]!r}; expected {kind.__name__}")
-        table = cls(
-            tuple(_text(arrays["words"]).split("\n")),
-            *(
-                tuple(arrays[f"{field}_{n}"].astype(kind) for n in range(first, MAX_N + 1))
-                for field, (kind, first) in _TABLES.items()
-            ),
-            **fields,
-        )
+        fields = {
+            field: tuple(arrays[f"{field}_{n}"].astype(kind) for n in range(first, MAX_N + 1))
+            for field, (kind, first) in _TABLES.items()
+        }
+        fields["words"] = tuple(_text(arrays["words"]).split("\n"))
+        table = build(cls, {name: header[name] for name in _HEADER}, "header", **fields)
         table._check()
         return table
 
     def _check(self) -> None:
-        if self.num_images < 1 or len(self.counts[0]) != len(self.words):
+        if len(self.counts[0]) != len(self.words):
             raise ValueError("counts_1 does not fit num_images or words")
         for n, (parents, lasts, keys) in enumerate(
-            zip(self.parents, self.lasts, self._keys, strict=True), start=2
+            zip(self.parents, self.lasts, self._keys[1:], strict=True), start=2
         ):
             sizes = {len(parents), len(lasts), len(self.counts[n - 1])}
             if len(sizes) != 1 or np.any(np.diff(keys) <= 0):
                 raise ValueError(f"the table of {n}-grams is not sorted or has gaps")
             for values, limit in ((parents, len(self.counts[n - 2])), (lasts, len(self.words))):
-                if len(values) and not (values.min() >= 0 and values.max() < limit):
+                if np.any((values < 0) | (values >= limit)):
                     raise ValueError(f"the table of {n}-grams refers to missing entries")
 
     def __post_init__(self):
-        keys = [
-            parents.astype(np.int64) * len(self.words) + lasts
-            for parents, lasts in zip(self.parents, self.lasts, strict=True)
-        ]
+        # Keys of each order, the last one beyond them all. Words are children of one root.
+        size, keys = len(self.words), [np.arange(len(self.words))]
+        for parents, lasts in zip(self.parents, self.lasts, strict=True):
+            keys.append(parents.astype(np.int64) * size + lasts)
+        keys = [np.append(table, np.iinfo(np.int64).max) for table in keys]
         object.__setattr__(self, "_keys", keys)
         object.__setattr__(self, "_index", {word: i for i, word in enumerate(self.words)})
 
@@ -183,37 +181,26 @@ def count_documents(
     """
     keep = None if known is None else {*known, *([eos] if eos else [])}
     index: dict[str, int] = {}
-    ids, lengths, images, count = [], [], [], 0
+    ids, left, images, count = [], [], [], 0
     for captions in references:
         for caption in captions:
             words = [*caption.split(), eos] if eos else caption.split()
             if keep is not None:
                 words = [word if word in keep else unk for word in words]
             ids += [index.setdefault(word, len(index)) for word in words]
-            lengths.append(len(words))
-            images.append(count)
+            left += range(len(words), 0, -1)
+            images += [count] * len(words)
         count += 1
     if not count:
         raise DataError("document frequencies: there are no images to count")
-    flat = np.array(ids, np.int64)
-    return _count(tuple(index), flat, lengths, images, count, eos=eos, unk=unk, dataset=dataset)
+    flat, image = np.array(ids, np.int64), np.array(images, np.int64)
 
+    def images_of(n, starts, nodes, size):
+        seen = np.unique(nodes * count + image[starts]) // count
+        return np.bincount(seen, minlength=size).astype(np.float64)
 
-def _count(words, flat, lengths, images, num_images, **fields) -> DocumentFrequency:
-    """Count n-grams of captions that lie one behind another in `flat`."""
-    image = np.repeat(np.array(images, np.int64), lengths)
-    left = np.concatenate([np.arange(n, 0, -1) for n in lengths]) if len(flat) else flat
-    nodes, starts, counts, parents, lasts = flat, np.arange(len(flat)), [], [], []
-    for n in range(1, MAX_N + 1):
-        size = len(words)
-        if n > 1:
-            fits = left[starts] >= n
-            starts, nodes = starts[fits], nodes[fits]
-            nodes, size = _continue(nodes, flat[starts + n - 1], len(words), parents, lasts)
-        seen = np.unique(nodes * num_images + image[starts]) // num_images
-        counts.append(np.bincount(seen, minlength=size).astype(np.float64))
-    tables = tuple(counts), tuple(parents), tuple(lasts)
-    return DocumentFrequency(words, *tables, num_images, **fields)
+    tables = _trie(len(index), np.array(left), lambda n, starts: flat[starts + n - 1], images_of)
+    return DocumentFrequency(tuple(index), *tables, count, eos=eos, unk=unk, dataset=dataset)
 
 
 def from_ngrams(
@@ -229,41 +216,35 @@ def from_ngrams(
         row[: len(ngram)] = [index.setdefault(word, len(index)) for word in ngram]
     values = np.fromiter(frequencies.values(), np.float64, len(frequencies))
     sizes = np.sum(rows >= 0, axis=1)
-    words = len(index)
-    counts, parents, lasts = [np.zeros(words)], [], []
-    nodes = rows[:, 0]
-    counts[0][nodes[sizes == 1]] = values[sizes == 1]
-    for n in range(2, MAX_N + 1):
-        longer = sizes >= n
-        rows, values, sizes, nodes = rows[longer], values[longer], sizes[longer], nodes[longer]
-        nodes, size = _continue(nodes, rows[:, n - 1], words, parents, lasts)
-        counts.append(np.zeros(size))
-        counts[-1][nodes[sizes == n]] = values[sizes == n]
-    tables = tuple(counts), tuple(parents), tuple(lasts)
+
+    def images_of(n, starts, nodes, size):
+        counts, whole = np.zeros(size), sizes[starts] == n
+        counts[nodes[whole]] = values[starts[whole]]
+        return counts
+
+    tables = _trie(len(index), sizes, lambda n, starts: rows[starts, n - 1], images_of)
     return DocumentFrequency(tuple(index), *tables, num_images, **fields)
 
 
-def _continue(nodes, words, vocabulary_size, parents, lasts) -> tuple[np.ndarray, int]:
-    """Append the table of `nodes` followed by `words`; return their numbers in it and its size."""
-    keys, numbers = np.unique(nodes * vocabulary_size + words, return_inverse=True)
-    parents.append((keys // vocabulary_size).astype(np.int32))
-    lasts.append((keys % vocabulary_size).astype(np.int32))
-    return numbers, len(keys)
+def _trie(vocabulary_size: int, left: np.ndarray, nth_word: Callable, images_of: Callable):
+    """Number n-grams that begin at places with so many words `left`; return `_TABLES`.
 
-
-def _find(keys: np.ndarray, nodes: np.ndarray, lasts: np.ndarray, words: int) -> np.ndarray:
-    """Numbers of the n-grams `nodes` followed by the words `lasts`; -1 for unknown ones."""
-    if not len(keys):
-        return np.full(nodes.shape, -1)
-    queries = nodes * words + lasts
-    at = np.minimum(np.searchsorted(keys, queries), len(keys) - 1)
-    return np.where((nodes >= 0) & (lasts >= 0) & (keys[at] == queries), at, -1)
-
-
-def _take(counts: np.ndarray, nodes: np.ndarray) -> np.ndarray:
-    if not len(counts):
-        return np.zeros(nodes.shape)
-    return np.where(nodes >= 0, counts[nodes], 0.0)
+    `nth_word(n, starts)` are words after places, `images_of(n, starts, nodes, size)` the counts of
+    the `size` n-grams, of which `nodes` begin at `starts`.
+    """
+    starts, counts, parents, lasts = np.arange(len(left)), [], [], []
+    nodes, size = nth_word(1, starts), vocabulary_size
+    for n in range(1, MAX_N + 1):
+        fits = left[starts] >= n
+        starts, nodes = starts[fits], nodes[fits]
+        if n > 1:
+            keys = nodes * vocabulary_size + nth_word(n, starts)
+            keys, nodes = np.unique(keys, return_inverse=True)
+            parents.append((keys // vocabulary_size).astype(np.int32))
+            lasts.append((keys % vocabulary_size).astype(np.int32))
+            size = len(keys)
+        counts.append(images_of(n, starts, nodes, size))
+    return tuple(counts), tuple(parents), tuple(lasts)
 
 
 def _bytes(text: str) -> np.ndarray:

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from sparsecap_jax.scst.document_frequency import MAX_N
 from sparsecap_jax.types import ArrayLike
@@ -64,14 +64,12 @@ def _cider_d(xp, lengths, idf, repeats, counts, reference_lengths, reference_nor
     clipped = xp.minimum((repeats * idf)[..., None, :, :], weights)
     # An n-gram that occurs tf times stands at tf places: each contributes its share.
     share = clipped * weights / xp.maximum(repeats, 1)[..., None, :, :]
-    products = xp.sum(share, axis=-2)
     scale = norms(xp, repeats, idf)[..., None, :] * reference_norms
-    similar = products / xp.where(scale > 0, scale, 1)
+    similar = xp.sum(share, axis=-2) / xp.where(scale > 0, scale, 1)
     bigrams = xp.maximum(lengths - 1, 0)[..., None] - xp.maximum(reference_lengths - 1, 0)
     penalty = xp.exp(-(bigrams.astype(counts.dtype) ** 2) / (2 * SIGMA**2))
     similar = xp.where(present, xp.mean(similar, axis=-1) * penalty, 0)
-    references = xp.maximum(xp.sum(present, axis=-1), 1)
-    return xp.sum(similar, axis=-1) / references * 10
+    return xp.sum(similar, axis=-1) / xp.maximum(xp.sum(present, axis=-1), 1) * 10
 
 
 def _bleu(xp, lengths, repeats, counts, reference_lengths):
@@ -83,7 +81,12 @@ def _bleu(xp, lengths, repeats, counts, reference_lengths):
     # Products of four precisions would leave the range of float32: their logs are summed.
     logs = xp.log(correct + tiny) - xp.log(guesses + small)
     precisions = xp.exp(xp.cumsum(logs, axis=-1) / orders)
-    closest = _closest_length(xp, lengths, reference_lengths).astype(counts.dtype)
+    # The nearest reference length, the smaller one of a tie: a number orders by distance, then by
+    # length.
+    far = np.int32(1 << 14)
+    distance = xp.abs(reference_lengths - lengths[..., None])
+    keys = xp.where(reference_lengths >= 0, distance * far + reference_lengths, far * far)
+    closest = (xp.min(keys, axis=-1) % far).astype(counts.dtype)
     ratio = (lengths.astype(counts.dtype) + tiny) / (closest + small)
     brevity = xp.where(ratio < 1, xp.exp(xp.minimum(1 - 1 / ratio, 0)), 1)
     return precisions * brevity[..., None]
@@ -96,15 +99,6 @@ def norms(
     return xp.sqrt(xp.sum(repeats * idf**2, axis=-2))
 
 
-def _closest_length(xp, lengths, reference_lengths):
-    """Return the reference length nearest to each caption's; the smaller one of a tie."""
-    far = np.int32(1 << 14)
-    distance = xp.abs(reference_lengths - lengths[..., None])
-    # One number orders by distance, then by length.
-    keys = xp.where(reference_lengths >= 0, distance * far + reference_lengths, far * far)
-    return xp.min(keys, axis=-1) % far
-
-
 def occurrences(
     xp: ModuleType,
     captions: Int[ArrayLike, "*#N T"],
@@ -113,24 +107,20 @@ def occurrences(
     other_lengths: Int[ArrayLike, "*#N"],
     dtype: Any,
 ) -> Float[ArrayLike, "*N T 4"]:
-    """Count the n-grams of captions in other captions.
+    """Count the n-grams of captions in other captions, paired with them by broadcasting.
 
-    Args:
-        xp: `numpy` or `jax.numpy`.
-        captions: words; what lies beyond `lengths` does not matter.
-        lengths: numbers of words.
-        others: captions to search, paired with `captions` by broadcasting.
-        other_lengths: their numbers of words.
-        dtype: of the result.
-
-    Returns:
-        Entry `[..., t, n - 1]` counts the n words of a caption from t on; 0 where they do not fit.
+    Entry `[..., t, n - 1]` of the result counts the n words of a caption from t on; 0 where they do
+    not fit. Words beyond the lengths do not matter.
     """
+
+    def words(rows, counts):
+        return xp.arange(rows.shape[-1], dtype=xp.int32) < counts[..., None]
+
     # The searched captions come first: sums over the leading axis are the fast ones.
-    present = xp.moveaxis(_within(xp, others, other_lengths), -1, 0)[..., None]
+    present = xp.moveaxis(words(others, other_lengths), -1, 0)[..., None]
     others = xp.moveaxis(others, -1, 0)[..., None]
-    equal = (captions == others) & _within(xp, captions, lengths) & present
-    places, columns, run = captions.shape[-1], [], equal
+    run = equal = (captions == others) & words(captions, lengths) & present
+    places, columns = captions.shape[-1], []
     for n in range(MAX_N):
         if n:
             run = run[:-1, ..., :-1] & equal[n:, ..., n:]
@@ -138,11 +128,6 @@ def occurrences(
         zeros = xp.zeros((*count.shape[:-1], min(n, places)), dtype)
         columns.append(xp.concatenate([count, zeros], axis=-1)[..., :places])
     return xp.stack(columns, axis=-1)
-
-
-def _within(xp, captions, lengths) -> Bool[ArrayLike, "*N T"]:
-    """Return which places of captions hold words."""
-    return xp.arange(captions.shape[-1], dtype=xp.int32) < lengths[..., None]
 
 
 def own_counts(

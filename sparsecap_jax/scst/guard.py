@@ -10,8 +10,7 @@ import numpy as np
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.scst.document_frequency import MAX_N, DocumentFrequency
-from sparsecap_jax.scst.references import References
-from sparsecap_jax.scst.vocabulary import Vocabulary
+from sparsecap_jax.scst.words import Vocabulary
 
 # Frequencies that were counted on the references know every 4-gram of them, but those with rare
 # words where these were mapped to one. Frequencies of other captions know few.
@@ -25,9 +24,7 @@ def coverage(frequency: DocumentFrequency, references: Sequence[Sequence[str]]) 
     Of the images, 2,000 at even distances are examined.
     """
     some = references[:: -(-len(references) // _IMAGES)]
-    vocabulary = Vocabulary(frequency.words)
-    known = References(some, vocabulary)
-    ids, lengths = known.take(np.arange(int(known.first[-1])))
+    ids, lengths = Vocabulary(frequency.words).encode([text for texts in some for text in texts])
     full = np.arange(ids.shape[-1]) <= lengths[:, None] - MAX_N
     seen = frequency.look_up(ids)[..., -1] > 0
     return float(seen[full].mean()) if full.any() else 1.0

@@ -10,12 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from sparsecap_jax.scst.device import idf_tables, score_on_device
 from sparsecap_jax.scst.document_frequency import DocumentFrequency
-from sparsecap_jax.scst.host import HostScorer
-from sparsecap_jax.scst.references import References
-from sparsecap_jax.scst.vocabulary import Vocabulary
-from sparsecap_jax.scst.words import word_table
+from sparsecap_jax.scst.scorers import HostScorer, idf_tables, score_on_device
+from sparsecap_jax.scst.words import References, Vocabulary, word_table
 from sparsecap_jax.tokenizers import Tokenizer
 from sparsecap_jax.types import ArrayLike, PyTree
 
@@ -55,6 +52,7 @@ class DeviceRewards:
     Attributes:
         weights: of the scores.
         resources: arrays that `__call__` needs, to be passed to compiled code.
+        references: of the split's images.
     """
 
     weights: RewardWeights
@@ -77,20 +75,14 @@ class DeviceRewards:
         `resources` are the attribute of that name, `gathered` the result of `gather`.
         """
         words, tables = resources
-        scores = score_on_device(tables, *words(tokens, lengths), *gathered)
-        return self.weights.combine(jnp, *scores)
+        return self.weights.combine(
+            jnp, *score_on_device(tables, *words(tokens, lengths), *gathered)
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HostRewards:
-    """Rewards of subword tokens: the step calls the host, which decodes and scores.
-
-    Attributes:
-        weights: of the scores.
-        tokenizer: turns tokens into text.
-        scorer: holds the references.
-        resources: none.
-    """
+    """Rewards of subword tokens as in `DeviceRewards`: the step calls the host, which decodes."""
 
     weights: RewardWeights
     tokenizer: Tokenizer
@@ -108,7 +100,7 @@ class HostRewards:
         tokens: Int[Array, "B K T"],
         lengths: Int[Array, "B K"],
     ) -> Float[Array, "B K"]:
-        """As in `DeviceRewards`."""
+        """Reward captions, as `DeviceRewards` does."""
         shape = jax.ShapeDtypeStruct(lengths.shape, jnp.float32)
         return jax.pure_callback(self._score, shape, gathered, tokens, lengths)
 

@@ -1,9 +1,14 @@
-"""Words of sampled tokens, on the device: the numbers that the scorers compare.
+"""Words of captions as numbers, on the host and on the device.
 
-Word tokens are looked up; radix tokens are combined to words first. Subwords have no such table:
-their captions are decoded and scored on the host.
+A scorer's vocabulary has the tokenizer's words and those of the references and of the document
+frequencies: a reference's word that the tokenizer does not know then never equals a sampled
+unknown. Word tokens are looked up; radix tokens are combined to words first. Subwords have no such
+table: their captions are decoded and scored on the host.
 """
 
+import collections
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import no_type_check
 
 import jax.numpy as jnp
@@ -11,9 +16,100 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Int
 
-from sparsecap_jax.scst.vocabulary import END, Vocabulary
+from sparsecap_jax.errors import DataError
 from sparsecap_jax.tokenizers import RadixTokenizer, Tokenizer
-from sparsecap_jax.tokenizers.radix import decimal_to_base
+
+END = -1  # follows the last word of a caption
+
+
+class Vocabulary(dict[str, int]):
+    """Numbers of words, in the order in which they came; `words` are the first ones."""
+
+    def __init__(self, words: Iterable[str] = ()):
+        super().__init__()
+        for word in words:
+            self.add(word)
+
+    def add(self, word: str) -> int:
+        """Return the number of `word`, a new one where it has none."""
+        return self.setdefault(word, len(self))
+
+    def encode(
+        self, captions: Sequence[str]
+    ) -> tuple[Int[np.ndarray, "N T"], Int[np.ndarray, " N"]]:
+        """Return the numbers of the words of captions, separated by blanks.
+
+        Unknown words get numbers beyond the vocabulary, equal ones the same within this call.
+
+        Returns:
+            int32 words, `END` after the last, at least one column; and the lengths.
+        """
+        unknown = collections.defaultdict(itertools.count(len(self)).__next__)
+        rows = [
+            [self[word] if word in self else unknown[word] for word in text.split()]
+            for text in captions
+        ]
+        lengths = np.array([len(row) for row in rows], np.int32)
+        ids = np.full((len(rows), max(1, lengths.max(initial=0))), END, np.int32)
+        ids[np.arange(ids.shape[1]) < lengths[:, None]] = [*itertools.chain(*rows)]
+        return ids, lengths
+
+
+class References:
+    """References of the N images of a split, numbered once and kept at their true lengths.
+
+    Args:
+        captions: of each image at least one, words separated by blanks.
+        vocabulary: takes up their words.
+
+    Attributes:
+        first: int64 `[N + 1]`; those of image i are rows `first[i]:first[i + 1]`.
+
+    Raises:
+        DataError: an image without references.
+    """
+
+    def __init__(self, captions: Iterable[Sequence[str]], vocabulary: Vocabulary):
+        words, ends, first = [], [0], [0]
+        for number, texts in enumerate(captions):
+            if not texts:
+                raise DataError(f"image {number} has no references to reward captions with")
+            for text in texts:
+                words += map(vocabulary.add, text.split())
+                ends.append(len(words))
+            first.append(first[-1] + len(texts))
+        words.append(END)
+        self._words = np.array(words, np.int32)
+        self._ends, self.first = np.array(ends, np.int64), np.array(first, np.int64)
+        self._most = int(np.diff(self.first).max(initial=1))
+        self._longest = int(np.diff(self._ends).max(initial=1))
+
+    def __len__(self) -> int:
+        return len(self.first) - 1
+
+    def rows(self, images: Int[np.ndarray, "*B"]) -> Int[np.ndarray, "*B R"]:
+        """Return rows of the references of images; -1 for missing ones and those of image -1."""
+        rows = self.first[images][..., None] + np.arange(self._most)
+        present = (images[..., None] >= 0) & (rows < self.first[images + 1][..., None])
+        return np.where(present, rows, -1)
+
+    def gather(
+        self, images: Int[np.ndarray, "*B"]
+    ) -> tuple[Int[np.ndarray, "*B R L"], Int[np.ndarray, "*B R"]]:
+        """Return words and lengths of the references of images, in one shape for all batches.
+
+        Image -1 only fills a batch up. Lengths are -1 where an image has fewer than R references.
+        """
+        return self.take(self.rows(images))
+
+    def take(
+        self, rows: Int[np.ndarray, "*B"]
+    ) -> tuple[Int[np.ndarray, "*B L"], Int[np.ndarray, "*B"]]:
+        """Return int32 words, `END` after the last, and lengths of rows; -1 for row -1."""
+        lengths = np.where(rows >= 0, self._ends[rows + 1] - self._ends[rows], -1)
+        places = np.arange(self._longest)
+        at = np.where(places < lengths[..., None], self._ends[rows][..., None] + places, -1)
+        return self._words[at], lengths.astype(np.int32)
 
 
 @no_type_check
@@ -64,26 +160,20 @@ class WordTable:
 
 def word_table(tokenizer: Tokenizer, vocabulary: Vocabulary) -> WordTable | None:
     """Build the table of a tokenizer; its words join `vocabulary`. None for subword tokenizers."""
+    texts, digits, base = [], 1, 0
     if isinstance(tokenizer, RadixTokenizer):
-        texts = [tokenizer.decode(_digits(tokenizer, slot)) for slot in range(tokenizer.num_words)]
+        texts = [tokenizer.decode(word) for word in tokenizer.words]
         digits, base = tokenizer.tokens_per_word, tokenizer.radix_base
     else:
         # A subword glues to the word before it: decoded behind a word it does not add one.
         first = next(i for i in range(tokenizer.vocab_size) if tokenizer.decode([i]).strip())
         before = tokenizer.decode([first])
-        texts = []
         for i in range(tokenizer.vocab_size):
             text = tokenizer.decode([first, i])
             if text != before and not text.startswith(f"{before} "):
                 return None
             texts.append(text.removeprefix(before))
-        digits, base = 1, 0
     if any(len(text.split()) > 1 for text in texts):
         return None
     words = [vocabulary.add(text.strip()) if text.strip() else END for text in texts]
     return WordTable(np.array(words, np.int32), digits, base, tokenizer.eos_id)
-
-
-def _digits(tokenizer: RadixTokenizer, slot: int) -> list[int]:
-    digits = decimal_to_base(slot, tokenizer.radix_base)
-    return [1] * (tokenizer.tokens_per_word - len(digits)) + digits

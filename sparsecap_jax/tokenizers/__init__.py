@@ -4,41 +4,31 @@
 """
 
 import os
+import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.settings import Registry
+from sparsecap_jax.errors import ConfigError, DataError
+from sparsecap_jax.settings import Registry, checked, fields_of
 from sparsecap_jax.tokenizers.base import (
     BpeTokenizer,
     CharTokenizer,
-    Piece,
     Tokenizer,
     TokenizerConfig,
     UnigramTokenizer,
     WordTokenizer,
 )
 from sparsecap_jax.tokenizers.radix import RadixTokenizer
-from sparsecap_jax.tokenizers.training import read_captions
 
+_CLASSES = (WordTokenizer, RadixTokenizer, UnigramTokenizer, BpeTokenizer, CharTokenizer)
 TOKENIZERS: Registry[type[Tokenizer]] = Registry(
-    "tokenizer.name",
-    {
-        "word": WordTokenizer,
-        "radix": RadixTokenizer,
-        "unigram": UnigramTokenizer,
-        "bpe": BpeTokenizer,
-        "char": CharTokenizer,
-        "character": CharTokenizer,
-    },
-    Tokenizer,
+    "tokenizer.name", {cls.name: cls for cls in _CLASSES} | {"character": CharTokenizer}, Tokenizer
 )
 
 __all__ = [
     "TOKENIZERS",
     "BpeTokenizer",
     "CharTokenizer",
-    "Piece",
     "RadixTokenizer",
     "Tokenizer",
     "TokenizerConfig",
@@ -46,22 +36,9 @@ __all__ = [
     "WordTokenizer",
     "make_tokenizer",
     "read_captions",
-    "tokenizer_class",
     "train_from_file",
     "train_tokenizer",
 ]
-
-
-def tokenizer_class(name: Any) -> type[Tokenizer]:
-    """Return the class of that name.
-
-    Raises:
-        ConfigError: there is none, or what is registered under that name is no tokenizer.
-    """
-    entry = TOKENIZERS[name]
-    if not (isinstance(entry, type) and issubclass(entry, Tokenizer)):
-        raise ConfigError(f"tokenizer.name is {name!r}; expected a subclass of Tokenizer")
-    return entry
 
 
 def make_tokenizer(
@@ -70,8 +47,7 @@ def make_tokenizer(
     """Load the tokenizer that a config names from its folder.
 
     Args:
-        name_or_config: a name, or `config.tokenizer`: `name`, and `radix_base` for radix tokens.
-            `vocab_size` only matters for training; fields that are None count as absent.
+        name_or_config: a name, or `config.tokenizer`; fields that are None count as absent.
         directory: the tokenizer's folder, or the run directory that holds it as `tokenizer/`.
         **options: further fields of the config.
 
@@ -97,6 +73,26 @@ def train_tokenizer(
     return cls.train(captions, directory, **options)
 
 
+def read_captions(path: str | os.PathLike) -> list[str]:
+    """Read a UTF-8 text file of one caption a line; blank lines are left out.
+
+    Raises:
+        DataError: the file is missing, holds no caption, or a line is not UTF-8.
+    """
+    try:
+        text = pathlib.Path(path).read_text("utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; expected a text file of captions") from error
+    except UnicodeDecodeError as error:
+        lines = (error.object[: error.start] + b".").splitlines()
+        place = f"line {len(lines)} is not UTF-8 (byte {len(lines[-1]) - 1})"
+        raise DataError(f"{path}: {place}") from error
+    captions = [line.strip() for line in text.split("\n") if line.strip()]
+    if not captions:
+        raise DataError(f"{path}: no captions; expected one a line")
+    return captions
+
+
 def train_from_file(
     name: str,
     captions_file: str | os.PathLike,
@@ -104,24 +100,17 @@ def train_from_file(
     vocab_size: int,
     **options: Any,
 ) -> Tokenizer:
-    """Train a tokenizer from a UTF-8 text file of one caption a line.
-
-    Raises:
-        DataError: the file is missing, empty, or not UTF-8; the message names the line.
-        ConfigError: an unknown name or option, or a vocabulary that cannot be made.
-    """
+    """Train a tokenizer on the captions of a text file; see `read_captions`, `train_tokenizer`."""
     captions = read_captions(captions_file)
     return train_tokenizer(name, captions, directory, vocab_size=vocab_size, **options)
 
 
-def _chosen(
-    name_or_config: Any, options: Mapping[str, Any]
-) -> tuple[type[Tokenizer], dict[str, Any]]:
+def _chosen(config: Any, options: Mapping[str, Any]) -> tuple[type[Tokenizer], dict[str, Any]]:
     """The class that a config names, and the other fields, checked."""
-    config = {"name": name_or_config} if isinstance(name_or_config, str) else name_or_config
+    config = {"name": config} if isinstance(config, str) else config
     fields = {key: value for key, value in {**config, **options}.items() if value is not None}
     if "name" not in fields:
         raise ConfigError(f"tokenizer.name is missing; expected one of {', '.join(TOKENIZERS)}")
-    cls = tokenizer_class(fields.pop("name"))
-    cls.check_options(fields)
-    return cls, fields
+    cls = TOKENIZERS[fields.pop("name")]
+    known = fields_of(cls.config)
+    return cls, {key: checked(value, known, key, "tokenizer") for key, value in fields.items()}

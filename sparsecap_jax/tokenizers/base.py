@@ -1,30 +1,29 @@
 """Tokenizers on SentencePiece: word, unigram, byte-pair and character."""
 
+import contextlib
 import dataclasses
+import io
 import logging
 import os
 import pathlib
+import re
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 import sentencepiece
 
 from sparsecap_jax.errors import ConfigError, DataError
-from sparsecap_jax.settings import Range, checked, fields_of
-from sparsecap_jax.tokenizers.training import (
-    BOS_ID,
-    EOS_ID,
-    PAD_ID,
-    SPECIAL_IDS,
-    UNK_ID,
-    train_model,
-    write_folder,
-)
+from sparsecap_jax.files import new_folder, write_atomically
+from sparsecap_jax.settings import Range
 
 logger = logging.getLogger(__name__)
 
+PAD_ID, UNK_ID, BOS_ID, EOS_ID = 0, 1, 2, 3
+SPECIAL_IDS = {"pad_id": PAD_ID, "unk_id": UNK_ID, "bos_id": BOS_ID, "eos_id": EOS_ID}
+
+_TOO_FEW = re.compile(r"Vocabulary size is smaller than required_chars\. (\d+) vs (\d+)")
 # SentencePiece draws from one generator per process.
 _SAMPLING = threading.Lock()
 _BLANK = "\u2581"
@@ -95,40 +94,26 @@ class Tokenizer:
 
     def same_ids(self, other: "Tokenizer") -> bool:
         """Return whether every id stands for the same piece of text in `other`."""
-        kinds = [(one.name, one.vocab_size) for one in (self, other)]
-        return kinds[0] == kinds[1] and self._all_pieces() == other._all_pieces()
+        kinds = [(one.name, one.vocab_size, one._all_pieces()) for one in (self, other)]
+        return kinds[0] == kinds[1]
 
     def _all_pieces(self) -> list[str]:
         return self._processor.id_to_piece(list(range(len(self._processor))))
 
     @classmethod
-    def check_options(cls, options: Mapping[str, Any]) -> None:
-        """Raise a ConfigError for options that this tokenizer does not have or cannot take."""
-        known = fields_of(cls.config)
-        for key, value in options.items():
-            checked(value, known, key, "tokenizer")
-
-    @classmethod
     def train(
         cls, captions: Iterable[str], directory: str | os.PathLike, vocab_size: int, **options: Any
     ) -> "Tokenizer":
-        """Train on captions and write the tokenizer's folder.
+        """Train on captions and write the tokenizer's folder; `options` are fields of `config`.
 
         The vocabulary is smaller than requested when the captions hold less; that is logged.
-
-        Args:
-            captions: training captions.
-            directory: the folder to write (`MODEL_TYPE.model`, `MODEL_TYPE.vocab`).
-            vocab_size: at most so many SentencePiece ids, the special ones included.
-            **options: `radix_base` for radix tokens.
 
         Raises:
             ConfigError: a bad option, or a vocabulary that cannot be made.
             DataError: there are no captions, or some are not text.
         """
-        tokenizer = cls(train_model(cls.model_type, captions, vocab_size), **options)
-        size = len(tokenizer._processor)
-        if size < vocab_size:
+        tokenizer = cls(_train(cls.model_type, captions, vocab_size), **options)
+        if (size := len(tokenizer._processor)) < vocab_size:
             message = "%s tokenizer: %d of the %d ids asked for: the captions hold no more"
             logger.info(message, cls.name, size, vocab_size)
         tokenizer.save(directory)
@@ -138,10 +123,7 @@ class Tokenizer:
     def load(cls, directory: str | os.PathLike, **options: Any) -> "Tokenizer":
         """Load a tokenizer folder, ours or the reference's, or that of a run directory.
 
-        Radix tokens take the option `radix_base`.
-
-        Raises:
-            DataError: the model is missing or corrupt.
+        `options` are further fields of `config`; DataError where the model is missing or corrupt.
         """
         path = cls._model_path(directory)
         try:
@@ -158,8 +140,16 @@ class Tokenizer:
         return within if within.exists() and not (directory / name).exists() else directory / name
 
     def save(self, directory: str | os.PathLike) -> None:
-        """Write the tokenizer's folder, as the reference names its files."""
-        write_folder(directory, self._files())
+        """Write the tokenizer's folder, as the reference names its files.
+
+        A new folder appears complete or not at all.
+        """
+        directory = pathlib.Path(directory)
+        exists = directory.exists()
+        with contextlib.nullcontext(directory) if exists else new_folder(directory) as folder:
+            for name, data in self._files().items():
+                with write_atomically(folder / name, "wb") as file:
+                    file.write(data)
 
     def _files(self) -> dict[str, bytes]:
         scores = map(self._processor.get_score, range(len(self._processor)))
@@ -186,7 +176,7 @@ class Tokenizer:
             max_length: ids to keep, BOS and EOS counted: a longer caption loses its end and EOS,
                 as in the reference. None or 0: no limit (see `RadixTokenizer` for its limits).
             add_special: whether to put BOS and EOS around.
-            sample: draw one of the possible segmentations (unigram, bpe) instead of the best.
+            sample: draw one of the segmentations (unigram, bpe) instead of taking the best.
             alpha: smoothing of the unigram distribution, or dropout rate of merges (bpe).
             nbest_size: number of best segmentations to draw from, -1 for all (unigram).
             seed: makes the draw repeatable.
@@ -197,17 +187,16 @@ class Tokenizer:
         Raises:
             ConfigError: a negative limit, or sampling where there is one segmentation only.
         """
-        special = {"add_bos": add_special, "add_eos": add_special}
-        if not sample:
-            return self._limited(self._processor.encode(text, **special), max_length)
-        if not self.samples:
-            raise ConfigError(f"tokenizer {self.name!r} has one segmentation; cannot sample")
-        special |= {"enable_sampling": True, "alpha": alpha, "nbest_size": nbest_size}
-        if seed is None:
-            return self._limited(self._processor.encode(text, **special), max_length)
-        with _SAMPLING:
-            sentencepiece.set_random_generator_seed(seed)
-            return self._limited(self._processor.encode(text, **special), max_length)
+        options: dict[str, Any] = {"add_bos": add_special, "add_eos": add_special}
+        if sample:
+            if not self.samples:
+                raise ConfigError(f"tokenizer {self.name!r} has one segmentation; cannot sample")
+            options |= {"enable_sampling": True, "alpha": alpha, "nbest_size": nbest_size}
+        seeded = sample and seed is not None
+        with _SAMPLING if seeded else contextlib.nullcontext():
+            if seeded:
+                sentencepiece.set_random_generator_seed(seed)
+            return self._limited(self._processor.encode(text, **options), max_length)
 
     def encode_tokens(
         self, tokens: Sequence[str], max_length: int | None = None, *, add_special: bool = True
@@ -291,3 +280,43 @@ def _as_ids(ids: Any) -> list[int]:
         kind = f"{array.dtype} of shape {list(array.shape)}, smallest {array.min()}"
         raise DataError(f"ids to decode: found {kind}; expected one row of integers from 0 on")
     return array.tolist()
+
+
+def _train(model_type: str, captions: Iterable[str], vocab_size: int) -> bytes:
+    """Return a serialized SentencePiece model, of the reference's settings."""
+    too_small = f"tokenizer.vocab_size: found {vocab_size}, expected at least"
+    if vocab_size < 5:
+        raise ConfigError(f"{too_small} 5: four special ids and one token")
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_checked(captions),
+            model_writer=model,
+            model_type=model_type,
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,
+            minloglevel=2,  # errors alone
+            **SPECIAL_IDS,
+            unk_surface="<unk>",
+            **{f"{name}_piece": f"<{name}>" for name in ("pad", "unk", "bos", "eos")},
+        )
+    except RuntimeError as error:
+        if too_few := _TOO_FEW.search(str(error)):
+            needed = f"{too_few[2]}: the captions hold that many characters and special ids"
+            raise ConfigError(f"{too_small} {needed}") from error
+        if "sentences_.empty()" in str(error) or "all_chars_count" in str(error):
+            raise DataError("no text to train a tokenizer on; expected captions") from error
+        raise DataError(f"sentencepiece cannot train {model_type!r}: {error}") from error
+    return model.getvalue()
+
+
+def _checked(captions: Iterable[str]) -> Iterable[str]:
+    for number, caption in enumerate(captions):
+        if not isinstance(caption, str):
+            kind = type(caption).__name__
+            raise DataError(f"training caption {number}: expected text, found {kind}")
+        try:
+            caption.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DataError(f"training caption {number}: {error.reason} in {caption!r}") from error
+        yield caption

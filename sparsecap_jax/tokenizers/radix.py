@@ -14,12 +14,10 @@ from typing import Annotated, Any
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.files import read_json
 from sparsecap_jax.settings import Range
-from sparsecap_jax.tokenizers.base import Tokenizer, TokenizerConfig, _as_ids
-from sparsecap_jax.tokenizers.training import BOS_ID, EOS_ID, PAD_ID, UNK_ID
+from sparsecap_jax.tokenizers.base import SPECIAL_IDS, Tokenizer, TokenizerConfig, _as_ids
 
 # Names the base next to the model. The reference's folders lack it, and it may be left out.
 _SETTINGS = "radix.json"
-_SPECIAL = 4
 
 
 def decimal_to_base(number: int, base: int) -> list[int]:
@@ -71,7 +69,7 @@ class RadixTokenizer(Tokenizer):
     Attributes:
         radix_base: the base, 2 or more.
         tokens_per_word: digits of every word.
-        num_words: words that digits can spell; the last one stands for unknown words.
+        words: ids of every word; the last one stands for unknown words.
     """
 
     name = "radix"
@@ -84,16 +82,14 @@ class RadixTokenizer(Tokenizer):
         super().__init__(model)
         slots = self.vocab_size - 3  # all words, and one slot for the unknown
         width = len(decimal_to_base(slots, radix_base))
-        self.radix_base = radix_base
-        self.tokens_per_word = width
-        self.num_words = slots
+        self.radix_base, self.tokens_per_word = radix_base, width
         words = [decimal_to_base(slot, radix_base) for slot in range(slots)]
-        self._digits = [(1,) * (width - len(word)) + tuple(word) for word in words]
+        self.words = [(1,) * (width - len(word)) + tuple(word) for word in words]
         self.pad_id, self.bos_id, self.eos_id = 0, radix_base + 1, radix_base + 2
-        self.unk_ids = self._digits[-1]
+        self.unk_ids = self.words[-1]
         self.vocab_size = radix_base + 3
-        special = {PAD_ID: (self.pad_id,), BOS_ID: (self.bos_id,), EOS_ID: (self.eos_id,)}
-        self._special = {**special, UNK_ID: self.unk_ids}
+        # By SentencePiece id; the special ones come first.
+        self._ids = [(self.pad_id,), self.unk_ids, (self.bos_id,), (self.eos_id,), *self.words]
 
     @classmethod
     def load(cls, directory: str | os.PathLike, **options: Any) -> "RadixTokenizer":
@@ -103,8 +99,7 @@ class RadixTokenizer(Tokenizer):
             ConfigError: `radix_base` is neither given nor in the folder, or they differ.
         """
         path = cls._model_path(directory).parent / _SETTINGS
-        base = options.get("radix_base")
-        stored = _stored_base(path)
+        base, stored = options.get("radix_base"), _stored_base(path)
         if base is None and stored is None and path.parent.is_dir():
             raise ConfigError(f"tokenizer.radix_base is missing, and {path} too; expected one")
         if None not in (base, stored) and base != stored:
@@ -116,8 +111,7 @@ class RadixTokenizer(Tokenizer):
 
     def _limited(self, ids: list[int], max_length: int | None) -> list[int]:
         ids = super()._limited(ids, self._max_words(max_length))
-        words = (self._special[i] if i < _SPECIAL else self._digits[i - _SPECIAL] for i in ids)
-        return [digit for word in words for digit in word]
+        return [digit for i in ids for digit in self._ids[i]]
 
     def decode(self, ids: Any) -> str:
         """Return the text of token ids up to the first EOS.
@@ -129,7 +123,8 @@ class RadixTokenizer(Tokenizer):
         if self.eos_id in ids:
             ids = ids[: ids.index(self.eos_id)]
         groups = group_digits(ids, self.tokens_per_word)
-        return self._decode_pieces([base_to_decimal(g, self.radix_base) + _SPECIAL for g in groups])
+        slots = [base_to_decimal(group, self.radix_base) for group in groups]
+        return self._decode_pieces([slot + len(SPECIAL_IDS) for slot in slots])
 
     def max_tokens(self, max_length: int) -> int:
         """Return the most ids that `encode(..., max_length)` returns: BOS and all words full."""

@@ -27,7 +27,7 @@ _SCALAR_OPCODES = frozenset(
     BININT BININT1 BININT2 LONG1 SHORT_BINSTRING BINSTRING BINUNICODE SHORT_BINUNICODE BINUNICODE8
     """.split()  # noqa: SIM905
 )
-_TUPLE_OPCODES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "TUPLE": None}
+_TUPLE_OPCODES = frozenset(["EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "TUPLE"])
 _MAX_KEY_PARTS = 32  # a tuple is hashed anew, part by part, each time that it is a key
 _MARK, _SCALAR, _FLAT, _OTHER = "mark", "text or integer", "tuple of these", "anything else"
 
@@ -44,13 +44,13 @@ def load_restricted(
 
     Args:
         stream: open at the start of a pickle; left right behind it.
-        opcodes: the instructions that are let through, named as in `pickletools`.
+        opcodes: the instructions that are let through.
         known: stand-ins for globals, by module and name.
         encoding: of the byte strings of Python 2.
         persistent_load: turns persistent ids into values; without it they are refused.
 
     Raises:
-        ValueError: the pickle asks for more than that. Damaged ones also raise other exceptions.
+        ValueError: the pickle asks for more. Damaged ones also raise other exceptions.
     """
     start = stream.tell()
     _check_opcodes(stream, opcodes)
@@ -96,53 +96,38 @@ def _check_opcodes(stream: io.BufferedIOBase, allowed: frozenset[str]) -> None:
             slot = len(memo) if argument is None else argument
             if slot > count:
                 raise ValueError("a memo slot out of range")
-            (memo[slot],) = _top(stack, 1)
+            (memo[slot],) = _take(stack, 1)
+            stack.append(memo[slot])
         elif name in _SCALAR_OPCODES:
             stack.append(_SCALAR)
-        elif name in _TUPLE_OPCODES:
-            size = _TUPLE_OPCODES[name]
-            parts = _take_marked(stack) if size is None else _take(stack, size)
-            flat = len(parts) <= _MAX_KEY_PARTS and parts.count(_SCALAR) == len(parts)
-            stack.append(_FLAT if flat else _OTHER)
         elif name == "MARK":
             stack.append(_MARK)
         elif name == "POP":
             del stack[-1:]
         else:
-            _step(opcode, stack)
-
-
-def _step(opcode: pickletools.OpcodeInfo, stack: list[str]) -> None:
-    """Apply any other instruction to the kinds of values on the stack."""
-    before, values = opcode.stack_before, []
-    if pickletools.markobject in before:
-        values = _take_marked(stack)
-        before = before[: before.index(pickletools.markobject)]
-    values = _take(stack, len(before)) + values
-    if opcode.name in ("SETITEM", "SETITEMS") and not {*values[1::2]} <= {_SCALAR, _FLAT}:
-        raise ValueError("a dict key that is neither text, an integer, nor a flat tuple of these")
-    stack.extend(_OTHER for _ in opcode.stack_after)
-
-
-def _top(stack: list[str], count: int) -> list[str]:
-    values = stack[len(stack) - count :]
-    if len(stack) < count or _MARK in values:
-        raise ValueError("the pickle takes more values than it holds")
-    return values
+            before, values = opcode.stack_before, []
+            if pickletools.markobject in before:
+                if _MARK not in stack:
+                    raise ValueError("the pickle lacks a mark")
+                values = _take(stack, stack[::-1].index(_MARK))
+                stack.pop()
+                before = before[: before.index(pickletools.markobject)]
+            values = _take(stack, len(before)) + values
+            kind = _OTHER
+            if name in _TUPLE_OPCODES:
+                flat = len(values) <= _MAX_KEY_PARTS and values.count(_SCALAR) == len(values)
+                kind = _FLAT if flat else _OTHER
+            elif name in ("SETITEM", "SETITEMS") and not {*values[1::2]} <= {_SCALAR, _FLAT}:
+                message = "a dict key that is neither text, an integer, nor a flat tuple of these"
+                raise ValueError(message)
+            stack += [kind] * len(opcode.stack_after)
 
 
 def _take(stack: list[str], count: int) -> list[str]:
-    values = _top(stack, count)
+    values = stack[len(stack) - count :]
+    if len(stack) < count or _MARK in values:
+        raise ValueError("the pickle takes more values than it holds")
     del stack[len(stack) - count :]
-    return values
-
-
-def _take_marked(stack: list[str]) -> list[str]:
-    """Take the values above the last mark, and the mark."""
-    if _MARK not in stack:
-        raise ValueError("the pickle lacks a mark")
-    values = _take(stack, stack[::-1].index(_MARK))
-    stack.pop()
     return values
 
 
@@ -243,12 +228,10 @@ _OPCODES = frozenset(
 )
 
 
-def load_inert(stream: io.BufferedIOBase, source: str) -> tuple[Any, dict[str, StorageRef]]:
-    """Read one pickle that PyTorch wrote; see `load_restricted`.
+def load_inert(stream: io.BufferedIOBase) -> tuple[Any, dict[str, StorageRef]]:
+    """Read one pickle that PyTorch wrote, and the storages that it refers to, by key.
 
-    Returns:
-        The described value, built of dicts, lists, tuples, plain values, `TensorRef` and
-        `SparseRef`; and the storages that it refers to, by key.
+    The value consists of dicts, lists, tuples, plain values, `TensorRef` and `SparseRef`.
 
     Raises:
         CheckpointError: truncated or corrupt, or it asks for more than a state dict needs.
@@ -273,6 +256,5 @@ def load_inert(stream: io.BufferedIOBase, source: str) -> tuple[Any, dict[str, S
         return load_restricted(stream, _OPCODES, _GLOBALS, persistent_load=storage), storages
     except Exception as error:  # whatever foreign bytes provoke, they are not a state dict
         raise CheckpointError(
-            f"{source}: not a readable state dict, which torch.save(model.state_dict(), ...) "
-            f"writes: {error}"
+            f"not a readable state dict, which torch.save(model.state_dict(), ...) writes: {error}"
         ) from error

@@ -5,6 +5,7 @@ it. Nothing in a file is executed, see `pickles.py`. Every size that a file clai
 against the bytes that it has before memory is allocated.
 """
 
+import contextlib
 import io
 import os
 import struct
@@ -15,11 +16,12 @@ from typing import Any
 
 from sparsecap_jax.errors import CheckpointError
 from sparsecap_jax.torch_files.pickles import load_inert
-from sparsecap_jax.torch_files.tensors import StorageRef, build_tensors
+from sparsecap_jax.torch_files.tensors import StorageRef, TensorBuilder
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 
+# Errors that `zipfile` and `struct` raise for broken input; RuntimeError: NotImplementedError too.
 BROKEN = (
     zipfile.BadZipFile,
     zlib.error,
@@ -27,10 +29,9 @@ BROKEN = (
     EOFError,
     OSError,
     OverflowError,
-    RuntimeError,  # also NotImplementedError
+    RuntimeError,
     ValueError,
 )
-"""Errors that `zipfile` and `struct` raise for broken input."""
 
 
 def load_torch_file(
@@ -51,65 +52,61 @@ def load_torch_file(
         CheckpointError: missing, truncated or corrupt, not a PyTorch file, holds anything but
             tensors and plain values, or claims more than it holds. Nothing is executed.
     """
-    if not isinstance(file, str | os.PathLike):
-        return _read(file, name or str(getattr(file, "name", "<checkpoint>")))
-    name = name or os.fspath(file)
+    is_path = isinstance(file, str | os.PathLike)
+    name = name or (os.fspath(file) if is_path else str(getattr(file, "name", "<checkpoint>")))
     try:
-        with open(file, "rb") as stream:
-            return _read(stream, name)
+        with open(file, "rb") if is_path else contextlib.nullcontext(file) as stream:
+            return _read(stream)
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: {error}") from error
     except OSError as error:
         raise CheckpointError(f"{name}: cannot be read: {error.strerror}") from error
 
 
-def _read(stream: io.BufferedIOBase, source: str) -> dict[str, Any]:
+def _read(stream: io.BufferedIOBase) -> dict[str, Any]:
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
     is_zip = stream.read(4) == b"PK\x03\x04"
     stream.seek(0)
     try:
-        tree, storages = (_read_zip if is_zip else _read_legacy)(stream, size, source)
+        tree, storages = (_read_zip if is_zip else _read_legacy)(stream, size)
     except CheckpointError:
         raise
     except BROKEN as error:
-        raise CheckpointError(f"{source}: truncated or corrupt PyTorch file: {error!r}") from error
+        raise CheckpointError(f"truncated or corrupt PyTorch file: {error!r}") from error
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
-        kind = type(tree).__name__
-        raise CheckpointError(f"{source}: holds a {kind}; expected a dict of named tensors")
-    return build_tensors(tree, storages, source)
+        raise CheckpointError(f"holds a {type(tree).__name__}; expected a dict of named tensors")
+    return TensorBuilder(storages).build(tree)
 
 
-def _check_claims(refs: Mapping[str, StorageRef], size: int, source: str):
+def _check_claims(refs: Mapping[str, StorageRef], size: int):
     # Storages are stored uncompressed and once, so together they fit into the file.
     claimed = sum(ref.nbytes for ref in refs.values())
     if claimed > size:
-        raise CheckpointError(
-            f"{source}: claims {claimed} bytes of tensors, but the file has only {size}"
-        )
+        raise CheckpointError(f"claims {claimed} bytes of tensors, but the file has only {size}")
 
 
-def _read_zip(stream: io.BufferedIOBase, size: int, source: str) -> tuple[Any, dict[str, bytes]]:
+def _read_zip(stream: io.BufferedIOBase, size: int) -> tuple[Any, dict[str, bytes]]:
     with zipfile.ZipFile(stream) as archive:
         names = archive.namelist()
         roots = [name[: -len("data.pkl")] for name in names if name.endswith("/data.pkl")]
         if len(roots) != 1 or roots[0] + "constants.pkl" in names:
             raise CheckpointError(
-                f"{source}: a zip archive, but not one that torch.save wrote (expected exactly "
-                "one data.pkl and no TorchScript code)"
+                "a zip archive, but not one that torch.save wrote (expected exactly one data.pkl "
+                "and no TorchScript code)"
             )
         root = roots[0]
         if root + "byteorder" in names and _member(archive, root + "byteorder") != b"little":
-            raise CheckpointError(f"{source}: byteorder: expected little")
-        tree, refs = load_inert(io.BytesIO(_member(archive, root + "data.pkl")), source)
-        _check_claims(refs, size, source)
+            raise CheckpointError("byteorder: expected little")
+        tree, refs = load_inert(io.BytesIO(_member(archive, root + "data.pkl")))
+        _check_claims(refs, size)
         storages = {}
         for key, ref in refs.items():
             if f"{root}data/{key}" not in names:
-                raise CheckpointError(f"{source}: data/{key}: missing")
+                raise CheckpointError(f"data/{key}: missing")
             data = storages[key] = _member(archive, f"{root}data/{key}")
             if len(data) != ref.nbytes:
-                raise CheckpointError(
-                    f"{source}: data/{key}: has {len(data)} bytes, expected {ref.nbytes}"
-                )
+                raise CheckpointError(f"data/{key}: has {len(data)} bytes, expected {ref.nbytes}")
     return tree, storages
 
 
@@ -121,31 +118,29 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
     return archive.read(info)
 
 
-def _read_legacy(stream: io.BufferedIOBase, size: int, source: str) -> tuple[Any, dict[str, bytes]]:
+def _read_legacy(stream: io.BufferedIOBase, size: int) -> tuple[Any, dict[str, bytes]]:
     stream = io.BytesIO(stream.read())
     if stream.getvalue()[:1] != b"\x80":
-        raise CheckpointError(f"{source}: not a PyTorch file (neither a zip archive nor a pickle)")
-    if load_inert(stream, source)[0] != _LEGACY_MAGIC:
-        raise CheckpointError(f"{source}: a pickle, but not one that torch.save wrote")
-    version, system = (load_inert(stream, source)[0] for _ in range(2))
+        raise CheckpointError("not a PyTorch file (neither a zip archive nor a pickle)")
+    if load_inert(stream)[0] != _LEGACY_MAGIC:
+        raise CheckpointError("a pickle, but not one that torch.save wrote")
+    version, system = (load_inert(stream)[0] for _ in range(2))
     little = isinstance(system, dict) and system.get("little_endian") is True
     if version != _LEGACY_PROTOCOL or not little:
-        raise CheckpointError(
-            f"{source}: expected protocol {_LEGACY_PROTOCOL} on a little-endian machine"
-        )
-    tree, refs = load_inert(stream, source)
-    keys = load_inert(stream, source)[0]
-    _check_claims(refs, size, source)
+        raise CheckpointError(f"expected protocol {_LEGACY_PROTOCOL} on a little-endian machine")
+    tree, refs = load_inert(stream)
+    keys = load_inert(stream)[0]
+    _check_claims(refs, size)
     named = isinstance(keys, list) and all(type(key) is str for key in keys)
     if not named or sorted(keys) != sorted(refs):
-        raise CheckpointError(f"{source}: its list of storages does not match its tensors")
+        raise CheckpointError("its list of storages does not match its tensors")
     storages = {}
     for key in keys:
         (numel,) = struct.unpack("<q", stream.read(8))
         data = storages[key] = stream.read(refs[key].nbytes)
         if numel != refs[key].numel or len(data) != refs[key].nbytes:
             raise CheckpointError(
-                f"{source}: storage {key}: has {numel} elements and {len(data)} bytes, "
+                f"storage {key}: has {numel} elements and {len(data)} bytes, "
                 f"expected {refs[key].numel} and {refs[key].nbytes}"
             )
     return tree, storages

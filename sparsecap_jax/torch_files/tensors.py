@@ -103,51 +103,44 @@ class SparseTensor:
         return dense
 
 
-def build_tensors(tree: Any, storages: Mapping[str, bytes], source: str) -> Any:
-    """Put read-only arrays and `SparseTensor` in place of the descriptions in `tree`.
+class TensorBuilder:
+    """Puts read-only arrays and `SparseTensor` in place of the descriptions of tensors.
+
+    Raises a CheckpointError where a tensor reaches beyond its storage, a sparse one is
+    inconsistent, or the tensors together claim over `MAX_UNSTORED` elements too many.
 
     Args:
-        tree: dicts, lists and tuples of `TensorRef`, `SparseRef` and plain values.
-        storages: the bytes of every storage, as many as its description claims, which its tensors
-            share.
-        source: name of the file, for messages.
-
-    Raises:
-        CheckpointError: a tensor reaches beyond its storage, a sparse one is inconsistent, the
-            tensors together claim over `MAX_UNSTORED` elements too many, or `tree` holds
-            something else.
+        storages: the bytes of every storage, as many as its description claims; tensors share them.
     """
-    return _Builder(storages, source).build(tree)
 
-
-class _Builder:
-    def __init__(self, storages: Mapping[str, bytes], source: str):
-        self.storages, self.source, self.unstored = storages, source, 0
+    def __init__(self, storages: Mapping[str, bytes]):
+        self.storages, self.unstored = storages, 0
         self.built: dict[int, Any] = {}  # a pickle can name one container many times over
 
     def build(self, node: Any, path: str = "", depth: int = 0) -> Any:
+        """Build dicts, lists and tuples of `TensorRef`, `SparseRef` and plain values."""
         if depth > _MAX_DEPTH:
-            raise self.error(path, f"nested deeper than {_MAX_DEPTH}")
-        if id(node) not in self.built:
-            self.built[id(node)] = self.build_new(node, path, depth)
-        return self.built[id(node)]
-
-    def build_new(self, node: Any, path: str, depth: int) -> Any:
+            raise _error(path, f"nested deeper than {_MAX_DEPTH}")
+        if id(node) in self.built:
+            return self.built[id(node)]
         match node:
             case TensorRef():
-                return self.tensor(node, path)
+                value = self._tensor(node, path)
             case SparseRef():
-                return self.sparse(node, path)
+                value = self._sparse(node, path)
             case dict():
-                return {k: self.build(v, f"{path}.{k}", depth + 1) for k, v in node.items()}
+                value = {k: self.build(v, f"{path}.{k}", depth + 1) for k, v in node.items()}
             case list() | tuple() if type(node) in (list, tuple):
-                return type(node)(self.build(v, path, depth + 1) for v in node)
+                value = type(node)(self.build(v, path, depth + 1) for v in node)
             case str() | bytes() | int() | float() | None:
-                return node
-        raise self.error(path, f"a {type(node).__name__} is neither tensor nor plain value")
+                value = node
+            case _:
+                raise _error(path, f"a {type(node).__name__} is neither tensor nor plain value")
+        self.built[id(node)] = value
+        return value
 
-    def tensor(self, ref: TensorRef, path: str) -> np.ndarray:
-        self.check_shape(ref.shape, path)
+    def _tensor(self, ref: TensorRef, path: str) -> np.ndarray:
+        _check_shape(ref.shape, path)
         dtype = DTYPES[ref.dtype]
         stored = ref.storage.nbytes // dtype.itemsize
         numel = math.prod(ref.shape)
@@ -156,40 +149,39 @@ class _Builder:
         sizes = list(zip(ref.shape, ref.strides, strict=True))
         last = sum((n - 1) * s for n, s in sizes)
         if ref.offset + last >= stored:
-            raise self.error(
-                path,
-                f"shape {ref.shape} with strides {ref.strides} at offset {ref.offset} reaches "
-                f"beyond its storage of {stored} elements",
-            )
-        self.claim(numel - stored, path)
+            view = f"shape {ref.shape} with strides {ref.strides} at offset {ref.offset}"
+            raise _error(path, f"{view} reaches beyond its storage of {stored} elements")
+        self._claim(numel - stored, path)
         data = self.storages[ref.storage.key]
         # the stride of a single element is free, and may be out of numpy's range
         strides = [s * dtype.itemsize if n > 1 else 0 for n, s in sizes]
         return np.ndarray(ref.shape, dtype, data, ref.offset * dtype.itemsize, strides)
 
-    def sparse(self, ref: SparseRef, path: str) -> SparseTensor:
-        self.check_shape(ref.shape, path)
-        indices, values = self.tensor(ref.indices, path), self.tensor(ref.values, path)
+    def _sparse(self, ref: SparseRef, path: str) -> SparseTensor:
+        _check_shape(ref.shape, path)
+        indices, values = self._tensor(ref.indices, path), self._tensor(ref.values, path)
         rank = len(indices) if indices.ndim == 2 else 0
         sizes, dense = ref.shape[:rank], ref.shape[rank:]
         if indices.dtype != np.int64 or not 1 <= rank <= len(ref.shape):
             kind = f"{indices.dtype} indices of shape {indices.shape}"
-            raise self.error(path, f"{kind} for a sparse tensor of shape {ref.shape}")
+            raise _error(path, f"{kind} for a sparse tensor of shape {ref.shape}")
         if values.shape != (indices.shape[1], *dense):
-            raise self.error(path, f"values {values.shape} for indices {indices.shape}")
-        self.claim(math.prod(ref.shape) - values.size, path)
+            raise _error(path, f"values {values.shape} for indices {indices.shape}")
+        self._claim(math.prod(ref.shape) - values.size, path)
         if np.any(indices < 0) or np.any(indices >= np.array(sizes, np.int64)[:, None]):
-            raise self.error(path, f"indices out of range of shape {ref.shape}")
+            raise _error(path, f"indices out of range of shape {ref.shape}")
         return SparseTensor(indices, values, ref.shape)
 
-    def check_shape(self, shape: tuple[int, ...], path: str):
-        if len(shape) > _MAX_RANK or math.prod(max(n, 1) for n in shape) > _MAX_NUMEL:
-            raise self.error(path, f"shape {reprlib.repr(shape)} is too large")
-
-    def claim(self, elements: int, path: str):
+    def _claim(self, elements: int, path: str):
         self.unstored += max(elements, 0)
         if self.unstored > MAX_UNSTORED:
-            raise self.error(path, f"tensors claim over {MAX_UNSTORED} elements not in the file")
+            raise _error(path, f"tensors claim over {MAX_UNSTORED} elements not in the file")
 
-    def error(self, path: str, message: str) -> CheckpointError:
-        return CheckpointError(f"{self.source}: {path.lstrip('.') or 'top level'}: {message}")
+
+def _check_shape(shape: tuple[int, ...], path: str):
+    if len(shape) > _MAX_RANK or math.prod(max(n, 1) for n in shape) > _MAX_NUMEL:
+        raise _error(path, f"shape {reprlib.repr(shape)} is too large")
+
+
+def _error(path: str, message: str) -> CheckpointError:
+    return CheckpointError(f"{path.lstrip('.') or 'top level'}: {message}")

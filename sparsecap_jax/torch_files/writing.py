@@ -1,12 +1,13 @@
 """PyTorch checkpoint files (`.pth`), written without PyTorch."""
 
+import collections
 import math
 import os
 import pickle
 import struct
 import zipfile
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -18,24 +19,10 @@ _ALIGNMENT = 64
 _STORAGE_OF = {DTYPES[dtype]: name for name, dtype in STORAGES.items()}
 
 
-class Global(NamedTuple):
-    """A name to be written as a global."""
-
-    module: str
-    name: str
-
-
-class Call(NamedTuple):
-    """A call of a global to be written."""
-
-    function: Global
-    args: tuple
-
-
-class Persistent(NamedTuple):
-    """A persistent id to be written."""
-
-    pid: tuple
+# What `dump_dict` writes along with plain values: a global, a call of one, and a persistent id.
+Global = collections.namedtuple("Global", "module name")
+Call = collections.namedtuple("Call", "function args")
+Persistent = collections.namedtuple("Persistent", "pid")
 
 
 def save_torch_file(path: str | os.PathLike, state_dict: Mapping[str, Any]) -> None:
@@ -100,10 +87,8 @@ class _Writer:
         pid = ("storage", Global("torch", storage), index, "cpu", array.size)
         strides = tuple(math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim))
         hooks = Call(Global("collections", "OrderedDict"), ())
-        return Call(
-            Global("torch._utils", "_rebuild_tensor_v2"),
-            (Persistent(pid), 0, array.shape, strides, False, hooks),
-        )
+        args = (Persistent(pid), 0, array.shape, strides, False, hooks)
+        return Call(Global("torch._utils", "_rebuild_tensor_v2"), args)
 
     def sparse(self, key: str, tensor: SparseTensor) -> Call:
         layout = Call(Global("torch.serialization", "_get_layout"), ("torch.sparse_coo",))
@@ -115,8 +100,7 @@ class _Writer:
 
 def dump_dict(items: Iterable[tuple[str, Any]]) -> bytes:
     """Write a protocol 2 pickle of a dict with values made of `Call`, ints, text and tuples."""
-    body = b"".join(_encode(key) + _encode(value) for key, value in items)
-    return b"\x80\x02}(" + body + b"u."
+    return b"\x80\x02}(" + b"".join(_encode(part) for item in items for part in item) + b"u."
 
 
 def _encode(value: Any) -> bytes:

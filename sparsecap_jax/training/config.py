@@ -1,12 +1,55 @@
-"""Section `train` of a config: the length of training, its logs and where it starts."""
+"""Section `train` of a config: the length of training, its logs, and scheduled sampling."""
 
 import dataclasses
 import re
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.settings import MAY_CHANGE, Range
-from sparsecap_jax.training.scheduled_sampling import ScheduledSampling
+from sparsecap_jax.types import ArrayLike
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduledSampling:
+    """Probability with which a token is replaced: a staircase over epochs.
+
+        p(epoch) = min(max_prob, increase_prob * floor((epoch - start) / increase_every))
+
+    with epochs counted from 0, and 0 up to `start`. The reference's model has the probability
+    (`ss_prob`) but nothing sets it; the schedule is that of the code its model derives from
+    (github ruotianluo/self-critical.pytorch).
+
+    Attributes:
+        start: epoch after which it begins; negative: never.
+        increase_every: epochs from one step of the staircase to the next.
+        increase_prob: height of a step.
+        max_prob: the highest probability.
+    """
+
+    start: int = -1
+    increase_every: int = 5
+    increase_prob: float = 0.05
+    max_prob: float = 0.25
+
+    def schedule(self, steps_per_epoch: int) -> Callable[[ArrayLike | int], Float[Array, ""]]:
+        """The probability as a function of the step (from 0), which may be traced."""
+
+        def probability(step):
+            epochs = jnp.asarray(step, jnp.int32) // steps_per_epoch - self.start
+            rises = jnp.maximum(epochs // self.increase_every, 0) * (self.start >= 0)
+            return jnp.minimum(self.max_prob, self.increase_prob * rises.astype(jnp.float32))
+
+        return probability
+
+    def first_step(self, steps_per_epoch: int) -> int | None:
+        """The first step with a probability above 0; None: there is none."""
+        if self.start < 0 or not self.increase_prob or not self.max_prob:
+            return None
+        return (self.start + self.increase_every) * steps_per_epoch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,3 +98,19 @@ class TrainConfig:
                 re.compile(pattern)
             except re.error as error:
                 raise ConfigError(f"train.init_ignore: {pattern!r} is no regex: {error}") from error
+
+
+def scheduled_sampling(section: Any, model: Any) -> ScheduledSampling:
+    """Read the fields `scheduled_sampling_*` of `config.train` for a model, or its class.
+
+    Raises:
+        ConfigError: sampling for a model that is not recurrent.
+    """
+    names = (field.name for field in dataclasses.fields(ScheduledSampling))
+    sampling = ScheduledSampling(*(getattr(section, f"scheduled_sampling_{n}") for n in names))
+    if sampling.start >= 0 and not getattr(model, "samples_inputs", False):
+        raise ConfigError(
+            f"config.train.scheduled_sampling_start is {sampling.start}; expected -1 for a model "
+            "that is not recurrent (up_down and soft_attention are)"
+        )
+    return sampling

@@ -12,11 +12,7 @@ from sparsecap_jax.types import ArrayLike, Batch
 
 
 def _masked_mean(values: Float[Array, "*N T"], mask: ArrayLike) -> Float[Array, ""]:
-    """Sum of `values * mask` over the sum of `mask`; 0 where nothing is left.
-
-    Values under a zero mask may be infinite or NaN. The sum of a mask of ones and zeros is 0 or at
-    least 1, so the bound below only keeps an empty batch from dividing by 0.
-    """
+    """Mean of the values that a {0, 1} mask keeps, 0 where it keeps none; others may be NaN."""
     weights = jnp.asarray(mask, jnp.float32)
     total = jnp.sum(jnp.where(weights != 0, values, jnp.float32(0.0)) * weights)
     return total / jnp.maximum(jnp.sum(weights), jnp.float32(1.0))

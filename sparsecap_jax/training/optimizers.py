@@ -6,15 +6,19 @@ optimizer state has the same two entries.
 
 import dataclasses
 import math
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning.step import by_entry
 from sparsecap_jax.settings import Range, build
+
+Rate = Float[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,48 +124,38 @@ def make_schedule(
     config = parse(config)
     if total_steps < 1:
         raise ConfigError(f"optimizer: total_steps is {total_steps}; expected at least 1")
-    if config.schedule == "cosine":
-        return _cosine(config.learning_rate, config.learning_rate_min, total_steps)
-    if config.schedule == "noam":
-        return _noam(config.noam_factor, config.noam_size or width or 512, config.noam_warmup)
+    if config.schedule == "step" and not steps_per_epoch:
+        raise ConfigError("optimizer.schedule is 'step', which needs steps_per_epoch")
     if config.schedule == "step":
-        return _step(config, total_steps, steps_per_epoch)
+        return partial(_staircase, config, -(-total_steps // steps_per_epoch), steps_per_epoch)
+    if config.schedule == "cosine":
+        return partial(_cosine, config, total_steps)
+    if config.schedule == "noam":
+        return partial(_noam, config, config.noam_size or width or 512)
     return lambda step: jnp.float32(config.learning_rate)
 
 
-def _cosine(rate: float, low: float, total_steps: int) -> optax.Schedule:
-    def schedule(step):
-        # (1 + cos x) / 2 = sin^2((pi - x) / 2), which keeps its digits where x comes near pi.
-        left = jnp.maximum(0, total_steps - 1 - jnp.asarray(step, jnp.int32))
-        angle = left.astype(jnp.float32) * jnp.float32(math.pi / 2 / total_steps)
-        return jnp.float32(rate - low) * jnp.square(jnp.sin(angle)) + jnp.float32(low)
-
-    return schedule
+def _cosine(config: OptimizerConfig, total_steps: int, step: Any) -> Rate:
+    low, high = config.learning_rate_min, config.learning_rate
+    # (1 + cos x) / 2 = sin^2((pi - x) / 2), which keeps its digits where x comes near pi.
+    left = jnp.maximum(0, total_steps - 1 - jnp.asarray(step, jnp.int32))
+    angle = left.astype(jnp.float32) * jnp.float32(math.pi / 2 / total_steps)
+    return jnp.float32(high - low) * jnp.square(jnp.sin(angle)) + jnp.float32(low)
 
 
-def _noam(factor: float, width: int, warmup: int) -> optax.Schedule:
-    def schedule(step):
-        n = jnp.asarray(step, jnp.float32) + jnp.float32(1.0)
-        rising = n * jnp.float32(warmup**-1.5)
-        return jnp.float32(factor * width**-0.5) * jnp.minimum(1.0 / jnp.sqrt(n), rising)
-
-    return schedule
+def _noam(config: OptimizerConfig, width: int, step: Any) -> Rate:
+    n = jnp.asarray(step, jnp.float32) + jnp.float32(1.0)
+    rising = n * jnp.float32(config.noam_warmup**-1.5)
+    factor = jnp.float32(config.noam_factor * width**-0.5)
+    return factor * jnp.minimum(1.0 / jnp.sqrt(n), rising)
 
 
-def _step(config: OptimizerConfig, total_steps: int, steps_per_epoch: int | None) -> optax.Schedule:
-    if not steps_per_epoch:
-        raise ConfigError("optimizer.schedule is 'step', which needs steps_per_epoch")
-    epochs = np.arange(-(-total_steps // steps_per_epoch) + 1)
-    since = np.where(config.decay_start >= 0, np.maximum(epochs - config.decay_start, 0), 0)
+def _staircase(config: OptimizerConfig, epochs: int, steps_per_epoch: int, step: Any) -> Rate:
+    since = np.maximum(np.arange(epochs + 1) - config.decay_start, 0) * (config.decay_start >= 0)
     # A table, since float32 powers are not accurate to the last digits.
     rates = config.learning_rate * config.decay_rate ** (since // config.decay_every)
-    table = jnp.asarray(rates, jnp.float32)
-
-    def schedule(step):
-        epoch = jnp.asarray(step, jnp.int32) // steps_per_epoch
-        return table[jnp.minimum(epoch, len(rates) - 1)]
-
-    return schedule
+    epoch = jnp.asarray(step, jnp.int32) // steps_per_epoch
+    return jnp.asarray(rates, jnp.float32)[jnp.minimum(epoch, epochs)]
 
 
 def make_optimizer(
@@ -185,18 +179,15 @@ def make_optimizer(
     """
     config = parse(config)
     schedule = make_schedule(config, total_steps, steps_per_epoch, width)
+    clips = {"value": optax.clip, "norm": optax.clip_by_global_norm}
+    clip = clips[config.clip](config.clip_at) if config.clip in clips else optax.identity()
     rate = optax.scale_by_learning_rate(schedule)
-    groups = {"params": optax.chain(_clip(config), *_direction(config), rate)}
+    groups = {"params": optax.chain(clip, *_direction(config), rate)}
     if trains_masks:
         adam = optax.scale_by_adam(*config.betas, config.mask_epsilon)
         rate = optax.scale_by_learning_rate(config.mask_learning_rate)
-        groups["masks"] = optax.chain(_clip(config), adam, rate)
+        groups["masks"] = optax.chain(clip, adam, rate)
     return by_entry(groups)
-
-
-def _clip(config: OptimizerConfig) -> optax.GradientTransformation:
-    kinds = {"value": optax.clip, "norm": optax.clip_by_global_norm}
-    return kinds[config.clip](config.clip_at) if config.clip in kinds else optax.identity()
 
 
 def _direction(config: OptimizerConfig) -> list[optax.GradientTransformation]:

@@ -9,7 +9,6 @@ few sizes that are compiled.
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import no_type_check
 
 import jax
@@ -40,11 +39,6 @@ class Samples:
     inside: Bool[Array, "B K T"]
     log_probs: Float[Array, "B K T"]
     advantages: Float[Array, "B K"]
-
-    def cut(self, length: int) -> "Samples":
-        """Return the captions cut to `length` tokens."""
-        kept = (leaf[..., :length] for leaf in (self.tokens, self.inside, self.log_probs))
-        return Samples(*kept, self.advantages)
 
 
 def split_floats(whole: PyTree) -> tuple[PyTree, PyTree]:
@@ -86,29 +80,30 @@ class PolicyGradient:
             The loss; its gradients with respect to `params` and `floats`; and the largest
             difference between the log-probs of search and loss.
         """
-        total = jnp.maximum(jnp.sum(samples.inside), 1).astype(jnp.float32)
         images, count, length = samples.tokens.shape
         size = self.micro_batch
+        run = functools.partial(self._in_smallest, jnp.maximum(jnp.sum(samples.inside), 1))
         if not size or size >= images * count:
             # Packing leaves out padding wherever it is: buckets limit the words.
-            words = self._sizes(images * count * length, 0.5)
-            run = _smallest([self._branch(length, limit, total) for limit in words], words)
-            return run(jnp.sum(samples.inside), params, floats, others, samples)
+            sizes = [(length, words) for words in self._sizes(images * count * length, 0.5)]
+            whole = params, floats, others, samples
+            (loss, gap), grads = run(sizes, 1, jnp.sum(samples.inside), *whole)
+            return loss, grads, gap
         # Captions of one micro-batch are about as long as each other: buckets cut the token axis.
-        lengths = self._sizes(length, 1 / self.buckets)
-        run = _smallest([self._branch(limit, size * limit, total) for limit in lengths], lengths)
+        sizes = [(cut, size * cut) for cut in self._sizes(length, 1 / self.buckets)]
 
         def add(sums, part):
             image, part = part
             pick = functools.partial(jax.tree.map, lambda leaf: leaf[image])
             taken, pull = jax.vjp(pick, floats)
             longest = jnp.max(jnp.sum(part.inside, axis=-1))
-            loss, (grads, context_grads), gap = run(longest, params, taken, pick(others), part)
+            (loss, gap), (grads, context_grads) = run(
+                sizes, 0, longest, params, taken, pick(others), part
+            )
             return jax.tree.map(jnp.add, sums, (loss, (grads, *pull(context_grads)))), gap
 
-        zeros = jax.tree.map(jnp.zeros_like, (params, floats))
-        parts = sorted_parts(samples, size)
-        (loss, grads), gaps = jax.lax.scan(add, (jnp.zeros((), jnp.float32), zeros), parts)
+        zeros = jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, (params, floats))
+        (loss, grads), gaps = jax.lax.scan(add, zeros, sorted_parts(samples, size))
         return loss, grads, jnp.max(gaps)
 
     def _sizes(self, most: int, least: float) -> list[int]:
@@ -116,41 +111,34 @@ class PolicyGradient:
         shares = np.linspace(least, 1.0, self.buckets) if self.buckets > 1 else np.ones(1)
         return sorted({max(1, int(np.ceil(share * most))) for share in shares})
 
-    def _branch(self, length: int, words: int, total: Float[Array, ""]) -> Callable:
-        """Return a function of loss, gradients and gap for `words` words of `length` tokens."""
+    def _in_smallest(self, total, sizes: list[tuple[int, int]], axis: int, needed, *args):
+        """Differentiate the loss in the first size of (tokens, words) that holds what is needed."""
+        value_and_grad = jax.value_and_grad(self._loss, (0, 1), has_aux=True)
+        branches = [functools.partial(value_and_grad, size=size, total=total) for size in sizes]
+        limits = jnp.asarray([size[axis] for size in sizes], jnp.int32)
+        return jax.lax.switch(jnp.searchsorted(limits, needed.astype(jnp.int32)), branches, *args)
 
-        def run(params, floats, others, samples):
-            loss = self._loss(others, samples.cut(length), words, total)
-            value_and_grad = jax.value_and_grad(loss, (0, 1), has_aux=True)
-            (value, gap), grads = value_and_grad(params, floats)
-            return value, grads, gap
-
-        return run
-
-    def _loss(self, others, samples: Samples, words: int, total: Float[Array, ""]) -> Callable:
-        tokens = samples.tokens
+    def _loss(self, params, floats, others, samples: Samples, *, size: tuple[int, int], total):
+        """Return the share of these captions in the loss of `total` words, and the gap."""
+        length, words = size
+        whole = samples.tokens, samples.inside, samples.log_probs
+        tokens, inside, found = (leaf[..., :length] for leaf in whole)
         bos = jnp.full_like(tokens[..., :1], self.bos_id)
         inputs = jnp.concatenate([bos, tokens[..., :-1]], axis=-1)
+        arguments = merge_floats(floats, others), inputs, inside, words
+        method = packed_method(self.model)
+        log_probs, places = self.model.apply({"params": params}, *arguments, method=method)
+
+        def at(values):
+            return jnp.take(values.reshape(-1), places, mode="fill", fill_value=0)
+
         advantages = jnp.broadcast_to(samples.advantages[..., None], tokens.shape)
-
-        def loss(params, floats):
-            context = merge_floats(floats, others)
-            method = packed_method(self.model)
-            log_probs, places = self.model.apply(
-                {"params": params}, context, inputs, samples.inside, words, method=method
-            )
-
-            def at(values):
-                return jnp.take(values.reshape(-1), places, mode="fill", fill_value=0)
-
-            chosen = jnp.take_along_axis(log_probs, at(tokens)[:, None], axis=-1)[:, 0]
-            real = places < tokens.size
-            # Every word is a row here; the sum is divided by the words of all micro-batches.
-            mean = reward_loss(chosen[:, None], at(advantages), real[:, None])
-            gap = jnp.max(jnp.where(real, jnp.abs(chosen - at(samples.log_probs)), 0))
-            return mean * jnp.maximum(jnp.sum(real), 1) / total, gap
-
-        return loss
+        chosen = jnp.take_along_axis(log_probs, at(tokens)[:, None], axis=-1)[:, 0]
+        real = places < tokens.size
+        # Every word is a row here; the sum is divided by the words of all micro-batches.
+        mean = reward_loss(chosen[:, None], at(advantages), real[:, None])
+        gap = jnp.max(jnp.where(real, jnp.abs(chosen - at(found)), 0))
+        return mean * jnp.maximum(jnp.sum(real), 1) / total.astype(jnp.float32), gap
 
 
 def sorted_parts(samples: Samples, size: int) -> tuple[Int[Array, "M size"], Samples]:
@@ -172,15 +160,3 @@ def sorted_parts(samples: Samples, size: int) -> tuple[Int[Array, "M size"], Sam
 
     image = jnp.repeat(jnp.arange(images, dtype=jnp.int32), count)
     return cut(image), jax.tree.map(lambda leaf: cut(leaf)[:, :, None], flat)
-
-
-def _smallest(branches: list[Callable], limits: list[int]) -> Callable:
-    """Return a function that runs the first branch whose limit holds its first argument."""
-
-    def run(needed: Int[Array, ""], *args):
-        if len(branches) == 1:
-            return branches[0](*args)
-        which = jnp.searchsorted(jnp.asarray(limits, jnp.int32), needed.astype(jnp.int32))
-        return jax.lax.switch(which, branches, *args)
-
-    return run

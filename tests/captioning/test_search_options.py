@@ -16,7 +16,7 @@ from sparsecap_jax.captioning.search import SEARCHES, SearchOptions
 from sparsecap_jax.commands import search_flags
 from sparsecap_jax.decoding import DecodeOptions, must_contain
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.tokenizers import tokenizer_class
+from sparsecap_jax.tokenizers import TOKENIZERS
 
 REPO = pathlib.Path(__file__).parents[2]
 CAPTIONS = ["a big dog runs", "a small dog sleeps", "the cat sleeps", "a cat and the dog"] * 5
@@ -36,7 +36,7 @@ def types_unchecked(monkeypatch):
 def trained(name, tmp_path_factory, **options):
     directory = tmp_path_factory.mktemp(name)
     size = {"vocab_size": 30, **options}
-    return tokenizer_class(name).train(CAPTIONS, directory, **size)
+    return TOKENIZERS[name].train(CAPTIONS, directory, **size)
 
 
 def ids(tokenizer, *words):
@@ -82,28 +82,26 @@ def test_prefix_and_required_words_of_all_images_or_of_each(tokenizer):
     def made(**search):
         return image_options(SearchOptions(**search), tokenizer, options, [7, "x", 9])
 
-    np.testing.assert_array_equal(made(prefix="a big").prefix, [[a, big]] * 3)
+    np.testing.assert_array_equal(made(prefix="a big")["prefix"], [[a, big]] * 3)
     prefix = {7: "the", 9: "a big"}
-    np.testing.assert_array_equal(made(prefix=prefix).prefix, [[the, 0], [0, 0], [a, big]])
-    assert made().prefix is None
+    np.testing.assert_array_equal(made(prefix=prefix)["prefix"], [[the, 0], [0, 0], [a, big]])
+    assert made() == {"rng": None, "prefix": None, "required": None}
     for required, phrases in [
         (["big dog", "cat"], [[[[big, dog]], [[cat]]]] * 3),
         ({"x": ["cat | the dog"]}, [[], [[[cat], [the, dog]]], []]),
     ]:
         expected = must_contain(phrases, options)
-        found = made(required=required).required
+        found = made(required=required)["required"]
         for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
             np.testing.assert_array_equal(ours, theirs)
-    rows = made(prefix=prefix).rows(np.array([2, 0]))
-    np.testing.assert_array_equal(rows["prefix"], [[a, big], [the, 0]])
-    assert rows["rng"] is None
+    assert made(prefix=prefix)["rng"] is None
 
 
 def test_samples_have_a_key_of_the_seed_and_the_image(tokenizer):
     def keys(image_ids, seed):
         search = SearchOptions(search="sample", seed=seed)
         found = image_options(search, tokenizer, DecodeOptions(max_length=9), image_ids)
-        return jax.random.key_data(found.keys)
+        return jax.random.key_data(found["rng"])
 
     first = np.asarray(keys([5, "name", 17], 0))
     np.testing.assert_array_equal(keys([17, 5], 0), first[[2, 0]])
@@ -206,7 +204,7 @@ def test_options_that_radix_tokens_do_not_support_are_refused(tmp_path_factory):
     with pytest.raises(ConfigError, match="prefix: 'a zebra' has a word that"):
         image_options(SearchOptions(prefix="a zebra"), radix, DecodeOptions(max_length=30), [1])
     found = image_options(SearchOptions(prefix="a dog"), radix, DecodeOptions(max_length=30), [1])
-    assert radix.decode(found.prefix[0]) == "a dog"
+    assert radix.decode(found["prefix"][0]) == "a dog"
 
 
 def test_there_is_a_flag_for_every_option(monkeypatch, tmp_path):

@@ -57,6 +57,9 @@ def test_a_config_file_that_is_not_there(arguments):
         ("caption.py", [], "expected photos, or --features; not both; --help says more"),
         ("train.py", ["--confg=a"], "Unknown command line flag 'confg'. Did you mean: config"),
         ("report.py", ["--plugin=nonesuch"], "plugin 'nonesuch': cannot be imported: "),
+        ("report.py", ["run", "--plugin", "nonesuch"], "plugin 'nonesuch': cannot be imported: "),
+        ("demo.py", ["a", "b"], "unexpected arguments: a b; --help says more"),
+        ("sweep.py", ["--sweep=toy"], "flag --workdir=None: Flag --workdir must have a value"),
         (
             "prepare_data.py",
             ["--plugin=nonesuch", "inspect", "--features=."],

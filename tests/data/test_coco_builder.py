@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import store_files
 import tensorflow_datasets as tfds
+from prepare_runs import run_prepare
 
-from sparsecap_jax.commands.prepare import parse_args
 from sparsecap_jax.data.coco_builder import CaptionConfig, CaptionFeatures
 from sparsecap_jax.data.datasets import load_dataset, load_splits
 from sparsecap_jax.data.pipeline import make_eval_batches
@@ -48,8 +48,7 @@ def prepared(manual, tmp_path_factory):
     data_dir = tmp_path_factory.mktemp("tfds")
     arguments = [f"--manual_dir={manual}", f"--data_dir={data_dir}", "--boxes"]
     arguments += [f"--feature_size={WIDTH}", "--features=features"]
-    args = parse_args(["prepare_data.py", "tfds", *arguments])
-    args.run(args)
+    run_prepare("tfds", *arguments)
     return data_dir / "caption_features/coco/1.0.0"
 
 

@@ -3,7 +3,7 @@ import json
 import pytest
 from dataset_files import dump, ids_of, sizes
 
-from sparsecap_jax.data.coco_json import (
+from sparsecap_jax.data.caption_files import (
     check_disjoint,
     load_coco_json,
     official_captions,

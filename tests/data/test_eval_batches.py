@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from pipeline_files import CAPTIONS, WIDTH, WordTokenizer, assert_regions, assert_same, caption_ids
 
+from sparsecap_jax.data.batches import make_eval_batches, pad_regions
 from sparsecap_jax.data.karpathy import Record, load_karpathy
-from sparsecap_jax.data.pipeline import make_eval_batches, pad_regions
 from sparsecap_jax.data.stores import NpyFolderStore
 
 

@@ -3,7 +3,8 @@ import logging
 
 import pytest
 
-from sparsecap_jax.data.karpathy import Record, image_id_from_filename, load_karpathy, normalize_id
+from sparsecap_jax.data.karpathy import load_karpathy
+from sparsecap_jax.data.records import Record, image_id_from_filename, normalize_id
 from sparsecap_jax.errors import ConfigError, DataError
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import psutil
 import pytest
 
+from sparsecap_jax.data.batches import read_ahead
 from sparsecap_jax.data.cache import CachedStore
-from sparsecap_jax.data.pipeline import make_train_iterator, read_ahead
+from sparsecap_jax.data.pipeline import make_train_iterator
 from sparsecap_jax.errors import ConfigError, DataError
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "benchmarks"))

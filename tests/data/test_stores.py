@@ -7,9 +7,8 @@ import pytest
 import store_files
 
 from sparsecap_jax.data.features import FeatureStore
-from sparsecap_jax.data.stores import STORES, find_format, open_store
+from sparsecap_jax.data.stores import STORES, find_format, load_image_sizes, open_store
 from sparsecap_jax.data.stores.convert import convert
-from sparsecap_jax.data.stores.image_sizes import load_image_sizes
 from sparsecap_jax.data.toy_scenes import make_toy_scenes
 from sparsecap_jax.errors import ConfigError, DataError
 

@@ -7,13 +7,12 @@ import pytest
 import store_files
 
 from sparsecap_jax.captioner import Captioner
+from sparsecap_jax.commands.convert import import_reference
 from sparsecap_jax.commands.evaluate import evaluate_run
-from sparsecap_jax.commands.import_reference import import_reference
 from sparsecap_jax.data.datasets import Dataset
 from sparsecap_jax.data.records import Record
-from sparsecap_jax.data.stores import NpyFolderStore, open_store
+from sparsecap_jax.data.stores import NpyFolderStore, load_image_sizes, open_store
 from sparsecap_jax.data.stores.convert import convert
-from sparsecap_jax.data.stores.image_sizes import load_image_sizes
 
 ZIP = "reference/checkpoint/TINY3_UpDownLSTM__supermask__0.975__wg_120.0.zip"
 IDS = [391895, 522418, 184613, 57870, 384029]

@@ -17,7 +17,7 @@ EOS = 3
 # Inputs this small gain nothing from optimised code, and its compilation takes most of the time.
 UNOPTIMIZED = {"xla_backend_optimization_level": 0}
 
-_MODULE = importlib.import_module("sparsecap_jax.decoding.decode")
+_MODULE = importlib.import_module("sparsecap_jax.decoding.entries")
 _QUICK = jax.jit(
     inspect.unwrap(_MODULE._decode),
     static_argnames=("model", "options"),

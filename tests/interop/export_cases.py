@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import reference_cases as cases
 
-from sparsecap_jax.commands.import_reference import run_config
+from sparsecap_jax.commands.convert import run_config
 from sparsecap_jax.models import abstract_params, make_model
 from sparsecap_jax.pruning import PruneState, make_pruner
 from sparsecap_jax.pruning.masks import finalize

@@ -11,7 +11,7 @@ import pytest
 
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.commands.caption import caption_folder
-from sparsecap_jax.commands.import_reference import import_reference
+from sparsecap_jax.commands.convert import import_reference
 from sparsecap_jax.data.batches import pad_regions
 from sparsecap_jax.data.stores import NpyFolderStore
 from sparsecap_jax.decoding import DecodeOptions, decode

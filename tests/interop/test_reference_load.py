@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsecap_jax.commands.export_reference import export_reference
-from sparsecap_jax.commands.import_reference import import_reference
+from sparsecap_jax.commands.convert import export_reference, import_reference
 from sparsecap_jax.data.batches import pad_regions
 from sparsecap_jax.data.stores import NpyFolderStore
 from sparsecap_jax.decoding import DecodeOptions, decode

@@ -11,7 +11,7 @@ from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.commands.caption import caption_photos
 from sparsecap_jax.data.features import RegionFeatures
 from sparsecap_jax.errors import CheckpointError, ConfigError, DataError
-from sparsecap_jax.photos.windows import grid_boxes
+from sparsecap_jax.photos.extractors import grid_boxes
 from sparsecap_jax.settings import use_plugin
 
 

@@ -10,7 +10,7 @@ from sparsecap_jax.data.features import RegionFeatures
 from sparsecap_jax.data.stores import NpyFolderStore
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.photos.extract import extract_folder, find_photos
-from sparsecap_jax.photos.windows import grid_boxes
+from sparsecap_jax.photos.extractors import grid_boxes
 
 
 class MeanColours:

@@ -15,7 +15,7 @@ from sparsecap_jax import settings
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.data.stores import open_store
 from sparsecap_jax.errors import ConfigError, DataError
-from sparsecap_jax.photos.extract import read_settings
+from sparsecap_jax.files import read_json
 from sparsecap_jax.photos.extractors import EXTRACTORS, remake_extractor
 
 CASES = sorted((pathlib.Path(__file__).parent / "cases").glob("extractor_*.json"))
@@ -51,7 +51,7 @@ def test_a_data_folder_with_a_command_in_its_settings(case, calls, tmp_path):
     path = tmp_path / "extractor.json"
     shutil.copyfile(case, path)
     with pytest.raises(ConfigError) as caught:
-        remake_extractor(read_settings(tmp_path), path)
+        remake_extractor(read_json(path), path)
     assert f"{path}: extractor is " in str(caught.value)
     assert calls == []
     assert not (tmp_path / "PWNED").exists()

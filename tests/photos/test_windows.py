@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sparsecap_jax.photos.windows import grid_boxes, pooling_weights, window_boxes
+from sparsecap_jax.photos.extractors import grid_boxes, pooling_weights, window_boxes
 
 
 def test_grid_goes_row_by_row():

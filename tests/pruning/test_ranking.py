@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from sparsecap_jax.pruning.ranking import prune_smallest
-from sparsecap_jax.pruning.scores import magnitudes, standardized_magnitudes
+from sparsecap_jax.pruning.ranking import magnitudes, prune_smallest, standardized_magnitudes
 
 
 def by_sorting(tensors, remove, groups):

@@ -11,7 +11,7 @@ from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning import finalize, make_pruner, sparsity
 from sparsecap_jax.pruning.paths import by_path, nest
 from sparsecap_jax.pruning.ranking import prune_smallest
-from sparsecap_jax.pruning.schedules import removals
+from sparsecap_jax.pruning.targets import removals
 
 SUFFIX = "_pruning_mask"
 FREEZE = {"": (), "none": (), "out.": ("out/.*",), "embed,lstm.": ("embed.*", "lstm/.*")}

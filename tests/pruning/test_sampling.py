@@ -5,7 +5,7 @@ import pytest
 from jax.extend import random as library
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from sparsecap_jax.pruning.sampling import (
+from sparsecap_jax.pruning.supermask import (
     bernoulli,
     kept_fraction,
     random_bits,

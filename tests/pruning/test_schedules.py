@@ -4,7 +4,12 @@ import pytest
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning import make_pruner
-from sparsecap_jax.pruning.schedules import Polynomial, gradual_schedule, removals
+from sparsecap_jax.pruning.targets import Polynomial, removals
+
+
+def gradual_schedule(sparsity, total_steps, steps_per_epoch=None, **fields):
+    section = {"name": "mag_grad_blind", "sparsity": sparsity, **fields}
+    return make_pruner(section, total_steps, steps_per_epoch).schedule
 
 
 def test_counts_are_truncated_products_in_float64():
@@ -45,6 +50,6 @@ def test_defaults_of_short_runs():
 
 def test_a_schedule_that_does_not_fit_is_an_error():
     with pytest.raises(ConfigError, match="do not fit into 100 steps"):
-        gradual_schedule(0.9, 100, start=90, frequency=10, events=2)
+        gradual_schedule(0.9, 100, start_step=90, frequency=10, events=2)
     with pytest.raises(ConfigError, match="do not fit into 1 steps"):
         make_pruner({"name": "mag_grad_blind"}, total_steps=1).init(jax.random.key(0), {})

@@ -20,7 +20,6 @@ from sparsecap_jax.runs import config_docs
 from sparsecap_jax.runs.config import (
     NAMED,
     SECTIONS,
-    build_sections,
     changed_fields,
     default_config,
     from_dict,
@@ -123,7 +122,7 @@ def test_rules_between_fields():
 def test_sections_come_in_the_types_of_their_owners():
     config = default_config(tokenizer="radix")
     config.optimizer.schedule = "noam"
-    sections = build_sections(config)
+    sections = validate(config)
     assert (sections["tokenizer"].radix_base, sections[""].max_seq_length) == (768, 18)
     assert sections["optimizer"] == optimizers.OptimizerConfig(schedule="noam")
     assert sections["data"].region_buckets == (16, 36, 64, 100)
@@ -247,6 +246,8 @@ SIZES = {
     ("acort", "base_al"): 8_410_379,
     ("acort", "small"): 4_213_779,
     ("acort", "small_al"): 2_567_435,
+    ("acort", "xsmall"): 922_523,
+    ("ort", "small"): 16_718_401,
     ("ort", "xsmall"): 4_143_897,
     ("transformer", ""): 55_440_657,
     ("soft_attention", ""): 13_722_641,

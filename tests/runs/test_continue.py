@@ -1,5 +1,6 @@
 """Continuing a run with another config: what may change, and other lengths."""
 
+import contextlib
 import math
 import shutil
 
@@ -35,11 +36,8 @@ def short(data, tmp_path_factory):
 
 
 def last_params(workdir):
-    checkpoints = Checkpoints(workdir, read_only=True)
-    try:
+    with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
         return flatten_dict(checkpoints.restore_variables(checkpoints.last_step())["params"])
-    finally:
-        checkpoints.close()
 
 
 def test_a_lengthened_run_is_a_long_one(data, short, tmp_path):
@@ -95,6 +93,57 @@ def test_a_schedule_over_the_whole_run_takes_the_new_length(data, tmp_path):
     assert moved.sum() > 100
     ratio = deltas[4][moved] / deltas[6][moved]
     np.testing.assert_allclose(np.median(ratio), rates[4] / rates[6], rtol=1e-3)
+
+
+def logged(workdir, column):
+    """A column of train.csv by step."""
+    rows = read_csv(workdir / "train.csv")
+    return {int(row["step"]): float(row[column]) for row in rows}
+
+
+def test_a_lengthened_run_anneals_its_supermask_over_the_new_epochs(data, tmp_path):
+    """An epoch has 32 images / 8 = 4 steps. Step n logs the rate (1 + cos(pi (n - 1) / N)) / 2."""
+    workdir, every_step = tmp_path / "run", {"steps": 0, "eval_every": 4, "log_every": 1}
+    train(tiny_config(data, "supermask", epochs=1, **every_step), workdir, [].append)
+    expected = {1: 1.0, 2: 0.8535534, 3: 0.5, 4: 0.1464466}
+    assert logged(workdir, "anneal_rate") == pytest.approx(expected, rel=1e-6)
+    lines = []
+    train(tiny_config(data, "supermask", epochs=2, **every_step), workdir, lines.append)
+    assert lines[0].startswith("continuing from step 4 of ")
+    assert lines[1].endswith("train.epochs was 1, is 2")
+    # Step 5 of 4 would have had the rate 0; as one of 8 steps it has half of the weight again.
+    expected |= {5: 0.5, 6: 0.3086583, 7: 0.1464466, 8: 0.03806023}
+    rates, gaps = logged(workdir, "anneal_rate"), logged(workdir, "sparsity_gap")
+    assert rates == pytest.approx(expected, abs=1e-6)
+    assert all(gap > 0.4 for gap in gaps.values())  # the loss below is worth comparing
+    weighted = {step: 5.0 * (1.0 - expected[step]) * gaps[step] for step in expected}
+    assert logged(workdir, "sparsity_loss") == pytest.approx(weighted, rel=1e-5, abs=1e-6)
+
+
+def test_a_lengthened_run_follows_the_gradual_schedule_of_its_new_length(data, tmp_path):
+    """Targets are 1/2 (1 - (1 - e / E)^3) at event e of E; step n logs those after n - 1 steps.
+
+    Of 8 steps, events 0 to 2 fall on steps 2 to 4 (a quarter to a half); of 24 steps, events 0 to 8
+    on steps 4 (an epoch) to 12.
+    """
+    workdir, every_step = tmp_path / "run", {"eval_every": 8, "log_every": 1}
+    train(tiny_config(data, "mag_grad_uniform", steps=8, **every_step), workdir, [].append)
+    targets = {1: 0.0, 2: 0.0, 3: 0.0, 4: 7 / 16} | dict.fromkeys(range(5, 9), 1 / 2)
+    with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
+        masks = flatten_dict(checkpoints.restore_variables(8)["masks"])
+    sizes = [mask.size for mask in masks.values()]
+
+    def sparsities():
+        """Whole entries are removed from each tensor."""
+        removed = {n: sum(int(target * size) for size in sizes) for n, target in targets.items()}
+        return {n: count / sum(sizes) for n, count in removed.items()}
+
+    assert logged(workdir, "sparsity") == pytest.approx(sparsities(), rel=1e-6)
+    train(tiny_config(data, "mag_grad_uniform", steps=24, **every_step), workdir, [].append)
+    # Event 5 of 8 happens after 9 steps and brings weights back: 485/1024 instead of 1/2.
+    targets |= {9: 1 / 2, 10: 485 / 1024, 11: 63 / 128, 12: 511 / 1024}
+    targets |= dict.fromkeys(range(13, 25), 1 / 2)
+    assert logged(workdir, "sparsity") == pytest.approx(sparsities(), rel=1e-6)
 
 
 def test_a_run_cannot_become_shorter_than_it_is(data, short):

@@ -8,7 +8,7 @@ from sparsecap_jax.data.karpathy import Record
 from sparsecap_jax.data.stores import NpyFolderStore
 from sparsecap_jax.runs.config import default_config
 from sparsecap_jax.runs.run import _note_extractor, prepare_tokenizer
-from sparsecap_jax.tokenizers import tokenizer_class
+from sparsecap_jax.tokenizers import TOKENIZERS
 
 OLD = ["a red dog runs", "the dog sleeps on the red mat"] * 3
 NEW = ("two boats on blue water", "many blue boats")
@@ -21,7 +21,7 @@ def dataset(tmp_path):
 
 
 def test_a_warm_start_keeps_the_tokenizer_of_its_source(tmp_path):
-    old = tokenizer_class("word").train(OLD, tmp_path / "old" / "tokenizer", vocab_size=20)
+    old = TOKENIZERS["word"].train(OLD, tmp_path / "old" / "tokenizer", vocab_size=20)
     config = default_config()
     config.tokenizer.vocab_size = 20
     fresh = prepare_tokenizer(config, tmp_path / "fresh", dataset(tmp_path))

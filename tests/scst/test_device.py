@@ -4,12 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from sparsecap_jax.scst.device import idf_tables, score_on_device
 from sparsecap_jax.scst.document_frequency import count_documents
-from sparsecap_jax.scst.host import HostScorer
-from sparsecap_jax.scst.references import References
-from sparsecap_jax.scst.vocabulary import Vocabulary
-from sparsecap_jax.scst.words import word_table
+from sparsecap_jax.scst.scorers import HostScorer, idf_tables, score_on_device
+from sparsecap_jax.scst.words import References, Vocabulary, word_table
 from sparsecap_jax.tokenizers import TOKENIZERS, train_tokenizer
 
 SETS, CAPTIONS = 10_000, 1

@@ -7,8 +7,8 @@ import pytest
 
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.scst.document_frequency import from_ngrams
-from sparsecap_jax.scst.host import HostScorer
 from sparsecap_jax.scst.rewards import RewardWeights, leave_one_out
+from sparsecap_jax.scst.scorers import HostScorer
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from sparsecap_jax.training.compilation import compiled_ahead, release_freed_memory
-from sparsecap_jax.training.steps import make_mesh
+from sparsecap_jax.training.steps import compiled_ahead, make_mesh, release_freed_memory
 
 needs_glibc = pytest.mark.skipif(
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"),

@@ -7,8 +7,8 @@ import pytest
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.models import make_model
 from sparsecap_jax.runs.config import default_config, validate
+from sparsecap_jax.training.config import ScheduledSampling
 from sparsecap_jax.training.objectives import CrossEntropy, Task
-from sparsecap_jax.training.scheduled_sampling import ScheduledSampling
 from sparsecap_jax.types import Batch, Regions
 
 

@@ -16,10 +16,11 @@ from sparsecap_jax.models import MODELS, make_model
 from sparsecap_jax.pruning import make_pruner
 from sparsecap_jax.pruning.masks import apply_masks
 from sparsecap_jax.pruning.step import SparseStep
-from sparsecap_jax.scst.config import ScstConfig, parse
+from sparsecap_jax.scst.config import ScstConfig
 from sparsecap_jax.scst.document_frequency import count_documents
-from sparsecap_jax.scst.host import HostScorer
 from sparsecap_jax.scst.rewards import HostRewards, make_rewards
+from sparsecap_jax.scst.scorers import HostScorer
+from sparsecap_jax.settings import build
 from sparsecap_jax.tokenizers import train_tokenizer
 from sparsecap_jax.training.losses import reward_loss
 from sparsecap_jax.training.objectives import SelfCritical, Task
@@ -314,4 +315,4 @@ def test_subwords_are_scored_on_the_host(tmp_path):
 )
 def test_faulty_configs(fields, message):
     with pytest.raises(ConfigError, match=message):
-        parse(fields)
+        build(ScstConfig, fields, "scst")

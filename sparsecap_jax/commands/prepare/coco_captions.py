@@ -1,6 +1,6 @@
 """Lay out COCO's 616,767 captions, which come with pycocoevalcap: nothing is downloaded.
 
-python launch/prepare_data.py coco_captions --output=data/coco --val_ids=FILE --test_ids=FILE
+python launch/prepare_data.py coco_captions --output=data/coco
 
 Writes, below the output folder:
   annotations/captions_{train,val}2014.json  the official files
@@ -8,80 +8,64 @@ Writes, below the output folder:
   captions_train.txt                         one training caption a line, for tokenizers
   references_{val,test}.json                 {image id: [captions]}, for evaluate.py
 
-The split comes from a Karpathy JSON (--split_json: its ids and split names are used) or from plain
-id lists, one id or file name a line; images in no list are for training. Without either, val2014 is
-the validation split.
+The split is Karpathy's, whose lists come with the package. Another one comes from a Karpathy JSON
+(--split_json: its ids and split names are used) or from plain id lists, one id or file name a line;
+images in no list are for training. With --official_split, val2014 is the validation split.
 """
 
-import argparse
-import json
 import pathlib
-from collections.abc import Mapping
 
-from sparsecap_jax.data.coco_json import (
+from absl import flags
+
+from sparsecap_jax.data.caption_files import (
     OFFICIAL,
     check_disjoint,
     load_coco_json,
     official_captions,
     read_id_list,
 )
-from sparsecap_jax.data.karpathy import split_ids, to_karpathy
-from sparsecap_jax.data.records import SPLITS, ImageId, Splits
+from sparsecap_jax.data.karpathy import karpathy_ids, split_ids, to_karpathy
+from sparsecap_jax.data.records import SPLITS
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.files import write_atomically
+from sparsecap_jax.files import write_atomically, write_json
 
 
-def define(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    parser.add_argument("--output", required=True, type=pathlib.Path, help="Folder to write to.")
-    parser.add_argument("--split_json", type=pathlib.Path, help="Karpathy JSON that cuts it.")
+def define() -> None:
+    """Define the flags."""
+    flags.DEFINE_string("output", None, "Folder to write to.", required=True)
+    flags.DEFINE_string("split_json", None, "Karpathy JSON that cuts it.")
     for split in SPLITS:
-        parser.add_argument(f"--{split}_ids", type=pathlib.Path, help=f"Images of {split}.")
-    parser.add_argument(
-        "--raw_captions",
-        action="store_true",
-        help="Train on captions as written, not on lower-case words without punctuation.",
-    )
+        flags.DEFINE_string(f"{split}_ids", None, f"List of the images of {split}.")
+    flags.DEFINE_bool("official_split", False, "Take val2014 for validation, nothing for test.")
+    flags.DEFINE_bool("raw_captions", False, "Text for tokenizers: captions as written, not words.")
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: flags.FlagValues) -> None:
     """Write the files and print their content; an error where split lists do not fit COCO."""
-    ids = _split_lists(args)
-    folder = args.output / "annotations"
-    for name in OFFICIAL:
-        if not (folder / name).exists():
-            with write_atomically(folder / name, "wb") as file:
-                file.write(official_captions(name))
-    paths = {"train": [folder / OFFICIAL[0]], "val": [folder / OFFICIAL[1]]}
-    splits = load_coco_json(paths, text="raw" if args.raw_captions else "tokens", ids=ids)
-    _write(args.output, splits)
-    for name, records in splits.items():
-        captions = sum(len(record.captions) for record in records)
-        print(f"{name}: {len(records):,} images, {captions:,} captions")
-    print(
-        f"wrote {args.output}/dataset_coco.json, captions_train.txt, references_{{val,test}}.json"
-    )
-
-
-def _split_lists(args: argparse.Namespace) -> Mapping[str, list[ImageId]]:
-    files = {split: getattr(args, f"{split}_ids") for split in SPLITS}
-    files = {split: path for split, path in files.items() if path}
-    if args.split_json and files:
-        raise ConfigError("expected --split_json or id lists, found both")
-    if args.split_json:
-        return split_ids(args.split_json)
-    lists = {split: read_id_list(path) for split, path in files.items()}
+    lists = {split: args[f"{split}_ids"].value for split in SPLITS}
+    lists = {split: read_id_list(pathlib.Path(path)) for split, path in lists.items() if path}
+    if bool(args.split_json) + bool(lists) + args.official_split > 1:
+        raise ConfigError("expected one of --split_json, id lists and --official_split")
     check_disjoint(lists)
-    return lists
-
-
-def _write(output: pathlib.Path, splits: Splits) -> None:
-    with write_atomically(output / "dataset_coco.json") as file:
-        json.dump(to_karpathy(splits, "coco"), file, ensure_ascii=False)
+    ids = split_ids(args.split_json) if args.split_json else lists
+    if not ids and not args.official_split:
+        ids = karpathy_ids()
+    output = pathlib.Path(args.output)
+    annotations = [output / "annotations" / name for name in OFFICIAL]
+    for path in annotations:
+        if not path.exists():
+            with write_atomically(path, "wb") as file:
+                file.write(official_captions(path.name))
+    paths = {"train": annotations[:1], "val": annotations[1:]}
+    splits = load_coco_json(paths, text="raw" if args.raw_captions else "tokens", ids=ids)
+    write_json(output / "dataset_coco.json", to_karpathy(splits, "coco"), indent=None)
     with write_atomically(output / "captions_train.txt") as file:
         for record in splits["train"]:
             file.writelines(" ".join(caption.split()) + "\n" for caption in record.captions)
     for name in ("val", "test"):
-        with write_atomically(output / f"references_{name}.json") as file:
-            references = {record.image_id: record.raw for record in splits[name]}
-            json.dump(references, file, ensure_ascii=False)
+        references = {record.image_id: record.raw for record in splits[name]}
+        write_json(output / f"references_{name}.json", references, indent=None)
+    for name, records in splits.items():
+        captions = sum(len(record.captions) for record in records)
+        print(f"{name}: {len(records):,} images, {captions:,} captions")
+    print(f"wrote {output}/dataset_coco.json, captions_train.txt, references_{{val,test}}.json")

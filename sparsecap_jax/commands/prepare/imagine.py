@@ -9,32 +9,33 @@ Photo folders hold captions.json and images/; the first one's splits are used. T
 that the photos hold out.
 """
 
-import argparse
 import pathlib
 
-
-def define(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    parser.add_argument("--photos", required=True, help="Photo folders, with commas.")
-    parser.add_argument("--features", required=True, help="Their features, in the same order.")
-    parser.add_argument("--text", default="", help="NAME:FOLDER of captions, with commas.")
-    parser.add_argument("--feature_size", type=int, default=1280, help="Width of the features.")
-    parser.add_argument("--output", required=True, help="Folder to write to.")
+from absl import flags
 
 
-def run(args: argparse.Namespace) -> None:
+def define() -> None:
+    """Define the flags."""
+    flags.DEFINE_list("photos", None, "Photo folders, with commas.", required=True)
+    flags.DEFINE_list("features", None, "Their features, in the same order.", required=True)
+    flags.DEFINE_list("text", [], "NAME:FOLDER of captions, with commas.")
+    flags.DEFINE_integer("feature_size", 1280, "Width of the features.")
+    flags.DEFINE_string("output", None, "Folder to write to.", required=True)
+
+
+def run(args: flags.FlagValues) -> None:
     """Fit and write; ConfigError where the lists do not match, DataError for bad files."""
     from sparsecap_jax.data.imagined_dataset import prepare
     from sparsecap_jax.errors import ConfigError
 
-    photos, features = (
-        list(map(pathlib.Path, value.split(","))) for value in (args.photos, args.features)
-    )
-    if len(photos) != len(features):
-        raise ConfigError(f"{len(photos)} --photos, {len(features)} --features; expected as many")
-    text = [part.partition(":") for part in args.text.split(",") if part]
-    for name, colon, _ in text:
+    if len(args.photos) != len(args.features):
+        counts = f"{len(args.photos)} --photos, {len(args.features)} --features"
+        raise ConfigError(f"{counts}; expected as many")
+    sources = []
+    for part in filter(None, args.text):
+        name, colon, folder = part.partition(":")
         if not colon:
             raise ConfigError(f"--text: found {name!r}; expected NAME:FOLDER")
-    sources = [(name, pathlib.Path(folder)) for name, _, folder in text]
-    prepare(list(zip(photos, features, strict=True)), sources, args.output, args.feature_size)
+        sources.append((name, pathlib.Path(folder)))
+    folders = map(pathlib.Path, args.photos), map(pathlib.Path, args.features)
+    prepare(list(zip(*folders, strict=True)), sources, args.output, args.feature_size)

@@ -7,27 +7,28 @@ features, in any known format. Train on the folder that is printed with --config
 --config.data.dir; any program that uses tfds opens it.
 """
 
-import argparse
 import dataclasses
 import pathlib
+
+from absl import flags
 
 from sparsecap_jax.data.datasets import DATASETS
 from sparsecap_jax.errors import DataError
 
 
-def define(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    parser.add_argument("--manual_dir", required=True, type=pathlib.Path, help="What to read.")
-    parser.add_argument("--data_dir", required=True, type=pathlib.Path, help="Where to write.")
-    parser.add_argument("--dataset", default="karpathy", choices=sorted(DATASETS))
-    parser.add_argument("--split_json", default="", help="Its main file, where there is a choice.")
-    parser.add_argument("--features", default="", help="Features, relative to --manual_dir.")
-    parser.add_argument("--image_sizes", default="", help="Image sizes, relative to it.")
-    parser.add_argument("--feature_size", type=int, default=2048, help="Width of the features.")
-    parser.add_argument("--boxes", action="store_true", help="Keep boxes too.")
+def define() -> None:
+    """Define the flags."""
+    flags.DEFINE_string("manual_dir", None, "Folder to read.", required=True)
+    flags.DEFINE_string("data_dir", None, "Folder to write to.", required=True)
+    flags.DEFINE_string("dataset", "karpathy", f"Its format: {', '.join(sorted(DATASETS))}.")
+    flags.DEFINE_string("split_json", "", "Its main file, where there is a choice.")
+    flags.DEFINE_string("features", "", "Features, relative to --manual_dir.")
+    flags.DEFINE_string("image_sizes", "", "Image sizes, relative to it.")
+    flags.DEFINE_integer("feature_size", 2048, "Width of the features.")
+    flags.DEFINE_bool("boxes", False, "Keep boxes too.")
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: flags.FlagValues) -> None:
     """Prepare; DataError where captions or features are missing or malformed."""
     from tensorflow_datasets import disable_progress_bar, download
 
@@ -38,9 +39,9 @@ def run(args: argparse.Namespace) -> None:
     disable_progress_bar()
     name = "coco" if args.dataset == "karpathy" else args.dataset
     names = [field.name for field in dataclasses.fields(CaptionConfig) if field.name in args]
-    config = CaptionConfig(name=name, **{field: getattr(args, field) for field in names})
-    builder = CaptionFeatures(data_dir=str(args.data_dir), config=config)
-    manual = download.DownloadConfig(manual_dir=str(args.manual_dir.resolve()))
+    config = CaptionConfig(name=name, **{field: args[field].value for field in names})
+    builder = CaptionFeatures(data_dir=args.data_dir, config=config)
+    manual = download.DownloadConfig(manual_dir=str(pathlib.Path(args.manual_dir).resolve()))
     builder.download_and_prepare(download_config=manual)
     counts = {name: split.num_examples for name, split in builder.info.splits.items()}
     print(f"prepared {builder.data_path}: {counts}")

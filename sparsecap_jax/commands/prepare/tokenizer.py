@@ -11,41 +11,35 @@ A run uses the tokenizer in its WORKDIR/tokenizer, and trains one on its own tra
 there is none. Folders are those of the PyTorch reference, too.
 """
 
-import argparse
+from absl import flags
 
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.tokenizers import (
-    TOKENIZERS,
-    Tokenizer,
-    make_tokenizer,
-    read_captions,
-    train_tokenizer,
-)
+from sparsecap_jax.tokenizers import TOKENIZERS, make_tokenizer, read_captions, train_tokenizer
 
 
-def define(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--captions", help="UTF-8 text of one caption a line, to train on.")
-    source.add_argument("--load", help="Folder of a finished tokenizer.")
-    parser.add_argument("--name", default="word", choices=sorted(TOKENIZERS), help="Kind.")
-    parser.add_argument("--output", help="Folder to write, with --captions.")
-    parser.add_argument("--vocab_size", type=int, default=10000, help="Most ids; with --captions.")
-    parser.add_argument("--radix_base", type=int, help="Base of radix tokens; 768 if new.")
-    parser.add_argument("--text", help="Caption to encode; by default the first of --captions.")
-    parser.add_argument("--max_length", type=int, default=18, help="BOS and EOS are counted.")
-    parser.add_argument("--samples", type=int, default=0, help="Random segmentations to show.")
+def define() -> None:
+    """Define the flags."""
+    flags.DEFINE_string("captions", None, "UTF-8 text of one caption a line, to train on.")
+    flags.DEFINE_string("load", None, "Folder of a finished tokenizer.")
+    flags.mark_flags_as_mutual_exclusive(["captions", "load"], required=True)
+    flags.DEFINE_string("name", "word", f"Kind: {', '.join(sorted(TOKENIZERS))}.")
+    flags.DEFINE_string("output", None, "Folder to write, with --captions.")
+    flags.DEFINE_integer("vocab_size", 10000, "Most ids; with --captions.")
+    flags.DEFINE_integer("radix_base", None, "Base of radix tokens; 768 if new.")
+    flags.DEFINE_string("text", None, "Caption to encode; by default the first of --captions.")
+    flags.DEFINE_integer("max_length", 18, "BOS and EOS are counted.")
+    flags.DEFINE_integer("samples", 0, "Random segmentations to show.")
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: flags.FlagValues) -> None:
     """Train or load, and print sizes and an example; ConfigError where arguments do not fit."""
     text = args.text
-    options = {} if args.radix_base is None else {"radix_base": args.radix_base}
+    options = {"radix_base": args.radix_base}
     if args.captions:
         if not args.output:
             raise ConfigError("--output is missing; expected the folder to write")
-        if args.name == "radix":
-            options.setdefault("radix_base", 768)
+        if args.name == "radix" and args.radix_base is None:
+            options["radix_base"] = 768
         captions = read_captions(args.captions)
         fields = {"name": args.name, "vocab_size": args.vocab_size, **options}
         tokenizer = train_tokenizer(fields, captions, args.output)
@@ -53,18 +47,11 @@ def run(args: argparse.Namespace) -> None:
         print(f"wrote {args.output}: {len(captions):,} captions read")
     else:
         tokenizer = make_tokenizer(args.name, args.load, **options)
-    print(describe(tokenizer, text, args.max_length, args.samples))
-
-
-def describe(tokenizer: Tokenizer, text: str | None, max_length: int, samples: int) -> str:
-    """Return size and special ids, and `text` encoded and decoded."""
-    special = f"pad {tokenizer.pad_id}, bos {tokenizer.bos_id}, eos {tokenizer.eos_id}"
-    unknown = ", ".join(map(str, tokenizer.unk_ids))
-    lines = [f"{tokenizer.vocab_size:,} ids: {special}, unk {unknown}"]
-    if text:
-        ids = tokenizer.encode(text, max_length)
-        lines += [f"text    {text}", f"ids     {ids}", f"decoded {tokenizer.decode(ids[1:])}"]
-    for seed in range(samples if text else 0):
-        ids = tokenizer.encode(text, max_length, sample=True, seed=seed)
-        lines.append(f"sample  {ids}")
-    return "\n".join(lines)
+    special = f"pad {tokenizer.pad_id}, bos {tokenizer.bos_id}, eos {tokenizer.eos_id}, unk"
+    print(f"{tokenizer.vocab_size:,} ids: {special}", ", ".join(map(str, tokenizer.unk_ids)))
+    if not text:
+        return
+    ids = tokenizer.encode(text, args.max_length)
+    print(f"text    {text}\nids     {ids}\ndecoded {tokenizer.decode(ids[1:])}")
+    for seed in range(args.samples):
+        print(f"sample  {tokenizer.encode(text, args.max_length, sample=True, seed=seed)}")

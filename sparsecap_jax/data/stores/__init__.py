@@ -8,13 +8,21 @@ import os
 import pathlib
 
 from sparsecap_jax.data.features import ImageSizes, IndexedStore
-from sparsecap_jax.data.stores.array_records import MANIFEST, ArrayRecordStore
+from sparsecap_jax.data.records import (
+    ImageId,
+    checked_id,
+    data_error,
+    entries,
+    field,
+    image_id_from_filename,
+    normalize_id,
+)
+from sparsecap_jax.data.stores.array_records import MANIFEST, TFDS_INFO, ArrayRecordStore, TfdsStore
 from sparsecap_jax.data.stores.databases import Hdf5Store, LmdbStore
 from sparsecap_jax.data.stores.folders import NpyFolderStore, NpzFolderStore, attention_folders
-from sparsecap_jax.data.stores.image_sizes import load_image_sizes
-from sparsecap_jax.data.stores.tfds_folder import TfdsStore, is_tfds_folder
 from sparsecap_jax.data.stores.tsv import TsvStore, tsv_files
 from sparsecap_jax.errors import DataError
+from sparsecap_jax.files import read_json
 from sparsecap_jax.settings import Registry
 
 __all__ = ["STORES", "NpyFolderStore", "find_format", "load_image_sizes", "open_store"]
@@ -32,7 +40,7 @@ STORES: Registry[type[IndexedStore]] = Registry(
     },
     IndexedStore,
 )
-_HDF5 = (".h5", ".hdf5")
+_COCO_FILES = ("captions_*.json", "image_info_*.json", "instances_*.json")
 
 
 def open_store(
@@ -67,7 +75,7 @@ def open_store(
 def find_format(path: pathlib.Path) -> str:
     """Return the key of `STORES` that fits a file or folder; DataError where none does."""
     if path.is_file():
-        if path.suffix.lower() in _HDF5:
+        if path.suffix.lower() in (".h5", ".hdf5"):
             return "hdf5"
         if path.suffix in (".lmdb", ".mdb"):
             return "lmdb"
@@ -79,7 +87,7 @@ def find_format(path: pathlib.Path) -> str:
             return "npy"
         if (path / MANIFEST).is_file():
             return "array_record"
-        if is_tfds_folder(path):
+        if (path / TFDS_INFO).is_file():
             return "tfds"
         if (path / "data.mdb").is_file() or any(path.glob("*_att.lmdb")):
             return "lmdb"
@@ -93,3 +101,59 @@ def find_format(path: pathlib.Path) -> str:
         f"{path}: no features of a known format; expected bu/cocobu_att/, *.tsv, *.hdf5, "
         f"ID.npz, *.lmdb, or {MANIFEST} (see docs/data.md)"
     )
+
+
+def load_image_sizes(path: str | os.PathLike) -> ImageSizes:
+    """Read (width, height) by image id.
+
+    Args:
+        path: a JSON file of COCO's form (`{"images": [{"id", "width", "height"}]}`) or
+            `{id: [width, height]}`; a folder of COCO's files (`annotations/`); or a folder of
+            pictures, whose headers are read.
+
+    Raises:
+        DataError: `path` is none of these.
+    """
+    path = pathlib.Path(path)
+    if not path.is_dir():
+        return _from_json(path)
+    files = sorted(file for pattern in _COCO_FILES for file in path.glob(pattern))
+    if files:
+        return {key: size for file in files for key, size in _from_json(file).items()}
+    pictures = sorted(p for p in path.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    if not pictures:
+        raise DataError(f"{path}: holds neither COCO's .json files nor pictures")
+    return {image_id_from_filename(p.name): _picture_size(p) for p in pictures}
+
+
+def _from_json(path: pathlib.Path) -> dict[ImageId, tuple[int, int]]:
+    content = read_json(path, "image sizes")
+    sizes: dict[ImageId, tuple[int, int]] = {}
+    if isinstance(content, dict) and "images" in content:
+        for where, image in entries(content, "images", path):
+            image_id = checked_id(field(image, "id", int | str, where), f"{where}.id")
+            sizes[image_id] = _size([image.get("width"), image.get("height")], where)
+    elif isinstance(content, dict):
+        for key, value in content.items():
+            sizes[normalize_id(key)] = _size(value, f"{path}: {key}")
+    if not sizes:
+        raise DataError(f"{path}: no image sizes; expected COCO's images or {{id: [w, h]}}")
+    return sizes
+
+
+def _size(value: object, where: str) -> tuple[int, int]:
+    match value:
+        case [int(width), int(height)] if width > 0 and height > 0:
+            return width, height
+    raise DataError(f"{where}: expected width and height, found {value!r:.60}")
+
+
+def _picture_size(path: pathlib.Path) -> tuple[int, int]:
+    from PIL import Image
+
+    faults = OSError, ValueError, SyntaxError, Image.DecompressionBombError
+    with (
+        data_error(f"{path}: not a picture", *faults),
+        Image.open(path, formats=("JPEG", "PNG")) as picture,
+    ):
+        return picture.size

@@ -1,4 +1,6 @@
-"""The package's own store: ArrayRecord shards, read one image at a time, with a manifest.
+"""Stores of ArrayRecord shards: the package's own, and folders of tensorflow-datasets.
+
+The package's own has a manifest:
 
     manifest.json                      options, shards, image ids, checksums
     features-00000.array_record, ...   one record per image
@@ -8,8 +10,6 @@ A record is `SCF1`, the length of a JSON header (uint32, little-endian), the hea
 `convert.py` writes it.
 """
 
-import functools
-import importlib
 import json
 import pathlib
 import struct
@@ -17,47 +17,43 @@ from typing import Any
 
 import numpy as np
 
-from sparsecap_jax.data.features import Arrays, IndexedStore, RegionFeatures
-from sparsecap_jax.data.records import ImageId, check_path, entries, field
+from sparsecap_jax.data.features import Arrays, IndexedStore, RegionFeatures, rounded
+from sparsecap_jax.data.karpathy import split_ids
+from sparsecap_jax.data.records import ImageId, check_path, data_error, entries, field
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.files import read_json
 
 MANIFEST = "manifest.json"
 VERSION = 1
 DTYPES = {"float32": "<f4", "float16": "<f2"}
+TFDS_INFO = "dataset_info.json"
+TFDS_SPLIT = "metadata.json"
 _MAGIC = b"SCF1"
 _PREFIX = struct.Struct("<4sI")
+_CLASS_KEYS = {"pythonClassName", "python_class_name", "type"}
+_TRUSTED = "tensorflow_datasets.core.features."
 
 
 def encode(image_id: ImageId, image: RegionFeatures, dtype: str) -> bytes:
     """Return one record; features in `dtype` of `DTYPES`, where they must fit, the rest float32."""
-    with np.errstate(over="ignore"):
-        features = image.features.astype(DTYPES[dtype])
-    if dtype != "float32" and not np.isfinite(features).all():
-        raise DataError(f"image {image_id!r}: features are too large for {dtype}")
-    header = {
-        "id": image_id,
-        "dtype": dtype,
-        "shape": list(features.shape),
-        "boxes": image.boxes is not None,
-        "fc": True,
-    }
+    features = rounded(image.features, DTYPES[dtype], image_id)
+    header = {"id": image_id, "dtype": dtype, "shape": features.shape}
+    header |= {"boxes": image.boxes is not None, "fc": True}
     text = json.dumps(header, separators=(",", ":")).encode()
-    arrays = [features, *([] if image.boxes is None else [image.boxes.astype("<f4")])]
-    arrays.append(image.fc.astype("<f4"))
-    return _PREFIX.pack(_MAGIC, len(text)) + text + b"".join(a.tobytes() for a in arrays)
+    others = (array.astype("<f4") for array in (image.boxes, image.fc) if array is not None)
+    arrays = b"".join(array.tobytes() for array in (features, *others))
+    return _PREFIX.pack(_MAGIC, len(text)) + text + arrays
 
 
 def decode(record: bytes, where: str) -> tuple[ImageId, np.ndarray, np.ndarray | None, np.ndarray]:
     """Return image id, features, boxes and fc of a record; DataError where it is malformed."""
-    try:
+    faults = struct.error, ValueError, KeyError, TypeError, RecursionError
+    with data_error(f"{where}: not a record of features", *faults):
         magic, length = _PREFIX.unpack_from(record)
         header = json.loads(record[_PREFIX.size : _PREFIX.size + length])
         image_id, (rows, width) = header["id"], header["shape"]
         dtype = np.dtype(DTYPES[header["dtype"]])
         sizes = [rows * width * dtype.itemsize, rows * 16 * bool(header["boxes"]), 4 * width]
-    except (struct.error, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"{where}: not a record of features: {error}") from None
     start = _PREFIX.size + length
     if magic != _MAGIC or len(record) != start + sum(sizes) or min(rows, width) < 1:
         raise DataError(f"{where}: not a record of features: {len(record)} bytes, {header!r:.80}")
@@ -94,30 +90,20 @@ class ArrayRecordStore(IndexedStore):
     def _read(self, key: tuple[str, int], image_id: ImageId) -> Arrays:
         name, number = key
         where = f"{self.path / name}: record {number}"
-        try:
+        with data_error(where, RuntimeError, ValueError, IndexError):
             (record,) = self._opened(name, self._reader).read([number])
-        except DataError:
-            raise
-        except (RuntimeError, ValueError, IndexError) as error:
-            reason = (str(error) or "it cannot be read").splitlines()[0]
-            raise DataError(f"{where}: {reason}") from None
         stored_id, features, boxes, fc = decode(record, where)
         if stored_id != image_id:
             raise DataError(f"{where}: is image {stored_id!r}, expected {image_id!r}")
-        names = f"{where}: features", f"{where}: boxes", f"{where}: fc"
-        return Arrays(features, boxes, fc, names)
+        return Arrays(features, boxes, fc, where)
 
     def _reader(self, name: str) -> Any:
+        from array_record.python.array_record_module import ArrayRecordReader
+
         path = self.path / name
         if not path.is_file():
             raise DataError(f"{path}: no such file, but {MANIFEST} lists it")
-        return array_records().ArrayRecordReader(str(path), "readahead_buffer_size:0")
-
-
-@functools.cache
-def array_records() -> Any:
-    """Import the module that reads and writes ArrayRecord."""
-    return importlib.import_module("array_record.python.array_record_module")
+        return ArrayRecordReader(str(path), "readahead_buffer_size:0")
 
 
 def load_manifest(directory: pathlib.Path) -> dict[str, Any]:
@@ -138,3 +124,63 @@ def load_manifest(directory: pathlib.Path) -> dict[str, Any]:
         if len(ids) != len(regions) or not known:
             raise DataError(f"{place}: {len(ids)} ids and {len(regions)} numbers of regions")
     return manifest
+
+
+class TfdsStore(IndexedStore):
+    """One example per image, read by `tfds.builder_from_directory(path).as_data_source`."""
+
+    unit = "example"
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        for name in (TFDS_INFO, TFDS_SPLIT):
+            if not (self.path / name).is_file():
+                raise DataError(f"{self.path}: {name} is missing; expected what tfds prepared")
+
+    def _load_index(self) -> dict[ImageId, tuple[str, int]]:
+        splits = split_ids(self.path / TFDS_SPLIT)
+        for name, ids in splits.items():
+            count = len(self._opened(name, self._source)) if ids else 0
+            if count != len(ids):
+                raise DataError(
+                    f"{self.path}: {count} examples of {name}, but {TFDS_SPLIT} has {len(ids)}"
+                )
+        return {i: (name, n) for name, ids in splits.items() for n, i in enumerate(ids)}
+
+    def _read(self, key: tuple[str, int], image_id: ImageId) -> Arrays:
+        name, number = key
+        where = f"{self.path}: {name}[{number}]"
+        faults = RuntimeError, ValueError, KeyError, TypeError
+        with data_error(f"{where}: cannot be read", *faults):
+            example = self._opened(name, self._source)[number]
+            stored_id, features, fc = (example[k] for k in ("image_id", "features", "fc"))
+        if stored_id != str(image_id).encode():
+            raise DataError(f"{where}: is image {stored_id!r}, expected {image_id!r}")
+        boxes = example.get("boxes") if self.need_boxes else None
+        if self.need_boxes and boxes is None:
+            raise DataError(f"{where}: boxes are needed, and it was prepared without")
+        return Arrays(features, boxes, fc, where)
+
+    def _source(self, name: str) -> Any:
+        import tensorflow_datasets as tfds
+
+        _check_classes(self.path / "features.json")
+        # tfds has no errors of its own.
+        with data_error(f"{self.path}: tfds cannot open {name}", Exception):
+            return tfds.builder_from_directory(str(self.path)).as_data_source(split=name)
+
+
+def _check_classes(path: pathlib.Path) -> None:
+    """Raise a DataError unless all classes that features.json names are of tfds itself.
+
+    The loader of tfds imports the module of any other class.
+    """
+    nodes = [read_json(path) if path.exists() else {}]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, dict):
+            for key in _CLASS_KEYS & node.keys():
+                name = node[key]
+                if isinstance(name, str) and "." in name and not name.startswith(_TRUSTED):
+                    raise DataError(f"{path}: {key} is {name!r}; expected a class of {_TRUSTED}*")
+        nodes += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()

@@ -17,7 +17,6 @@ from sparsecap_jax.data.stores.array_records import (
     DTYPES,
     MANIFEST,
     VERSION,
-    array_records,
     encode,
     load_manifest,
 )
@@ -69,7 +68,7 @@ def convert(
         manifest = _check_plan(output, load_manifest(output), plan)
         report(f"{output}: was finished already")
         return manifest
-    faults = Faults(skip_bad, "images")
+    faults = Faults(skip_bad)
     shards, start, done = [], time.monotonic(), 0
     for number, first in enumerate(range(0, len(ids), shard_size)):
         name = f"features-{number:05d}.array_record"
@@ -118,10 +117,12 @@ def _write_shard(
     store: IndexedStore, path: pathlib.Path, ids: Sequence[ImageId], dtype: str, faults: Faults
 ) -> dict[str, Any]:
     """Write one shard, all or nothing."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
     kept, regions = [], []
-    writer = array_records().ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
+    writer = ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
     try:
         for image_id in ids:
             try:

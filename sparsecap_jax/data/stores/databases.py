@@ -10,7 +10,7 @@ import numpy as np
 
 from sparsecap_jax.data.features import Arrays, IndexedStore
 from sparsecap_jax.data.npy import Npz, parse_npy
-from sparsecap_jax.data.records import ImageId, normalize_id
+from sparsecap_jax.data.records import ImageId, data_error, normalize_id
 from sparsecap_jax.errors import DataError
 
 _SUFFIX = "_features"
@@ -26,20 +26,15 @@ class Hdf5Store(IndexedStore):
     Boxes that lie within [0, 1] altogether are taken as relative already.
     """
 
-    @property
-    def _file(self) -> Any:
-        return self._opened(str(self.path), self._open)
-
     def _open(self, path: str) -> Any:
         h5py = self._import("h5py", "HDF5", "h5")
-        try:
+        if not self.path.exists():
+            raise DataError(f"{path}: not an HDF5 file: no such file")
+        with data_error(f"{path}: not an HDF5 file", OSError):
             return h5py.File(path, "r")
-        except OSError as error:
-            reason = "no such file" if not self.path.exists() else str(error).splitlines()[0]
-            raise DataError(f"{path}: not an HDF5 file: {reason}") from None
 
     def _load_index(self) -> dict[ImageId, str]:
-        names = list(self._file)
+        names = list(self._opened(str(self.path), self._open))
         stems = [name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)]
         if not stems:
             present = ", ".join(names[:5]) or "nothing"
@@ -58,7 +53,7 @@ class Hdf5Store(IndexedStore):
         return Arrays(features, boxes, None, (f"{where}_features", f"{where}_boxes", where))
 
     def _dataset(self, name: str) -> Any:
-        dataset = self._file.get(name)
+        dataset = self._opened(str(self.path), self._open).get(name)
         if dataset is None or not hasattr(dataset, "dtype"):
             raise DataError(f"{self.path}: {name}: no such array")
         if dataset.dtype.kind != "f":
@@ -66,10 +61,8 @@ class Hdf5Store(IndexedStore):
         return dataset
 
     def _array(self, name: str) -> Any:
-        try:
+        with data_error(f"{self.path}: {name}: cannot be read", OSError, RuntimeError):
             return self._dataset(name)[()]
-        except (OSError, RuntimeError) as error:
-            raise DataError(f"{self.path}: {name}: cannot be read: {error}") from None
 
 
 class LmdbStore(IndexedStore):
@@ -93,9 +86,7 @@ class LmdbStore(IndexedStore):
         paths = [path if path != self.path and path.exists() else None for path in paths]
         self._boxes, self._pixel_boxes, self._fc = paths
         if self.need_boxes and not (self._boxes or self._pixel_boxes):
-            raise DataError(
-                f"{self.path}: boxes are needed, and there is no *_box*.lmdb next to it"
-            )
+            raise DataError(f"{self.path}: boxes are needed, and there is no *_box*.lmdb")
 
     def _load_index(self) -> dict[ImageId, bytes]:
         with self._begin(self.path) as transaction:
@@ -105,9 +96,6 @@ class LmdbStore(IndexedStore):
             raise DataError(f"{self.path}: the database is empty")
         return index
 
-    def _count(self, key: bytes, image_id: ImageId) -> int:
-        return math.prod(self._array(self.path, key, image_id).shape[:-1])
-
     def _read(self, key: bytes, image_id: ImageId) -> Arrays:
         where = f"{self.path}: {image_id}"
         features = self._array(self.path, key, image_id)
@@ -116,7 +104,7 @@ class LmdbStore(IndexedStore):
             boxes = self._array(self._boxes or self._pixel_boxes, key, image_id)
             boxes = boxes if self._boxes else self._relative(boxes, image_id, where)
         fc = self._array(self._fc, key, image_id) if self._fc else None
-        return Arrays(features, boxes, fc, (f"{where}: features", f"{where}: boxes", where))
+        return Arrays(features, boxes, fc, where)
 
     def _array(self, path: pathlib.Path, key: bytes, image_id: ImageId) -> np.ndarray:
         where = f"{path}: {image_id}"
@@ -133,19 +121,15 @@ class LmdbStore(IndexedStore):
         return parse_npy(bytes(value), where)
 
     def _begin(self, path: pathlib.Path) -> Any:
-        """Begin a transaction."""
         return _open_lmdb(self._import("lmdb", "LMDB", "lmdb"), path.resolve(), os.getpid()).begin()
 
 
 @functools.cache
 def _open_lmdb(lmdb: Any, path: pathlib.Path, process: int) -> Any:
     """Return the open database; LMDB wants one per process, for any number of stores."""
-    try:
-        return lmdb.open(
-            str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False
-        )
-    except lmdb.Error as error:
-        raise DataError(f"{path}: not an LMDB database: {error}") from None
+    options = {"readonly": True, "lock": False, "readahead": False}
+    with data_error(f"{path}: not an LMDB database", lmdb.Error):
+        return lmdb.open(str(path), subdir=path.is_dir(), **options)
 
 
 def _is_database(path: pathlib.Path) -> bool:
@@ -155,8 +139,5 @@ def _is_database(path: pathlib.Path) -> bool:
 
 
 def _id(key: bytes, where: pathlib.Path) -> ImageId:
-    try:
-        text = key.decode("utf-8")
-    except UnicodeDecodeError:
-        raise DataError(f"{where}: key {key!r:.40} is not UTF-8") from None
-    return normalize_id(text.removesuffix(".npy").removesuffix(".npz"))
+    with data_error(f"{where}: key {key!r:.40} is not UTF-8", UnicodeDecodeError):
+        return normalize_id(key.decode().removesuffix(".npy").removesuffix(".npz"))

@@ -8,7 +8,7 @@ from typing import Any
 
 from sparsecap_jax.data.features import Arrays, IndexedStore, raise_missing, relative_boxes
 from sparsecap_jax.data.npy import Npz, npy_shape, read_npy
-from sparsecap_jax.data.records import ImageId, image_id_from_filename, normalize_id
+from sparsecap_jax.data.records import ImageId, data_error, image_id_from_stem, normalize_id
 from sparsecap_jax.errors import DataError
 
 _NPZ_NAMES = ("feat", "features", "arr_0")
@@ -34,12 +34,11 @@ class NpyFolderStore(IndexedStore):
             raise DataError(f"{top}: holds neither bu/cocobu_att/ nor cocobu_att/")
         self.path = folders[0]
         prefix = self.path.name.removesuffix("att")
-        self._boxes = self.path.with_name(f"{prefix}box_relative")
-        pixels = self.path.with_name(f"{prefix}box")
+        names = (f"{prefix}{part}" for part in ("box_relative", "box", "fc"))
+        self._boxes, pixels, self._fc = map(self.path.with_name, names)
         self._in_pixels = not self._boxes.is_dir() and pixels.is_dir()
         if self._in_pixels:
             self._boxes = pixels
-        self._fc = self.path.with_name(f"{prefix}fc")
         if self.need_boxes and not self._boxes.is_dir():
             raise DataError(f"{self._boxes}: no such folder, but boxes are needed")
 
@@ -48,19 +47,14 @@ class NpyFolderStore(IndexedStore):
         ids = list(image_ids)
         super().check(ids)
         if self.need_boxes:
-            boxes = {os.path.splitext(name)[0] for name in os.listdir(self._boxes)}
-            stems = {i: os.path.splitext(self.index[normalize_id(i)])[0] for i in ids}
-            missing = [i for i in ids if stems[i] not in boxes]
+            names = {*os.listdir(self._boxes)}
+            missing = [i for i in ids if f"{self._key(normalize_id(i))[:-4]}.npy" not in names]
             raise_missing(self._boxes, self.unit, missing, len(ids))
 
     def _load_index(self) -> dict[ImageId, str]:
         """Return image id -> file name. Only names in the folder can be reached."""
-        names = ((os.path.splitext(name), name) for name in sorted(os.listdir(self.path)))
-        return self._unique(
-            (normalize_id(stem), name)
-            for (stem, extension), name in names
-            if extension in (".npy", ".npz")
-        )
+        names = (n for n in sorted(os.listdir(self.path)) if n.endswith((".npy", ".npz")))
+        return self._unique((normalize_id(name[:-4]), name) for name in names)
 
     def _count(self, key: str, image_id: ImageId) -> int:
         path = self.path / key
@@ -70,9 +64,8 @@ class NpyFolderStore(IndexedStore):
             return math.prod(archive.shape(_feature_name(archive))[:-1])
 
     def _read(self, key: str, image_id: ImageId) -> Arrays:
-        stem = os.path.splitext(key)[0]
-        path = self.path / key
-        boxes_path, fc_path = self._boxes / f"{stem}.npy", self._fc / f"{stem}.npy"
+        path, name = self.path / key, f"{key[:-4]}.npy"
+        boxes_path, fc_path = self._boxes / name, self._fc / name
         if path.suffix == ".npy":
             features = read_npy(path)
         else:
@@ -109,13 +102,11 @@ class NpzFolderStore(IndexedStore):
     unit = "file"
 
     def _load_index(self) -> dict[ImageId, str]:
-        try:
+        with data_error(f"{self.path}: cannot be read", OSError):
             names = sorted(name for name in os.listdir(self.path) if name.endswith(".npz"))
-        except OSError as error:
-            raise DataError(f"{self.path}: cannot be read: {error.strerror}") from None
         if not names:
             raise DataError(f"{self.path}: holds no .npz")
-        return self._unique((image_id_from_filename(_picture(name)), name) for name in names)
+        return self._unique((image_id_from_stem(name[:-4]), name) for name in names)
 
     def _count(self, key: str, image_id: ImageId) -> int:
         with Npz(self.path / key) as archive:
@@ -139,8 +130,3 @@ def _regions(archive: Npz, rows: int) -> int:
     if not 0 < count <= rows:
         raise DataError(f"{archive.where}: num_bbox is {count}, but x has {rows} rows")
     return count
-
-
-def _picture(name: str) -> str:
-    stem = name.removesuffix(".npz")
-    return stem if stem.lower().endswith((".jpg", ".jpeg", ".png")) else f"{stem}.jpg"

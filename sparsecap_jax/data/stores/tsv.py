@@ -5,7 +5,6 @@ row begins; rows are read from there when they are asked for.
 """
 
 import base64
-import binascii
 import dataclasses
 import json
 import logging
@@ -18,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from sparsecap_jax.data.features import BOX_TOLERANCE, Arrays, IndexedStore, relative_boxes
-from sparsecap_jax.data.npy import open_file
-from sparsecap_jax.data.records import ImageId, image_id_from_filename
+from sparsecap_jax.data.records import ImageId, data_error, image_id_from_stem
 from sparsecap_jax.errors import DataError
 
 LAYOUTS = {
@@ -37,7 +35,7 @@ LAYOUTS = {
 KNOWN_BROKEN = (147295, 300104, 321486)
 _POSITION = 6  # VinVL appends x1, y1, x2, y2, w, h, divided by the image's size
 _MAX_BOXES = 10_000
-_IMAGE_NAME = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
+_NOT_JSON = 'expected JSON with "num_boxes" and "features"'
 _NUM_BOXES = re.compile(rb'"num_boxes"\s*:\s*"?(\d{1,9})')
 
 
@@ -45,11 +43,22 @@ _NUM_BOXES = re.compile(rb'"num_boxes"\s*:\s*"?(\d{1,9})')
 class Row:
     """Place of a row: file, number from 1, bytes `start` to `end`; and its regions R."""
 
-    path: str
+    path: pathlib.Path
     number: int
     start: int
     end: int
     num_boxes: int
+
+    @property
+    def where(self) -> str:
+        """The place, for errors."""
+        return f"{self.path}: row {self.number}"
+
+    def read(self) -> bytes:
+        """Read the row; opening the file anew costs little compared with reading it."""
+        with data_error(f"{self.path}: cannot be read", OSError), self.path.open("rb") as file:
+            file.seek(self.start)
+            return file.read(self.end - self.start)
 
 
 class TsvStore(IndexedStore):
@@ -78,11 +87,9 @@ class TsvStore(IndexedStore):
                     self.broken[image_id] = fault
                     continue
                 other = index.setdefault(image_id, row)
-                if other is not row and _bytes(other) != _bytes(row):
-                    raise DataError(
-                        f"{_where(row)}: image id {image_id!r} is that of row {other.number} of "
-                        f"{other.path} too"
-                    )
+                if other is not row and other.read() != row.read():
+                    first = f"row {other.number} of {other.path}"
+                    raise DataError(f"{row.where}: image id {image_id!r} is that of {first} too")
         if self.broken:
             lost = [i for i in self.broken if i not in index]
             known = " (known of the published files)" if {*self.broken} <= {*KNOWN_BROKEN} else ""
@@ -100,14 +107,7 @@ class TsvStore(IndexedStore):
         return key.num_boxes
 
     def _read(self, key: Row, image_id: ImageId) -> Arrays:
-        return read_row(_bytes(key), _where(key), self.feature_size, self.need_boxes)
-
-
-def _bytes(row: Row) -> bytes:
-    """Read a row; opening the file anew costs little compared with reading it."""
-    with open_file(pathlib.Path(row.path)) as file:
-        file.seek(row.start)
-        return file.read(row.end - row.start)
+        return read_row(key.read(), key.where, self.feature_size, self.need_boxes)
 
 
 def tsv_files(path: pathlib.Path) -> list[pathlib.Path]:
@@ -121,7 +121,11 @@ def read_row(line: bytes, where: str, feature_size: int, need_boxes: bool) -> Ar
     """Decode one row of any layout, boxes relative; DataError where it is faulty."""
     row: dict[str, Any] = _columns(line, where)
     if "json" in row:
-        row = _from_json(row["json"], where)
+        with data_error(f"{where}: broken JSON", ValueError, RecursionError):
+            row = json.loads(row["json"])
+        if not isinstance(row, dict) or not {"num_boxes", "features"} <= row.keys():
+            raise DataError(f"{where}: {_NOT_JSON}")
+        row = {name: row[name] for name in ("num_boxes", "features")}
     count = _number(row["num_boxes"], f"{where}: num_boxes")
     features = _floats(row["features"], count, f"{where}: features")
     boxes = None
@@ -140,32 +144,26 @@ def read_row(line: bytes, where: str, feature_size: int, need_boxes: bool) -> Ar
         boxes = position[:, :4] if need_boxes else None
         if features.shape[1] == feature_size + _POSITION:
             features = features[:, :feature_size]
-    return Arrays(features, boxes, None, (f"{where}: features", f"{where}: boxes", where))
+    return Arrays(features, boxes, None, where)
 
 
 def _scan(path: pathlib.Path) -> Iterator[tuple[Row, ImageId, str]]:
     """Yield every row of a file, its image id, and its fault ("" if there is none)."""
-    try:
-        with path.open("rb") as file:
-            if not os.fstat(file.fileno()).st_size:
-                raise DataError(f"{path}: the file is empty, expected tab-separated rows")
-            end = 0
-            for number, line in enumerate(file, start=1):
-                start, end = end, end + len(line)
-                if not line.strip():
-                    continue
-                row = Row(str(path), number, start, end, 0)
-                where = _where(row)
-                image_id: ImageId = f"row {number}"
-                try:
-                    image_id = _image_id(line.split(b"\t", 1)[0], where)
-                    count = _check(line, where)
-                except DataError as error:
-                    yield row, image_id, str(error)
-                else:
-                    yield dataclasses.replace(row, num_boxes=count), image_id, ""
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    with data_error(f"{path}: cannot be read", OSError), path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise DataError(f"{path}: the file is empty, expected tab-separated rows")
+        end = 0
+        for number, line in enumerate(file, start=1):
+            start, end = end, end + len(line)
+            if not line.strip():
+                continue
+            row, image_id, fault = Row(path, number, start, end, 0), f"row {number}", ""
+            try:
+                image_id = _image_id(line.split(b"\t", 1)[0], row.where)
+                row = dataclasses.replace(row, num_boxes=_check(line, row.where))
+            except DataError as error:
+                fault = str(error)
+            yield row, image_id, fault
 
 
 def _columns(line: bytes, where: str) -> dict[str, bytes]:
@@ -184,24 +182,13 @@ def _check(line: bytes, where: str) -> int:
     if "json" in row:
         match = _NUM_BOXES.search(row["json"])
         if not match or not row["json"].endswith(b"}"):
-            raise DataError(f'{where}: expected JSON with "num_boxes" and "features"')
+            raise DataError(f"{where}: {_NOT_JSON}")
         return int(match.group(1))
     count = _number(row["num_boxes"], f"{where}: num_boxes")
     for name in ("boxes", "features"):
         if len(row.get(name, b"")) % 4:
             raise DataError(f"{where}: {name}: base64 that was cut short")
     return count
-
-
-def _from_json(text: bytes, where: str) -> dict[str, Any]:
-    """Return the columns in the JSON of a VinVL row."""
-    try:
-        row = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: broken JSON: {error}") from None
-    if not isinstance(row, dict) or not {"num_boxes", "features"} <= row.keys():
-        raise DataError(f'{where}: expected JSON with "num_boxes" and "features"')
-    return {name: row[name] for name in ("num_boxes", "features")}
 
 
 def _number(value: Any, where: str) -> int:
@@ -218,24 +205,16 @@ def _floats(text: Any, count: int, where: str) -> np.ndarray:
     """Decode base64 float32 `[count, ...]`."""
     if not 0 < count <= _MAX_BOXES:
         raise DataError(f"{where}: {count} regions, expected 1 to {_MAX_BOXES}")
-    try:
+    with data_error(f"{where}: not base64", TypeError, ValueError):
         data = base64.b64decode(text, validate=True)
-    except (binascii.Error, TypeError, ValueError) as error:
-        raise DataError(f"{where}: not base64: {error}") from None
     if not data or len(data) % (4 * count):
         raise DataError(f"{where}: {len(data)} bytes are not {count} rows of float32")
     return np.frombuffer(data, "<f4").reshape(count, -1)
 
 
 def _image_id(name: bytes, where: str) -> ImageId:
-    try:
-        text = name.decode("utf-8").strip()
-    except UnicodeDecodeError:
-        raise DataError(f"{where}: the image id is not UTF-8: {name!r:.40}") from None
+    with data_error(f"{where}: the image id is not UTF-8", UnicodeDecodeError):
+        text = name.decode().strip()
     if not text or len(text) > 500:
         raise DataError(f"{where}: expected an image id, found {text!r:.40}")
-    return image_id_from_filename(_IMAGE_NAME.sub("", text) + ".jpg")
-
-
-def _where(row: Row) -> str:
-    return f"{row.path}: row {row.number}"
+    return image_id_from_stem(text)

@@ -13,11 +13,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> pathlib.Path:
-    """Return the run directory of a captioner.
-
-    Raises:
-        CheckpointError: there is none of that name.
-    """
+    """Return the run directory of a captioner; a CheckpointError where there is none."""
     if name not in names():
         known = ", ".join(names())
         raise CheckpointError(f"{name}: neither a folder nor a captioner of the package ({known})")
@@ -26,9 +22,6 @@ def find(name: str) -> pathlib.Path:
 
 def resolve_run(run: str | pathlib.Path) -> pathlib.Path:
     """Return the folder of a run: an existing folder or a path as it is, else by its name.
-
-    Args:
-        run: a run directory, or the name of a captioner that comes with the package.
 
     Raises:
         CheckpointError: a name without folders in it is neither.

@@ -11,7 +11,7 @@ from jaxtyping import Array
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning.step import Metrics
 from sparsecap_jax.tokenizers import Tokenizer
-from sparsecap_jax.training.scheduled_sampling import ScheduledSampling
+from sparsecap_jax.training.config import ScheduledSampling
 from sparsecap_jax.types import Batch, PyTree
 
 

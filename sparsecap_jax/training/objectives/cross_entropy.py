@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -58,8 +57,10 @@ class CrossEntropy(Objective):
         task, batch = self.task, inputs
         if static and packs_words(task.model):
             forward = functools.partial(_packed, task.model, {"params": params}, words=static)
-            words = _sharded(forward, batch, rng, task.shards)
-            loss = losses.cross_entropy(*words, task.label_smoothing)
+            if task.shards > 1:  # each on the device that holds it
+                forward, rng = jax.vmap(forward), jax.random.split(rng, task.shards)
+                batch = jax.tree.map(lambda x: x.reshape(task.shards, -1, *x.shape[1:]), batch)
+            loss = losses.cross_entropy(*forward(batch, rng), task.label_smoothing)
             return loss, {"caption_loss": loss}
         rngs, options = {"dropout": rng}, {}
         if task.sampling.first_step(task.steps_per_epoch) is not None:
@@ -88,11 +89,3 @@ def _packed(model: nn.Module, variables: PyTree, batch: Batch, rng: jax.Array, w
     following = batch.tokens[..., 1:].reshape(-1)
     targets = jnp.take(following, places, mode="fill", fill_value=0)
     return log_probs, targets, places < following.size
-
-
-def _sharded(forward: Callable, batch: Batch, rng: jax.Array, shards: int) -> tuple:
-    """Map `forward` over the shards of a batch, each on the device that holds it."""
-    if shards == 1:
-        return forward(batch, rng)
-    parts = jax.tree.map(lambda leaf: leaf.reshape(shards, -1, *leaf.shape[1:]), batch)
-    return jax.vmap(forward)(parts, jax.random.split(rng, shards))

@@ -73,7 +73,11 @@ class SelfCritical(Objective):
             lambda params: split_floats(self._encode(params, regions)), params, has_aux=True
         )
         context = merge_floats(floats, others)
-        captions = decode_encoded(model, params, context, self._search(), rng)
+        search = {"method": "sample", "num_samples": config.num_samples}
+        if config.sample == "beam":
+            search = {"method": "beam", "beam_size": config.num_samples}
+        search = dataclasses.replace(self.options, **search)
+        captions = decode_encoded(model, params, context, search, rng)
         rewards = reward(captions)
         if config.baseline == "sample":
             baseline = leave_one_out(rewards)
@@ -101,12 +105,6 @@ class SelfCritical(Objective):
 
     def _encode(self, params: PyTree, regions: Regions) -> PyTree:
         return self.task.model.apply({"params": params}, regions, method="encode")
-
-    def _search(self) -> DecodeOptions:
-        count = self.config.num_samples
-        if self.config.sample == "beam":
-            return dataclasses.replace(self.options, method="beam", beam_size=count)
-        return dataclasses.replace(self.options, method="sample", num_samples=count)
 
     def _greedy(self, params: PyTree, context: PyTree, reward: Reward) -> Float[Array, "B 1"]:
         options = dataclasses.replace(self.options, method="greedy")

@@ -3,9 +3,9 @@ import logging
 
 import numpy as np
 import pytest
+from prepare_runs import run_prepare as run
 
-from sparsecap_jax.commands.prepare import parse_args
-from sparsecap_jax.data.stores import NpyFolderStore, open_store
+from sparsecap_jax.data.stores import STORES, NpyFolderStore, open_store
 from sparsecap_jax.data.stores.array_records import decode, encode, load_manifest
 from sparsecap_jax.data.stores.convert import convert, verify
 from sparsecap_jax.errors import ConfigError, DataError
@@ -24,11 +24,6 @@ def folder(tmp_path):
     for image_id in range(7):
         np.save(root / f"cocobu_att/{image_id}.npy", features(image_id))
     return root
-
-
-def run(*arguments):
-    args = parse_args(["prepare_data.py", *map(str, arguments)])
-    args.run(args)
 
 
 def options(folder, output, *more):
@@ -229,3 +224,24 @@ def test_folders_of_other_widths_or_without_boxes(folder, tmp_path):
         open_store(tmp_path / "out")
     with pytest.raises(DataError, match="boxes are needed, and it was written without"):
         open_store(tmp_path / "out", WIDTH, True)
+
+
+def test_the_format_may_be_a_store_of_a_plugin(folder, tmp_path, monkeypatch):
+    (tmp_path / "my_stores.py").write_text(
+        "from sparsecap_jax.data.stores import STORES, NpyFolderStore\n"
+        "class Doubled(NpyFolderStore):\n"
+        "    def __getitem__(self, image_id):\n"
+        "        regions = super().__getitem__(image_id)\n"
+        "        return type(regions)(2 * regions.features, regions.boxes, regions.fc)\n"
+        "STORES.register('test_doubled', Doubled)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(STORES, "_entries", dict(STORES))  # restores it afterwards
+    with pytest.raises(ConfigError, match=r"features_format is 'test_doubled'; \(valid: array"):
+        run("convert", *options(folder, tmp_path / "a", "--format=test_doubled"))
+    for name in ("my_stores:Doubled", "test_doubled"):
+        output = tmp_path / name.replace(":", "_")
+        run("convert", *options(folder, output, "--format", name))
+        np.testing.assert_array_equal(open_store(output, WIDTH)[5].features, 2 * features(5))
+    with pytest.raises(ConfigError, match="plugin 'none_such': cannot be imported"):
+        run("inspect", f"--features={folder}", "--format=none_such:Store")

@@ -3,15 +3,15 @@
 import json
 
 import pytest
+from prepare_runs import run_prepare
 
-from sparsecap_jax.commands.prepare import df, parse_args
+from sparsecap_jax.commands.prepare import df
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.scst.document_frequency import DocumentFrequency
 
 
 def take(tmp_path, *arguments):
-    args = parse_args(["prepare_data.py", "df", f"--output={tmp_path / 'df.npz'}", *arguments])
-    args.run(args)
+    run_prepare("df", f"--output={tmp_path / 'df.npz'}", *arguments)
     return DocumentFrequency.load(tmp_path / "df.npz")
 
 

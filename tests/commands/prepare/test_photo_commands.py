@@ -6,12 +6,12 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from prepare_runs import run_prepare as run
 
-from sparsecap_jax.commands.prepare import parse_args
 from sparsecap_jax.data.features import RegionFeatures
 from sparsecap_jax.data.stores import NpyFolderStore
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.photos.windows import grid_boxes
+from sparsecap_jax.photos.extractors import grid_boxes
 
 
 class Colour:
@@ -25,11 +25,6 @@ class Colour:
     def __call__(self, photos):
         means = [np.asarray(photo, np.float32).mean(axis=(0, 1)) for photo in photos]
         return [RegionFeatures(mean[None], grid_boxes(1, 1), mean) for mean in means]
-
-
-def run(*words):
-    args = parse_args(["prepare_data.py", *map(str, words)])
-    args.run(args)
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """The subcommand that trains tokenizers: what it writes and prints."""
 
 import pytest
+from prepare_runs import run_prepare
 
-from sparsecap_jax.commands.prepare import parse_args
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.tokenizers import make_tokenizer
 
@@ -17,8 +17,7 @@ def captions(tmp_path):
 
 
 def tokenizer(*arguments):
-    args = parse_args(["prepare_data.py", "tokenizer", *arguments])
-    args.run(args)
+    run_prepare("tokenizer", *arguments)
 
 
 def test_a_word_tokenizer_by_hand(captions, tmp_path, capsys):

@@ -1,8 +1,4 @@
-"""A run directory of ours as a checkpoint folder of the PyTorch reference (`launch/convert.py`).
-
-The folder holds what the reference's scripts look for: `config.json` in its newest form, one
-`model_best*.pth`, and `tokenizer/`.
-"""
+"""Checkpoints of the PyTorch reference as run directories of ours, and back."""
 
 import pathlib
 from collections.abc import Callable, Mapping
@@ -14,18 +10,19 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from sparsecap_jax.errors import CheckpointError, ConfigError
-from sparsecap_jax.interop.checkpoint_dir import save_checkpoint_dir
-from sparsecap_jax.interop.reference import (
-    export_state_dict,
-    has_pruned_class,
-    reference_config,
-    rules,
-    tokenizer_fields,
-)
-from sparsecap_jax.pruning import Pruner, make_pruner
+from sparsecap_jax.interop import reference as interop
+from sparsecap_jax.interop.checkpoint_dir import open_checkpoint_dir, save_checkpoint_dir
+from sparsecap_jax.pruning import PRUNERS, Pruner, make_pruner
+from sparsecap_jax.pruning.masks import finalize
 from sparsecap_jax.pruning.paths import select
-from sparsecap_jax.runs.config import model_config
-from sparsecap_jax.runs.directory import LoadedRun, load_raw_variables, load_run
+from sparsecap_jax.runs import config as sections
+from sparsecap_jax.runs.directory import (
+    LoadedRun,
+    load_raw_variables,
+    load_run,
+    save_run,
+    weight_counts,
+)
 from sparsecap_jax.torch_files import SparseTensor
 
 # Suffixes that the reference gives to weights files.
@@ -35,12 +32,8 @@ _FORMS = {"dense": "", "sparse": "_sparse"}
 # Keys that the reference's evaluation reads and runs of ours do not have.
 _DEFAULTS = {
     "dataset": "mscoco",
-    "dataset_dir": "",
-    "input_att_dir": None,
-    "input_fc_dir": None,
-    "input_rel_box_dir": None,
-    "log_dir": "",
-    "start_from": "",
+    **dict.fromkeys(("dataset_dir", "log_dir", "start_from"), ""),
+    **dict.fromkeys(("input_att_dir", "input_fc_dir", "input_rel_box_dir")),
     "tokenizer_train_files": None,
     "num_workers": 0,
     "cache_min_free_ram": 1.0,
@@ -48,6 +41,64 @@ _DEFAULTS = {
     "scst_baseline": "sample",
     "scst_sample": "random",
 }
+
+
+def import_reference(
+    source: str | pathlib.Path,
+    output: str | pathlib.Path,
+    report: Callable[[str], None] = print,
+) -> LoadedRun:
+    """Import a folder or zip with config.json, `*.pth` and tokenizer/.
+
+    Masks are applied to the weights (supermask logits after rounding), as the reference does for
+    its published checkpoints.
+
+    Raises:
+        CheckpointError: the source is corrupt or incomplete, or the run directory `output` exists.
+        ConfigError: a model or tokenizer that we do not have.
+    """
+    if pathlib.Path(output, "config.json").exists():
+        raise CheckpointError(f"{output}: holds a run already; expected a new directory")
+    checkpoint = open_checkpoint_dir(source)
+    model, variables = interop.load_state_dict(checkpoint.dense_state_dict(), checkpoint.config)
+    tokenizer = checkpoint.load_tokenizer(interop.tokenizer_config(checkpoint.config))
+    config = run_config(checkpoint.config, tokenizer.vocab_size)
+    masks = {}
+    if variables["masks"]:
+        masks = jax.device_get(_make_pruner(config).binarize(variables["masks"]))
+    params = jax.device_get(finalize(variables["params"], masks))
+    run = LoadedRun(config, tokenizer, model, params, masks)
+    size = save_run(output, run)
+    counts = weight_counts(params)
+    shown = f"{counts['nonzeros']:,} nonzero weights, sparsity {counts['sparsity']:.4f}"
+    name = checkpoint.config["caption_model"]
+    report(f"{name}: {shown}; wrote {output} ({size:,} bytes of weights)")
+    return run
+
+
+def run_config(reference: Mapping[str, Any], vocab_size: int) -> ConfigDict:
+    """Return the config of a run directory for a reference config.json of any version.
+
+    Training settings that do not matter for using the model keep their defaults; the vocabulary of
+    the model is only set where it differs from `vocab_size`, the tokenizer's.
+    """
+    upgraded = interop.upgrade_config(reference)
+    reserved, fields = sections.FROM_ELSEWHERE, interop.model_config(reference)
+    if fields["vocab_size"] == vocab_size:
+        reserved += ("vocab_size",)
+    fields = {name: value for name, value in fields.items() if name not in reserved}
+    config = sections.default_config()
+    with config.unlocked():
+        options = interop.tokenizer_config(upgraded)
+        config.tokenizer = sections.tokenizer_section(options.pop("name"), **options)
+        config.model = sections.model_section(fields.pop("name"), **fields)
+        name = upgraded.get("prune_type") or "none"
+        if upgraded["caption_model"].endswith("_prune") and name in PRUNERS:
+            target = float(upgraded.get("prune_sparsity_target", 0.8))
+            config.pruner = sections.pruner_section(name, sparsity=target)
+    config.max_seq_length = int(upgraded.get("max_seq_length", config.max_seq_length))
+    config.data.feature_size = int(upgraded["att_feat_size"])
+    return config
 
 
 def export_reference(
@@ -59,6 +110,8 @@ def export_reference(
     report: Callable[[str], None] = print,
 ) -> pathlib.Path:
     """Write a checkpoint folder that the reference loads with `strict=True`.
+
+    It holds `config.json` in its newest form, one `model_best*.pth`, and `tokenizer/`.
 
     Args:
         source: run directory of ours, finished or not.
@@ -86,15 +139,14 @@ def export_reference(
     config = checkpoint_config(run, masks=masks)
     file = _weights_name(run, form, masks)
     variables = _variables(run, pathlib.Path(source), masks)
-    state: dict[str, Any] = export_state_dict(variables, config, buffers=True)
+    state: dict[str, Any] = interop.export_state_dict(variables, config, buffers=True)
     if form == "sparse":
         state = _sparse(state, run, config)
     save_checkpoint_dir(output, config, file, state, run.tokenizer)
-    size = (output / file).stat().st_size
-    report(
-        f"{config['caption_model']}: {len(state)} tensors; wrote {output / file} ({size:,} bytes)"
-    )
-    return output / file
+    path = output / file
+    tensors = f"{config['caption_model']}: {len(state)} tensors"
+    report(f"{tensors}; wrote {path} ({path.stat().st_size:,} bytes)")
+    return path
 
 
 def checkpoint_config(run: LoadedRun, *, masks: str = "applied") -> dict[str, Any]:
@@ -106,12 +158,12 @@ def checkpoint_config(run: LoadedRun, *, masks: str = "applied") -> dict[str, An
     Raises:
         ConfigError: the reference has no such model, or no class of it with masks.
     """
-    config = run.config
-    model = model_config(config, run.tokenizer.vocab_size)
-    pruned = _is_pruned(config) and (masks != "applied" or has_pruned_class(model))
-    return {
-        **reference_config(model, pruned=pruned),
-        **tokenizer_fields(run.tokenizer),
+    config, pruner = run.config, run.config.pruner
+    model = sections.model_config(config, run.tokenizer.vocab_size)
+    pruned = pruner.name != "none" and (masks != "applied" or interop.has_pruned_class(model))
+    result = {
+        **interop.reference_config(model, pruned=pruned),
+        **interop.tokenizer_fields(run.tokenizer),
         "max_seq_length": config.max_seq_length,
         "seq_per_img": config.data.seq_per_img,
         "batch_size": config.data.batch_size,
@@ -121,42 +173,35 @@ def checkpoint_config(run: LoadedRun, *, masks: str = "applied") -> dict[str, An
         "length_penalty": config.eval.length_penalty,
         "seed": config.seed,
         **_DEFAULTS,
-        **(_pruner_fields(config) if pruned else {}),
     }
-
-
-def _is_pruned(config: ConfigDict) -> bool:
-    return config.pruner.name != "none"
+    if pruned:
+        # The reference has no "mag_grad_dist"; with "mask_freeze" masks stay as they are.
+        name = "mask_freeze" if pruner.name == "mag_grad_dist" else pruner.name
+        result |= {
+            "prune_type": name,
+            "prune_sparsity_target": pruner.sparsity,
+            "prune_supermask_init": _make_pruner(config).init_value,
+            "prune_supermask_bypass_sigmoid_grad": pruner.get("bypass_sigmoid_grad", False),
+            "prune_mask_freeze_scope": "",
+        }
+    return result
 
 
 def _make_pruner(config: ConfigDict) -> Pruner:
     return make_pruner(config.pruner, total_steps=1, steps_per_epoch=1)
 
 
-def _pruner_fields(config: ConfigDict) -> dict[str, Any]:
-    pruner = config.pruner
-    return {
-        # The reference has no "mag_grad_dist"; with "mask_freeze" masks stay as they are.
-        "prune_type": "mask_freeze" if pruner.name == "mag_grad_dist" else pruner.name,
-        "prune_sparsity_target": pruner.sparsity,
-        "prune_supermask_init": _make_pruner(config).init_value,
-        "prune_supermask_bypass_sigmoid_grad": pruner.get("bypass_sigmoid_grad", False),
-        "prune_mask_freeze_scope": "",
-    }
-
-
 def _weights_name(run: LoadedRun, form: str, masks: str) -> str:
-    """Name of the weights file, for combinations that make sense."""
     for value, names, name in ((form, _FORMS, "form"), (masks, _MASKS, "masks")):
         if value not in names:
             raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(names)}")
-    if not _is_pruned(run.config):
-        if (masks, form) != ("applied", "dense"):
-            raise ConfigError(
-                "config.pruner.name is 'none': a dense model has no masks and nothing to store "
-                "sparse; expected form 'dense' and masks 'applied'"
-            )
-        return "model_best.pth"
+    if run.config.pruner.name == "none":
+        if (masks, form) == ("applied", "dense"):
+            return "model_best.pth"
+        raise ConfigError(
+            "config.pruner.name is 'none': a dense model has no masks and nothing to store "
+            "sparse; expected form 'dense' and masks 'applied'"
+        )
     if (masks, form) == ("raw", "sparse"):
         raise ConfigError("masks 'raw' keep every weight; expected form 'dense' with them")
     return f"model_best{_MASKS[masks]}{_FORMS[form]}.pth"
@@ -184,7 +229,6 @@ def _sparse(
     """Put COO tensors in place of the weights that the run prunes; shared arrays stay shared."""
     pruner = run.config.pruner
     paths = set(select(run.params, tuple(pruner.include), tuple(pruner.exclude)))
-    names = {rule.reference for rule in rules(config) if rule.path in paths}
-    arrays = {id(state[name]): state[name] for name in names}
-    tensors = {key: SparseTensor.from_dense(array) for key, array in arrays.items()}
+    names = {rule.reference for rule in interop.rules(config) if rule.path in paths}
+    tensors = {id(state[name]): SparseTensor.from_dense(state[name]) for name in names}
     return {k: tensors[id(v)] if k in names else v for k, v in state.items()}

@@ -8,16 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from sparsecap_jax.decoding.beam import (
-    beam_search,
-    constrained_beam_search,
-    diverse_beam_search,
-)
+from sparsecap_jax.decoding.beam import beam_search, diverse_beam_search
 from sparsecap_jax.decoding.constraints import compose
 from sparsecap_jax.decoding.lexical import Automaton, lexical
-from sparsecap_jax.decoding.options import Decoded, DecodeOptions, penalty_factors
+from sparsecap_jax.decoding.options import DecodeOptions
 from sparsecap_jax.decoding.search import sequential_search
-from sparsecap_jax.decoding.stepper import Search, Stepper, batch_size, begin
+from sparsecap_jax.decoding.stepper import Decoded, Search, batch_size, penalty_factors
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.types import ArrayLike, PyTree, Regions
 
@@ -81,7 +77,7 @@ def decode_encoded(
     """
     arguments = _arguments(batch_size(context), options, rng, prefix, required)
     params, context = jax.lax.stop_gradient((params, context))
-    return _search(Stepper(model, params, context, dropout_rng), *arguments)
+    return _search(model, params, context, *arguments, dropout_rng)
 
 
 def _arguments(batch, options, rng, prefix, required):
@@ -114,26 +110,20 @@ def _image_keys(rng: Array | None, batch: int, method: str) -> Key[Array, " B"]:
 @partial(jax.jit, static_argnames=("model", "options"))
 def _decode(model, params, regions, options, factors, keys, prefix, required):
     context = model.apply({"params": params}, regions, train=False, method="encode")
-    return _search(Stepper(model, params, context), options, factors, keys, prefix, required)
+    return _search(model, params, context, options, factors, keys, prefix, required)
 
 
-def _search(stepper, options, factors, keys, prefix, required):
-    carry, log_probs = begin(stepper, options)
-    size, vocab = options.beam_size // options.num_groups, log_probs.shape[-1]
-    if options.method == "beam" and size > vocab:
-        # The first step has no more tokens; the reference refuses, too.
-        raise ConfigError(
-            f"decoding option beam_size: found {size} beams (per group), expected at most the "
-            f"vocabulary's {vocab}"
-        )
+def _search(
+    model, params, context, options, factors, keys, prefix, required, dropout_rng=None
+) -> Decoded:
     by_state = required is not None and options.method == "beam" and options.num_groups == 1
     extra = []
     if required is not None and not by_state:
         extra.append(partial(lexical, automaton=required, eos_id=options.eos_id))
     constrain = compose(options, prefix, extra)
-    search = Search(stepper, carry, log_probs, constrain, options, factors, keys)
+    search = Search(model, params, context, options, constrain, factors, keys, dropout_rng)
     if options.method != "beam":
         return sequential_search(search)
-    if by_state:
-        return constrained_beam_search(search, required)
-    return beam_search(search) if options.num_groups == 1 else diverse_beam_search(search)
+    if options.num_groups > 1:
+        return diverse_beam_search(search)
+    return beam_search(search, required)

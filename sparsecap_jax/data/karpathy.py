@@ -115,6 +115,7 @@ def _parse_sentence(sentence: Any, where: str, text: str) -> tuple[str, str]:
 
 def _parse_bare(image: Any, where: str) -> Record:
     """Return the record of one entry of "images", without captions."""
+    split = check_split(image, _SPLIT_NAMES, where)
     filename = field(image, "filename", str, where)
     folder = field(image, "filepath", str, where) if "filepath" in image else ""
     if "cocoid" in image:
@@ -123,5 +124,4 @@ def _parse_bare(image: Any, where: str) -> Record:
         image_id = check_filename(filename, where)
     check_path(filename, f"{where}.filename")
     check_path(folder, f"{where}.filepath")
-    split = check_split(image, _SPLIT_NAMES, where)
     return Record(image_id, split, filename, folder=folder)

@@ -16,11 +16,10 @@ from typing import IO, Any
 from sparsecap_jax.errors import DataError, SparsecapError
 
 # Faults that libraries report as text, in errors of types of their own.
-_REASONS = tuple(
-    map(
-        os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
-    )
-)
+_REASONS = [
+    os.strerror(getattr(errno, f"E{name}"))
+    for name in ("NOSPC", "DQUOT", "FBIG", "ROFS", "ACCES", "NOTDIR", "ISDIR", "NAMETOOLONG", "IO")
+]
 
 
 @contextlib.contextmanager
@@ -117,7 +116,9 @@ def system_fault(error: BaseException | None) -> str | None:
     while error is not None:
         if isinstance(error, OSError):
             reason = error.strerror or str(error) or type(error).__name__
-            return reason if error.filename is None else f"{error.filename}: {reason}"
+            if isinstance(error, FileExistsError):  # where a folder should be made
+                reason = os.strerror(errno.ENOTDIR)
+            return f"{error.filename or 'standard output, or a file without a name'}: {reason}"
         reason = next((reason for reason in _REASONS if reason in str(error)), None)
         if reason:
             paths = re.findall(r"[\"'](/[^\"']+)[\"']", str(error))

@@ -6,6 +6,7 @@ the loop's next safe point. The second one ends the process at once.
 
 import contextlib
 import signal
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -25,14 +26,13 @@ class Stopped(SystemExit):
     """
 
     def __init__(self, number: signal.Signals, place: str = "", advice: str = ""):
-        text = f"stopped{place} by {number.name}" + (f"; {advice}" if advice else "")
-        super().__init__(text)
-        self.text, self.code = text, 128 + number
+        super().__init__(f"stopped{place} by {number.name}" + (f"; {advice}" if advice else ""))
+        self.code = 128 + number
 
 
 @contextlib.contextmanager
 def on_signals() -> Iterator[None]:
-    """Catch SIGTERM and SIGINT while the block runs; in the main thread only.
+    """Catch SIGTERM and SIGINT in the main thread while the block runs; print why it stopped.
 
     Signals that are ignored or have a handler already (as under `nohup`) are left alone.
     """
@@ -52,6 +52,9 @@ def on_signals() -> Iterator[None]:
         signal.signal(number, note)
     try:
         yield
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        raise
     finally:
         for number in changed:
             signal.signal(number, _DEFAULTS[number])

@@ -74,30 +74,17 @@ def _errors_in_one_line() -> Iterator[None]:
     except (SparsecapError, app.UsageError, flags.Error) as error:
         usage = "; --help says more" if isinstance(error, app.UsageError) else ""
         sys.exit(f"error: {' '.join(map(str.strip, str(error).splitlines()))}{usage}")
-    except stopping.Stopped as stopped:
-        print(stopped.text, file=sys.stderr)
-        raise
     except BrokenPipeError:  # `| head`: nobody reads any more
-        _discard_output()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what is buffered
         sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
         fault = system_fault(error)
         if fault is None:
             raise
-        try:
-            sys.stdout.flush()
-        except OSError as unwritten:
-            fault = f"standard output: {unwritten.strerror}"
-            _discard_output()
         sys.exit(f"error: {fault}")
     except KeyboardInterrupt:  # raised by a library
         print("stopped by SIGINT", file=sys.stderr)
         sys.exit(130)
-
-
-def _discard_output() -> None:
-    """Let what is buffered for an output that takes nothing go to nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class ConfigFlag:

@@ -118,7 +118,9 @@ def system_fault(error: BaseException | None) -> str | None:
             reason = error.strerror or str(error) or type(error).__name__
             if isinstance(error, FileExistsError):  # where a folder should be made
                 reason = os.strerror(errno.ENOTDIR)
-            return f"{error.filename or 'standard output, or a file without a name'}: {reason}"
+            unnamed = "standard output, or a file without a name" if error.errno else None
+            path = error.filename2 or error.filename or unnamed
+            return f"{path}: {reason}" if path else reason
         reason = next((reason for reason in _REASONS if reason in str(error)), None)
         if reason:
             paths = re.findall(r"[\"'](/[^\"']+)[\"']", str(error))

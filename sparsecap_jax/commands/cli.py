@@ -146,5 +146,7 @@ def enable_compilation_cache() -> None:
     """Keep compiled programs on disk between runs, unless the environment already says where."""
     cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     directory = pathlib.Path(cache) / "sparsecap_jax" / "compiled"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(directory))
+    with contextlib.suppress(OSError):  # it only saves time
+        directory.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(directory))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")

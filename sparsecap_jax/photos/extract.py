@@ -4,7 +4,6 @@ It writes `OUTPUT/cocobu_att/ID.npy`, `cocobu_box_relative/ID.npy` and `cocobu_f
 photo, and `extractor.json`, the settings that made them.
 """
 
-import io
 import itertools
 import os
 import pathlib
@@ -19,6 +18,7 @@ from PIL import Image
 from sparsecap_jax import stopping
 from sparsecap_jax.data.batches import read_ahead
 from sparsecap_jax.data.features import RegionFeatures, validated
+from sparsecap_jax.data.npy import to_npy
 from sparsecap_jax.data.records import ImageId, image_id_from_filename
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.files import read_json, write_atomically, write_json
@@ -132,7 +132,5 @@ def _write(
     arrays = (regions.boxes, regions.fc.astype(dtype), regions.features.astype(dtype))
     for folder, array in zip(FOLDERS, arrays, strict=True):
         if array is not None:
-            content = io.BytesIO()  # np.save to a file itself does not say why it fails
-            np.save(content, array)
             with write_atomically(output / folder / f"{image_id}.npy", "wb") as file:
-                file.write(content.getvalue())
+                file.write(to_npy(array))

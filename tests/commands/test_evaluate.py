@@ -82,7 +82,7 @@ def test_a_signal_stops_an_evaluation_before_the_next_image(package, tmp_path):
 
     records = [Record(image_id, raw=("x",)) for image_id in store.image_ids()]
     dataset = Dataset({"test": records}, Signalled(), tmp_path)
-    with pytest.raises(Stopped, match="^stopped by SIGTERM$") as stopped, on_signals():
+    with pytest.raises(Stopped, match=r"^stopped by SIGTERM$") as stopped, on_signals():
         evaluate_run("tiny", dataset=dataset, report=lambda line: None)
     assert stopped.value.code == 143
     assert not list(pathlib.Path().iterdir())

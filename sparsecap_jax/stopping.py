@@ -37,7 +37,6 @@ def on_signals() -> Iterator[None]:
     Signals that are ignored or have a handler already (as under `nohup`) are left alone.
     """
     global _received
-    _received = None
     changed = [number for number, usual in _DEFAULTS.items() if signal.getsignal(number) is usual]
 
     def note(number: int, frame: Any) -> None:
@@ -58,7 +57,7 @@ def on_signals() -> Iterator[None]:
     finally:
         for number in changed:
             signal.signal(number, _DEFAULTS[number])
-        _received = None
+            _received = None
 
 
 def received() -> signal.Signals | None:

@@ -81,3 +81,12 @@ def test_a_second_signal_ends_the_process_at_once(number, code):
         for _ in process.stdout:
             process.send_signal(number)
     assert process.returncode == -number
+
+
+def test_a_block_within_a_block_forgets_nothing():
+    with pytest.raises(stopping.Stopped), stopping.on_signals(), stopping.deferred():
+        send(signal.SIGTERM)
+        with stopping.on_signals():
+            pass
+        stopping.check()
+        pytest.fail("went on")

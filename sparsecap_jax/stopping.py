@@ -38,6 +38,8 @@ def on_signals() -> Iterator[None]:
     """
     global _received
     changed = [number for number, usual in _DEFAULTS.items() if signal.getsignal(number) is usual]
+    if _received:  # by a block around this one
+        changed = []
 
     def note(number: int, frame: Any) -> None:
         global _received

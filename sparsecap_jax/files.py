@@ -16,8 +16,8 @@ from typing import IO, Any
 from sparsecap_jax.errors import DataError, SparsecapError
 
 # Faults that libraries report as text, in errors of types of their own.
-_REASONS = [
-    os.strerror(getattr(errno, f"E{name}"))
+_CODES = [
+    getattr(errno, f"E{name}")
     for name in ("NOSPC", "DQUOT", "FBIG", "ROFS", "ACCES", "NOTDIR", "ISDIR", "NAMETOOLONG", "IO")
 ]
 
@@ -49,13 +49,27 @@ def write_atomically(path: str | pathlib.Path, mode: str = "w") -> Iterator[IO]:
 
 @contextlib.contextmanager
 def named_errors(path: str | pathlib.Path) -> Iterator[None]:
-    """Name `path` in errors of the system that name no file, or its temporary one."""
+    """Name `path` in errors of the system that name no file, or its temporary one.
+
+    Errors of libraries that only say so in their text become an OSError.
+    """
     try:
         yield
+    except SparsecapError:
+        raise
     except OSError as error:
         if error.errno and (not error.filename or f".{pathlib.Path(path).name}." in error.filename):
             error.filename, error.filename2 = str(path), None
         raise
+    except Exception as error:
+        for code in _codes_in(error):
+            raise OSError(code, os.strerror(code), str(path)) from error
+        raise
+
+
+def _codes_in(error: Exception) -> list[int]:
+    """Return the error codes whose texts an error quotes."""
+    return [code for code in _CODES if os.strerror(code) in str(error)]
 
 
 @contextlib.contextmanager
@@ -121,13 +135,10 @@ def system_fault(error: BaseException | None) -> str | None:
             unnamed = "standard output, or a file without a name" if error.errno else None
             path = error.filename2 or error.filename or unnamed
             return f"{path}: {reason}" if path else reason
-        reason = next((reason for reason in _REASONS if reason in str(error)), None)
-        if reason:
-            paths = re.findall(r"[\"'](/[^\"']+)[\"']", str(error))
-            # Orbax writes to a folder of that name; what it becomes says more.
-            return ": ".join(
-                [*(path.partition(".orbax-checkpoint-tmp")[0] for path in paths[:1]), reason]
-            )
+        for code in _codes_in(error):
+            # Orbax quotes the file in a temporary folder; the checkpoint that it becomes says more.
+            quoted = re.search(r"[\"'](/[^\"']+?)(\.orbax-checkpoint-tmp[^\"']*)?[\"']", str(error))
+            return (f"{quoted[1]}: " if quoted else "") + os.strerror(code)
         error = error.__cause__
     return None
 

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-from sparsecap_jax.errors import SparsecapError
-from sparsecap_jax.files import locked, system_fault, write_atomically, write_json
+from sparsecap_jax.errors import DataError, SparsecapError
+from sparsecap_jax.files import locked, named_errors, system_fault, write_atomically, write_json
 
 HOLD = (
     "import sys; from sparsecap_jax.files import locked\n"
@@ -104,3 +104,11 @@ def test_faults_that_libraries_report_in_their_own_way():
     assert system_fault(outer) == "/runs/a/checkpoints/4: No space left on device"
     assert system_fault(ValueError("a bug")) is None
     assert system_fault(KeyError(pathlib.Path("No"))) is None
+
+
+def test_a_library_that_cannot_write_names_no_file(tmp_path):
+    with pytest.raises(OSError) as raised, named_errors(tmp_path / "x"):
+        raise RuntimeError("RESOURCE_EXHAUSTED: write() failed: No space left on device")
+    assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(tmp_path / "x"))
+    with pytest.raises(DataError, match="^other: "), named_errors(tmp_path / "x"):
+        raise DataError("other: Permission denied")

@@ -22,7 +22,7 @@ from sparsecap_jax.data.stores.array_records import (
     load_manifest,
 )
 from sparsecap_jax.errors import ConfigError, DataError
-from sparsecap_jax.files import read_json, write_atomically
+from sparsecap_jax.files import named_errors, read_json, write_atomically
 
 _WRITER_OPTIONS = "group_size:1,uncompressed"  # read one by one, in any order
 _MB = 2**20
@@ -76,7 +76,9 @@ def convert(
         part = ids[first : first + shard_size]
         shard = _resumed(output / name, plan)
         if shard is None:
-            shard = {"plan": plan, **_write_shard(store, output / name, part, dtype, faults)}
+            with named_errors(output / name):
+                shard = _write_shard(store, output / name, part, dtype, faults)
+            shard = {"plan": plan, **shard}
             with write_atomically((output / name).with_suffix(".json")) as file:
                 json.dump(shard, file)
             done += shard["bytes"]

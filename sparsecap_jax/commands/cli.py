@@ -54,7 +54,7 @@ def run_main(main: Callable[[list[str]], None], words: bool = False) -> None:
         absl_logging.use_absl_handler()
         logging.getLogger("sparsecap_jax").setLevel(logging.WARNING)
         enable_compilation_cache()
-        sys.excepthook = _report_unless_repeated
+        sys.unraisablehook = _report_unless_repeated
         sys.stdout.reconfigure(line_buffering=True)  # progress shows in pipes and logs too
         with _errors_in_one_line(), stopping.on_signals():
             if argv[1:] and not words:
@@ -88,10 +88,10 @@ def _errors_in_one_line() -> Iterator[None]:
         sys.exit(130)
 
 
-def _report_unless_repeated(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Print an uncaught error; not what TensorStore's threads say after a first failed write."""
-    if str(error) != "Event loop is closed":
-        sys.__excepthook__(kind, error, trace)
+def _report_unless_repeated(unraisable: Any) -> None:
+    """Print an error of a callback; not what TensorStore's say after a first failed write."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 class ConfigFlag:

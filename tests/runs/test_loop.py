@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -110,11 +111,14 @@ def test_a_stopped_run_continues_bit_for_bit(data, finished, tmp_path, number, c
     assert_same_end(workdir, finished[0])
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_full_disk_costs_no_earlier_checkpoint(data, finished, tmp_path):
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def report(text):
         if text.startswith("step 6/"):  # the checkpoint of step 4 is written; that of 8 is not
+            while not (workdir / "checkpoints/4").exists():
+                time.sleep(0.01)
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, usual[1]))
 
     workdir, lines = tmp_path / "run", []
@@ -123,6 +127,7 @@ def test_a_full_disk_costs_no_earlier_checkpoint(data, finished, tmp_path):
             train(tiny_config(data), workdir, report)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    gc.collect()  # callbacks of the failed writes
     assert system_fault(raised.value) == f"{workdir}/checkpoints/8: File too large"
     assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["4"]
     train(tiny_config(data), workdir, lines.append)

@@ -5,8 +5,11 @@ the loop's next safe point. The second one ends the process at once.
 """
 
 import contextlib
+import multiprocessing
+import os
 import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -93,7 +96,13 @@ def between(items: Iterable[Any], advice: str = CONTINUE) -> Iterator[Any]:
             check(advice=advice)
 
 
-def ignore_signals(*_: Any) -> None:
-    """Leave stopping to the parent: for worker processes, which get the terminal's Ctrl-C too."""
-    for number in _DEFAULTS:
+def follow_parent(*_: Any) -> None:
+    """Leave signals to the parent process, and end when it does: for worker processes."""
+    for number in _DEFAULTS:  # a terminal's Ctrl-C, or a scheduler's SIGTERM, reaches them as well
         signal.signal(number, signal.SIG_IGN)
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from sparsecap_jax import stopping
 
+REPO = pathlib.Path(__file__).parents[1]
 SIGNALS = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 
 
@@ -90,3 +92,33 @@ def test_a_block_within_a_block_forgets_nothing():
             pass
         stopping.check()
         pytest.fail("went on")
+
+
+WORKER = """
+import multiprocessing, os, time
+from sparsecap_jax import stopping
+
+def work():
+    stopping.follow_parent()
+    print(os.getpid(), flush=True)
+    time.sleep(0.5)
+    print("working", flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    multiprocessing.get_context("spawn").Process(target=work).start()
+    time.sleep(60)
+"""
+
+
+def test_worker_processes_leave_signals_to_their_parent_and_end_with_it(tmp_path):
+    (tmp_path / "main.py").write_text(WORKER)
+    command = [sys.executable, str(tmp_path / "main.py")]
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+        worker = int(process.stdout.readline())
+        for number, _ in SIGNALS:
+            os.kill(worker, number)
+        assert process.stdout.readline() == b"working\n"
+        process.kill()
+        assert process.communicate(timeout=20)[0] == b""  # nobody has it open any more

@@ -258,7 +258,7 @@ class TrainIterator(Iterator[Batch]):
         if not flags.FLAGS.is_parsed():  # Grain's workers read flags of theirs
             flags.FLAGS.mark_as_parsed()
         workers = grain.MultiprocessingOptions(self._workers, max(1, self._prefetch))
-        return iter(dataset.mp_prefetch(workers, stopping.ignore_signals))
+        return iter(dataset.mp_prefetch(workers, stopping.follow_parent))
 
 
 def make_train_iterator(

@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
@@ -34,6 +35,12 @@ def write_atomically(path: str | pathlib.Path, mode: str = "w") -> Iterator[IO]:
     except BaseException:
         pathlib.Path(name).unlink(missing_ok=True)
         raise
+
+
+def remove_strays(folder: pathlib.Path, *names: str) -> None:
+    """Remove temporary files and folders that writing `names` left in `folder` when killed."""
+    for path in (path for name in names for path in folder.glob(f".{name}.????????")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning import Pruner
@@ -70,24 +71,78 @@ def compiled_ahead(jitted: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def state_items(state: TrainState) -> dict[str, PyTree]:
+    """Return the trees of a state by the names they have in checkpoints and messages."""
+    trees = (state.params, state.prune.masks, state.prune.extras, state.opt_state)
+    return dict(zip(("params", "masks", "extras", "optimizer"), trees, strict=True))
+
+
+def suspects(state: TrainState) -> dict[str, jax.Array]:
+    """Return the float leaves of a state by name, such as `masks/decoder/kernel`."""
+    return {
+        f"{item}/{jax.tree_util.keystr(path, simple=True, separator='/')}": leaf
+        for item, tree in state_items(state).items()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+    }
+
+
+def first_fault(state: TrainState) -> Int[Array, ""]:
+    """Return the number, from 1, of the first of `suspects` that is not finite; 0: all are."""
+    faults = [~jnp.all(jnp.isfinite(leaf)) for leaf in suspects(state).values()]
+    return jnp.argmax(jnp.stack([jnp.array(False), *faults])).astype(jnp.int32)
+
+
 def make_train_step(
-    objective: Objective, pruner: Pruner, tx: optax.GradientTransformation, mesh: Mesh
+    objective: Objective,
+    pruner: Pruner,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    skip_nonfinite: bool = False,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Compile the training step; the state is donated, inputs are split over the mesh.
+
+    Args:
+        objective: the loss.
+        pruner: chooses and samples the masks.
+        tx: the optimizer.
+        mesh: the devices.
+        skip_nonfinite: whether a step that is not finite leaves all but the step number as it was, which takes memory for a second state.
 
     Returns:
         `step(state, inputs, static) -> (state, metrics)`. `inputs` and `static` are what
         `objective.inputs` returned for N batches: N steps are taken in one call, and metrics are
-        means over them.
+        means over them, except `fault`, int32 `[N]`: 0 for a finite step, -1 for a loss and -2 for
+        a norm of gradients that is not finite; else `first_fault` of the state after the step.
     """
 
     def many(state: TrainState, inputs: PyTree, resources: PyTree, static: Any):
         gradient = partial(objective, static=static, resources=resources)
         step = SparseStep(pruner, tx, gradient)
+
+        def watched(state: TrainState, inputs: PyTree) -> tuple[TrainState, Metrics]:
+            new, metrics = step(state, inputs)
+            loss, grads = (jnp.isfinite(metrics[key]) for key in ("loss", "grad_norm"))
+            if skip_nonfinite:
+                leaf = first_fault(new)
+            else:  # the leaves are read only to name the one at fault
+                leaf = jax.lax.cond(grads, lambda new: jnp.int32(0), first_fault, new)
+            fault = jnp.where(leaf == 0, jnp.where(grads, 0, -2), leaf)
+            fault = jnp.where(loss, fault, -1).astype(jnp.int32)
+            if skip_nonfinite:
+                kept = jax.tree.map(partial(jnp.where, fault == 0), new, state)
+                new = kept.replace(step=new.step)
+            return new, metrics | {"fault": fault}
+
         if jax.tree.leaves(inputs)[0].shape[0] == 1:  # spares the compiler a loop
-            return step(state, jax.tree.map(lambda leaf: leaf[0], inputs))
-        state, metrics = jax.lax.scan(step, state, inputs)
-        return state, jax.tree.map(jnp.mean, metrics)
+            state, metrics = watched(state, jax.tree.map(lambda leaf: leaf[0], inputs))
+            return state, metrics | {"fault": metrics["fault"][None]}
+        state, metrics = jax.lax.scan(watched, state, inputs)
+        faults = metrics.pop("fault")
+        counted = {"where": faults == 0} if skip_nonfinite else {}
+        means = {key: jnp.mean(values, **counted) for key, values in metrics.items()}
+        return state, means | {"fault": faults}
 
     replicated = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(None, "data"))

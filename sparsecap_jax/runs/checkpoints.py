@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 import pathlib
+import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -55,6 +56,7 @@ class Checkpoints:
         handlers["meta"] = ocp.JsonCheckpointHandler()
         self._handlers = handlers  # used alone for reading: the manager reads all items' metadata
         self._scores: dict[int, float | None] = {}
+        self._writes = not read_only
         self._manager = ocp.CheckpointManager(
             self.directory, options=options, item_names=tuple(handlers), item_handlers=handlers
         )
@@ -182,9 +184,13 @@ class Checkpoints:
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Finish writing and release the directory."""
-        self.wait()
-        self._manager.close()
+        """Finish writing and release the directory; what could not be written is removed."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+            for partial in self.directory.glob("*.orbax-checkpoint-tmp") if self._writes else ():
+                shutil.rmtree(partial, ignore_errors=True)
 
     def _is_intact(self, step: int) -> bool:
         """Return whether all items of a step are as they were saved, and all values finite."""

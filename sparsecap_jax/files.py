@@ -7,8 +7,8 @@ import fcntl
 import json
 import os
 import pathlib
-import shutil
 import re
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence

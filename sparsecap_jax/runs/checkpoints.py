@@ -12,12 +12,13 @@ import logging
 import pathlib
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore
 from orbax.checkpoint import checkpoint_managers
 
 from sparsecap_jax.errors import CheckpointError
@@ -98,7 +99,8 @@ class Checkpoints:
             data: state of the data iterator, JSON-serialisable.
             info: further entries of `meta`, JSON-serialisable.
         """
-        trees = {name: _plain(name, t) for name, t in state_items(state).items() if jax.tree.leaves(t)}
+        items = {name: tree for name, tree in state_items(state).items() if jax.tree.leaves(tree)}
+        trees = {name: _plain(name, tree) for name, tree in items.items()}
         meta = {
             **info,
             "step": int(state.step),
@@ -193,13 +195,14 @@ class Checkpoints:
                 shutil.rmtree(partial, ignore_errors=True)
 
     def _is_intact(self, step: int) -> bool:
-        """Return whether all items of a step are as they were saved, and all values finite."""
+        """Return whether all items of a step are as they were saved, and finite."""
         try:
             meta = self._read_meta(step)
-            trees = [self._read(step, name, None, meta) for name in ITEMS if name in meta["crc32"]]
+            for name in {*ITEMS} & {*meta["crc32"]}:
+                self._read(step, name, None, meta)
         except CheckpointError:
             return False
-        return all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(trees))
+        return True
 
     def _read_meta(self, step: int) -> dict[str, Any]:
         with self._naming(step, "meta"):
@@ -221,10 +224,19 @@ class Checkpoints:
                     raise ValueError(fault)
                 item = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
                 restore_args = ocp.checkpoint_utils.construct_restore_args(like)
+            # First one by one: a read that fails among others leaves tracebacks of these behind.
+            files = {"driver": "file", "path": f"{path}/"}
+            store = tensorstore.KvStore.open({"driver": "ocdbt", "base": files}).result()
+            if not sum(len(store.read(key).result().value) for key in store.list().result()):
+                raise ValueError("its arrays are missing")
             args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args)
             tree = handler.restore(path, args=args)
             if _crc32(tree) != meta["crc32"].get(name):
                 raise ValueError(_CHECKSUM)
+            for path, leaf in jax.tree.leaves_with_path(tree):
+                if not np.all(np.isfinite(leaf)):
+                    name = jax.tree_util.keystr(path, simple=True, separator="/")
+                    raise ValueError(f"{name} is not finite")
             return tree
 
     @contextlib.contextmanager

@@ -108,7 +108,8 @@ def make_train_step(
         pruner: chooses and samples the masks.
         tx: the optimizer.
         mesh: the devices.
-        skip_nonfinite: whether a step that is not finite leaves all but the step number as it was, which takes memory for a second state.
+        skip_nonfinite: whether a step that is not finite leaves all but the step number as it was,
+            which takes memory for a second state.
 
     Returns:
         `step(state, inputs, static) -> (state, metrics)`. `inputs` and `static` are what

@@ -1,7 +1,6 @@
 """Watches over a run: nothing that is not finite is trained on, or saved."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -11,7 +10,7 @@ from sparsecap_jax.errors import SparsecapError
 from sparsecap_jax.pruning.step import TrainState
 from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.run import Run
-from sparsecap_jax.training.steps import first_fault, suspects
+from sparsecap_jax.training.steps import fault_names, first_fault, suspects
 
 _ADVICE = (
     "try a smaller config.optimizer.learning_rate or clip_at, or leave up to N such batches out "
@@ -38,8 +37,9 @@ class FiniteWatch:
     def __init__(self, run: Run, checkpoints: Checkpoints, skipped: int):
         self.skipped = skipped
         self._run, self._checkpoints = run, checkpoints
-        self._first_fault = jax.jit(first_fault)
-        self._call: tuple[int, Any, Any, Mapping[str, jax.Array]] | None = None
+        self._first_fault = jax.jit(lambda state: first_fault(suspects(state).values()))
+        self._names: list[str] = []
+        self._call: tuple[int, Int[np.ndarray, "N B"], jax.Array, jax.Array] | None = None
 
     def add(
         self, step: int, index: Int[np.ndarray, "N B"], state: TrainState, metrics: dict
@@ -53,8 +53,9 @@ class FiniteWatch:
             metrics: its metrics; `fault` is taken out.
         """
         self.look()
-        self._call = step, index, list(suspects(state)), {**metrics}
-        del metrics["fault"]
+        faults = metrics.pop("fault")
+        self._call = step, index, faults, metrics["loss"]
+        self._names = self._names or fault_names(state, self._run.pruner)
 
     def look(self) -> None:
         """Look at the last call that was added.
@@ -64,16 +65,12 @@ class FiniteWatch:
         """
         if not self._call:
             return
-        step, index, names, metrics = self._call
-        self._call, limit = None, self._run.config.train.skip_nonfinite
-        faults = jax.device_get(metrics["fault"])
+        (step, index, faults, loss), self._call = self._call, None
+        limit, faults = self._run.config.train.skip_nonfinite, jax.device_get(faults)
         for row in np.flatnonzero(faults):
-            fault, place = int(faults[row]), step - len(faults) + 1 + int(row)
-            if fault > 0:
-                what = f"{names[fault - 1]} is not finite"
-            else:
-                what = "the loss" if fault == -1 else "the norm of the gradients"
-                what += f" is {float(metrics['loss' if fault == -1 else 'grad_norm'])}"
+            name, place = self._names[faults[row] - 1], step - len(faults) + 1 + int(row)
+            value = float(loss) if faults[row] == 1 else 0.0
+            what = f"{name} is {'not finite' if np.isfinite(value) else value}"
             records = self._run.dataset.splits["train"]
             images = ", ".join(str(records[i].image_id) for i in index[row] if i >= 0)
             what = f"step {place}: {what} on images {images}"

@@ -2,7 +2,7 @@
 
 import ctypes
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -87,10 +87,18 @@ def suspects(state: TrainState) -> dict[str, jax.Array]:
     }
 
 
-def first_fault(state: TrainState) -> Int[Array, ""]:
-    """Return the number, from 1, of the first of `suspects` that is not finite; 0: all are."""
-    faults = [~jnp.all(jnp.isfinite(leaf)) for leaf in suspects(state).values()]
+def first_fault(values: Iterable[jax.Array]) -> Int[Array, ""]:
+    """Return the number, from 1, of the first array that is not finite; 0: all are."""
+    faults = [~jnp.all(jnp.isfinite(value)) for value in values]
     return jnp.argmax(jnp.stack([jnp.array(False), *faults])).astype(jnp.int32)
+
+
+def fault_names(state: TrainState, pruner: Pruner) -> list[str]:
+    """Return the meanings of the faults 1, 2, ... that the training step reports."""
+    leaves = list(suspects(state))
+    trained = ("params/", "masks/") if pruner.trains_masks else "params/"
+    grads = [f"the gradient of {name}" for name in leaves if name.startswith(trained)]
+    return ["the loss", *grads, *leaves]
 
 
 def make_train_step(
@@ -114,23 +122,28 @@ def make_train_step(
     Returns:
         `step(state, inputs, static) -> (state, metrics)`. `inputs` and `static` are what
         `objective.inputs` returned for N batches: N steps are taken in one call, and metrics are
-        means over them, except `fault`, int32 `[N]`: 0 for a finite step, -1 for a loss and -2 for
-        a norm of gradients that is not finite; else `first_fault` of the state after the step.
+        means over them, except `fault`, int32 `[N]`: 0 for a step of finite loss and gradients,
+        else the first fault by its number in `fault_names`. The state itself is looked at where
+        steps are skipped.
     """
 
     def many(state: TrainState, inputs: PyTree, resources: PyTree, static: Any):
         gradient = partial(objective, static=static, resources=resources)
-        step = SparseStep(pruner, tx, gradient)
 
         def watched(state: TrainState, inputs: PyTree) -> tuple[TrainState, Metrics]:
+            grads: dict[str, PyTree] = {}
+
+            def update(updates, opt_state, params=None):
+                grads.update(updates)
+                return tx.update(updates, opt_state, params)
+
+            step = SparseStep(pruner, tx._replace(update=update), gradient)
             new, metrics = step(state, inputs)
-            loss, grads = (jnp.isfinite(metrics[key]) for key in ("loss", "grad_norm"))
-            if skip_nonfinite:
-                leaf = first_fault(new)
-            else:  # the leaves are read only to name the one at fault
-                leaf = jax.lax.cond(grads, lambda new: jnp.int32(0), first_fault, new)
-            fault = jnp.where(leaf == 0, jnp.where(grads, 0, -2), leaf)
-            fault = jnp.where(loss, fault, -1).astype(jnp.int32)
+            leaves = jax.tree.leaves([grads[key] for key in ("params", "masks") if key in grads])
+            # As within grad_norm, so that they are computed once.
+            squares = [jnp.sum(jnp.square(leaf)) for leaf in leaves]
+            checked = suspects(new).values() if skip_nonfinite else ()
+            fault = first_fault([metrics["loss"], *squares, *checked])
             if skip_nonfinite:
                 kept = jax.tree.map(partial(jnp.where, fault == 0), new, state)
                 new = kept.replace(step=new.step)

@@ -39,6 +39,9 @@ class Checkpoints:
         workdir: the run directory.
         read_only: whether only to read; nothing is created then.
 
+    Attributes:
+        corrupt: steps whose score could not be read; they are kept.
+
     Raises:
         CheckpointError: `read_only`, and there is no checkpoint.
     """
@@ -57,6 +60,7 @@ class Checkpoints:
         handlers["meta"] = ocp.JsonCheckpointHandler()
         self._handlers = handlers  # used alone for reading: the manager reads all items' metadata
         self._scores: dict[int, float | None] = {}
+        self.corrupt: set[int] = set()
         self._writes = not read_only
         self._manager = ocp.CheckpointManager(
             self.directory, options=options, item_names=tuple(handlers), item_handlers=handlers
@@ -86,6 +90,7 @@ class Checkpoints:
             except CheckpointError as error:
                 logging.getLogger(__name__).warning("%s", error)
                 self._scores[step] = None
+                self.corrupt.add(step)
         return self._scores[step]
 
     def save(
@@ -216,6 +221,11 @@ class Checkpoints:
     def _read(self, step: int, name: str, like: PyTree | None, meta: Mapping) -> PyTree:
         path, handler = self.directory / str(step) / name, self._handlers[name]
         with self._naming(step, name):
+            # First one by one: a read that fails among others leaves tracebacks of these behind.
+            files = {"driver": "file", "path": f"{path}/"}
+            store = tensorstore.KvStore.open({"driver": "ocdbt", "base": files}).result()
+            if not sum(len(store.read(key).result().value) for key in store.list().result()):
+                raise ValueError("its arrays are missing")
             saved = handler.metadata(path).tree  # metadata in place of the arrays
             as_numpy, item = ocp.RestoreArgs(restore_type=np.ndarray), None
             restore_args = jax.tree.map(lambda _: as_numpy, saved)
@@ -224,11 +234,6 @@ class Checkpoints:
                     raise ValueError(fault)
                 item = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
                 restore_args = ocp.checkpoint_utils.construct_restore_args(like)
-            # First one by one: a read that fails among others leaves tracebacks of these behind.
-            files = {"driver": "file", "path": f"{path}/"}
-            store = tensorstore.KvStore.open({"driver": "ocdbt", "base": files}).result()
-            if not sum(len(store.read(key).result().value) for key in store.list().result()):
-                raise ValueError("its arrays are missing")
             args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args)
             tree = handler.restore(path, args=args)
             if _crc32(tree) != meta["crc32"].get(name):
@@ -267,6 +272,7 @@ class _KeepBestAndLast(checkpoint_managers.PreservationPolicy):
         """Decide for each checkpoint, oldest first, whether it stays."""
         steps = [checkpoint.step for checkpoint in checkpoints]
         keep = {max(steps, default=None), self.checkpoints.best_step(steps)}
+        keep |= self.checkpoints.corrupt  # for the user to judge
         return [step in keep for step in steps]
 
 

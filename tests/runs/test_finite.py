@@ -3,7 +3,7 @@
 import contextlib
 import shutil
 import struct
-import types
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.finite import FiniteWatch, NonFiniteError
 from sparsecap_jax.runs.logs import Logs
 from sparsecap_jax.runs.loop import train
-from sparsecap_jax.runs.run import prepare_run
+from sparsecap_jax.runs.run import Run, prepare_run
 from sparsecap_jax.training.objectives import CrossEntropy
 
 
@@ -81,10 +81,15 @@ def test_a_run_stops_at_its_first_bad_step_or_skips_it(data, poisoned, tmp_path)
         train(config(data, skip_nonfinite=1, steps=10), tmp_path / "run", [].append)
 
 
+def make_watch(last_step):
+    checkpoints = mock.Mock(spec=Checkpoints)
+    checkpoints.last_step.return_value = last_step
+    return FiniteWatch(mock.Mock(spec=Run), checkpoints, 0)
+
+
 @pytest.mark.parametrize("item", ["params", "masks", "optimizer"])
 def test_nothing_that_is_not_finite_is_saved(item):
-    checkpoints = types.SimpleNamespace(last_step=lambda: 4)
-    watch = FiniteWatch(types.SimpleNamespace(), checkpoints, 0)
+    watch = make_watch(4)
     state = state_at(6)
     watch.check(6, state)
     trees = {"params": state.params, "masks": state.prune.masks, "optimizer": state.opt_state}
@@ -100,7 +105,7 @@ def test_nothing_that_is_not_finite_is_saved(item):
 
 
 def test_an_infinite_validation_loss_is_not_saved():
-    watch = FiniteWatch(None, types.SimpleNamespace(last_step=lambda: None), 0)
+    watch = make_watch(None)
     watch.check_validation(2, {"loss": 1.5})
     expected = "^step 2: the validation loss is inf; nothing is saved; try "
     with pytest.raises(NonFiniteError, match=expected):
@@ -136,16 +141,16 @@ def test_damaged_rows_are_left_out(tmp_path, caplog):
     text = head + "".join([*damaged[:3], *rows, *damaged[3:]])
     (tmp_path / "train.csv").write_bytes(text.encode() + b"\xff")
     (tmp_path / "mine.csv").write_text("not,ours\n")
-    Logs(types.SimpleNamespace(workdir=tmp_path), 6).close()
+    Logs(mock.Mock(spec=Run, workdir=tmp_path), 6).close()
     assert (tmp_path / "train.csv").read_bytes().decode() == head + "".join(rows[:3])
     assert "train.csv: 6 damaged rows left out" in caplog.text
     assert (tmp_path / "mine.csv").read_text() == "not,ours\n"
     (tmp_path / "train.csv").write_bytes(b"")
-    Logs(types.SimpleNamespace(workdir=tmp_path), 6).close()
+    Logs(mock.Mock(spec=Run, workdir=tmp_path), 6).close()
 
 
 def test_points_before_a_checkpoint_survive_a_kill(tmp_path):
-    logs = Logs(types.SimpleNamespace(workdir=tmp_path), 4)
+    logs = Logs(mock.Mock(spec=Run, workdir=tmp_path), 4)
     logs.write("validation", 6, {"loss": 0.25})
     logs.flush()
     (path,) = (tmp_path / "tensorboard").iterdir()

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 
 from sparsecap_jax.models import MODELS, make_model
@@ -131,7 +132,7 @@ def roots(xs, skip_nonfinite=False, calls=1):
     pruner = make_pruner({"name": "none"}, total_steps=10)
     tx = optax.chain(optax.clip(1.0), optax.trace(0.9), optax.scale(-0.125))
     tx = by_entry({"params": tx})
-    objective, mesh = Roots(task=Task(None)), make_mesh(1, 1)
+    objective, mesh = Roots(task=Task(nn.Dense(1))), make_mesh(1, 1)
     step = make_train_step(objective, pruner, tx, mesh, skip_nonfinite=skip_nonfinite)
     params = {"a": {"kernel": np.ones(5, np.float32)}}
     state = SparseStep(pruner, tx).init(jax.random.key(0), params)

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -70,6 +71,12 @@ def named_errors(path: str | pathlib.Path) -> Iterator[None]:
 def _codes_in(error: Exception) -> list[int]:
     """Return the error codes whose texts an error quotes."""
     return [code for code in _CODES if os.strerror(code) in str(error)]
+
+
+def remove_strays(folder: pathlib.Path, *names: str) -> None:
+    """Remove temporary files and folders that writing `names` left in `folder` when killed."""
+    for path in (path for name in names for path in folder.glob(f".{name}.????????")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -105,8 +105,11 @@ class ConfigFlag:
             _CHANGES, [], "Value of a field, such as --config.train.steps=500.", flag_values
         )
 
-    def read(self) -> tuple[Any, Callable[[], list[str]]]:
+    def read(self, more: Sequence[str] = ()) -> tuple[Any, Callable[[], list[str]]]:
         """Return the checked config, and a function that describes each field in a line.
+
+        Args:
+            more: changes that other flags ask for, as `SECTION.FIELD=VALUE`.
 
         Raises:
             ConfigError: there is no such file, or a field is unknown or does not take its value.
@@ -115,8 +118,9 @@ class ConfigFlag:
 
         if not self._source.value:
             raise ConfigError("--config: no config file; expected FILE.py[:ARGUMENTS]")
-        config = read_config(self._source.value, self._changes.value)
-        return config, lambda: describe(config, self._changes.value)
+        changes = [*self._changes.value, *more]
+        config = read_config(self._source.value, changes)
+        return config, lambda: describe(config, changes)
 
 
 def collect_changes(argv: Sequence[str]) -> Iterator[str]:

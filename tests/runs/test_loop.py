@@ -23,7 +23,8 @@ from sparsecap_jax.evaluation.metrics import score_captions
 from sparsecap_jax.files import locked, read_csv, read_json, system_fault
 from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.directory import load_run
-from sparsecap_jax.runs.loop import NonFiniteLossError, stack_batches, train
+from sparsecap_jax.runs.finite import NonFiniteError
+from sparsecap_jax.runs.loop import stack_batches, train
 from sparsecap_jax.runs.weights import load_weights
 from sparsecap_jax.stopping import Stopped, on_signals
 from sparsecap_jax.types import Batch, Regions
@@ -194,7 +195,7 @@ def test_another_config_in_the_same_directory_is_refused(data, finished):
 def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path):
     config = tiny_config(data, "none")
     config.optimizer.update({"name": "sgd", "learning_rate": 1e30, "clip": "none"})
-    with pytest.raises(NonFiniteLossError, match="the loss is"):
+    with pytest.raises(NonFiniteError, match="the loss is"):
         train(config, tmp_path, QUIET.append)
 
 

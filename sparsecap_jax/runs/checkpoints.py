@@ -32,6 +32,10 @@ _CHECKSUM = "its checksum differs from the one saved with it"
 ITEMS = ("params", "masks", "extras", "optimizer")
 
 
+class _MisfitError(ValueError):
+    """A checkpoint of another model."""
+
+
 class Checkpoints:
     """The checkpoints of one run directory.
 
@@ -167,9 +171,7 @@ class Checkpoints:
             return self._read_meta(step)
 
     def hint(self, step: int) -> str:
-        """Say how to continue without a step's checkpoint; "" where that one is intact."""
-        if self._is_intact(step):
-            return ""  # of another model
+        """Say how to continue without a step's checkpoint."""
         for other in reversed(self.steps()):
             if other != step and self._is_intact(other):
                 do = (
@@ -222,6 +224,8 @@ class Checkpoints:
         path, handler = self.directory / str(step) / name, self._handlers[name]
         with self._naming(step, name):
             # First one by one: a read that fails among others leaves tracebacks of these behind.
+            for notes in path.glob("array_metadatas/*"):
+                json.loads(notes.read_bytes())
             files = {"driver": "file", "path": f"{path}/"}
             store = tensorstore.KvStore.open({"driver": "ocdbt", "base": files}).result()
             if not sum(len(store.read(key).result().value) for key in store.list().result()):
@@ -231,7 +235,7 @@ class Checkpoints:
             restore_args = jax.tree.map(lambda _: as_numpy, saved)
             if like is not None:
                 for fault in misfits(saved, like).values():
-                    raise ValueError(fault)
+                    raise _MisfitError(fault)
                 item = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
                 restore_args = ocp.checkpoint_utils.construct_restore_args(like)
             args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args)
@@ -261,7 +265,8 @@ class Checkpoints:
         try:
             yield
         except CheckpointError as error:
-            raise CheckpointError(f"{error}{self.hint(step)}") from error
+            hint = "" if isinstance(error.__cause__, _MisfitError) else self.hint(step)
+            raise CheckpointError(f"{error}{hint}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,6 +296,7 @@ def _crc32(tree: PyTree) -> int:
 
 
 def _crc32_of_json(meta: Mapping[str, Any]) -> int:
-    """Checksum of all fields apart from the checksums, as they are after a round trip."""
-    fields = json.loads(json.dumps({key: meta[key] for key in meta if key != "crc32"}))
+    """Checksum of `meta` but for that checksum itself, as it is after a round trip."""
+    checksums = {name: value for name, value in meta["crc32"].items() if name != "meta"}
+    fields = json.loads(json.dumps({**meta, "crc32": checksums}))
     return zlib.crc32(json.dumps(fields, sort_keys=True).encode())

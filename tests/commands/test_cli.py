@@ -76,9 +76,11 @@ def test_wrong_usage_is_one_line(script, arguments, message):
 
 def test_printing_the_config_touches_nothing(tmp_path):
     arguments = ["--config", TOY, "--config.train.steps=7", "--config.pruner.name=snip"]
+    arguments = [*arguments, "--skip_nonfinite=3"]
     done = launch("train.py", *arguments, "--print_config", f"--workdir={tmp_path / 'run'}")
     lines = done.stdout.splitlines()
     assert done.returncode == 0 and "config.train.steps = 7  # flag" in lines
+    assert "config.train.skip_nonfinite = 3  # flag" in lines
     assert "config.pruner.sparsity = 0.95  # config file" in lines
     assert not list(tmp_path.iterdir())
     done = launch("train.py", *arguments, "--print_config", "--config.eval.length_penalty=bogus")

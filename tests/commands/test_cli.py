@@ -76,9 +76,11 @@ def test_wrong_usage_is_one_line(script, arguments, message):
 
 def test_printing_the_config_touches_nothing(tmp_path):
     arguments = ["--config", TOY, "--config.train.steps=7", "--config.pruner.name=snip"]
+    arguments = [*arguments, "--skip_nonfinite=3"]
     done = launch("train.py", *arguments, "--print_config", f"--workdir={tmp_path / 'run'}")
     lines = done.stdout.splitlines()
     assert done.returncode == 0 and "config.train.steps = 7  # flag" in lines
+    assert "config.train.skip_nonfinite = 3  # flag" in lines
     assert "config.pruner.sparsity = 0.95  # config file" in lines
     assert not list(tmp_path.iterdir())
     done = launch("train.py", *arguments, "--print_config", "--config.eval.length_penalty=bogus")
@@ -101,4 +103,4 @@ def test_plugins_may_lie_in_the_working_directory(tmp_path):
 def test_an_interruption_is_one_line(tmp_path):
     (tmp_path / "slow.py").write_text("raise KeyboardInterrupt\n")
     done = launch("report.py", "--plugin=slow", cwd=tmp_path)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped by SIGINT\n")

@@ -32,6 +32,7 @@ from sparsecap_jax.commands.convert import export_reference, import_reference
 from sparsecap_jax.data import imagined, toy_scenes
 from sparsecap_jax.data.datasets import DATASETS, load_splits
 from sparsecap_jax.data.features import RegionFeatures
+from sparsecap_jax.data.records import Record
 from sparsecap_jax.data.stores import array_records, convert, load_image_sizes, open_store
 from sparsecap_jax.errors import CheckpointError, ConfigError, DataError
 from sparsecap_jax.evaluation import caption_files, plots, ptb_java
@@ -45,7 +46,7 @@ from sparsecap_jax.pruning.step import PruneState, TrainState
 from sparsecap_jax.runs import checkpoints, logs
 from sparsecap_jax.runs.config import default_config
 from sparsecap_jax.runs.directory import load_raw_variables
-from sparsecap_jax.runs.run import Run, check_workdir
+from sparsecap_jax.runs.run import Run, _note_extractor, check_workdir
 from sparsecap_jax.runs.weights import load_weights, save_weights
 from sparsecap_jax.scst.document_frequency import DocumentFrequency, count_documents
 from sparsecap_jax.tokenizers import TOKENIZERS, make_tokenizer, read_captions, train_tokenizer
@@ -152,7 +153,8 @@ def _logs(folder):
 def _read_logs(folder):
     run = object.__new__(Run)
     vars(run).update(workdir=folder)
-    logs.Logs(run, 1).close()
+    with contextlib.closing(logs.Logs(run, 1)) as opened:
+        opened.write("train", 2, {"another": 1.0})
     return plots.table_column(folder / "train.csv", "sparsity")
 
 
@@ -163,10 +165,14 @@ def _read_report(folder):
 
 def _config(folder):
     write_json(folder / "config.json", default_config().to_dict())
+    write_json(folder / "data/extractor.json", {"extractor": "lite0", "size": 64})
 
 
 @reader("config", errors=(ConfigError, DataError), make=_config)
 def _read_config(folder):
+    config = default_config()
+    config.data.dir = str(folder / "data")
+    _note_extractor(config, folder / "run")
     return check_workdir(default_config(), folder)
 
 
@@ -432,8 +438,12 @@ for name, make in _DATASETS.items():
 
     @reader(f"dataset:{name}", make=make, slower=20 if name.startswith("toy_") else 1)
     def _read_dataset(folder, name=name):
-        load_splits(name, folder, skip_bad=True)
-        return load_splits(name, folder, text="raw")
+        for options in ({"skip_bad": True}, {"text": "raw"}):
+            splits = load_splits(name, folder, **options)
+            records = [record for split in splits.values() for record in split]
+            assert all(isinstance(record, Record) for record in records)
+            assert len({record.image_id for record in records}) == len(records)
+            assert all(".." not in record.filename.split("/") for record in records)
 
 
 def _manifest(folder):

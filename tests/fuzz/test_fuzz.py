@@ -19,8 +19,9 @@ PACKAGE = pathlib.Path(sparsecap_jax.__file__).parent
 KINDS = {"store": STORES, "dataset": DATASETS, "tokenizer": TOKENIZERS, "extractor": EXTRACTORS}
 OPENERS = {
     *("open", "read_text", "read_bytes", "fromfile", "memmap", "loadtxt", "genfromtxt", "ZipFile"),
-    *("File", "connect", "read_json", "read_csv", "read_lines", "load_restricted", "restore"),
-    *("ArrayRecordReader", "builder_from_directory", "LoadFromSerializedProto", "load_torch_file"),
+    *("File", "connect", "read_json", "read_settings", "read_csv", "read_lines", "ArrayFile"),
+    *("load_restricted", "load_torch_file", "LoadFromSerializedProto"),
+    *("ArrayRecordReader", "builder_from_directory"),
 }
 MODULES = {"np", "numpy", "json", "pickle", "marshal", "torch", "gzip", "lzma", "bz2"}
 # Functions that open files which nobody hands over, or are run by nothing but their own command.
@@ -30,6 +31,7 @@ OWN = {
     "data/caption_files.py:official_captions": "an archive of an installed package",
     "data/toy_scenes.py:_temporary": "a lock",
     "data/toy_scenes.py:measure": "scenes that the same process has drawn",
+    "evaluation/plots.py:caption_grid": "pictures of scenes that the package has drawn",
     "experiments/demo.py": "captions that the same process has written",
     "experiments/toy_models.py": "captions that the same process has written",
 }
@@ -60,6 +62,8 @@ def calls_in(node, scope):
 def opens(call):
     """Return whether a call opens a file for reading."""
     name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    if name == "restore":
+        return ast.unparse(call.func).endswith("_manager.restore")
     if name == "load":
         return getattr(getattr(call.func, "value", None), "id", "") in MODULES
     modes = [a.value for a in call.args if isinstance(a, ast.Constant)]

@@ -5,11 +5,13 @@ tuples of words, or of word numbers as text; rare words are `UNK`, captions end 
 Source: `scripts/dataset/prepro_ngrams.py` of the reference.
 """
 
+import io
 import pathlib
 import reprlib
 from typing import Any
 
 from sparsecap_jax.errors import DataError
+from sparsecap_jax.files import read_bytes
 from sparsecap_jax.scst.document_frequency import MAX_N, DocumentFrequency, from_ngrams
 from sparsecap_jax.torch_files.pickles import load_restricted
 
@@ -42,11 +44,11 @@ def load_df_pickle(path: str | pathlib.Path) -> DocumentFrequency:
         DataError: missing, corrupt, of another form, or a pickle that asks for more than it needs.
     """
     try:
-        with open(path, "rb") as file:
-            content = load_restricted(file, _OPCODES, _GLOBALS, encoding="latin1")
+        file = io.BytesIO(read_bytes(path, "a document-frequency pickle"))
+        content = load_restricted(file, _OPCODES, _GLOBALS, encoding="latin1")
         return _convert(content, pathlib.Path(path).name)
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; expected a document-frequency pickle") from None
+    except DataError:
+        raise
     except Exception as error:  # whatever foreign bytes provoke
         raise DataError(f"{path}: not a document-frequency pickle: {error}") from error
 

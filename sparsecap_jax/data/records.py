@@ -22,6 +22,7 @@ _EXTENSION = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
 _NO_WORD = re.compile(r"[\W_]+")
 _APOSTROPHES = str.maketrans("", "", "'\u2019")
 _JSON_NAMES = {list: "a list", str: "a string", int | str: "an integer or a name"}
+_MAX_TEXT = 2**27  # bytes; Flickr30k's captions have 15 MB
 _MAX_LOGGED = 5  # faults that are logged one by one
 
 ImageId = int | str
@@ -158,6 +159,8 @@ def read_lines(path: pathlib.Path, expected: str) -> list[str]:
     if not path.exists():
         raise DataError(f"{path}: no such file; expected {expected}")
     with data_error(f"{path}: cannot be read", OSError):
+        if path.stat().st_size > _MAX_TEXT:
+            raise DataError(f"{path}: over {_MAX_TEXT} bytes; expected {expected}")
         content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     if not content.strip():
         raise DataError(f"{path}: the file is empty; expected {expected}")

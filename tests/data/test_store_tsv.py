@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -166,6 +167,14 @@ def test_rows_of_one_feature_per_object(tmp_path, photos):
         store = tsv(tmp_path, f"42\t{json.dumps(faulty)}\n")
         with pytest.raises(DataError, match=message):
             store[42]
+
+
+def test_a_row_without_end_is_not_read(tmp_path, row):
+    path = tmp_path / "f.tsv"
+    path.write_text(row)
+    os.truncate(path, 2**28)
+    with pytest.raises(DataError, match="row 2: over 134217728 bytes, more than a row has"):
+        open_store(path, WIDTH).image_ids()
 
 
 def test_bad_vinvl_rows(tmp_path):

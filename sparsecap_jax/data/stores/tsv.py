@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from sparsecap_jax.data.features import BOX_TOLERANCE, Arrays, IndexedStore, relative_boxes
-from sparsecap_jax.data.npy import MAX_BYTES
 from sparsecap_jax.data.records import ImageId, data_error, field, image_id_from_stem
 from sparsecap_jax.errors import DataError
 
@@ -37,6 +36,7 @@ LAYOUTS = {
 KNOWN_BROKEN = (147295, 300104, 321486)
 _POSITION = 6  # VinVL appends x1, y1, x2, y2, w, h, divided by the image's size
 _MAX_BOXES = 10_000
+_MAX_ROW = 2**27  # bytes; so many boxes of 2,054 numbers take 110 MB
 _NOT_JSON = 'expected JSON with "num_boxes" and "features", or with a "feature" of each object'
 _NUM_BOXES = re.compile(rb'"num_boxes"\s*:\s*"?(\d{1,9})')
 _FEATURE = re.compile(rb'"feature"\s*:')
@@ -192,13 +192,15 @@ def _scan(path: pathlib.Path, feature_size: int) -> Iterator[tuple[Row, ImageId,
         if not os.fstat(file.fileno()).st_size:
             raise DataError(f"{path}: the file is empty, expected tab-separated rows")
         end = 0
-        for number, line in enumerate(iter(lambda: file.readline(MAX_BYTES), b""), start=1):
+        for number, line in enumerate(iter(lambda: file.readline(_MAX_ROW), b""), start=1):
+            if len(line) == _MAX_ROW:
+                raise DataError(f"{path}: row {number}: over {_MAX_ROW} bytes, more than a row has")
             start, end = end, end + len(line)
-            if not line.strip():
+            if line.isspace():
                 continue
             row, image_id, fault = Row(path, number, start, end, 0), f"row {number}", ""
             try:
-                image_id = _image_id(line.split(b"\t", 1)[0], row.where)
+                image_id = _image_id(line[:2048].split(b"\t", 1)[0], row.where)
                 row = dataclasses.replace(row, num_boxes=_check(line, row.where, feature_size))
             except DataError as error:
                 fault = str(error)

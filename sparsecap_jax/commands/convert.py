@@ -60,7 +60,7 @@ def import_reference(
     if pathlib.Path(output, "config.json").exists():
         raise CheckpointError(f"{output}: holds a run already; expected a new directory")
     checkpoint = open_checkpoint_dir(source)
-    model, variables = interop.load_state_dict(checkpoint.dense_state_dict(), checkpoint.config)
+    model, variables = interop.load_state_dict(checkpoint.state_dict, checkpoint.config)
     tokenizer = checkpoint.load_tokenizer(interop.tokenizer_config(checkpoint.config))
     config = run_config(checkpoint.config, tokenizer.vocab_size)
     masks = {}

@@ -65,7 +65,7 @@ def _read_header(
     faults = ValueError, TypeError, SyntaxError, RecursionError, MemoryError, TokenError
     with data_error(f"{where}: not a .npy array", *faults):
         shape, fortran, dtype = _parse_header(header)
-        if any(abs(n) >= 2**63 for n in shape) or len(shape) > _MAX_RANK:
+        if any(type(n) is not int or abs(n) >= 2**63 for n in shape) or len(shape) > _MAX_RANK:
             raise ValueError("a size that no array has")
     if dtype.kind not in kind or dtype.itemsize > 8 or min(shape, default=0) < 0:
         expected = f"expected an array of {_KINDS[kind]}"

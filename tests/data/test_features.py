@@ -164,6 +164,7 @@ HUGE_HEADER = npy_bytes(GOOD).replace(b"(3, 6), }" + b" " * 12, b"(9999999999999
         (npy_with_shape(f"({2**70}, 0)"), "not a .npy array: a size that no array has"),
         (npy_with_shape(f"(0x{'f' * 5000},)"), "not a .npy array: a size that no array has"),
         (npy_with_shape(f"(-0x{'f' * 5000},)"), "not a .npy array: a size that no array has"),
+        (npy_with_shape("(True, 0)"), "not a .npy array: a size that no array has"),
         (npy_with_shape(f"({'1,' * 33})"), "not a .npy array: a size that no array has"),
         (npy_with_shape("(2147483647, 0)"), r"\[2147483647, 0\] of float32 takes over 268435456"),
         (npy_bytes(GOOD.astype(object), allow_pickle=True), "float16, .* found object"),

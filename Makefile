@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format install
+.PHONY: demo test fuzz lint format install
 
 # Trains dense and 95%-sparse captioners on embedded data and shows what they say.
 demo: $(STAMP)
@@ -12,6 +12,11 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests
+
+# Damages the files of every reader, COUNT times each (docs/results/fuzz.md).
+COUNT ?= 20000
+fuzz: $(STAMP)
+	$(BIN)/python tests/fuzz/fuzz_runs.py --count=$(COUNT) --output=docs/results/fuzz.md
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from sparsecap_jax.arrays import ArrayFile
 from sparsecap_jax.data.features import FeatureStore, RegionFeatures, share_of
 from sparsecap_jax.data.records import SPLITS, ImageId, Record, Splits
 from sparsecap_jax.errors import ConfigError, DataError
@@ -255,16 +256,22 @@ def save(path: str | os.PathLike, imagination: Imagination) -> None:
 
 def load(path: str | os.PathLike) -> Imagination:
     """Read what `save` wrote; DataError where it is missing, broken, or of another format."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if int(file["format_version"]) != _FORMAT:
-                raise DataError(f"{path}: format {file['format_version']}, expected {_FORMAT}")
-            words = dict(zip(file["words"].tolist(), file["weights"].tolist(), strict=True))
-            slopes = file["slopes"].astype(np.float32)
-            return Imagination(words, slopes, file["mean"], file["residuals"], file["boxes"])
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; expected imagined features (.npz)") from error
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(f"{path}: not a file of imagined features: {error}") from error
+    with ArrayFile(path, "not a file of imagined features (.npz)") as file:
+        version = file.read("format_version", "iu", 0)
+        if version != _FORMAT:
+            raise DataError(f"{path}: format {version}, expected {_FORMAT}")
+        words, weights = file.read("words", "U", 1), file.read("weights", "f", 1)
+        ranks = {"slopes": 3, "mean": 2, "residuals": 3, "boxes": 2}
+        arrays = {name: file.read(name, "f", rank) for name, rank in ranks.items()}
+    sizes = len(words), *arrays["mean"].shape
+    shapes = [arrays["slopes"].shape, (len(weights), *arrays["residuals"].shape[1:])]
+    if (
+        shapes != [sizes, sizes]
+        or not len(arrays["residuals"])
+        or arrays["boxes"].shape != (sizes[1], 4)
+    ):
+        found = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
+        raise DataError(f"{path}: {len(words)} words, {len(weights)} weights do not fit {found}")
+    slopes = arrays.pop("slopes").astype(np.float32)
+    words = dict(zip(words.tolist(), weights.tolist(), strict=True))
+    return Imagination(words, slopes, **arrays)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from sparsecap_jax.errors import ConfigError, DataError
+from sparsecap_jax.files import read_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,6 @@ _EXTENSION = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
 _NO_WORD = re.compile(r"[\W_]+")
 _APOSTROPHES = str.maketrans("", "", "'\u2019")
 _JSON_NAMES = {list: "a list", str: "a string", int | str: "an integer or a name"}
-_MAX_TEXT = 2**27  # bytes; Flickr30k's captions have 15 MB
 _MAX_LOGGED = 5  # faults that are logged one by one
 
 ImageId = int | str
@@ -156,12 +156,7 @@ def check_split(image: Any, splits: dict[str, str], where: str) -> str:
 
 def read_lines(path: pathlib.Path, expected: str) -> list[str]:
     """Return the lines of a text file; DataError where it is missing, empty, or not UTF-8."""
-    if not path.exists():
-        raise DataError(f"{path}: no such file; expected {expected}")
-    with data_error(f"{path}: cannot be read", OSError):
-        if path.stat().st_size > _MAX_TEXT:
-            raise DataError(f"{path}: over {_MAX_TEXT} bytes; expected {expected}")
-        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    content = read_bytes(path, expected).removeprefix(b"\xef\xbb\xbf")
     if not content.strip():
         raise DataError(f"{path}: the file is empty; expected {expected}")
     lines = []

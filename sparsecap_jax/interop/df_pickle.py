@@ -6,6 +6,7 @@ Numbers may be numpy's, and text that of Python 2, UTF-8 or Latin-1.
 Source: `scripts/dataset/prepro_ngrams.py` of the reference.
 """
 
+import io
 import pathlib
 import re
 import reprlib
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from sparsecap_jax.errors import DataError
+from sparsecap_jax.files import read_bytes
 from sparsecap_jax.scst.document_frequency import MAX_N, DocumentFrequency, from_ngrams
 from sparsecap_jax.torch_files.pickles import Inert, encoded, load_restricted
 
@@ -88,11 +90,11 @@ def load_df_pickle(path: str | pathlib.Path) -> DocumentFrequency:
         DataError: missing, corrupt, of another form, or a pickle that asks for more than it needs.
     """
     try:
-        with open(path, "rb") as file:
-            content = load_restricted(file, _OPCODES, _GLOBALS, errors=_ERRORS)
+        file = io.BytesIO(read_bytes(path, "a document-frequency pickle"))
+        content = load_restricted(file, _OPCODES, _GLOBALS, errors=_ERRORS)
         return _convert(content, pathlib.Path(path).name)
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; expected a document-frequency pickle") from None
+    except DataError:
+        raise
     except Exception as error:  # whatever foreign bytes provoke
         raise DataError(f"{path}: not a document-frequency pickle: {error}") from error
 

@@ -47,9 +47,9 @@ def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError("reference config.json: caption_model is missing; expected its name")
     transformer = "transformer" in config["caption_model"]
     text = config.get("version", "0.6.0" if "share_layer_encoder" in config else "0.1.0")
-    match = re.match(r"(\d+)\.(\d+)\.(\d+)", str(text))
+    match = re.match(r"(\d{1,9})\.(\d{1,9})\.(\d{1,9})", str(text))
     if not match:
-        raise ConfigError(f"reference config.json: version {text!r}; expected one like '0.4.0'")
+        raise ConfigError(f"reference config.json: version {text!r:.80}; expected one like '0.4.0'")
     version = tuple(map(int, match.groups()))
     if version < (0, 6, 0):
         for key in ("share_att", "share_layer"):
@@ -59,11 +59,22 @@ def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:
     if transformer:
         config.setdefault("num_heads", 8)
     if version < (0, 3, 0):
-        config["vocab_size"] += 1
+        config["vocab_size"] = number(config, "vocab_size") + 1
         for old, new in _RENAMED.items() if transformer else ():
             if old in config:
                 config[new] = config.pop(old)
     return config
+
+
+def number(
+    config: Mapping[str, Any], key: str, kind: type = int, default: Any = None
+) -> int | float:
+    """Return the number `key` of a reference config.json; ConfigError where it is none."""
+    value = config.get(key, default)
+    if type(value) not in (int, float) or not -1e9 < value < 1e9 or kind(value) != value:
+        expected = "a whole number" if kind is int else "a number"
+        raise ConfigError(f"reference config.json: {key} is {value!r:.80}; expected {expected}")
+    return kind(value)
 
 
 def _family(config: Mapping[str, Any]) -> tuple[Family, dict[str, Any]]:
@@ -71,7 +82,7 @@ def _family(config: Mapping[str, Any]) -> tuple[Family, dict[str, Any]]:
     config = upgrade_config(config)
     name = config["caption_model"].removesuffix("_prune")
     if name not in FAMILIES:
-        found = f"reference config.json: caption_model {name!r}"
+        found = f"reference config.json: caption_model {name!r:.80}"
         raise ConfigError(f"{found} is none of {', '.join(FAMILIES)}")
     return FAMILIES[name], config
 
@@ -121,7 +132,7 @@ def has_pruned_class(model: Mapping[str, Any]) -> bool:
 def tokenizer_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return our `config.tokenizer`, without `vocab_size`, for a reference config.json."""
     name = config.get("tokenizer", "word")
-    options = {"radix_base": int(config["radix_base"])} if name == "radix" else {}
+    options = {"radix_base": number(config, "radix_base")} if name == "radix" else {}
     return {"name": name, **options}
 
 
@@ -161,12 +172,19 @@ def load_state_dict(
         CheckpointError: a tensor is missing, unexpected, no array, of another shape than the
             config says, not finite, or differs from the one it shares its layer with.
     """
-    model = make_model(model_config(config))
+    try:
+        model = make_model(model_config(config))
+    except ConfigError as error:
+        raise ConfigError(f"reference config.json: {error}") from error
+    family, config = _family(config)
+    # Values that were checked, in the form that the reference gives them.
+    fields = family.model_fields(config)
+    config |= family.config_fields({name: getattr(model, name) for name in fields})
     shapes = {path: leaf.shape for path, leaf in flatten_dict(abstract_params(model)).items()}
     left = _tensors(state_dict)
     params: dict[tuple, np.ndarray] = {}
     masks: dict[tuple, np.ndarray] = {}
-    for rule in rules(config):
+    for rule in family.rules(config):
         if rule.reference not in left:
             raise CheckpointError(f"state dict: tensor {rule.reference!r} is missing")
         for tree, name in ((params, rule.reference), (masks, rule.reference + MASK_SUFFIX)):

@@ -146,7 +146,7 @@ def test_other_forms_are_refused(tmp_path, content, message):
 
 def test_truncated_and_missing(tmp_path):
     path = tmp_path / "df.p"
-    with pytest.raises(DataError, match="No such file"):
+    with pytest.raises(DataError, match="no such file"):
         load_df_pickle(path)
     path.write_bytes(pickle.dumps({"ref_len": 3})[:-4])
     with pytest.raises(DataError, match="not a document-frequency pickle"):

@@ -138,15 +138,16 @@ def read_id_list(path: pathlib.Path) -> list[ImageId]:
     return list(ids)
 
 
-def check_disjoint(lists: Mapping[str, Iterable[ImageId]], place: Any) -> None:
-    """Raise a DataError that names `place` when two splits list the same image."""
+def check_disjoint(lists: Mapping[str, Iterable[ImageId]], source: Any) -> None:
+    """Raise a DataError when two splits list the same image; `source` is the folder of the lists."""
     where: dict[ImageId, str] = {}
     for split, ids in lists.items():
         for image_id in ids:
             other = where.setdefault(image_id, split)
             if other != split:
-                listed = f"image {image_id!r} is listed for {other} and for {split}"
-                raise DataError(f"{place}: {listed}")
+                raise DataError(
+                    f"{source}: image {image_id!r} is listed for {other} and for {split}"
+                )
 
 
 def official_captions(name: str) -> bytes:

@@ -61,7 +61,7 @@ def import_reference(
         raise CheckpointError(f"{output}: holds a run already; expected a new directory")
     checkpoint = open_checkpoint_dir(source)
     try:
-        model, variables = interop.load_state_dict(checkpoint.dense_state_dict(), checkpoint.config)
+        model, variables = interop.load_state_dict(checkpoint.state_dict, checkpoint.config)
         tokenizer = checkpoint.load_tokenizer(interop.tokenizer_config(checkpoint.config))
         config = run_config(checkpoint.config, tokenizer.vocab_size)
     except SparsecapError as error:

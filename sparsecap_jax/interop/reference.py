@@ -1,5 +1,6 @@
 """Configs and state dicts of the PyTorch reference, in all its versions, and what they are here."""
 
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -13,9 +14,14 @@ from sparsecap_jax.interop.names import FAMILIES, SIDES, Family, Rule
 from sparsecap_jax.models import abstract_params, make_model
 from sparsecap_jax.tokenizers import Tokenizer
 
+logger = logging.getLogger(__name__)
+
 MASK_SUFFIX = "_pruning_mask"
 NEWEST = "1.0.0-alpha"
 """Version of the reference whose config.json is written; its form is that of 0.6.0."""
+
+_NESTED = ("state_dict", "model_state_dict", "model")  # where training programs keep the tensors
+_PARALLEL = "module."  # what `torch.nn.DataParallel` puts before each name
 
 # Keys of transformers before 0.3.0, and what they are called since.
 _RENAMED = {
@@ -147,13 +153,15 @@ def tokenizer_fields(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def load_state_dict(
-    state_dict: Mapping[str, np.ndarray], config: Mapping[str, Any]
+    state_dict: Mapping[str, Any], config: Mapping[str, Any]
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Turn a state dict of the reference into our model and its variables.
 
     Args:
-        state_dict: arrays by the reference's names, masks as `<weight>_pruning_mask`; sinusoid
-            buffers (`*.pe`) are ignored.
+        state_dict: arrays by the reference's names, dense or sparse, masks as
+            `<weight>_pruning_mask`; sinusoid buffers (`*.pe`) are ignored. A dict around it, such
+            as `{"state_dict": ...}`, and the prefix `module.` of all names are taken off, with a
+            warning.
         config: the reference's config.json, any version.
 
     Returns:
@@ -161,8 +169,8 @@ def load_state_dict(
         supermasks) over the same paths as params, `{}` when there are none.
 
     Raises:
-        CheckpointError: a tensor is missing, unexpected, of another shape than the config says,
-            not finite, or differs from the one it shares its layer with.
+        CheckpointError: a tensor is missing, unexpected, no array, of another shape than the
+            config says, not finite, or differs from the one it shares its layer with.
     """
     try:
         model = make_model(model_config(config))
@@ -173,7 +181,7 @@ def load_state_dict(
     fields = family.model_fields(config)
     config |= family.config_fields({name: getattr(model, name) for name in fields})
     shapes = {path: leaf.shape for path, leaf in flatten_dict(abstract_params(model)).items()}
-    left = {k: np.asarray(v) for k, v in state_dict.items() if not k.endswith(".pe")}
+    left = _tensors(state_dict)
     params: dict[tuple, np.ndarray] = {}
     masks: dict[tuple, np.ndarray] = {}
     for rule in family.rules(config):
@@ -190,6 +198,27 @@ def load_state_dict(
         names = ", ".join(sorted(left)[:5])
         raise CheckpointError(f"state dict: {len(left)} tensors no layer of ours has: {names}")
     return model, {"params": unflatten_dict(params), "masks": unflatten_dict(masks)}
+
+
+def _tensors(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return the tensors of a model as float32, by the names that they have in the reference."""
+    nested = [key for key in _NESTED if isinstance(state_dict.get(key), Mapping)]
+    if nested:
+        logger.warning("state dict: took the tensors of its %r", nested[0])
+        state_dict = state_dict[nested[0]]
+    if state_dict and all(name.startswith(_PARALLEL) for name in state_dict):
+        logger.warning("state dict: took %r off the name of every tensor", _PARALLEL)
+        state_dict = {name.removeprefix(_PARALLEL): v for name, v in state_dict.items()}
+    tensors = {}
+    for name, value in state_dict.items():
+        if not name.endswith(".pe"):
+            try:
+                dense = value.to_dense() if hasattr(value, "to_dense") else value
+                tensors[name] = np.asarray(dense, np.float32)
+            except (TypeError, ValueError) as error:
+                problem = f"{name!r} is a {type(value).__name__}, no tensor of numbers"
+                raise CheckpointError(f"state dict: {problem}") from error
+    return tensors
 
 
 def export_state_dict(
@@ -230,7 +259,7 @@ def export_state_dict(
 
 
 def _checked(name: str, value: np.ndarray, rule: Rule, shape: tuple[int, ...]) -> np.ndarray:
-    turned = _turn(np.asarray(value, np.float32), rule)
+    turned = _turn(value, rule)
     if turned.shape != shape:
         raise CheckpointError(
             f"state dict: tensor {name!r} has shape {value.shape}; the config expects "

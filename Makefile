@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test soak lint format install
+.PHONY: demo test soak fuzz lint format install
 
 # Trains dense and 95%-sparse captioners on embedded data and shows what they say.
 demo: $(STAMP)
@@ -16,6 +16,11 @@ test: $(STAMP)
 # Kills tiny runs at random; each must end as if left alone. Repeating it continues.
 soak: $(STAMP)
 	$(BIN)/python benchmarks/soak.py
+
+# Damages the files of every reader, COUNT times each (docs/results/fuzz.md).
+COUNT ?= 20000
+fuzz: $(STAMP)
+	$(BIN)/python tests/fuzz/fuzz_runs.py --count=$(COUNT) --output=docs/results/fuzz.md
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from sparsecap_jax.errors import CheckpointError, ConfigError
+from sparsecap_jax.errors import CheckpointError, ConfigError, SparsecapError
 from sparsecap_jax.interop import reference as interop
 from sparsecap_jax.interop.checkpoint_dir import open_checkpoint_dir, save_checkpoint_dir
 from sparsecap_jax.pruning import PRUNERS, Pruner, make_pruner
@@ -60,9 +60,14 @@ def import_reference(
     if pathlib.Path(output, "config.json").exists():
         raise CheckpointError(f"{output}: holds a run already; expected a new directory")
     checkpoint = open_checkpoint_dir(source)
-    model, variables = interop.load_state_dict(checkpoint.dense_state_dict(), checkpoint.config)
-    tokenizer = checkpoint.load_tokenizer(interop.tokenizer_config(checkpoint.config))
-    config = run_config(checkpoint.config, tokenizer.vocab_size)
+    try:
+        model, variables = interop.load_state_dict(checkpoint.state_dict, checkpoint.config)
+        tokenizer = checkpoint.load_tokenizer(interop.tokenizer_config(checkpoint.config))
+        config = run_config(checkpoint.config, tokenizer.vocab_size)
+    except SparsecapError as error:
+        if str(error).startswith(checkpoint.source):
+            raise
+        raise type(error)(f"{checkpoint.source}: {error}") from error
     masks = {}
     if variables["masks"]:
         masks = jax.device_get(_make_pruner(config).binarize(variables["masks"]))
@@ -93,11 +98,12 @@ def run_config(reference: Mapping[str, Any], vocab_size: int) -> ConfigDict:
         config.tokenizer = sections.tokenizer_section(options.pop("name"), **options)
         config.model = sections.model_section(fields.pop("name"), **fields)
         name = upgraded.get("prune_type") or "none"
-        if upgraded["caption_model"].endswith("_prune") and name in PRUNERS:
-            target = float(upgraded.get("prune_sparsity_target", 0.8))
+        if upgraded["caption_model"].endswith("_prune") and str(name) in PRUNERS:
+            target = interop.number(upgraded, "prune_sparsity_target", float, 0.8)
             config.pruner = sections.pruner_section(name, sparsity=target)
-    config.max_seq_length = int(upgraded.get("max_seq_length", config.max_seq_length))
-    config.data.feature_size = int(upgraded["att_feat_size"])
+    length = interop.number(upgraded, "max_seq_length", default=config.max_seq_length)
+    config.max_seq_length = length
+    config.data.feature_size = interop.number(upgraded, "att_feat_size")
     return config
 
 

@@ -138,14 +138,16 @@ def read_id_list(path: pathlib.Path) -> list[ImageId]:
     return list(ids)
 
 
-def check_disjoint(lists: Mapping[str, Iterable[ImageId]]) -> None:
-    """Raise a DataError when two splits list the same image."""
+def check_disjoint(lists: Mapping[str, Iterable[ImageId]], source: Any) -> None:
+    """Raise a DataError when two splits list one image; `source` is the folder of the lists."""
     where: dict[ImageId, str] = {}
     for split, ids in lists.items():
         for image_id in ids:
             other = where.setdefault(image_id, split)
             if other != split:
-                raise DataError(f"image {image_id!r} is listed for {other} and for {split}")
+                raise DataError(
+                    f"{source}: image {image_id!r} is listed for {other} and for {split}"
+                )
 
 
 def official_captions(name: str) -> bytes:
@@ -216,7 +218,7 @@ def load_flickr_tokens(source: Source) -> Splits:
     path = files[0]
     collector = Collector(path, source.text, source.faults)
     lists = {split: _read_list(directory, split) for split in SPLITS}
-    check_disjoint(lists)
+    check_disjoint(lists, directory)
     captions, names = _read_tokens(path, collector)
 
     def parse(entry: tuple[str, ImageId], where: str) -> Record:

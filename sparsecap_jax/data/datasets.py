@@ -176,7 +176,10 @@ def _coco_online(source: Source) -> Splits:
     splits = _karpathy(source)
     moved = [dataclasses.replace(record, split="train") for record in splits["val"]]
     val = [dataclasses.replace(record, split="val") for record in splits["test"]]
-    return {"train": splits["train"] + moved, "val": val, "test": _test2014(source)}
+    splits = {"train": splits["train"] + moved, "val": val, "test": _test2014(source)}
+    ids = {name: [record.image_id for record in records] for name, records in splits.items()}
+    caption_files.check_disjoint(ids, source.directory)
+    return splits
 
 
 def _test2014(source: Source) -> list[Record]:
@@ -209,7 +212,7 @@ def _coco_json(source: Source) -> Splits:
             raise DataError(f"{folder}: no captions_train*.json, captions_val*.json")
     lists = {split: path for split in SPLITS if (path := top / f"{split}_ids.txt").exists()}
     ids = {split: caption_files.read_id_list(path) for split, path in lists.items()}
-    caption_files.check_disjoint(ids)
+    caption_files.check_disjoint(ids, top)
     return caption_files.load_coco_json(paths, text=source.text, ids=ids, faults=source.faults)
 
 

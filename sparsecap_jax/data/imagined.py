@@ -22,8 +22,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from sparsecap_jax.arrays import ArrayFile
 from sparsecap_jax.data.features import FeatureStore, RegionFeatures, share_of
-from sparsecap_jax.data.records import SPLITS, ImageId, Record, Splits
+from sparsecap_jax.data.records import (
+    SPLITS,
+    ImageId,
+    Record,
+    Splits,
+    check_path,
+    checked_id,
+    field,
+)
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.files import read_json, write_atomically
 
@@ -229,19 +238,30 @@ def _parse_mixture(mixture: str, sources: Sequence[str]) -> dict[str, int]:
 
 def _read_sources(path: pathlib.Path) -> dict[str, Splits]:
     """Read records by source and split."""
-    try:
-        return {
-            name: {
-                split: [
-                    Record(image_id, split, filename, tuple(captions), tuple(raw))
-                    for image_id, filename, captions, raw in splits[split]
-                ]
-                for split in SPLITS
-            }
-            for name, splits in read_json(path).items()
+    content = read_json(path, "what `imagine` writes")
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected an object of sources, found {content!r:.80}")
+    return {
+        name: {
+            split: [
+                _record(row, split, f"{path}: {name}.{split}[{number}]")
+                for number, row in enumerate(field(splits, split, list, f"{path}: {name}"))
+            ]
+            for split in SPLITS
         }
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: not what `imagine` writes: {error!r}") from error
+        for name, splits in content.items()
+    }
+
+
+def _record(row: Any, split: str, where: str) -> Record:
+    match row:
+        case [int() | str(), str(), [*captions], [*raw]]:
+            if all(isinstance(text, str) for text in (*captions, *raw)):
+                image_id = checked_id(row[0], where)
+                name = check_path(row[1], where)
+                return Record(image_id, split, name, tuple(captions), tuple(raw))
+    expected = "an id, a file name, captions and raw captions"
+    raise DataError(f"{where}: expected {expected}, found {row!r:.80}")
 
 
 def save(path: str | os.PathLike, imagination: Imagination) -> None:
@@ -255,16 +275,22 @@ def save(path: str | os.PathLike, imagination: Imagination) -> None:
 
 def load(path: str | os.PathLike) -> Imagination:
     """Read what `save` wrote; DataError where it is missing, broken, or of another format."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if int(file["format_version"]) != _FORMAT:
-                raise DataError(f"{path}: format {file['format_version']}, expected {_FORMAT}")
-            words = dict(zip(file["words"].tolist(), file["weights"].tolist(), strict=True))
-            slopes = file["slopes"].astype(np.float32)
-            return Imagination(words, slopes, file["mean"], file["residuals"], file["boxes"])
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; expected imagined features (.npz)") from error
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(f"{path}: not a file of imagined features: {error}") from error
+    with ArrayFile(path, "not a file of imagined features (.npz)") as file:
+        version = file.read("format_version", "iu", 0)
+        if version != _FORMAT:
+            raise DataError(f"{path}: format {version}, expected {_FORMAT}")
+        words, weights = file.read("words", "U", 1), file.read("weights", "f", 1)
+        ranks = {"slopes": 3, "mean": 2, "residuals": 3, "boxes": 2}
+        arrays = {name: file.read(name, "f", rank) for name, rank in ranks.items()}
+    sizes = len(words), *arrays["mean"].shape
+    shapes = [arrays["slopes"].shape, (len(weights), *arrays["residuals"].shape[1:])]
+    if (
+        shapes != [sizes, sizes]
+        or not len(arrays["residuals"])
+        or arrays["boxes"].shape != (sizes[1], 4)
+    ):
+        found = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
+        raise DataError(f"{path}: {len(words)} words, {len(weights)} weights do not fit {found}")
+    slopes = arrays.pop("slopes").astype(np.float32)
+    words = dict(zip(words.tolist(), weights.tolist(), strict=True))
+    return Imagination(words, slopes, **arrays)

@@ -5,6 +5,7 @@ import io
 import math
 import os
 import pathlib
+import struct
 import zipfile
 import zlib
 from tokenize import TokenError
@@ -15,7 +16,16 @@ import numpy as np
 from sparsecap_jax.data.records import data_error
 from sparsecap_jax.errors import DataError
 
+MAX_BYTES = 2**28
+"""Size of an array of one image that is read: 16,384 regions of 2,048 numbers in float64."""
+
 _MAX_HEADER = 10_000  # bytes, numpy's own limit
+_MAX_RANK = 32
+# Errors of `zipfile` for broken archives; NotImplementedError is a RuntimeError.
+_FAULTS = (
+    *(OSError, EOFError, RuntimeError, ValueError, KeyError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
 _KINDS = {"f": "float16, float32 or float64", "iu": "integers"}
 
 
@@ -24,6 +34,14 @@ def to_npy(array: np.ndarray) -> bytes:
     content = io.BytesIO()
     np.save(content, array)
     return content.getvalue()
+
+
+def check_size(shape: tuple[int, ...], dtype: np.dtype, where: str) -> None:
+    """Raise a DataError before memory is taken for an array of over `MAX_BYTES`."""
+    # Numpy multiplies the sizes of empty arrays too.
+    if math.prod(max(n, 1) for n in shape) * dtype.itemsize > MAX_BYTES:
+        found = f"an array {list(shape)} of {dtype}"
+        raise DataError(f"{where}: {found} takes over {MAX_BYTES} bytes, more than is read")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -54,9 +72,11 @@ def _read_header(
     faults = ValueError, TypeError, SyntaxError, RecursionError, MemoryError, TokenError
     with data_error(f"{where}: not a .npy array", *faults):
         shape, fortran, dtype = _parse_header(header)
+        if any(type(n) is not int or abs(n) >= 2**63 for n in shape) or len(shape) > _MAX_RANK:
+            raise ValueError("a size that no array has")
     if dtype.kind not in kind or dtype.itemsize > 8 or min(shape, default=0) < 0:
         expected = f"expected an array of {_KINDS[kind]}"
-        raise DataError(f"{where}: {expected}, found {dtype} {list(shape)}")
+        raise DataError(f"{where}: {expected}, found {f'{dtype} {list(shape)}':.200}")
     expected, found = math.prod(shape) * dtype.itemsize, size - length
     if found != expected:
         problem = "truncated" if found < expected else "too long"
@@ -64,6 +84,7 @@ def _read_header(
             f"{where}: {problem}: an array {list(shape)} of {dtype} takes {expected} bytes, "
             f"found {found}"
         )
+    check_size(shape, dtype, where)
     return shape, "F" if fortran else "C", dtype
 
 
@@ -97,8 +118,7 @@ class Npz:
 
     def __init__(self, source: pathlib.Path | bytes, where: str = ""):
         self.where = where or str(source)
-        faults = OSError, zipfile.BadZipFile, ValueError, NotImplementedError
-        with data_error(f"{self.where}: not an .npz archive", *faults):
+        with data_error(f"{self.where}: not an .npz archive", *_FAULTS):
             file = io.BytesIO(source) if isinstance(source, bytes) else source
             self._archive = zipfile.ZipFile(file)
 
@@ -132,9 +152,10 @@ class Npz:
         if name not in self.names():
             names = ", ".join(self.names()[:10])
             raise DataError(f"{where}: no such array, found {names}")
-        faults = OSError, RuntimeError, zipfile.BadZipFile, zlib.error, ValueError, KeyError
-        with data_error(f"{where}: cannot be read", *faults):
+        with data_error(f"{where}: cannot be read", *_FAULTS):
             info = self._archive.getinfo(f"{name}.npy")
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise DataError(f"{where}: compressed in another way than numpy does")
             with self._archive.open(info) as file:
                 shape, order, dtype = _read_header(file, info.file_size, where, kind)
                 if not data:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from sparsecap_jax.errors import ConfigError, DataError
+from sparsecap_jax.files import read_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -155,10 +156,7 @@ def check_split(image: Any, splits: dict[str, str], where: str) -> str:
 
 def read_lines(path: pathlib.Path, expected: str) -> list[str]:
     """Return the lines of a text file; DataError where it is missing, empty, or not UTF-8."""
-    if not path.exists():
-        raise DataError(f"{path}: no such file; expected {expected}")
-    with data_error(f"{path}: cannot be read", OSError):
-        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    content = read_bytes(path, expected).removeprefix(b"\xef\xbb\xbf")
     if not content.strip():
         raise DataError(f"{path}: the file is empty; expected {expected}")
     lines = []

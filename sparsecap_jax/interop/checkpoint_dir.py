@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from sparsecap_jax.errors import CheckpointError
-from sparsecap_jax.files import new_folder, write_json
+from sparsecap_jax.errors import CheckpointError, DataError, SparsecapError
+from sparsecap_jax.files import new_folder, read_bytes, write_json
 from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer
 from sparsecap_jax.torch_files import SparseTensor, load_torch_file, save_torch_file
-from sparsecap_jax.torch_files.reading import BROKEN
+from sparsecap_jax.torch_files.reading import BROKEN, MAX_FILE_BYTES
 
 PREFERENCE = (
     "model_best_pruned_sparse.pth",
@@ -29,7 +29,7 @@ PREFERENCE = (
 )
 """Weights to take when none are asked for, best first."""
 
-MAX_FILE_BYTES = 2**31  # the largest of the papers, with masks, has 0.45 GB
+SMALL_BYTES = 2**24  # of config.json and of each file of a tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,11 @@ class ReferenceCheckpoint:
         with tempfile.TemporaryDirectory() as folder:
             for file, data in self.tokenizer.items():
                 pathlib.Path(folder, file).write_bytes(data)
-            return make_tokenizer(config, folder)
+            try:
+                return make_tokenizer(config, folder)
+            except SparsecapError as error:
+                message = str(error).replace(folder, f"{self.source}: tokenizer")
+                raise type(error)(message) from error
 
 
 def save_checkpoint_dir(
@@ -120,8 +124,8 @@ def open_checkpoint_dir(path: str | os.PathLike, weights: str | None = None) -> 
         raise CheckpointError(f"{source}: cannot be read as a folder or zip: {error!r}") from error
 
 
-# Names relative to config.json, and what reads each file.
-_Files = Mapping[str, Callable[[], bytes]]
+# Names relative to config.json, and what reads each file, small unless more bytes are allowed.
+_Files = Mapping[str, Callable[..., bytes]]
 
 
 def _read(files: _Files, weights: str | None, source: str) -> ReferenceCheckpoint:
@@ -129,7 +133,7 @@ def _read(files: _Files, weights: str | None, source: str) -> ReferenceCheckpoin
         raise CheckpointError("config.json: missing")
     try:
         config = json.loads(files["config.json"]().decode())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"config.json: not JSON: {error}") from error
     if not isinstance(config, dict):
         raise CheckpointError("config.json: expected a JSON object")
@@ -140,7 +144,7 @@ def _read(files: _Files, weights: str | None, source: str) -> ReferenceCheckpoin
     if not preferred and len(names) != 1:
         raise CheckpointError(f"expected one of {', '.join(PREFERENCE)}; found {names}")
     weights = (preferred or names)[0]
-    state_dict = load_torch_file(io.BytesIO(files[weights]()), name=weights)
+    state_dict = load_torch_file(io.BytesIO(files[weights](MAX_FILE_BYTES)), name=weights)
     matches = (re.fullmatch(r"tokenizer/([^/]+)", name) for name in sorted(files))
     tokenizer = {match[1]: files[match[0]]() for match in matches if match}
     return ReferenceCheckpoint(source, config, weights, state_dict, tokenizer)
@@ -149,7 +153,16 @@ def _read(files: _Files, weights: str | None, source: str) -> ReferenceCheckpoin
 def _folder_files(root: pathlib.Path) -> _Files:
     """Files of a folder and of the folders directly in it."""
     paths = [path for pattern in ("*", "*/*") for path in root.glob(pattern) if path.is_file()]
-    return {path.relative_to(root).as_posix(): path.read_bytes for path in paths}
+    return {
+        path.relative_to(root).as_posix(): functools.partial(_read_file, path) for path in paths
+    }
+
+
+def _read_file(path: pathlib.Path, max_bytes: int = SMALL_BYTES) -> bytes:
+    try:
+        return read_bytes(path, max_bytes=max_bytes)
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _zip_files(archive: zipfile.ZipFile) -> _Files:
@@ -157,6 +170,8 @@ def _zip_files(archive: zipfile.ZipFile) -> _Files:
     members = [(info.filename, info) for info in archive.infolist() if not info.is_dir()]
     names = [name for name, _ in members]
     for name in names:
+        if not name.isprintable():
+            raise CheckpointError(f"{name!r:.200}: not a name of a file")
         if "\\" in name or ":" in name or {"", ".", ".."} & set(name.split("/")):
             raise CheckpointError(f"{name!r}: leads outside of the zip")
     configs = [name for name in names if re.fullmatch(r"([^/]*/)?config\.json", name)]
@@ -170,10 +185,14 @@ def _zip_files(archive: zipfile.ZipFile) -> _Files:
     }
 
 
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    if info.file_size > MAX_FILE_BYTES:
-        claim = f"claims {info.file_size} bytes; expected at most {MAX_FILE_BYTES}"
+def _read_member(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int = SMALL_BYTES
+) -> bytes:
+    if info.file_size > max_bytes:
+        claim = f"claims {info.file_size} bytes; expected at most {max_bytes}"
         raise CheckpointError(f"{info.filename}: {claim}")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise CheckpointError(f"{info.filename}: compressed in another way than zip files are")
     try:
         return archive.read(info)
     except BROKEN as error:

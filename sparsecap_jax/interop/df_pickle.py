@@ -1,37 +1,85 @@
 """Document-frequency pickles of self-critical training codes, read without executing them.
 
-Their form is `{"ref_len": images, "document_frequency": defaultdict(float, {n-gram: count})}` with
+Their form is `{"ref_len": images, "document_frequency": {n-gram: count}}`, a dict of any kind, with
 tuples of words, or of word numbers as text; rare words are `UNK`, captions end in `<eos>` or `0`.
+Numbers may be numpy's, and text that of Python 2, UTF-8 or Latin-1.
 Source: `scripts/dataset/prepro_ngrams.py` of the reference.
 """
 
+import io
 import pathlib
+import re
 import reprlib
 from typing import Any
 
+import numpy as np
+
 from sparsecap_jax.errors import DataError
+from sparsecap_jax.files import read_bytes
 from sparsecap_jax.scst.document_frequency import MAX_N, DocumentFrequency, from_ngrams
-from sparsecap_jax.torch_files.pickles import load_restricted
+from sparsecap_jax.torch_files.pickles import Inert, encoded, load_restricted
 
 _OPCODES = frozenset(
     """
     PROTO FRAME STOP MARK GLOBAL STACK_GLOBAL REDUCE MEMOIZE BINPUT LONG_BINPUT BINGET LONG_BINGET
     BININT BININT1 BININT2 LONG1 BINFLOAT SHORT_BINSTRING BINSTRING BINUNICODE SHORT_BINUNICODE
     EMPTY_DICT SETITEM SETITEMS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
+    DICT GET PUT INT LONG FLOAT STRING UNICODE
+    BUILD NONE NEWTRUE NEWFALSE SHORT_BINBYTES BINBYTES
     """.split()  # noqa: SIM905
 )
 
 
+_ERRORS = "surrogateescape"  # byte strings of Python 2 keep their bytes
+_FACTORIES = ("float", "int", "long")
+_NUMBERS = re.compile(r"f[248]|[iu][1248]")
+
+
 def _empty_dict(*arguments: Any) -> dict:
-    if arguments != ("float",):
-        raise ValueError(f"a defaultdict of {reprlib.repr(arguments)}; expected one of float")
+    if arguments not in ((), *((name,) for name in _FACTORIES)):
+        raise ValueError(f"a defaultdict of {reprlib.repr(arguments)}; expected one of numbers")
     return {}
 
 
+def _counter(counts: Any) -> dict:
+    if type(counts) is not dict:
+        raise ValueError("a Counter of anything but a dict")
+    return counts
+
+
+class _Dtype:
+    """A dtype of numbers, as numpy's pickles describe it."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: Any, *_: Any):
+        if type(name) is not str or not _NUMBERS.fullmatch(name):
+            raise ValueError(f"a dtype {reprlib.repr(name)}")
+        self.name = name
+
+    def __setstate__(self, state: Any):
+        if type(state) is not tuple or state[1] not in ("<", ">", "|"):
+            raise ValueError(f"a dtype with the state {reprlib.repr(state)}")
+        self.name = state[1] + self.name[-2:]
+
+
+def _scalar(dtype: Any, content: Any) -> int | float:
+    if type(content) is str:  # a byte string of Python 2
+        content = content.encode(errors=_ERRORS)
+    if type(dtype) is not _Dtype or type(content) is not bytes:
+        raise ValueError("a number of numpy without its type or bytes")
+    (number,) = np.frombuffer(content, dtype.name).tolist()
+    return number
+
+
 _GLOBALS = {
-    ("collections", "defaultdict"): _empty_dict,
-    ("builtins", "float"): "float",
-    ("__builtin__", "float"): "float",
+    ("collections", "defaultdict"): Inert(_empty_dict),
+    ("collections", "OrderedDict"): Inert(_empty_dict),
+    ("collections", "Counter"): Inert(_counter),
+    **{(module, n): n for module in ("builtins", "__builtin__") for n in _FACTORIES},
+    **{(f"numpy.{core}.multiarray", "scalar"): Inert(_scalar) for core in ("core", "_core")},
+    ("numpy", "dtype"): Inert(_Dtype),
+    ("_codecs", "encode"): Inert(encoded),
 }
 
 
@@ -42,11 +90,11 @@ def load_df_pickle(path: str | pathlib.Path) -> DocumentFrequency:
         DataError: missing, corrupt, of another form, or a pickle that asks for more than it needs.
     """
     try:
-        with open(path, "rb") as file:
-            content = load_restricted(file, _OPCODES, _GLOBALS, encoding="latin1")
+        file = io.BytesIO(read_bytes(path, "a document-frequency pickle"))
+        content = load_restricted(file, _OPCODES, _GLOBALS, errors=_ERRORS)
         return _convert(content, pathlib.Path(path).name)
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; expected a document-frequency pickle") from None
+    except DataError:
+        raise
     except Exception as error:  # whatever foreign bytes provoke
         raise DataError(f"{path}: not a document-frequency pickle: {error}") from error
 
@@ -66,8 +114,18 @@ def _convert(content: Any, name: str) -> DocumentFrequency:
             raise ValueError(f"n-gram {reprlib.repr(ngram)}; {expected}")
         if type(count) not in (int, float) or not 0 <= count < float("inf"):
             raise ValueError(f"n-gram {reprlib.repr(ngram)} has the count {reprlib.repr(count)}")
+    counts = {tuple(map(_text, ngram)): float(count) for ngram, count in counts.items()}
     words = {ngram[0] for ngram in counts if len(ngram) == 1}
     tokens = "ids" if all(word.isdigit() for word in words) else "words"
     eos, unk = "0" if tokens == "ids" else "<eos>", "UNK"
     special = {"eos": eos if eos in words else "", "unk": unk if unk in words else ""}
     return from_ngrams(counts, int(images), **special, dataset=name, tokens=tokens)
+
+
+def _text(word: str) -> str:
+    """Return a word; one that is not UTF-8 in a file of Python 2 was Latin-1."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return word.encode(errors=_ERRORS).decode("latin1")
+    return word

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.models.attention import sinusoids
 
 
@@ -45,6 +46,9 @@ class Family(abc.ABC):
 
     def model_fields(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Return the fields of our model for a config of the reference."""
+        missing = [theirs for theirs in self.keys.values() if theirs not in config]
+        if missing:
+            raise ConfigError(f"reference config.json: {missing[0]} is missing")
         return {ours: config[theirs] for ours, theirs in self.keys.items()}
 
     def config_fields(self, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,7 +145,7 @@ class _Transformer(Family):
         fields["dropout"] = 0.1 / 3 if config["caption_model"].endswith("_prune") else 0.1
         for side in SIDES:
             fields[f"share_attention_{side}"] = _shared(config, f"share_att_{side}") or ""
-            fields[f"share_layer_{side}"] = tuple(_shared(config, f"share_layer_{side}") or ())
+            fields[f"share_layer_{side}"] = _shared(config, f"share_layer_{side}") or ()
         if self.relation:
             plain = config.get("no_box_trigonometric_embedding", False)
             fields["box_embedding"] = "plain" if plain else "trig"

@@ -1,5 +1,6 @@
 """Configs and state dicts of the PyTorch reference, in all its versions, and what they are here."""
 
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -13,9 +14,14 @@ from sparsecap_jax.interop.names import FAMILIES, SIDES, Family, Rule
 from sparsecap_jax.models import abstract_params, make_model
 from sparsecap_jax.tokenizers import Tokenizer
 
+logger = logging.getLogger(__name__)
+
 MASK_SUFFIX = "_pruning_mask"
 NEWEST = "1.0.0-alpha"
 """Version of the reference whose config.json is written; its form is that of 0.6.0."""
+
+_NESTED = ("state_dict", "model_state_dict", "model")  # where training programs keep the tensors
+_PARALLEL = "module."  # what `torch.nn.DataParallel` puts before each name
 
 # Keys of transformers before 0.3.0, and what they are called since.
 _RENAMED = {
@@ -41,9 +47,9 @@ def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError("reference config.json: caption_model is missing; expected its name")
     transformer = "transformer" in config["caption_model"]
     text = config.get("version", "0.6.0" if "share_layer_encoder" in config else "0.1.0")
-    match = re.match(r"(\d+)\.(\d+)\.(\d+)", str(text))
+    match = re.match(r"(\d{1,9})\.(\d{1,9})\.(\d{1,9})", str(text))
     if not match:
-        raise ConfigError(f"reference config.json: version {text!r}; expected one like '0.4.0'")
+        raise ConfigError(f"reference config.json: version {text!r:.80}; expected one like '0.4.0'")
     version = tuple(map(int, match.groups()))
     if version < (0, 6, 0):
         for key in ("share_att", "share_layer"):
@@ -53,11 +59,22 @@ def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:
     if transformer:
         config.setdefault("num_heads", 8)
     if version < (0, 3, 0):
-        config["vocab_size"] += 1
+        config["vocab_size"] = number(config, "vocab_size") + 1
         for old, new in _RENAMED.items() if transformer else ():
             if old in config:
                 config[new] = config.pop(old)
     return config
+
+
+def number(
+    config: Mapping[str, Any], key: str, kind: type = int, default: Any = None
+) -> int | float:
+    """Return the number `key` of a reference config.json; ConfigError where it is none."""
+    value = config.get(key, default)
+    if type(value) not in (int, float) or not -1e9 < value < 1e9 or kind(value) != value:
+        expected = "a whole number" if kind is int else "a number"
+        raise ConfigError(f"reference config.json: {key} is {value!r:.80}; expected {expected}")
+    return kind(value)
 
 
 def _family(config: Mapping[str, Any]) -> tuple[Family, dict[str, Any]]:
@@ -65,7 +82,7 @@ def _family(config: Mapping[str, Any]) -> tuple[Family, dict[str, Any]]:
     config = upgrade_config(config)
     name = config["caption_model"].removesuffix("_prune")
     if name not in FAMILIES:
-        found = f"reference config.json: caption_model {name!r}"
+        found = f"reference config.json: caption_model {name!r:.80}"
         raise ConfigError(f"{found} is none of {', '.join(FAMILIES)}")
     return FAMILIES[name], config
 
@@ -115,7 +132,7 @@ def has_pruned_class(model: Mapping[str, Any]) -> bool:
 def tokenizer_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return our `config.tokenizer`, without `vocab_size`, for a reference config.json."""
     name = config.get("tokenizer", "word")
-    options = {"radix_base": int(config["radix_base"])} if name == "radix" else {}
+    options = {"radix_base": number(config, "radix_base")} if name == "radix" else {}
     return {"name": name, **options}
 
 
@@ -136,13 +153,15 @@ def tokenizer_fields(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def load_state_dict(
-    state_dict: Mapping[str, np.ndarray], config: Mapping[str, Any]
+    state_dict: Mapping[str, Any], config: Mapping[str, Any]
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Turn a state dict of the reference into our model and its variables.
 
     Args:
-        state_dict: arrays by the reference's names, masks as `<weight>_pruning_mask`; sinusoid
-            buffers (`*.pe`) are ignored.
+        state_dict: arrays by the reference's names, dense or sparse, masks as
+            `<weight>_pruning_mask`; sinusoid buffers (`*.pe`) are ignored. A dict around it, such
+            as `{"state_dict": ...}`, and the prefix `module.` of all names are taken off, with a
+            warning.
         config: the reference's config.json, any version.
 
     Returns:
@@ -150,15 +169,22 @@ def load_state_dict(
         supermasks) over the same paths as params, `{}` when there are none.
 
     Raises:
-        CheckpointError: a tensor is missing, unexpected, of another shape than the config says,
-            not finite, or differs from the one it shares its layer with.
+        CheckpointError: a tensor is missing, unexpected, no array, of another shape than the
+            config says, not finite, or differs from the one it shares its layer with.
     """
-    model = make_model(model_config(config))
+    try:
+        model = make_model(model_config(config))
+    except ConfigError as error:
+        raise ConfigError(f"reference config.json: {error}") from error
+    family, config = _family(config)
+    # Values that were checked, in the form that the reference gives them.
+    fields = family.model_fields(config)
+    config |= family.config_fields({name: getattr(model, name) for name in fields})
     shapes = {path: leaf.shape for path, leaf in flatten_dict(abstract_params(model)).items()}
-    left = {k: np.asarray(v) for k, v in state_dict.items() if not k.endswith(".pe")}
+    left = _tensors(state_dict)
     params: dict[tuple, np.ndarray] = {}
     masks: dict[tuple, np.ndarray] = {}
-    for rule in rules(config):
+    for rule in family.rules(config):
         if rule.reference not in left:
             raise CheckpointError(f"state dict: tensor {rule.reference!r} is missing")
         for tree, name in ((params, rule.reference), (masks, rule.reference + MASK_SUFFIX)):
@@ -172,6 +198,27 @@ def load_state_dict(
         names = ", ".join(sorted(left)[:5])
         raise CheckpointError(f"state dict: {len(left)} tensors no layer of ours has: {names}")
     return model, {"params": unflatten_dict(params), "masks": unflatten_dict(masks)}
+
+
+def _tensors(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return the tensors of a model as float32, by the names that they have in the reference."""
+    nested = [key for key in _NESTED if isinstance(state_dict.get(key), Mapping)]
+    if nested:
+        logger.warning("state dict: took the tensors of its %r", nested[0])
+        state_dict = state_dict[nested[0]]
+    if state_dict and all(name.startswith(_PARALLEL) for name in state_dict):
+        logger.warning("state dict: took %r off the name of every tensor", _PARALLEL)
+        state_dict = {name.removeprefix(_PARALLEL): v for name, v in state_dict.items()}
+    tensors = {}
+    for name, value in state_dict.items():
+        if not name.endswith(".pe"):
+            try:
+                dense = value.to_dense() if hasattr(value, "to_dense") else value
+                tensors[name] = np.asarray(dense, np.float32)
+            except (TypeError, ValueError) as error:
+                problem = f"{name!r} is a {type(value).__name__}, no tensor of numbers"
+                raise CheckpointError(f"state dict: {problem}") from error
+    return tensors
 
 
 def export_state_dict(
@@ -212,7 +259,7 @@ def export_state_dict(
 
 
 def _checked(name: str, value: np.ndarray, rule: Rule, shape: tuple[int, ...]) -> np.ndarray:
-    turned = _turn(np.asarray(value, np.float32), rule)
+    turned = _turn(value, rule)
     if turned.shape != shape:
         raise CheckpointError(
             f"state dict: tensor {name!r} has shape {value.shape}; the config expects "

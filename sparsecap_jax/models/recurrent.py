@@ -40,11 +40,11 @@ class RecurrentModel(CaptionModel):
         remat: whether training recomputes each word's step in the backward pass to save memory.
     """
 
-    vocab_size: Annotated[int, Range(1)]
-    feature_size: Annotated[int, Range(1)] = 2048
-    embed_size: Annotated[int, Range(1)] = 1000
-    rnn_size: Annotated[int, Range(1)] = 1000
-    attention_size: Annotated[int, Range(1)] = 512
+    vocab_size: Annotated[int, Range(1, 2**20)]
+    feature_size: Annotated[int, Range(1, 2**16)] = 2048
+    embed_size: Annotated[int, Range(1, 2**16)] = 1000
+    rnn_size: Annotated[int, Range(1, 2**16)] = 1000
+    attention_size: Annotated[int, Range(1, 2**16)] = 512
     dropout: Annotated[float, Range(0, 1, open_high=True)] = 0.5
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False

@@ -38,8 +38,8 @@ class SoftAttention(RecurrentModel):
         others: see `RecurrentModel`.
     """
 
-    embed_size: Annotated[int, Range(1)] = 256
-    rnn_size: Annotated[int, Range(1)] = 512
+    embed_size: Annotated[int, Range(1, 2**16)] = 256
+    rnn_size: Annotated[int, Range(1, 2**16)] = 512
     dropout: Annotated[float, Range(0, 1, open_high=True)] = 0.35
     cell: Literal["lstm", "gru"] = "lstm"
     attention_dropout: Annotated[float, Range(0, 1, open_high=True)] = 0.1

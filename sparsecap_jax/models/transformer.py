@@ -25,6 +25,9 @@ from sparsecap_jax.models.transformer_layers import DecoderLayer, EncoderLayer, 
 from sparsecap_jax.settings import Range
 from sparsecap_jax.types import ArrayLike, Regions
 
+MAX_LAYERS = 64
+"""Layers of an encoder or decoder, ten times those of the papers: a config may come from a file."""
+
 Context = dict[str, Array | tuple[KeysValues, ...]]
 Carry = dict[str, Array | tuple[KeysValues, ...]]
 
@@ -52,15 +55,15 @@ class Transformer(CaptionModel):
         remat: whether training recomputes each layer in the backward pass to save memory.
     """
 
-    vocab_size: Annotated[int, Range(1)]
-    feature_size: Annotated[int, Range(1)] = 2048
-    d_model: Annotated[int, Range(2)] = 512
-    ff_size: Annotated[int, Range(1)] = 2048
-    num_layers: Annotated[int, Range(1)] = 6
-    num_heads: Annotated[int, Range(1)] = 8
+    vocab_size: Annotated[int, Range(1, 2**20)]
+    feature_size: Annotated[int, Range(1, 2**16)] = 2048
+    d_model: Annotated[int, Range(2, 2**14)] = 512
+    ff_size: Annotated[int, Range(1, 2**16)] = 2048
+    num_layers: Annotated[int, Range(1, MAX_LAYERS)] = 6
+    num_heads: Annotated[int, Range(1, 64)] = 8
     dropout: Annotated[float, Range(0, 1, open_high=True)] = 0.1
     source_dropout: Annotated[float, Range(0, 1, open_high=True)] = 0.5
-    max_seq_length: Annotated[int, Range(1)] = 18
+    max_seq_length: Annotated[int, Range(1, 5000)] = 18
     share_attention_encoder: Literal["", "kv", "qk"] = ""
     share_attention_decoder: Literal["", "kv", "qk"] = ""
     share_layer_encoder: Annotated[tuple[int, ...], Range(0)] = ()
@@ -78,11 +81,11 @@ class Transformer(CaptionModel):
                 f"({self.num_heads})"
             )
         for field in ("share_layer_encoder", "share_layer_decoder"):
-            layers = set(getattr(self, field))
-            if layers != set(range(len(layers))):
+            order = getattr(self, field)
+            if set(order) != set(range(len(set(order)))) or len(order) > MAX_LAYERS:
                 raise ConfigError(
-                    f"model.{field} is {getattr(self, field)}; expected layer numbers from 0 on "
-                    "without gaps, such as (0, 0, 0, 1, 1, 1)"
+                    f"model.{field} is {order!s:.200}; expected at most {MAX_LAYERS} layer "
+                    "numbers from 0 on without gaps, such as (0, 0, 0, 1, 1, 1)"
                 )
         super().__post_init__()
 

@@ -60,7 +60,7 @@ class UpDown(RecurrentModel):
         others: see `RecurrentModel`.
     """
 
-    logit_layers: Annotated[int, Range(1)] = 1
+    logit_layers: Annotated[int, Range(1, 64)] = 1
 
     def setup(self):
         rnn, dtype = self.rnn_size, self.compute_dtype

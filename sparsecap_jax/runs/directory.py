@@ -16,14 +16,14 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from sparsecap_jax.errors import CheckpointError, SparsecapError
-from sparsecap_jax.files import read_json, write_atomically, write_json
+from sparsecap_jax.files import read_settings, write_atomically, write_json
 from sparsecap_jax.models import abstract_params, make_model
 from sparsecap_jax.pruning import make_pruner
 from sparsecap_jax.pruning.masks import finalize
 from sparsecap_jax.pruning.paths import select
 from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.config import from_dict, model_config, to_json
-from sparsecap_jax.runs.weights import load_weights, misfits, save_weights
+from sparsecap_jax.runs.weights import check_fit, load_weights, save_weights
 from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer
 from sparsecap_jax.types import PyTree
 
@@ -71,13 +71,9 @@ def load_run(directory: str | pathlib.Path) -> LoadedRun:
     config = load_config(directory)
     tokenizer = make_tokenizer(config.tokenizer, directory / TOKENIZER)
     model = make_model(model_config(config, tokenizer.vocab_size))
-    variables = load_variables(directory, config)
-    faults = misfits(variables["params"], abstract_params(model))
-    if faults:
-        fault = next(iter(faults.values()))
-        raise CheckpointError(f"{directory}: not as {CONFIG} and tokenizer say: weight {fault}")
+    variables = load_variables(directory, config, abstract_params(model))
     files = [directory / name for name in (EXTRACTOR, SEARCH)]
-    notes = [read_json(file) if file.exists() else {} for file in files]
+    notes = [read_settings(file) if file.exists() else {} for file in files]
     return LoadedRun(config, tokenizer, model, variables["params"], variables["masks"], *notes)
 
 
@@ -87,26 +83,29 @@ def load_config(directory: pathlib.Path) -> ConfigDict:
     if not path.exists():
         raise CheckpointError(f"{directory}: no run directory: {CONFIG} is missing")
     try:
-        return from_dict(read_json(path), str(path))
+        return from_dict(read_settings(path), str(path))
     except SparsecapError as error:
         raise CheckpointError(str(error)) from error
 
 
 def load_variables(
-    directory: str | pathlib.Path, config: ConfigDict | None = None
+    directory: str | pathlib.Path, config: ConfigDict | None = None, expected: PyTree | None = None
 ) -> dict[str, Any]:
     """Load `{"params": pruned weights, "masks": binary masks}` of a run directory.
 
     `weights.npz` where the run is finished, else its best checkpoint, else its last one.
 
     Raises:
-        CheckpointError: there are none, or they are corrupt.
+        CheckpointError: there are none, they are corrupt, or not of the paths and shapes `expected`
+            of params.
     """
     directory = pathlib.Path(directory)
     if (directory / WEIGHTS).exists():
-        return load_weights(directory / WEIGHTS)
+        return load_weights(directory / WEIGHTS, expected)
     config = config or load_config(directory)
     variables = load_raw_variables(directory)
+    if expected is not None:
+        check_fit(directory, variables["params"], expected)
     pruner = make_pruner(config.pruner, total_steps=1, steps_per_epoch=1)
     masks = jax.device_get(pruner.binarize(variables["masks"]))
     return {"params": jax.device_get(finalize(variables["params"], masks)), "masks": masks}

@@ -7,18 +7,24 @@ weight and 1/8 byte per weight of a sparse leaf. A compact file is compressed an
 values: at 95% sparsity 2 bytes per kept weight and about 1/28 byte per weight.
 """
 
+import math
 import pathlib
-import zipfile
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from sparsecap_jax.arrays import ArrayFile
 from sparsecap_jax.errors import CheckpointError
 from sparsecap_jax.files import write_atomically
 from sparsecap_jax.types import PyTree
 
 FORMAT_VERSION = 1
+
+MAX_WEIGHTS = 2**28
+"""Weights of a file that is read without its config: five times the largest model of the papers."""
+
+_MAX_RANK = 33
 
 
 def save_weights(
@@ -48,35 +54,51 @@ def save_weights(
     return pathlib.Path(path).stat().st_size
 
 
-def load_weights(path: str | pathlib.Path) -> dict[str, Any]:
+def load_weights(path: str | pathlib.Path, expected: PyTree | None = None) -> dict[str, Any]:
     """Read what `save_weights` wrote.
+
+    Args:
+        path: the file.
+        expected: params whose paths and shapes it must have; without them it may hold up to
+            `MAX_WEIGHTS` weights. Both are checked before the weights are read.
 
     Returns:
         `{"params": ..., "masks": ...}`, float32; masks are binary and cover the sparse leaves.
 
     Raises:
-        CheckpointError: the file is missing, corrupt, or of another format.
+        CheckpointError: the file is missing, corrupt, of another format, or of another model.
     """
-    try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            entries = {key: file[key] for key in file.files}
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file; expected weights (.npz)") from error
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path}: corrupt or not a weights file: {error}") from error
-    version = entries.pop("format_version", None)
-    if version is None or int(version) != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path}: format_version is {version}; this release reads {FORMAT_VERSION}"
-        )
-    params, masks = {}, {}
-    for entry, value in entries.items():
-        kind, _, name = entry.partition(":")
-        if kind == "dense":
-            params[name] = value.astype(np.float32)
-        elif kind == "shape":
-            params[name], masks[name] = _unpack(path, name, entries)
+    with ArrayFile(path, "corrupt or not a weights file (.npz)", CheckpointError) as file:
+        version = file.read("format_version", "iu") if "format_version" in file.headers else None
+        if version is None or version.shape or version != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{path}: format_version is {version}; this release reads {FORMAT_VERSION}"
+            )
+        shapes = _stored_shapes(path, file)
+        if expected is not None:
+            check_fit(path, {name: Leaf(shape) for name, shape in shapes.items()}, expected)
+        total = sum(math.prod(shape) for shape in shapes.values())
+        if expected is None and total > MAX_WEIGHTS:
+            raise CheckpointError(f"{path}: {total} weights; expected at most {MAX_WEIGHTS}")
+        params, masks = {}, {}
+        for name, shape in shapes.items():
+            if f"shape:{name}" in file.headers:
+                params[name], masks[name] = _unpack(path, name, shape, file)
+            else:
+                params[name] = file.read(f"dense:{name}").astype(np.float32)
     return {"params": unflatten_dict(params, sep="/"), "masks": unflatten_dict(masks, sep="/")}
+
+
+class Leaf(NamedTuple):
+    """A leaf that is known by its shape alone."""
+
+    shape: tuple[int, ...]
+
+
+def check_fit(where: Any, tree: PyTree, expected: PyTree) -> None:
+    """Raise a CheckpointError about the first of the `misfits` of weights, if there are any."""
+    for fault in misfits(tree, expected).values():
+        raise CheckpointError(f"{where}: not as config.json and tokenizer say: weight {fault}")
 
 
 def misfits(tree: PyTree, expected: PyTree) -> dict[str, str]:
@@ -96,16 +118,41 @@ def misfits(tree: PyTree, expected: PyTree) -> dict[str, str]:
     return faults
 
 
-def _unpack(path, name: str, entries: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _stored_shapes(path: Any, file: ArrayFile) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all leaves by path; no path may lie within another."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for entry, header in file.headers.items():
+        kind, _, name = entry.partition(":")
+        if kind not in ("dense", "shape"):
+            continue
+        if name in shapes or not name.isprintable():
+            raise CheckpointError(f"{path}: {name!r:.200}: expected plain names, each once")
+        shapes[name] = header.shape
+        if kind == "shape":
+            sizes = file.read(entry, "iu", 1).tolist() if header.shape < (_MAX_RANK,) else [-1]
+            if min(sizes, default=0) < 0:
+                raise CheckpointError(f"{path}: {entry}: {sizes} is no shape")
+            shapes[name] = tuple(sizes)
+    for name in shapes:
+        parts = name.split("/")
+        if "" in parts or any("/".join(parts[:n]) in shapes for n in range(1, len(parts))):
+            raise CheckpointError(f"{path}: {name}: expected a path that lies within no other")
+    return shapes
+
+
+def _unpack(
+    path: Any, name: str, shape: tuple[int, ...], file: ArrayFile
+) -> tuple[np.ndarray, np.ndarray]:
     """Weights and binary mask of one sparse leaf."""
-    shape = tuple(int(size) for size in entries[f"shape:{name}"])
-    bits, values = entries.get(f"bits:{name}"), entries.get(f"values:{name}")
-    count = int(np.prod(shape))
-    if bits is None or values is None or bits.size != -(-count // 8):
+    bits, values = (file.headers.get(f"{kind}:{name}") for kind in ("bits", "values"))
+    count = math.prod(shape)
+    if bits is None or values is None or bits.shape != (-(-count // 8),):
         raise CheckpointError(f"{path}: {name}: bits or values are missing or of another size")
-    kept = np.unpackbits(bits, count=count).astype(bool).reshape(shape)
-    if int(kept.sum()) != values.size:
-        raise CheckpointError(f"{path}: {name}: {values.size} values for {int(kept.sum())} bits")
+    packed = file.read(f"bits:{name}", "u")
+    kept = np.unpackbits(packed, count=count).astype(bool).reshape(shape)
+    if values.shape != (int(kept.sum()),):
+        found = f"{list(values.shape)} values for {int(kept.sum())} bits"
+        raise CheckpointError(f"{path}: {name}: {found}")
     weights = np.zeros(shape, np.float32)
-    weights[kept] = values
+    weights[kept] = file.read(f"values:{name}")
     return weights, kept.astype(np.float32)

@@ -7,15 +7,15 @@ of order n - 1, and by its last word. Tables are sorted, so that a lookup is a b
 import dataclasses
 import json
 import pathlib
-import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from sparsecap_jax.arrays import ArrayFile
 from sparsecap_jax.errors import DataError
-from sparsecap_jax.files import write_atomically
+from sparsecap_jax.files import foreign_errors, write_atomically
 from sparsecap_jax.settings import Range, build
 
 MAX_N = 4
@@ -106,34 +106,28 @@ class DocumentFrequency:
         Raises:
             DataError: missing, not such a file, of another version, or inconsistent.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = dict(file)
-        except FileNotFoundError:
-            raise DataError(f"{path}: no such file; expected document frequencies") from None
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile, TypeError) as error:
-            raise DataError(
-                f"{path}: not document frequencies made by launch/prepare_data.py df (which also "
-                f"converts pickles of other codes): {error}"
-            ) from error
-        try:
-            return cls._from_arrays(arrays)
-        except (KeyError, ValueError, TypeError, IndexError) as error:
-            raise DataError(f"{path}: document frequencies: {error}") from error
-
-    @classmethod
-    def _from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "DocumentFrequency":
-        header = json.loads(_text(arrays["header"]))
-        format_ = header.get("format"), header.get("version")
-        if format_ != (FORMAT, FORMAT_VERSION):
-            raise ValueError(f"format and version are {format_}; expected {FORMAT, FORMAT_VERSION}")
-        fields = {
-            field: tuple(arrays[f"{field}_{n}"].astype(kind) for n in range(first, MAX_N + 1))
-            for field, (kind, first) in _TABLES.items()
-        }
-        fields["words"] = tuple(_text(arrays["words"]).split("\n"))
-        table = build(cls, {name: header[name] for name in _HEADER}, "header", **fields)
-        table._check()
+        problem = (
+            "not document frequencies made by launch/prepare_data.py df (which also converts "
+            "pickles of other codes)"
+        )
+        where, fields = f"{path}: document frequencies", {}
+        with ArrayFile(path, problem) as file:
+            header = file.read("header", "u", 1).tobytes()
+            with foreign_errors(f"{where}: header"):
+                header = {**json.loads(header)}
+            format_ = header.get("format"), header.get("version")
+            if format_ != (FORMAT, FORMAT_VERSION):
+                expected = FORMAT, FORMAT_VERSION
+                raise DataError(f"{where}: format and version are {format_}; expected {expected}")
+            words = file.read("words", "u", 1).tobytes()
+            for field, (kind, first) in _TABLES.items():
+                kinds = "f" if kind is np.float64 else "iu"
+                names = [f"{field}_{n}" for n in range(first, MAX_N + 1)]
+                fields[field] = tuple(file.read(name, kinds, 1).astype(kind) for name in names)
+        with foreign_errors(where):
+            fields["words"] = tuple(words.decode().split("\n"))
+            table = build(cls, {name: header[name] for name in _HEADER}, "header", **fields)
+            table._check()
         return table
 
     def _check(self) -> None:
@@ -249,7 +243,3 @@ def _trie(vocabulary_size: int, left: np.ndarray, nth_word: Callable, images_of:
 
 def _bytes(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-8"), np.uint8)
-
-
-def _text(array: np.ndarray) -> str:
-    return array.astype(np.uint8).tobytes().decode("utf-8")

@@ -4,11 +4,11 @@
 """
 
 import os
-import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sparsecap_jax.errors import ConfigError, DataError
+from sparsecap_jax.files import read_bytes
 from sparsecap_jax.settings import Registry, checked, fields_of
 from sparsecap_jax.tokenizers.base import (
     BpeTokenizer,
@@ -80,9 +80,7 @@ def read_captions(path: str | os.PathLike) -> list[str]:
         DataError: the file is missing, holds no caption, or a line is not UTF-8.
     """
     try:
-        text = pathlib.Path(path).read_text("utf-8")
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; expected a text file of captions") from error
+        text = read_bytes(path, "a text file of captions").decode("utf-8-sig").replace("\r", "\n")
     except UnicodeDecodeError as error:
         lines = (error.object[: error.start] + b".").splitlines()
         place = f"line {len(lines)} is not UTF-8 (byte {len(lines[-1]) - 1})"

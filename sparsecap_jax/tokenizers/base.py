@@ -15,12 +15,13 @@ import numpy as np
 import sentencepiece
 
 from sparsecap_jax.errors import ConfigError, DataError
-from sparsecap_jax.files import new_folder, write_atomically
+from sparsecap_jax.files import new_folder, read_bytes, write_atomically
 from sparsecap_jax.settings import Range
 
 logger = logging.getLogger(__name__)
 
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = 0, 1, 2, 3
+MAX_MODEL_BYTES = 2**28  # a million pieces take 0.02 GB
 SPECIAL_IDS = {"pad_id": PAD_ID, "unk_id": UNK_ID, "bos_id": BOS_ID, "eos_id": EOS_ID}
 
 _TOO_FEW = re.compile(r"Vocabulary size is smaller than required_chars\. (\d+) vs (\d+)")
@@ -126,12 +127,11 @@ class Tokenizer:
         `options` are further fields of `config`; DataError where the model is missing or corrupt.
         """
         path = cls._model_path(directory)
+        model = read_bytes(path, "a SentencePiece model", max_bytes=MAX_MODEL_BYTES)
         try:
-            return cls(path.read_bytes(), **options)
+            return cls(model, **options)
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
-        except OSError as error:
-            raise DataError(f"{path}: {error.strerror}; expected a SentencePiece model") from error
 
     @classmethod
     def _model_path(cls, directory: str | os.PathLike) -> pathlib.Path:

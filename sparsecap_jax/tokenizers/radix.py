@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from sparsecap_jax.errors import ConfigError, DataError
-from sparsecap_jax.files import read_json
+from sparsecap_jax.files import read_settings
 from sparsecap_jax.settings import Range
 from sparsecap_jax.tokenizers.base import SPECIAL_IDS, Tokenizer, TokenizerConfig, _as_ids
 
@@ -139,8 +139,8 @@ class RadixTokenizer(Tokenizer):
 def _stored_base(path: pathlib.Path) -> int | None:
     if not path.exists():
         return None
-    settings = read_json(path)
-    base = settings.get("radix_base") if isinstance(settings, dict) else None
-    if type(base) is not int or base < 2:
-        raise DataError(f"{path}: radix_base: found {base!r}, expected an integer of 2 or more")
+    base = read_settings(path).get("radix_base")
+    if type(base) is not int or not 2 <= base <= 10**6:
+        expected = "expected an integer of 2 or more, up to a million"
+        raise DataError(f"{path}: radix_base: found {base!r:.80}, {expected}")
     return base

@@ -9,7 +9,7 @@ import io
 import pickle
 import pickletools
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from sparsecap_jax.errors import CheckpointError
@@ -25,9 +25,12 @@ from sparsecap_jax.torch_files.tensors import (
 _SCALAR_OPCODES = frozenset(
     """
     BININT BININT1 BININT2 LONG1 SHORT_BINSTRING BINSTRING BINUNICODE SHORT_BINUNICODE BINUNICODE8
+    INT LONG STRING UNICODE
     """.split()  # noqa: SIM905
 )
 _TUPLE_OPCODES = frozenset(["EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "TUPLE"])
+_DICT_OPCODES = frozenset(["DICT", "SETITEM", "SETITEMS"])
+_MAX_ARGUMENT = 2**24  # bytes of one text or number
 _MAX_KEY_PARTS = 32  # a tuple is hashed anew, part by part, each time that it is a key
 _MARK, _SCALAR, _FLAT, _OTHER = "mark", "text or integer", "tuple of these", "anything else"
 
@@ -37,7 +40,7 @@ def load_restricted(
     opcodes: frozenset[str],
     known: Mapping[tuple[str, str], Any],
     *,
-    encoding: str = "utf-8",
+    errors: str = "strict",
     persistent_load: Callable[[Any], Any] | None = None,
 ) -> Any:
     """Read one pickle without running anything but the entries of `known`.
@@ -46,7 +49,7 @@ def load_restricted(
         stream: open at the start of a pickle; left right behind it.
         opcodes: the instructions that are let through.
         known: stand-ins for globals, by module and name.
-        encoding: of the byte strings of Python 2.
+        errors: what becomes of byte strings of Python 2 that are not UTF-8, as in `bytes.decode`.
         persistent_load: turns persistent ids into values; without it they are refused.
 
     Raises:
@@ -56,7 +59,7 @@ def load_restricted(
     _check_opcodes(stream, opcodes)
     length = stream.tell() - start
     stream.seek(start)
-    unpickler = _Unpickler(io.BytesIO(stream.read(length)), encoding=encoding)
+    unpickler = _Unpickler(io.BytesIO(stream.read(length)), encoding="utf-8", errors=errors)
     unpickler.known, unpickler.load_pid = known, persistent_load
     return unpickler.load()
 
@@ -84,15 +87,15 @@ def _check_opcodes(stream: io.BufferedIOBase, allowed: frozenset[str]) -> None:
     """
     stack: list[str] = []
     memo: dict[int, str] = {}
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+    for count, (opcode, argument) in enumerate(_instructions(stream)):
         name = opcode.name
         if name not in allowed:
             raise ValueError(f"pickle instruction {name}, which no such file needs")
-        if name in ("BINGET", "LONG_BINGET"):
+        if name in ("GET", "BINGET", "LONG_BINGET"):
             if argument not in memo:
                 raise ValueError(f"memo slot {argument} is empty")
             stack.append(memo[argument])
-        elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
             slot = len(memo) if argument is None else argument
             if slot > count:
                 raise ValueError("a memo slot out of range")
@@ -117,10 +120,40 @@ def _check_opcodes(stream: io.BufferedIOBase, allowed: frozenset[str]) -> None:
             if name in _TUPLE_OPCODES:
                 flat = len(values) <= _MAX_KEY_PARTS and values.count(_SCALAR) == len(values)
                 kind = _FLAT if flat else _OTHER
-            elif name in ("SETITEM", "SETITEMS") and not {*values[1::2]} <= {_SCALAR, _FLAT}:
+            # All but DICT take the dict itself first.
+            elif name in _DICT_OPCODES and not {*values[name != "DICT" :: 2]} <= {_SCALAR, _FLAT}:
                 message = "a dict key that is neither text, an integer, nor a flat tuple of these"
                 raise ValueError(message)
             stack += [kind] * len(opcode.stack_after)
+
+
+class _Arguments(NamedTuple):
+    """Reads arguments of instructions, none of them large: tensors lie outside of the pickle."""
+
+    stream: io.BufferedIOBase
+
+    def read(self, size: int) -> bytes:
+        if size > _MAX_ARGUMENT:
+            raise ValueError(f"an argument of {size} bytes")
+        return self.stream.read(size)
+
+    def readline(self) -> bytes:
+        return self.stream.readline(_MAX_ARGUMENT)
+
+
+def _instructions(stream: io.BufferedIOBase) -> Iterator[tuple[pickletools.OpcodeInfo, Any]]:
+    """Yield instructions and arguments, as `pickletools.genops`, which wants byte strings ASCII."""
+    name, arguments = "", _Arguments(stream)
+    while name != "STOP":
+        code = stream.read(1).decode("latin1")
+        if code not in pickletools.code2op:
+            raise ValueError(f"{code!r} is no instruction of a pickle")
+        opcode = pickletools.code2op[code]
+        name = opcode.name
+        if name == "STRING":
+            yield opcode, pickletools.read_stringnl(arguments, decode=False)
+        else:
+            yield opcode, opcode.arg and opcode.arg.reader(arguments)
 
 
 def _take(stack: list[str], count: int) -> list[str]:
@@ -131,12 +164,13 @@ def _take(stack: list[str], count: int) -> list[str]:
     return values
 
 
-class _Inert(NamedTuple):
+class Inert(NamedTuple):
     """A callable whose attributes a pickle cannot set."""
 
     function: Callable
 
     def __call__(self, *args):
+        """Call the function."""
         return self.function(*args)
 
 
@@ -194,24 +228,25 @@ def _sparse_tensor(layout, data):
     return SparseRef(indices, values, _sizes(shape))
 
 
-def _encoded(text, encoding):
+def encoded(text: Any, encoding: Any) -> bytes:
+    """Stand in for `_codecs.encode`, with which protocol 2 writes bytes."""
     if encoding != "latin1":
         raise ValueError(f"bytes encoded as {reprlib.repr(encoding)}")
     return text.encode("latin1")
 
 
 _GLOBALS: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): _Inert(_ordered_dict),
-    ("torch._utils", "_rebuild_tensor"): _Inert(_tensor),
-    ("torch._utils", "_rebuild_tensor_v2"): _Inert(_tensor),
-    ("torch._utils", "_rebuild_tensor_v3"): _Inert(_tensor_v3),
-    ("torch._utils", "_rebuild_parameter"): _Inert(_parameter),
-    ("torch._utils", "_rebuild_parameter_with_state"): _Inert(_parameter),
-    ("torch._utils", "_rebuild_sparse_tensor"): _Inert(_sparse_tensor),
-    ("torch.serialization", "_get_layout"): _Inert(lambda layout: layout),
-    ("torch", "Size"): _Inert(_sizes),
+    ("collections", "OrderedDict"): Inert(_ordered_dict),
+    ("torch._utils", "_rebuild_tensor"): Inert(_tensor),
+    ("torch._utils", "_rebuild_tensor_v2"): Inert(_tensor),
+    ("torch._utils", "_rebuild_tensor_v3"): Inert(_tensor_v3),
+    ("torch._utils", "_rebuild_parameter"): Inert(_parameter),
+    ("torch._utils", "_rebuild_parameter_with_state"): Inert(_parameter),
+    ("torch._utils", "_rebuild_sparse_tensor"): Inert(_sparse_tensor),
+    ("torch.serialization", "_get_layout"): Inert(lambda layout: layout),
+    ("torch", "Size"): Inert(_sizes),
     ("torch.storage", "UntypedStorage"): UNTYPED,
-    ("_codecs", "encode"): _Inert(_encoded),  # how protocol 2 writes bytes
+    ("_codecs", "encode"): Inert(encoded),
     **{("torch", name): dtype for name, dtype in STORAGES.items()},
     **{("torch", name): name for name in DTYPES},
 }

@@ -21,6 +21,9 @@ from sparsecap_jax.torch_files.tensors import StorageRef, TensorBuilder
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 
+MAX_FILE_BYTES = 2**31
+"""Size of a file that is read; the largest of the papers, with masks, has 0.45 GB."""
+
 # Errors that `zipfile` and `struct` raise for broken input; RuntimeError: NotImplementedError too.
 BROKEN = (
     zipfile.BadZipFile,
@@ -31,6 +34,7 @@ BROKEN = (
     OverflowError,
     RuntimeError,
     ValueError,
+    MemoryError,
 )
 
 
@@ -65,6 +69,8 @@ def load_torch_file(
 
 def _read(stream: io.BufferedIOBase) -> dict[str, Any]:
     size = stream.seek(0, io.SEEK_END)
+    if size > MAX_FILE_BYTES:
+        raise CheckpointError(f"{size} bytes; expected at most {MAX_FILE_BYTES}")
     stream.seek(0)
     is_zip = stream.read(4) == b"PK\x03\x04"
     stream.seek(0)

@@ -77,8 +77,9 @@ def test_flickr_with_crlf_and_unlisted_pictures(flickr):
 )
 def test_bad_flickr_files(flickr, name, content, message):
     (flickr / name).write_text(content)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as caught:
         load_splits("flickr8k", flickr)
+    assert str(flickr) in str(caught.value)
 
 
 def test_missing_flickr_files(flickr):

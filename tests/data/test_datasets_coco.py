@@ -85,7 +85,7 @@ def test_the_official_captions_are_those_of_the_karpathy_split(shared, tmp_path)
     here = {image["id"] for image in content["images"][:300]}
     folder = shared / "data/coco_karpathy_test"
     lists = {name: read_id_list(folder / f"karpathy_{name}_images.txt") for name in ("val", "test")}
-    check_disjoint(lists)
+    check_disjoint(lists, folder)
     assert [len(ids) for ids in lists.values()] == [5000, 5000]
     assert {i for ids in lists.values() for i in ids} <= {i["id"] for i in content["images"]}
     splits = load_coco_json({"val": [path]}, ids={k: here & {*ids} for k, ids in lists.items()})
@@ -165,6 +165,11 @@ def test_online_server_variant(coco_folder):
     )
     (coco_folder / "test2014_ids.txt").write_text("7\n")
     assert ids_of(load_splits("coco_online", coco_folder))["test"] == [7]
+    (coco_folder / "test2014_ids.txt").write_text("7\n1\n")
+    with pytest.raises(
+        DataError, match=f"^{coco_folder}: image 1 is listed for train and for test"
+    ):
+        load_splits("coco_online", coco_folder)
     info = {"images": [{"id": 6, "file_name": "COCO_test2014_000000000006.jpg"}]}
     dump(coco_folder / "annotations/image_info_test2014.json", info)
     (record,) = load_splits("coco_online", coco_folder)["test"]

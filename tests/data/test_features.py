@@ -133,6 +133,11 @@ def npy_bytes(array, **options):
     return file.getvalue()
 
 
+def npy_with_shape(shape):
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header
+
+
 GOOD = np.ones((3, WIDTH), np.float32)
 NAN = GOOD.copy()
 NAN[1, 2] = np.nan
@@ -155,6 +160,13 @@ HUGE_HEADER = npy_bytes(GOOD).replace(b"(3, 6), }" + b" " * 12, b"(9999999999999
             npy_bytes(GOOD).replace(b"(3, 6)", b"(-3,-6)")[:-1],
             r"expected .* found float32 \[-3, -6",
         ),
+        (npy_with_shape("(2**70, 0)"), "not a .npy array"),  # not a literal
+        (npy_with_shape(f"({2**70}, 0)"), "not a .npy array: a size that no array has"),
+        (npy_with_shape(f"(0x{'f' * 5000},)"), "not a .npy array: a size that no array has"),
+        (npy_with_shape(f"(-0x{'f' * 5000},)"), "not a .npy array: a size that no array has"),
+        (npy_with_shape("(True, 0)"), "not a .npy array: a size that no array has"),
+        (npy_with_shape(f"({'1,' * 33})"), "not a .npy array: a size that no array has"),
+        (npy_with_shape("(2147483647, 0)"), r"\[2147483647, 0\] of float32 takes over 268435456"),
         (npy_bytes(GOOD.astype(object), allow_pickle=True), "float16, .* found object"),
         (npy_bytes(GOOD.astype(np.int64)), "float16, float32 or float64, found int64"),
         (npy_bytes(np.ones((3, 5), np.float32)), r"expected shape \[R, 6\] .* found \[3, 5\]"),
@@ -220,6 +232,15 @@ def test_bad_fc(folder):
         open_store(folder)[42]
     np.save(path, np.full(WIDTH, np.nan, np.float32))
     with pytest.raises(DataError, match=r"fc: 6 values are NaN"):
+        open_store(folder)[42]
+
+
+def test_a_file_that_claims_a_terabyte_is_not_read(folder):
+    """Files may have holes, which take no room on disk."""
+    path = folder / "cocobu_att/42.npy"
+    path.write_bytes(npy_with_shape("(45812984490, 6)"))
+    os.truncate(path, path.stat().st_size + 45812984490 * 24)
+    with pytest.raises(DataError, match=r"42\.npy: an array \[45812984490, 6\] of float32 takes"):
         open_store(folder)[42]
 
 

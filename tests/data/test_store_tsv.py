@@ -1,4 +1,6 @@
+import json
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -110,6 +112,69 @@ def test_bad_tsv_files(tmp_path, content, message):
     (tmp_path / "f.tsv").write_bytes(content)
     with pytest.raises(DataError, match=message):
         open_store(tmp_path / "f.tsv", WIDTH).image_ids()
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8"])
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("form", ["{}", "b'{}'", '"{}"'])
+def test_types_and_forms_of_cells(tmp_path, photos, dtype, padded, form):
+    """Width 7, so that no two types fit the same bytes."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(1, 7)).astype(dtype)
+    cells = [store_files.b64(array) for array in (photos[42].pixels[:1], features)]
+    cells = [form.format(cell if padded else cell.rstrip("=")) for cell in cells]
+    (tmp_path / "f.tsv").write_text("\t".join(["8", "640.0", "480", "1", *cells]) + "\n")
+    regions = open_store(tmp_path / "f.tsv", 7, True)[8]
+    np.testing.assert_array_equal(regions.features, features.astype(np.float32))
+    expected = np.clip(photos[42].pixels[:1] / [640, 480, 640, 480], 0, 1)
+    np.testing.assert_allclose(regions.boxes, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("width", [7, 13])
+def test_vinvl_rows_in_float16(tmp_path, photos, width):
+    rng = np.random.default_rng(0)
+    x1, y1, x2, y2 = photos[42].boxes.T
+    position = np.stack([x1, y1, x2, y2, x2 - x1, y2 - y1], 1)
+    rows = np.concatenate([rng.normal(size=(3, 7)), position], 1).astype(np.float16)
+    content = json.dumps({"num_boxes": 3, "features": store_files.b64(rows)})
+    (tmp_path / "f.tsv").write_text(f"8\t{content}\n")
+    regions = open_store(tmp_path / "f.tsv", width, True)[8]
+    np.testing.assert_array_equal(regions.features, rows[:, :width].astype(np.float32))
+    np.testing.assert_allclose(regions.boxes, photos[42].boxes, atol=5e-4)
+
+
+def test_rows_of_one_feature_per_object(tmp_path, photos):
+    """What scene_graph_benchmark writes."""
+    photo = photos[42]
+    pairs = zip(photo.features, photo.pixels.tolist(), strict=True)
+    objects = [{"class": "dog", "rect": box, "feature": store_files.b64(f)} for f, box in pairs]
+    sized = {"image_w": photo.size[0], "image_h": photo.size[1], "objects": objects}
+    for content, sizes in ((sized, None), ({"objects": objects}, {42: photo.size})):
+        (tmp_path / "f.tsv").write_text(f"42\t{json.dumps(content)}\n")
+        store = open_store(tmp_path / "f.tsv", WIDTH, True, sizes=sizes)
+        assert store.num_regions(42) == 3
+        np.testing.assert_array_equal(store[42].features, photo.features)
+        np.testing.assert_array_equal(store[42].boxes, photo.boxes)
+    with pytest.raises(DataError, match="row 1: boxes are in pixels; expected the sizes"):
+        open_store(tmp_path / "f.tsv", WIDTH, True)[42]
+    for change, message in (
+        ({"feature": "AAAA"}, "row 1: features: 51 bytes are not 3 rows"),
+        ({"feature": 5}, "row 1: objects.feature: expected a string, found 5"),
+        ({"rect": [1, 2]}, "row 1: rect: setting an array element"),
+        ({"rect": [10**400, 2, 3, 4]}, "row 1: rect: "),
+    ):
+        faulty = sized | {"objects": [objects[0] | change, *objects[1:]]}
+        store = tsv(tmp_path, f"42\t{json.dumps(faulty)}\n")
+        with pytest.raises(DataError, match=message):
+            store[42]
+
+
+def test_a_row_without_end_is_not_read(tmp_path, row):
+    path = tmp_path / "f.tsv"
+    path.write_text(row)
+    os.truncate(path, 2**28)
+    with pytest.raises(DataError, match="row 2: over 134217728 bytes, more than a row has"):
+        open_store(path, WIDTH).image_ids()
 
 
 def test_bad_vinvl_rows(tmp_path):

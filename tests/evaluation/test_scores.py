@@ -159,6 +159,8 @@ def test_broken_captions(content, message, tmp_path):
         ({"images": [{"filename": "a.jpg"}]}, r"images\[0\]: 'captions' is missing"),
         ({"images": [{"captions": ["a"]}]}, r"images\[0\]: 'filename' is missing"),
         ({"images": [{"filename": 3, "captions": ["a"]}]}, r"images\[0\]\.filename: found 3"),
+        ({"images": [{"sentences": [1]}]}, r"images\[0\]: key 'split' is missing"),
+        ({"images": [{"sentences": 1}]}, r"images\[0\]: key 'split' is missing"),
         ({"images": [{"sentences": []}]}, r"images\[0\]: key 'split' is missing"),
         ({"1": "a"}, r"'1': found 'a', expected a list of captions"),
         ({"1": []}, r"'1': found \[\], expected a list of captions"),

@@ -141,6 +141,18 @@ def test_corrupt_members_are_named(tmp_path, monkeypatch):
         open_checkpoint_dir(path)
 
 
+def test_small_files_are_small(tmp_path):
+    folder = make_folder(tmp_path / "a")
+    (folder / "config.json").write_bytes(b" " * (2**24 + 1) + b"{}")
+    for path in (folder, zip_folder(folder)):
+        with pytest.raises(CheckpointError, match=r"config\.json: .*16777219 bytes; exp"):
+            open_checkpoint_dir(path)
+    (folder / "config.json").write_text("[" * 100_000)
+    for path in (folder, zip_folder(folder)):
+        with pytest.raises(CheckpointError, match=r"config\.json: not JSON: "):
+            open_checkpoint_dir(path)
+
+
 def test_errors_inside_the_weights_name_both_files(tmp_path):
     folder = make_folder(tmp_path / "a")
     (folder / "model_best.pth").write_bytes(b"hello")

@@ -1,5 +1,6 @@
 """State dicts and configs of the reference: round trips, versions, and what is refused."""
 
+import jax
 import numpy as np
 import pytest
 import reference_cases as cases
@@ -11,6 +12,7 @@ from sparsecap_jax.interop.reference import (
     model_config,
     upgrade_config,
 )
+from sparsecap_jax.torch_files import SparseTensor
 
 FILES = ("", "_logit2", "_prune_supermask", "_prune_mag_blind")
 
@@ -25,6 +27,33 @@ def test_export_undoes_load(golden, name):
     for key, value in state.items():
         np.testing.assert_array_equal(again[key], value)
     assert bool(variables["masks"]) == ("prune" in name)
+
+
+def test_other_forms_of_state_dicts(golden, caplog):
+    """Sparse tensors, a dict around it, the prefix of DataParallel: the same variables."""
+    case = golden("arch/up_down_lstm_prune_supermask.npz")
+    state, config = cases.tensors(case, "param/"), cases.config_of(case)
+    _, expected = load_state_dict(state, config)
+    assert not caplog.records
+    sparse = {k: SparseTensor.from_dense(v) if v.ndim == 2 else v for k, v in state.items()}
+    parallel = {f"module.{k}": v for k, v in sparse.items()}
+    for form, said in (
+        (sparse, []),
+        ({"epoch": 3, "state_dict": state, "optimizer": {}}, ["took the tensors of its"]),
+        (parallel, ["took 'module.' off the name"]),
+        ({"model": parallel}, ["took the tensors of its 'model'", "took 'module.' off"]),
+    ):
+        caplog.clear()
+        _, found = load_state_dict(form, config)
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+        assert len(caplog.messages) == len(said)
+        assert all(part in text for part, text in zip(said, caplog.messages, strict=True))
+    for bad in ({}, "x", ["x"]):
+        with pytest.raises(CheckpointError, match=r"'extra' is a \w+, no tensor of numbers"):
+            load_state_dict({**state, "extra": bad}, config)
+    half = {f"module.{k}" if "core" in k else k: v for k, v in state.items()}
+    with pytest.raises(CheckpointError, match="is missing"):
+        load_state_dict(half, config)
 
 
 def test_old_versions_are_brought_up(golden):

@@ -1,5 +1,9 @@
 """Small weight files: exact, of the size they promise, and clear about what is wrong."""
 
+import io
+import zipfile
+import zlib
+
 import numpy as np
 import pytest
 
@@ -89,3 +93,93 @@ def test_a_compact_file_rounds_to_float16_and_keeps_the_masks(tmp_path):
     np.testing.assert_array_equal(kernel, rounded)
     np.testing.assert_array_equal(found["masks"]["layer"]["kernel"], masks["layer"]["kernel"])
     assert size < 0.75 * save_weights(tmp_path / "w.npz", params, masks)
+
+
+def members(path):
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def rewritten(path, changes, sizes=()):
+    """Write the file anew with other members, some of them deflated and with sizes that lie."""
+    contents = members(path) | changes
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in contents.items():
+            archive.writestr(name, data)
+        for name, size in dict(sizes).items():
+            info = archive.getinfo(name)
+            info.compress_type, info.file_size = zipfile.ZIP_DEFLATED, size
+
+
+def header(shape, descr="<f4"):
+    file = io.BytesIO()
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue()
+
+
+def text_header(shape):
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text
+
+
+DENSE = "dense:layer/bias.npy"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({DENSE: text_header("(2**70, 0)")}, "not a .npy array"),
+        ({DENSE: text_header(f"({2**70}, 0)")}, r"not a \.npy array: shape \(1180591"),
+        ({DENSE: text_header("(")}, "not a .npy array"),
+        ({DENSE: text_header("(-1,)")}, r"not a \.npy array: shape \(-1,\)"),
+        ({DENSE: header((2**40,))}, r"shape \(1099511627776,\)"),
+        ({DENSE: header((50,))}, "200 bytes of data stated, 128 found"),
+        ({DENSE: header((0,), "|O")}, "not a .npy array: dtype object"),
+        ({DENSE: header((0,), "<i8")}, r"dense:layer/bias: expected floats, found int64 \[0\]"),
+        ({"dense:layer.npy": header((0,))}, "layer/kernel: expected a path that lies within no"),
+        ({"dense:layer/kernel.npy": header((0,))}, "'layer/kernel': expected plain names, each"),
+        ({"dense:a\nb.npy": header((0,))}, r"'a\\nb': expected plain names"),
+        ({"shape:layer/kernel.npy": header((0,), "<i8")}, "bits or values are missing or of an"),
+        ({"bits:layer/kernel.npy": header((0,), "|u1")}, "bits or values are missing or of anot"),
+        ({"format_version.npy": header((0,), "<i4")}, "format_version is "),
+        ({"format_version.npy": header((0,))}, "format_version: expected integers, found float32"),
+    ],
+)
+def test_damaged_members_are_named(tmp_path, changes, message):
+    path = tmp_path / "w.npz"
+    save_weights(path, *variables())
+    rewritten(path, changes)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_weights(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_corrupt_compressed_data(tmp_path):
+    path = tmp_path / "w.npz"
+    save_weights(path, *variables())
+    member = members(path)[DENSE]
+    packed = zlib.compress(member, wbits=-15)
+    rewritten(path, {DENSE: packed[:-9] + b"\xff" * 9}, {DENSE: len(member)})
+    with pytest.raises(CheckpointError, match=r"w\.npz: dense:layer/bias"):
+        load_weights(path)
+
+
+def test_sizes_are_checked_before_anything_is_inflated(tmp_path, monkeypatch):
+    path = tmp_path / "w.npz"
+    params, masks = variables()
+    save_weights(path, params, masks)
+    big = header((2**29,))
+    bomb = zlib.compress(big + bytes(100_000), wbits=-15)
+    rewritten(path, {"dense:bomb.npy": bomb}, {"dense:bomb.npy": len(big) + 2**31})
+    with pytest.raises(CheckpointError, match=r"arrays of 21474\d+ bytes; expected at most 21474"):
+        load_weights(path)
+    save_weights(path, params, masks)
+    expected = {"layer": {"kernel": np.empty((120, 51)), "bias": np.empty(50)}}
+    monkeypatch.setattr(np, "unpackbits", None)  # nothing is unpacked before the shapes fit
+    message = r"weight layer/kernel has shape \(120, 50\), expected \(120, 51\)"
+    with pytest.raises(CheckpointError, match=message):
+        load_weights(path, expected)
+    monkeypatch.setattr("sparsecap_jax.runs.weights.MAX_WEIGHTS", 6049)
+    with pytest.raises(CheckpointError, match="6050 weights; expected at most 6049"):
+        load_weights(path)

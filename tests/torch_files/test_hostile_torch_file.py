@@ -149,7 +149,7 @@ CLAIMS = {
         "csr",
     ),
     "bare storage": (tensor((1,), (1,)).args[0], "w: a StorageRef is neither"),
-    "bare function": (Global("torch._utils", "_rebuild_parameter"), "w: a _Inert is neither"),
+    "bare function": (Global("torch._utils", "_rebuild_parameter"), "w: a Inert is neither"),
 }
 
 

@@ -46,7 +46,7 @@ def run(args: flags.FlagValues) -> None:
     lists = {split: read_id_list(pathlib.Path(path)) for split, path in lists.items() if path}
     if bool(args.split_json) + bool(lists) + args.official_split > 1:
         raise ConfigError("expected one of --split_json, id lists and --official_split")
-    check_disjoint(lists)
+    check_disjoint(lists, "the lists")
     ids = split_ids(args.split_json) if args.split_json else lists
     if not ids and not args.official_split:
         ids = karpathy_ids()

@@ -18,7 +18,12 @@ from sparsecap_jax.data.records import (
     normalize_id,
 )
 from sparsecap_jax.data.stores.array_records import MANIFEST, TFDS_INFO, ArrayRecordStore, TfdsStore
-from sparsecap_jax.data.stores.databases import Hdf5Store, LmdbStore
+from sparsecap_jax.data.stores.databases import (
+    HDF5_SUFFIXES,
+    Hdf5Store,
+    LmdbStore,
+    hdf5_files,
+)
 from sparsecap_jax.data.stores.folders import NpyFolderStore, NpzFolderStore, attention_folders
 from sparsecap_jax.data.stores.tsv import TsvStore, tsv_files
 from sparsecap_jax.errors import DataError
@@ -75,7 +80,7 @@ def open_store(
 def find_format(path: pathlib.Path) -> str:
     """Return the key of `STORES` that fits a file or folder; DataError where none does."""
     if path.is_file():
-        if path.suffix.lower() in (".h5", ".hdf5"):
+        if path.suffix.lower() in HDF5_SUFFIXES:
             return "hdf5"
         if path.suffix in (".lmdb", ".mdb"):
             return "lmdb"
@@ -95,6 +100,8 @@ def find_format(path: pathlib.Path) -> str:
             return "tsv"
         if any(path.glob("*.npz")):
             return "npz"
+        if hdf5_files(path):
+            return "hdf5"
     else:
         raise DataError(f"{path}: no such file or folder; expected features")
     raise DataError(

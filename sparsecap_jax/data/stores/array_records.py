@@ -52,10 +52,12 @@ def decode(record: bytes, where: str) -> tuple[ImageId, np.ndarray, np.ndarray |
         magic, length = _PREFIX.unpack_from(record)
         header = json.loads(record[_PREFIX.size : _PREFIX.size + length])
         image_id, (rows, width) = header["id"], header["shape"]
+        if not all(type(n) is int and n > 0 for n in (rows, width)):
+            raise ValueError(f"shape {[rows, width]!r:.80}")
         dtype = np.dtype(DTYPES[header["dtype"]])
         sizes = [rows * width * dtype.itemsize, rows * 16 * bool(header["boxes"]), 4 * width]
     start = _PREFIX.size + length
-    if magic != _MAGIC or len(record) != start + sum(sizes) or min(rows, width) < 1:
+    if magic != _MAGIC or len(record) != start + sum(sizes):
         raise DataError(f"{where}: not a record of features: {len(record)} bytes, {header!r:.80}")
     features = np.frombuffer(record, dtype, rows * width, start).reshape(rows, width)
     boxes = None
@@ -120,8 +122,8 @@ def load_manifest(directory: pathlib.Path) -> dict[str, Any]:
         check_path(field(shard, "file", str, place), f"{place}.file")
         ids = field(shard, "ids", list, place)
         regions = field(shard, "regions", list, place)
-        known = all(isinstance(i, int | str) for i in (*ids, *regions))
-        if len(ids) != len(regions) or not known:
+        known = all(isinstance(i, int | str) for i in ids)
+        if len(ids) != len(regions) or not known or not all(type(n) is int for n in regions):
             raise DataError(f"{place}: {len(ids)} ids and {len(regions)} numbers of regions")
     return manifest
 

@@ -100,7 +100,7 @@ def convert(
 
 
 def _check_plan(folder: pathlib.Path, content: dict[str, Any], plan: str) -> dict[str, Any]:
-    if content.get("plan") != plan:
+    if not isinstance(content, dict) or content.get("plan") != plan:
         raise ConfigError(
             f"{folder}: holds a conversion of other images or options; expected a new folder"
         )
@@ -113,7 +113,9 @@ def _resumed(path: pathlib.Path, plan: str) -> dict[str, Any] | None:
     if not (description.exists() and path.exists()):
         return None
     shard = _check_plan(path.parent, read_json(description), plan)
-    return shard if path.stat().st_size == shard["bytes"] else None
+    names = ("file", "ids", "regions", "bytes", "sha256")
+    whole = all(name in shard for name in names) and path.stat().st_size == shard["bytes"]
+    return shard if whole else None
 
 
 def _write_shard(

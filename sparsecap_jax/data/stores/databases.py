@@ -1,6 +1,5 @@
 """Databases with the features of all images in one file: HDF5 and LMDB."""
 
-import functools
 import math
 import os
 import pathlib
@@ -9,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from sparsecap_jax.data.features import Arrays, IndexedStore
-from sparsecap_jax.data.npy import Npz, parse_npy
+from sparsecap_jax.data.npy import Npz, check_size, parse_npy
 from sparsecap_jax.data.records import ImageId, data_error, normalize_id
+from sparsecap_jax.data.stores._lmdb import read_places
 from sparsecap_jax.errors import DataError
 
+HDF5_SUFFIXES = (".h5", ".hdf5")
 _SUFFIX = "_features"
 _NOT_IDS = (b"__keys__", b"__len__", b"keys", b"length")
 _OTHERS = ("_box_relative", "_box", "_fc")
@@ -26,6 +27,14 @@ class Hdf5Store(IndexedStore):
     Boxes that lie within [0, 1] altogether are taken as relative already.
     """
 
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        files = hdf5_files(self.path)
+        if len(files) > 1:
+            names = ", ".join(path.name for path in files[:5])
+            raise DataError(f"{self.path}: holds {names}; expected the path of one HDF5 file")
+        self.path = files[0] if files else self.path
+
     def _open(self, path: str) -> Any:
         h5py = self._import("h5py", "HDF5", "h5")
         if not self.path.exists():
@@ -34,15 +43,19 @@ class Hdf5Store(IndexedStore):
             return h5py.File(path, "r")
 
     def _load_index(self) -> dict[ImageId, str]:
-        names = list(self._opened(str(self.path), self._open))
+        # Damaged files bring out nearly every built-in error.
+        with data_error(f"{self.path}: cannot be read", Exception):
+            names = [str(name) for name in self._opened(str(self.path), self._open)]
         stems = [name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)]
         if not stems:
             present = ", ".join(names[:5]) or "nothing"
-            raise DataError(f"{self.path}: no ID_features; found {present}")
+            raise DataError(f"{self.path}: no ID_features; found {present:.200}")
         return self._unique((normalize_id(stem), stem) for stem in stems)
 
     def _count(self, key: str, image_id: ImageId) -> int:
-        return math.prod(self._dataset(key + _SUFFIX).shape[:-1])
+        name = key + _SUFFIX
+        with data_error(f"{self.path}: {name}: cannot be read", Exception):
+            return math.prod(self._dataset(name).shape[:-1])
 
     def _read(self, key: str, image_id: ImageId) -> Arrays:
         where = f"{self.path}: {key}"
@@ -53,16 +66,27 @@ class Hdf5Store(IndexedStore):
         return Arrays(features, boxes, None, (f"{where}_features", f"{where}_boxes", where))
 
     def _dataset(self, name: str) -> Any:
-        dataset = self._opened(str(self.path), self._open).get(name)
-        if dataset is None or not hasattr(dataset, "dtype"):
-            raise DataError(f"{self.path}: {name}: no such array")
+        """Return an array that lies in this very file, and is not too large to be read."""
+        where, file = f"{self.path}: {name}", self._opened(str(self.path), self._open)
+        if name not in file or not hasattr(dataset := file[name], "dtype"):
+            raise DataError(f"{where}: no such array")
+        is_link = file.id.links.get_info(name.encode()).type != 0  # 0: a hard link
+        if is_link or dataset.is_virtual or dataset.external:
+            raise DataError(f"{where}: refers to another place, which is not followed")
         if dataset.dtype.kind != "f":
-            raise DataError(f"{self.path}: {name}: expected floats, found {dataset.dtype}")
+            raise DataError(f"{where}: expected floats, found {dataset.dtype}")
+        for shape in (dataset.shape, dataset.chunks or ()):
+            check_size(shape, dataset.dtype, where)
         return dataset
 
-    def _array(self, name: str) -> Any:
-        with data_error(f"{self.path}: {name}: cannot be read", OSError, RuntimeError):
+    def _array(self, name: str) -> np.ndarray:
+        with data_error(f"{self.path}: {name}: cannot be read", Exception):
             return self._dataset(name)[()]
+
+
+def hdf5_files(path: pathlib.Path) -> list[pathlib.Path]:
+    """Return the HDF5 files that lie in a folder."""
+    return sorted(p for p in path.glob("*") if p.suffix.lower() in HDF5_SUFFIXES)
 
 
 class LmdbStore(IndexedStore):
@@ -77,6 +101,7 @@ class LmdbStore(IndexedStore):
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
+        self._places: dict[pathlib.Path, dict[bytes, tuple[int, int]]] = {}
         if not _is_database(self.path):
             databases = sorted(p for p in self.path.glob("*_att.lmdb") if _is_database(p))
             if not databases:
@@ -89,9 +114,8 @@ class LmdbStore(IndexedStore):
             raise DataError(f"{self.path}: boxes are needed, and there is no *_box*.lmdb")
 
     def _load_index(self) -> dict[ImageId, bytes]:
-        with self._begin(self.path) as transaction:
-            keys = [bytes(key) for key in transaction.cursor().iternext(values=False)]
-        index = self._unique((_id(key, self.path), key) for key in keys if key not in _NOT_IDS)
+        keys = (key for key in self._places_of(self.path) if key not in _NOT_IDS)
+        index = self._unique((_id(key, self.path), key) for key in keys)
         if not index:
             raise DataError(f"{self.path}: the database is empty")
         return index
@@ -108,28 +132,29 @@ class LmdbStore(IndexedStore):
 
     def _array(self, path: pathlib.Path, key: bytes, image_id: ImageId) -> np.ndarray:
         where = f"{path}: {image_id}"
-        with self._begin(path) as transaction:
-            value = transaction.get(key)
-        if value is None:
+        start, size = self._places_of(path).get(key, (0, -1))
+        if size < 0:
             raise DataError(f"{where}: no such key")
+        with data_error(f"{where}: cannot be read", OSError), _file(path).open("rb", 0) as file:
+            value = os.pread(file.fileno(), size, start)
+        if len(value) != size:
+            raise DataError(f"{where}: truncated: {len(value)} bytes, expected {size}")
         if value[:2] == b"PK":
-            with Npz(bytes(value), where) as archive:
+            with Npz(value, where) as archive:
                 names = archive.names()
                 return archive["feat" if "feat" in names or not names else names[0]]
         if value[:1] == b"\x80":
             raise DataError(f"{where}: a pickle, which is never read; expected .npy or .npz")
-        return parse_npy(bytes(value), where)
+        return parse_npy(value, where)
 
-    def _begin(self, path: pathlib.Path) -> Any:
-        return _open_lmdb(self._import("lmdb", "LMDB", "lmdb"), path.resolve(), os.getpid()).begin()
+    def _places_of(self, path: pathlib.Path) -> dict[bytes, tuple[int, int]]:
+        if path not in self._places:
+            self._places[path] = read_places(_file(path))
+        return self._places[path]
 
 
-@functools.cache
-def _open_lmdb(lmdb: Any, path: pathlib.Path, process: int) -> Any:
-    """Return the open database; LMDB wants one per process, for any number of stores."""
-    options = {"readonly": True, "lock": False, "readahead": False}
-    with data_error(f"{path}: not an LMDB database", lmdb.Error):
-        return lmdb.open(str(path), subdir=path.is_dir(), **options)
+def _file(path: pathlib.Path) -> pathlib.Path:
+    return path / "data.mdb" if path.is_dir() else path
 
 
 def _is_database(path: pathlib.Path) -> bool:

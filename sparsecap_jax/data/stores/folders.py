@@ -96,7 +96,7 @@ class NpzFolderStore(IndexedStore):
 
     `ID.npz` holds `x` [R, D], `bbox` [R, 4] in pixels, `num_bbox`, `image_h` and `image_w`. Names
     may be those of the pictures (`COCO_val2014_000000391895.jpg.npz`). `info`, a pickled dict, is
-    never looked at.
+    never looked at. OpenVQA's archives, whose `x` is `[D, R]`, are read too.
     """
 
     unit = "file"
@@ -110,18 +110,26 @@ class NpzFolderStore(IndexedStore):
 
     def _count(self, key: str, image_id: ImageId) -> int:
         with Npz(self.path / key) as archive:
-            return _regions(archive, archive.shape("x")[0])
+            shape = archive.shape("x")
+            return _regions(archive, shape[-1] if self._turned(shape) else (*shape, 0)[0])
 
     def _read(self, key: str, image_id: ImageId) -> Arrays:
         path = str(self.path / key)
         with Npz(self.path / key) as archive:
             features = archive["x"]
-            count = _regions(archive, len(features) if features.ndim else 0)
+            features = features.T if self._turned(features.shape) else features
+            count = _regions(archive, (*features.shape, 0)[0])
             boxes = None
             if self.need_boxes:
                 width, height = archive.number("image_w"), archive.number("image_h")
-                boxes = relative_boxes(archive["bbox"][:count], width, height, f"{path}: bbox")
-        return Arrays(features[:count], boxes, None, (f"{path}: x", f"{path}: bbox", path))
+                boxes = relative_boxes(archive["bbox"], width, height, f"{path}: bbox")[:count]
+        if features.shape[-1:] == (self.feature_size,):  # else the error shows them whole
+            features = features[:count]
+        return Arrays(features, boxes, None, (f"{path}: x", f"{path}: bbox", path))
+
+    def _turned(self, shape: tuple[int, ...]) -> bool:
+        """Return whether features are `[D, R]`; `[D, D]` counts as `[R, D]`."""
+        return len(shape) == 2 and shape[0] == self.feature_size != shape[1]
 
 
 def _regions(archive: Npz, rows: int) -> int:

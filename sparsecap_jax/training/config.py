@@ -69,7 +69,8 @@ class TrainConfig:
         eval_every: steps between validations, each with a checkpoint; 0: an epoch.
         steps_per_call: steps compiled into one call; more than one helps small models.
         devices: accelerators that the batch is spread over; 0: all.
-        init_from: run directory whose weights training starts from; "": none.
+        init_from: run directory, or captioner of the package, whose weights training starts from;
+            "": none.
         init_ignore: regular expressions of weights that may be missing, extra or of another shape
             there.
     """

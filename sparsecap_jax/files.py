@@ -1,15 +1,25 @@
-"""Reading and writing small files: all or nothing, and one clear error."""
+"""Files: small ones read and written all or nothing, locks, and one clear error for each fault."""
 
 import contextlib
 import csv
+import errno
+import fcntl
 import json
 import os
 import pathlib
+import re
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
-from sparsecap_jax.errors import DataError
+from sparsecap_jax.errors import DataError, SparsecapError
+
+# Faults that libraries report as text, in errors of types of their own.
+_REASONS = [
+    os.strerror(getattr(errno, f"E{name}"))
+    for name in ("NOSPC", "DQUOT", "FBIG", "ROFS", "ACCES", "NOTDIR", "ISDIR", "NAMETOOLONG", "IO")
+]
 
 
 @contextlib.contextmanager
@@ -23,17 +33,101 @@ def write_atomically(path: str | pathlib.Path, mode: str = "w") -> Iterator[IO]:
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with named_errors(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, mode, **text) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            pathlib.Path(name).unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def named_errors(path: str | pathlib.Path) -> Iterator[None]:
+    """Name `path` in errors of the system that name no file, or its temporary one."""
     try:
-        with os.fdopen(handle, mode, **text) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        pathlib.Path(name).unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno and (not error.filename or f".{pathlib.Path(path).name}." in error.filename):
+            error.filename, error.filename2 = str(path), None
         raise
+
+
+@contextlib.contextmanager
+def locked(path: str | pathlib.Path, *, folder: bool = True) -> Iterator[None]:
+    """Keep other processes from writing to `path` while the block runs.
+
+    The lock belongs to an open file, `PATH/.lock` or `.NAME.lock` next to a file: it ends with the
+    process, however that ends. Where the file system has no locks, there is none.
+
+    Args:
+        path: folder or file, which need not exist.
+        folder: whether it is a folder.
+
+    Raises:
+        SparsecapError: another process has it; the message says which.
+    """
+    path = pathlib.Path(path)
+    lock = path / ".lock" if folder else path.with_name(f".{path.name}.lock")
+    missing = [parent for parent in lock.parents if not parent.exists()]
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _open_locked(lock, path) as file:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+    finally:
+        with contextlib.suppress(OSError):  # stays where it holds anything
+            for parent in missing:
+                parent.rmdir()
+
+
+def _open_locked(lock: pathlib.Path, path: pathlib.Path) -> IO:
+    while True:
+        file = lock.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with file:
+                file.seek(0)
+                holder = file.read(200) or "another process"
+            raise SparsecapError(
+                f"{path}: {holder} is writing to it; expected to be the only one"
+            ) from None
+        except OSError:
+            return file
+        with contextlib.suppress(FileNotFoundError):  # removed by its last holder
+            if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                return file
+        file.close()
+
+
+def system_fault(error: BaseException | None) -> str | None:
+    """Return path and reason where an error stems from a full disk, missing rights or the like."""
+    while error is not None:
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error) or type(error).__name__
+            if isinstance(error, FileExistsError):  # where a folder should be made
+                reason = os.strerror(errno.ENOTDIR)
+            return f"{error.filename or 'standard output, or a file without a name'}: {reason}"
+        reason = next((reason for reason in _REASONS if reason in str(error)), None)
+        if reason:
+            paths = re.findall(r"[\"'](/[^\"']+)[\"']", str(error))
+            # Orbax writes to a folder of that name; what it becomes says more.
+            return ": ".join(
+                [*(path.partition(".orbax-checkpoint-tmp")[0] for path in paths[:1]), reason]
+            )
+        error = error.__cause__
+    return None
 
 
 @contextlib.contextmanager
@@ -41,7 +135,8 @@ def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yield a folder that becomes `path`, absent or empty, when the block ends without an error."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+    prefix = f".{path.name}."
+    with named_errors(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as folder:
         written = pathlib.Path(folder, path.name)
         written.mkdir()
         yield written

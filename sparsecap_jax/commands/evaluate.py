@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from sparsecap_jax import stopping
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.captioning.batches import best_caption, to_coco
 from sparsecap_jax.data.datasets import Dataset, load_dataset
@@ -66,7 +67,8 @@ def evaluate_run(
     results = captioner.caption_store(
         dataset.store, list(records), batch_size=run.config.data.eval_batch_size, **search
     )
-    captions = {image_id: best_caption(candidates) for image_id, candidates in results}
+    captioned = stopping.between(results, advice="")
+    captions = {image_id: best_caption(candidates) for image_id, candidates in captioned}
     title = f"{split}, {search['search']}"
     if search["search"] == "beam":
         title += f" {search['beam_size']}"

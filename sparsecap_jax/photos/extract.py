@@ -4,6 +4,7 @@ It writes `OUTPUT/cocobu_att/ID.npy`, `cocobu_box_relative/ID.npy` and `cocobu_f
 photo, and `extractor.json`, the settings that made them.
 """
 
+import io
 import itertools
 import os
 import pathlib
@@ -15,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from sparsecap_jax import stopping
 from sparsecap_jax.data.batches import read_ahead
 from sparsecap_jax.data.features import RegionFeatures, validated
 from sparsecap_jax.data.records import ImageId, image_id_from_filename
@@ -92,7 +94,8 @@ def extract_folder(
     if skipped:
         report(f"{skipped} of {len(photos)} photos have features already")
     opened = _opened(todo, 2 * batch_size, faults, skip_bad)
-    while batch := dict(itertools.islice(opened, batch_size)):
+    batches = iter(lambda: dict(itertools.islice(opened, batch_size)), {})
+    for batch in stopping.between(batches):
         for image_id, regions in zip(batch, extractor([*batch.values()]), strict=True):
             _write(output, image_id, regions, extractor.feature_size, half)
         done += len(batch)
@@ -129,5 +132,7 @@ def _write(
     arrays = (regions.boxes, regions.fc.astype(dtype), regions.features.astype(dtype))
     for folder, array in zip(FOLDERS, arrays, strict=True):
         if array is not None:
+            content = io.BytesIO()  # np.save to a file itself does not say why it fails
+            np.save(content, array)
             with write_atomically(output / folder / f"{image_id}.npy", "wb") as file:
-                np.save(file, array)
+                file.write(content.getvalue())

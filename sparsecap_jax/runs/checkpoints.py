@@ -7,6 +7,7 @@ among those that have one.
 
 import dataclasses
 import pathlib
+import shutil
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -49,6 +50,7 @@ class Checkpoints:
         handlers = {name: ocp.PyTreeCheckpointHandler() for name in ITEMS}
         handlers["meta"] = ocp.JsonCheckpointHandler()
         self._scores: dict[int, float | None] = {}
+        self._writes = not read_only
         self._manager = ocp.CheckpointManager(
             self.directory, options=options, item_names=tuple(handlers), item_handlers=handlers
         )
@@ -152,9 +154,13 @@ class Checkpoints:
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Finish writing and release the directory."""
-        self.wait()
-        self._manager.close()
+        """Finish writing and release the directory; what could not be written is removed."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+            for partial in self.directory.glob("*.orbax-checkpoint-tmp") if self._writes else ():
+                shutil.rmtree(partial, ignore_errors=True)
 
     def _restore_item(self, step: int, name: str, like: PyTree | None, meta: Mapping) -> PyTree:
         try:

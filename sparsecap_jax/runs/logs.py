@@ -6,9 +6,11 @@ import pathlib
 import time
 from collections.abc import Mapping
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
-from sparsecap_jax.files import read_csv, write_table
+from sparsecap_jax.files import named_errors, read_csv, write_table
 from sparsecap_jax.runs.run import Run
 
 _SHOWN = ("loss", "reward", "baseline", "sparsity")  # on the line of progress
@@ -25,8 +27,12 @@ class Logs:
 
     def __init__(self, run: Run, first_step: int):
         self._run = run
-        folder = str(run.workdir / "tensorboard")
-        self._events = SummaryWriter(folder, purge_step=first_step + 1)
+        self._folder = run.workdir / "tensorboard"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # tensorboardX's SummaryWriter writes in a thread, and waits for ever once that has failed.
+        self._events = EventsWriter(str(self._folder / "events"))
+        start = SessionLog(status=SessionLog.START)  # hides what was written after the checkpoint
+        self._events.write_event(Event(step=first_step + 1, session_log=start))
         self._columns: dict[pathlib.Path, list[str]] = {}
         for path in run.workdir.glob("*.csv"):
             rows = [row for row in read_csv(path) if int(row["step"]) <= first_step]
@@ -38,14 +44,16 @@ class Logs:
         path = self._run.workdir / f"{table}.csv"
         row = {"step": step, **{k: "" if v is None else f"{v:.7g}" for k, v in values.items()}}
         if row.keys() <= set(self._columns.get(path, ())):
-            with path.open("a", newline="") as file:
+            with named_errors(path), path.open("a", newline="") as file:
                 csv.DictWriter(file, self._columns[path], restval="").writerow(row)
         else:
             rows = read_csv(path) if path.exists() else []
             self._columns[path] = write_table(path, [*rows, row])
-        for key, value in values.items():
-            if value is not None:
-                self._events.add_scalar(f"{table}/{key}", value, step)
+        with named_errors(self._folder):
+            for key, value in values.items():
+                if value is not None:
+                    summary, now = scalar(f"{table}/{key}", value), time.time()
+                    self._events.write_event(Event(step=step, wall_time=now, summary=summary))
 
     def progress(self, step: int, values: Mapping[str, float]) -> None:
         """Log `values` of training at `step`, and report them with the speed since the last."""
@@ -60,7 +68,8 @@ class Logs:
 
     def close(self) -> None:
         """Flush and close the TensorBoard events."""
-        self._events.close()
+        with named_errors(self._folder):
+            self._events.close()
 
     def skip(self, step: int) -> None:
         """Leave the time since the last call out of the rate (validation, checkpoints)."""

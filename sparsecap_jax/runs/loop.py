@@ -17,11 +17,12 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from sparsecap_jax import stopping
 from sparsecap_jax.data.batches import read_ahead
 from sparsecap_jax.data.datasets import Dataset
 from sparsecap_jax.errors import SparsecapError
 from sparsecap_jax.evaluation.sparsity_report import write_sparsity_report
-from sparsecap_jax.files import write_json
+from sparsecap_jax.files import locked, write_json
 from sparsecap_jax.models import count_params
 from sparsecap_jax.pruning.masks import finalize
 from sparsecap_jax.pruning.step import TrainState, warn_unless_begun
@@ -64,19 +65,34 @@ def train(
         `{"step", "best_step", "validation" (of the best step), "sparsity", "nonzeros", "bytes"}`.
 
     Raises:
-        SparsecapError: a fault in config, data or checkpoints, or a loss that is not finite.
+        SparsecapError: a fault in config, data or checkpoints, a loss that is not finite,
+            or another process that trains there.
+        Stopped: a signal came (see `stopping`); the state is saved, and the same call continues.
     """
+    with locked(workdir):
+        return _train(config, workdir, report, dataset)
+
+
+def _train(
+    config: ConfigDict,
+    workdir: str | pathlib.Path,
+    report: Callable[[str], None],
+    dataset: Dataset | None,
+) -> dict[str, Any]:
     run = prepare_run(config, workdir, dataset, report)
     checkpoints = Checkpoints(run.workdir)
     try:
         state, iterator = _start(run, checkpoints)
         claim_workdir(run)
         (run.workdir / WEIGHTS).unlink(missing_ok=True)
-        _run_steps(run, state, iterator, checkpoints)
+        with stopping.deferred():
+            _run_steps(run, state, iterator, checkpoints)
         return _finish(run, checkpoints)
     finally:
-        checkpoints.close()
-        leave_workdir(run)
+        try:
+            checkpoints.close()
+        finally:
+            leave_workdir(run)
 
 
 def stack_batches(batches: Sequence[Batch]) -> Batch:
@@ -120,6 +136,7 @@ def _run_steps(run: Run, state: TrainState, iterator, checkpoints: Checkpoints) 
             step += count
             if step % config.log_every == 0 or step == run.total_steps:
                 _log_step(step, metrics, logs)
+            stop = stopping.received()
             if step % run.eval_every == 0 or step == run.total_steps:
                 metrics, score = validator(state)
                 logs.write("validation", step, metrics)
@@ -129,6 +146,10 @@ def _run_steps(run: Run, state: TrainState, iterator, checkpoints: Checkpoints) 
                 shown += " | off its target sparsity" if score is None else ""
                 run.report(f"step {step}/{run.total_steps} | validation: {shown}")
                 logs.skip(step)
+            elif stop:
+                checkpoints.save(state, score=None, data=iterator.get_state(step), info={})
+            if stop:
+                raise stopping.Stopped(stop, f" at step {step}", stopping.CONTINUE)
     finally:
         iterator.close()
         logs.close()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from sparsecap_jax import stopping
 from sparsecap_jax.data.features import IndexedStore
 from sparsecap_jax.data.records import Faults, ImageId
 from sparsecap_jax.data.stores.array_records import (
@@ -124,7 +125,7 @@ def _write_shard(
     kept, regions = [], []
     writer = ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
     try:
-        for image_id in ids:
+        for image_id in stopping.between(ids):
             try:
                 image = store[image_id]
                 record = encode(image_id, image, dtype)

@@ -1,12 +1,13 @@
 """Caption photos, or the images whose features lie in a folder.
 
-python launch/caption.py photo.jpg more/*.jpg
+python launch/caption.py photo.jpg more/ "others/**/*.webp" --output=captions.json
 python launch/caption.py --checkpoint=runs/demo/supermask --features=DIR --beam_size=5 \
     --output=captions.jsonl
 
-Photos are captioned by the checkpoint `flickr8k-mini` of the package where no other is given. For
-features, run the same command again to continue; DIR is a file or folder of any format of
-docs/data.md. Several run directories between commas make an ensemble.
+Photos are files, folders or patterns (docs/photos.md); they are captioned by the checkpoint
+`flickr8k-mini` of the package where no other is given. DIR is a file or folder of features of any
+format of docs/data.md. Several run directories between commas make an ensemble. With an output, run
+the same command again to continue.
 """
 
 from absl import app, flags
@@ -18,7 +19,10 @@ CHECKPOINT = flags.DEFINE_list("checkpoint", None, "Run directories, or names.")
 FEATURES = flags.DEFINE_string("features", None, "File or folder of features (docs/data.md).")
 IMAGE_SIZES = flags.DEFINE_string("image_sizes", "", "Image sizes, for boxes in pixels.")
 OUTPUT = flags.DEFINE_string("output", None, "File to write, .jsonl or .json.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 50, "Images decoded at a time.", lower_bound=1)
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", None, "Images at a time, by default 50, or 16 photos.", lower_bound=1
+)
+STRICT = flags.DEFINE_bool("strict", False, "Stop at the first photo that cannot be read.")
 CANDIDATES = flags.DEFINE_bool("candidates", False, "Write all captions of the search as well.")
 ATTENTION = flags.DEFINE_bool("attention", False, "Write the regions' weights for each word.")
 search_flags.define()
@@ -26,26 +30,24 @@ search_flags.define()
 
 def main(words: list[str]) -> None:
     """Parse flags and caption."""
-    photos, search = words, search_flags.given_options()
+    photos, options = words, search_flags.given_options()
     if bool(photos) == bool(FEATURES.value):
         raise app.UsageError("expected photos, or --features; not both")
+    if (CANDIDATES.value or ATTENTION.value) and not OUTPUT.value:
+        raise app.UsageError("--candidates and --attention need --output")
+    options |= {"candidates": CANDIDATES.value, "attention": ATTENTION.value}
+    if BATCH_SIZE.value:
+        options["batch_size"] = BATCH_SIZE.value
     from sparsecap_jax.commands.caption import caption_folder, caption_photos
 
     if photos:
-        caption_photos(CHECKPOINT.value or ["flickr8k-mini"], photos, OUTPUT.value, **search)
+        checkpoint = CHECKPOINT.value or ["flickr8k-mini"]
+        caption_photos(checkpoint, photos, OUTPUT.value, strict=STRICT.value, **options)
         return
     if not (CHECKPOINT.value and OUTPUT.value):
         raise app.UsageError("--features needs --checkpoint and --output")
-    caption_folder(
-        CHECKPOINT.value,
-        FEATURES.value,
-        OUTPUT.value,
-        image_sizes=IMAGE_SIZES.value,
-        batch_size=BATCH_SIZE.value,
-        candidates=CANDIDATES.value,
-        attention=ATTENTION.value,
-        **search,
-    )
+    options["image_sizes"] = IMAGE_SIZES.value
+    caption_folder(CHECKPOINT.value, FEATURES.value, OUTPUT.value, **options)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from sparsecap_jax.decoding import make_ensemble
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.models import model_class
 from sparsecap_jax.photos.extractors import Extractor, remake_extractor
-from sparsecap_jax.photos.images import open_photo
+from sparsecap_jax.photos.images import Photo, open_photo
 from sparsecap_jax.runs.directory import LoadedRun, load_run
 from sparsecap_jax.runs.published import resolve_run
 
@@ -138,31 +138,37 @@ class Captioner:
 
     def caption_photos(
         self,
-        photos: Iterable[str | os.PathLike | Image.Image],
+        photos: Photo | Iterable[Photo],
         *,
         batch_size: int = 16,
         **search: Any,
     ) -> Iterator[Caption]:
-        """Caption photos: files (JPEG or PNG), or upright pictures in memory.
+        """Caption photos: files, or pictures in memory, as `open_photo` takes them.
 
         Args:
             photos: any number of them; a caption for each is yielded, in order.
+                `photos.images.list_photos` lists those of a folder.
             batch_size: photos at a time.
-            **search: see `SearchOptions`; by default the run's own (`search.json`).
+            **search: see `SearchOptions`; by default the run's own (`search.json`). Also
+                `attention`, see `caption`.
 
         Raises:
             DataError: a file cannot be read as a photo.
             ConfigError: the extractor cannot be made, or options contradict each other.
         """
+        yield from map(best_caption, self.photo_candidates(photos, batch_size=batch_size, **search))
+
+    def photo_candidates(
+        self, photos: Photo | Iterable[Photo], *, batch_size: int = 16, **search: Any
+    ) -> Iterator[list[Caption]]:
+        """Yield all captions of each photo, best beams first; otherwise as `caption_photos`."""
         if "search" not in search:
             search = {**self.run.search, **search}
-        remaining = iter(photos)
+        single = isinstance(photos, str | os.PathLike | Image.Image | np.ndarray)
+        remaining = iter([photos] if single else photos)
         while batch := list(itertools.islice(remaining, batch_size)):
-            pictures = [
-                p.convert("RGB") if isinstance(p, Image.Image) else open_photo(p) for p in batch
-            ]
-            regions = self.extractor(pictures)
-            yield from self.caption(
+            regions = self.extractor([open_photo(photo) for photo in batch])
+            yield from self.candidates(
                 [image.features for image in regions],
                 [image.boxes for image in regions],
                 [image.fc for image in regions],

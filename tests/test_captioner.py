@@ -5,7 +5,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from captioner_runs import LENGTH, image_arrays, make_run, write_features
+from captioner_runs import LENGTH, WIDTH, image_arrays, make_run, write_features
 
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.data.batches import pad_regions
@@ -57,6 +57,22 @@ def test_captions_are_those_of_the_search(captioner):
             assert caption.log_prob == pytest.approx(log_prob, abs=1e-4)
             assert caption.score == pytest.approx(float(expected.scores[image, row]), abs=1e-4)
     assert len({captions[0].text for captions in alone}) > 3
+
+
+@pytest.mark.parametrize("model", ["up_down", "relation_transformer"])
+def test_more_regions_than_the_largest_bucket_of_the_run(model, tmp_path):
+    captioner = Captioner.load(make_run(tmp_path / "run", model))
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(47, WIDTH)).astype(np.float32)
+    corners = np.sort(rng.random((47, 2, 2)), axis=1).reshape(-1, 4).astype(np.float32)
+    caption = captioner.caption(features, corners, search="greedy")
+    regions = pad_regions([RegionFeatures(features, corners, features.mean(axis=0))], 1, 47)
+    options = DecodeOptions(method="greedy", max_length=LENGTH)
+    expected = decode(captioner.run.model, captioner.run.params, regions, options)
+    length = int(expected.lengths[0, 0])
+    assert caption.tokens == tuple(np.asarray(expected.tokens)[0, 0, :length].tolist())
+    log_prob = np.asarray(expected.log_probs)[0, 0].sum(dtype=np.float64)
+    assert caption.log_prob == pytest.approx(log_prob, abs=1e-4)
 
 
 def test_the_caption_is_the_best_candidate(captioner):

@@ -7,11 +7,11 @@ from jaxtyping import Float
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image
 
 from sparsecap_jax.captioning.batches import Caption
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.files import write_atomically
+from sparsecap_jax.photos.images import Photo, open_photo
 
 _GRID = 128  # points of a heat map each way
 
@@ -20,7 +20,7 @@ def attention_picture(
     path: str | pathlib.Path,
     caption: Caption,
     boxes: Float[np.ndarray, "R 4"],
-    picture: str | pathlib.Path | None = None,
+    picture: Photo | None = None,
     *,
     columns: int = 4,
 ) -> None:
@@ -30,12 +30,12 @@ def attention_picture(
         path: PNG to write.
         caption: one with attention, `Captioner.caption(..., attention=True)`.
         boxes: `[R, 4]`, the image's regions as corners divided by width and height.
-        picture: file of the picture; by default regions are drawn on white.
+        picture: the picture, as `open_photo` takes it; by default regions are drawn on white.
         columns: panels side by side.
 
     Raises:
         DataError: the caption has no attention or no words, the boxes are of another image, or
-            there is no such picture.
+            the picture cannot be read.
     """
     if caption.attention is None or caption.attention.shape[1:] != (len(boxes),):
         shape = None if caption.attention is None else caption.attention.shape
@@ -45,11 +45,7 @@ def attention_picture(
         raise DataError("attention: the caption is empty; expected one with words")
     background = np.full((_GRID, _GRID, 3), 255, np.uint8)
     if picture is not None:
-        try:
-            with Image.open(picture) as image:
-                background = np.asarray(image.convert("RGB"))
-        except OSError as error:
-            raise DataError(f"{picture}: not a picture that can be read: {error}") from error
+        background = np.asarray(open_photo(picture))
     rows = -(-len(words) // columns)
     height, width = background.shape[:2]
     size = 2.6 * columns, (2.6 * height / width + 0.3) * rows

@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sparsecap_jax.data.karpathy import ImageId
@@ -21,17 +21,18 @@ class CaptionStream:
     Args:
         path: `.jsonl` for one entry a line, `.json` for a list.
         settings: values of JSON types that the entries depend on.
+        key: field of the entries that says which image they are of.
 
     Attributes:
-        done: ids of the images that have entries already.
+        done: values of `key` that have entries already.
 
     Raises:
         DataError: `path` has another ending; `PATH.partial` has other settings or another format.
         SparsecapError: another process is writing to `path`.
     """
 
-    def __init__(self, path: str | os.PathLike, settings: dict[str, Any]):
-        self._path = pathlib.Path(path)
+    def __init__(self, path: str | os.PathLike, settings: dict[str, Any], key: str = "image_id"):
+        self._path, self._key = pathlib.Path(path), key
         if self._path.suffix not in (".json", ".jsonl"):
             raise DataError(f"{path}: expected a name that ends in .json or .jsonl")
         self._partial = self._path.with_name(f"{self._path.name}.partial")
@@ -51,20 +52,26 @@ class CaptionStream:
         self._opened.__exit__(*error)
 
     def write(self, entry: dict[str, Any]) -> None:
-        """Add the entry of `entry["image_id"]`."""
-        if entry["image_id"] in self._entries:
-            raise DataError(f"{self._partial}: image {entry['image_id']!r} was captioned before")
+        """Add the entry of `entry[key]`."""
+        image = entry[self._key]
+        if image in self._entries:
+            raise DataError(f"{self._partial}: image {image!r} was captioned before")
         self._append(entry)
-        self._entries[entry["image_id"]] = entry
+        self._entries[image] = entry
 
-    def finish(self, image_ids: Sequence[ImageId]) -> list[dict[str, Any]]:
-        """Write `path`, the entries of `image_ids` in that order, and remove `PATH.partial`."""
-        entries = [self._entries[image_id] for image_id in image_ids]
+    def finish(
+        self, images: Sequence[ImageId], content: Callable[[list[dict[str, Any]]], Any] = list
+    ) -> list[dict[str, Any]]:
+        """Write `path`, the entries of `images` in that order, and remove `PATH.partial`.
+
+        A `.json` file holds `content` of the entries.
+        """
+        entries = [self._entries[image] for image in images]
         if self._path.suffix == ".jsonl":
             with write_atomically(self._path) as file:
                 file.writelines(_line(entry) for entry in entries)
         else:
-            write_json(self._path, entries)
+            write_json(self._path, content(entries))
         self._partial.unlink()
         return entries
 
@@ -92,10 +99,10 @@ class CaptionStream:
                     "remove it to start again"
                 )
             if number > 1:
-                image_id = entry.get("image_id")
-                if not isinstance(image_id, int | str) or image_id in self._entries:
+                image = entry.get(self._key)
+                if not isinstance(image, int | str) or image in self._entries:
                     raise DataError(f"{where}: expected an image of its own")
-                self._entries[image_id] = entry
+                self._entries[image] = entry
 
     def _append(self, value: dict[str, Any]) -> None:
         # Flushed line by line: a killed process leaves whole lines, or part of the last one.

@@ -1,10 +1,13 @@
 """Captions of photos, or of a folder of features (`launch/caption.py`)."""
 
 import datetime
+import itertools
 import math
+import os
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from sparsecap_jax import stopping
@@ -12,10 +15,11 @@ from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.captioning.batches import Caption, best_caption
 from sparsecap_jax.captioning.search import SearchOptions
 from sparsecap_jax.captioning.stream import CaptionStream
-from sparsecap_jax.data.karpathy import ImageId
+from sparsecap_jax.data.records import ImageId, image_id_from_filename
 from sparsecap_jax.data.stores import open_store
 from sparsecap_jax.errors import DataError
-from sparsecap_jax.files import write_json
+from sparsecap_jax.photos.extract import open_photos
+from sparsecap_jax.photos.images import list_photos, photo_name
 
 
 def caption_folder(
@@ -89,20 +93,31 @@ def caption_folder(
 
 def caption_photos(
     checkpoint: str | pathlib.Path | Sequence[str | pathlib.Path],
-    photos: Sequence[str | pathlib.Path],
+    photos: str | pathlib.Path | Sequence[str | pathlib.Path],
     output: str | pathlib.Path | None = None,
     *,
     batch_size: int = 16,
+    strict: bool = False,
+    candidates: bool = False,
+    attention: bool = False,
     report: Callable[[str], None] = print,
     **search: Any,
 ) -> dict[str, str]:
     """Caption photos and report each caption as it is found.
 
+    Photos that cannot be read are left out, and end the call with an error once the others are
+    captioned. With `output`, the same call continues after an interruption.
+
     Args:
         checkpoint: run directory or name of a captioner, or several for an ensemble.
-        photos: files.
-        output: JSON file to write too, `{path: caption}`.
+        photos: files, folders or patterns, as `photos.images.list_photos` takes them.
+        output: file to write too. `.jsonl` holds an entry a line: those of `caption_folder` with
+            `"photo"`, its path, and the id in its name; `.json` holds `{path: caption}`, or
+            `{path: entry}` with `candidates` or `attention`.
         batch_size: photos at a time.
+        strict: whether to stop at the first photo that cannot be read.
+        candidates: as in `caption_folder`.
+        attention: as in `caption_folder`.
         report: takes one line at a time.
         **search: see `Captioner.caption_photos`.
 
@@ -112,14 +127,49 @@ def caption_photos(
     Raises:
         SparsecapError: the checkpoint, the extractor, a photo or an option is at fault.
     """
-    captions = {}
-    results = Captioner.load(checkpoint).caption_photos(photos, batch_size=batch_size, **search)
-    for path, caption in stopping.between(zip(photos, results, strict=True), advice=""):
-        captions[str(path)] = caption.text
-        report(f"{path}: {caption.text}")
-    if output:
-        write_json(output, captions)
-    return captions
+    captioner = Captioner.load(checkpoint)
+    paths: dict[str, str | os.PathLike] = {}
+    faults: dict[str, str] = {}
+    for place in [photos] if isinstance(photos, str | os.PathLike) else photos:
+        try:
+            paths |= {photo_name(path): path for path in list_photos(place)}
+        except DataError as error:
+            if strict:
+                raise
+            faults[photo_name(place)] = str(error)
+
+    def results(todo: dict[str, str | os.PathLike]) -> Iterator[dict]:
+        opened = open_photos(todo, batch_size, faults, skip_bad=not strict)
+        while batch := dict(itertools.islice(opened, batch_size)):
+            found = captioner.photo_candidates(batch.values(), attention=attention, **search)
+            for name, captions in zip(batch, found, strict=True):
+                image_id = image_id_from_filename(name)
+                yield {"photo": name, **_entry(image_id, captions, candidates)}
+
+    def by_path(entries: list[dict]) -> dict[str, Any]:
+        whole = candidates or attention
+        return {entry["photo"]: entry if whole else entry["caption"] for entry in entries}
+
+    settings = {"checkpoint": repr(checkpoint), "options": repr(search)}
+    settings |= {"candidates": candidates, "attention": attention}
+    with CaptionStream(output, settings, "photo") if output else nullcontext() as stream:
+        done = stream.done if stream else ()
+        if done:
+            report(f"continuing: {len(paths.keys() & done)} of {len(paths)} photos are captioned")
+        todo = {name: path for name, path in paths.items() if name not in done}
+        entries, advice = [], stopping.CONTINUE if stream else ""
+        for entry in stopping.between(results(todo), advice):
+            entries.append(entry)
+            if stream:
+                stream.write(entry)
+            report(f"{entry['photo']}: {entry['caption']}")
+        if stream:
+            entries = stream.finish([name for name in paths if name not in faults], by_path)
+    for fault in faults.values():
+        report(f"left out: {fault}")
+    if faults:
+        raise DataError(f"{len(faults)} photos are left out, {len(entries)} are captioned")
+    return {entry["photo"]: entry["caption"] for entry in entries}
 
 
 def _entry(image_id: ImageId, captions: list[Caption], candidates: bool) -> dict[str, Any]:

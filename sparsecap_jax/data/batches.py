@@ -137,7 +137,8 @@ class BatchMaker:
         records: images of the split.
         store: their features.
         batch_size: images in a global batch B.
-        region_buckets: allowed sizes of the region axis; a batch takes the smallest that holds it.
+        region_buckets: sizes of the region axis; a batch takes the smallest that holds it, beyond
+            the largest a size of `REGION_BUCKETS` or a multiple of 100.
         process_index: this process, which builds its share of the rows of each batch.
         process_count: number of processes; they must agree on all other arguments.
 
@@ -182,13 +183,10 @@ class BatchMaker:
         # All processes must agree on the shape, so the rows of the others count too.
         counts = [len(image.features) for image in local]
         counts += [self._store.num_regions(self._ids[i]) for i in elsewhere if i >= 0]
-        num_regions = next((b for b in self._buckets if b >= max(counts)), None)
-        if num_regions is None:
-            ids = [self._ids[i] for i in (*images[self._local], *elsewhere) if i >= 0]
-            raise DataError(
-                f"image {ids[int(np.argmax(counts))]!r} has {max(counts)} regions, "
-                f"more than the largest of region_buckets {self._buckets}"
-            )
+        largest = max(counts)
+        multiple = -(-largest // REGION_BUCKETS[-1]) * REGION_BUCKETS[-1]
+        sizes = (*self._buckets, *REGION_BUCKETS, multiple)
+        num_regions = next(size for size in sizes if size >= largest)
         num_rows = self._local.stop - self._local.start
         if not local:  # all rows of this process are padding
             nothing = np.zeros((1, self._store.feature_size), np.float32)

@@ -22,7 +22,8 @@ class DataConfig:
         batch_size: images per step.
         seq_per_img: captions per image and step.
         eval_batch_size: images decoded at a time in validation and evaluation.
-        region_buckets: numbers of regions that images are padded to, growing.
+        region_buckets: numbers of regions that images are padded to, growing; beyond the largest,
+            the next of the default ones or a multiple of 100.
         cache_gb: memory in GiB for features that were read before.
         mixture: how often an epoch of `imagined` sees each source, `source=times,...`.
         cache_min_free_ram: fraction of the machine's memory that the cache leaves free.

@@ -19,7 +19,9 @@ SPLITS = ("train", "val", "test")
 # COCO names carry their id: COCO_val2014_000000391895.jpg, or plain 000000391895.jpg. Other
 # underscored names stay whole: the last part of a Flickr8k name may be all digits by chance.
 _COCO_NAME = re.compile(r"(?:COCO_[a-z]+[0-9]{4}_)?([0-9]+)")
-_EXTENSION = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
+PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+"""Formats of pictures that are read, by their names in Pillow."""
+_EXTENSION = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif)$", re.IGNORECASE)
 _NO_WORD = re.compile(r"[\W_]+")
 _APOSTROPHES = str.maketrans("", "", "'\u2019")
 _JSON_NAMES = {list: "a list", str: "a string", int | str: "an integer or a name"}
@@ -73,8 +75,20 @@ def image_id_from_filename(filename: str) -> ImageId:
 
 
 def image_id_from_stem(name: str) -> ImageId:
-    """Return `image_id_from_filename` of a name that may lack its .jpg, .jpeg or .png."""
+    """Return `image_id_from_filename` of a name that may lack a picture's ending, such as .jpg."""
     return image_id_from_filename(_EXTENSION.sub("", name) + ".jpg")
+
+
+def is_picture(path: pathlib.Path) -> bool:
+    """Return whether a file has the ending of a picture."""
+    return bool(_EXTENSION.search(path.name)) and path.is_file()
+
+
+def find_pictures(folder: str | os.PathLike) -> list[pathlib.Path]:
+    """Return the pictures in a folder and in the folders in it, sorted, without hidden ones."""
+    root = pathlib.Path(folder)
+    paths = sorted(filter(is_picture, root.rglob("*")))
+    return [path for path in paths if "/." not in f"/{path.relative_to(root).as_posix()}"]
 
 
 def checked_id(value: Any, where: str) -> ImageId:

@@ -9,12 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image
 
 from sparsecap_jax.data.datasets import Dataset
 from sparsecap_jax.data.karpathy import Record
-from sparsecap_jax.errors import DataError
 from sparsecap_jax.files import foreign_errors, read_csv, write_atomically
+from sparsecap_jax.photos.images import open_photo
 
 
 def caption_grid(
@@ -34,12 +33,9 @@ def caption_grid(
     """
     figure, axes = _panels(len(records), columns, (4.4, 4.5))
     for axis, record in zip(axes, records, strict=True):
-        source = dataset.images / record.filename
-        if not source.exists():
-            raise DataError(f"{source}: no such picture")
-        with Image.open(source) as picture:
-            axis.imshow(picture.convert("RGB"))
-            boxes, size = dataset.store[record.image_id].boxes, np.array(picture.size)
+        picture = open_photo(dataset.images / record.filename)
+        axis.imshow(picture)
+        boxes, size = dataset.store[record.image_id].boxes, np.array(picture.size)
         style = {"fill": False, "lw": 0.7, "edgecolor": "white", "alpha": 0.8}
         for box in () if boxes is None else boxes:
             extent = (box[2:] - box[:2]) * size

@@ -23,7 +23,7 @@ from sparsecap_jax.data.records import ImageId, image_id_from_filename
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.files import read_json, write_atomically, write_json
 from sparsecap_jax.photos.extractors import Extractor
-from sparsecap_jax.photos.images import SUFFIXES, open_photo
+from sparsecap_jax.photos.images import list_photos, open_photo, photo_name
 
 SETTINGS = "extractor.json"
 # In the order of writing: a photo with a file in the last one is finished.
@@ -40,17 +40,13 @@ class Extracted(NamedTuple):
 
 def find_photos(folder: str | os.PathLike) -> dict[ImageId, pathlib.Path]:
     """Return photos by image id, sorted by path; DataError where none, or two of one id, exist."""
-    root = pathlib.Path(folder)
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder; expected photos (JPEG or PNG)")
+    if not os.path.isdir(folder):
+        raise DataError(f"{folder}: no such folder; expected photos")
     photos: dict[ImageId, pathlib.Path] = {}
-    for path in sorted(root.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and path.is_file():
-            other = photos.setdefault(image_id_from_filename(path.name), path)
-            if other != path:
-                raise DataError(f"{root}: {other.name} and {path.name} are one image id")
-    if not photos:
-        raise DataError(f"{root}: no photos ({', '.join(SUFFIXES)})")
+    for path in list_photos(folder):
+        other = photos.setdefault(image_id_from_filename(path.name), path)
+        if other != path:
+            raise DataError(f"{folder}: {other.name} and {path.name} are one image id")
     return photos
 
 
@@ -93,7 +89,7 @@ def extract_folder(
     skipped, done, faults, start = len(photos) - len(todo), 0, {}, time.monotonic()
     if skipped:
         report(f"{skipped} of {len(photos)} photos have features already")
-    opened = _opened(todo, 2 * batch_size, faults, skip_bad)
+    opened = open_photos(todo, 2 * batch_size, faults, skip_bad)
     batches = iter(lambda: dict(itertools.islice(opened, batch_size)), {})
     for batch in stopping.between(batches):
         for image_id, regions in zip(batch, extractor([*batch.values()]), strict=True):
@@ -108,10 +104,13 @@ def extract_folder(
     return Extracted(done, skipped, faults)
 
 
-def _opened(
-    photos: Mapping[ImageId, pathlib.Path], ahead: int, faults: dict[str, str], skip_bad: bool
+def open_photos(
+    photos: Mapping[ImageId, str | os.PathLike], ahead: int, faults: dict[str, str], skip_bad: bool
 ) -> Iterator[tuple[ImageId, Image.Image]]:
-    """Yield image ids and their photos, the next ones being read meanwhile."""
+    """Yield the keys of `photos` and the pictures, the next ones being read meanwhile.
+
+    With `skip_bad`, photos that cannot be read are left out, and why is noted in `faults` by path.
+    """
     with ThreadPoolExecutor(2, thread_name_prefix="photos") as executor:
         futures = ((key, executor.submit(open_photo, path)) for key, path in photos.items())
         for image_id, photo in read_ahead(futures, ahead):
@@ -120,7 +119,7 @@ def _opened(
             except DataError as error:
                 if not skip_bad:
                     raise
-                faults[str(photos[image_id])] = str(error)
+                faults[photo_name(photos[image_id])] = str(error)
 
 
 def _write(

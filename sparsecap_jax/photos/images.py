@@ -1,38 +1,76 @@
-"""Reading photos: any mode, upright, as RGB."""
+"""Reading photos: files of any kind that Pillow reads, or pictures in memory, upright, as RGB."""
 
+import contextlib
+import glob
 import os
+import pathlib
+import re
+import warnings
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from sparsecap_jax.data.records import PICTURE_FORMATS, find_pictures, is_picture
 from sparsecap_jax.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
-_MAX_PIXELS = 200_000_000
+Photo = str | os.PathLike | Image.Image | np.ndarray
+_MAX_PIXELS = 178_956_970  # Pillow refuses files of more; it warns of a half of them
+# Of broken parts that Pillow leaves out, and of large photos; what it cannot read is an error.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+_URL = re.compile(r"data:|[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
-def open_photo(path: str | os.PathLike) -> Image.Image:
+def open_photo(photo: Photo) -> Image.Image:
     """Read a photo as an RGB image, turned upright by its EXIF orientation.
 
-    Transparent pixels are shown on white. 16-bit grey is scaled to 8 bits.
+    Transparent pixels are shown on white; 16-bit, 32-bit and float grey is scaled to 8 bits; of
+    several frames or pages, the first counts. A broken EXIF is ignored.
+
+    Args:
+        photo: file of a format of `PICTURE_FORMATS`; a picture of Pillow, which stays as it is; or
+            an array, uint8 `[H, W]`, `[H, W, 1]`, `[H, W, 3]` or `[H, W, 4]`.
 
     Raises:
-        DataError: no such file, not an image, truncated, or beyond 200 million pixels.
+        DataError: no such file, not an image, truncated, an array of another kind, a URL, or more
+            than 178,956,970 pixels.
     """
-    try:
-        with Image.open(path, formats=("JPEG", "PNG")) as image:
-            width, height = image.size
-            if width * height <= _MAX_PIXELS:
-                image.load()
-                return _rgb(ImageOps.exif_transpose(image))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; expected a photo") from error
-    except UnidentifiedImageError as error:
-        raise DataError(f"{path}: not an image; expected JPEG or PNG") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: broken image: {error}") from error
-    raise DataError(f"{path}: {width} x {height} pixels; expected at most {_MAX_PIXELS:,}")
+    if not isinstance(photo, str | os.PathLike):
+        with _one_error(getattr(photo, "filename", "") or "picture in memory"):
+            return _upright(_from_memory(photo))
+    name = photo_name(photo)
+    if _URL.match(name) and not os.path.exists(photo):
+        raise DataError(f"{name:.200}: a URL; expected a file, nothing is downloaded")
+    with _one_error(name), Image.open(photo, formats=PICTURE_FORMATS) as image:
+        return _upright(image)
+
+
+def list_photos(place: str | os.PathLike) -> list[str | os.PathLike]:
+    """Return the photos that a name stands for: a file, a folder, or a pattern such as `*.jpg`.
+
+    Of a folder, with the folders in it, and of a pattern, which need not be one where a file has
+    that name and where `**` stands for any folders, these are the pictures, by their endings,
+    sorted; hidden files are left out. Any other name is returned as it is.
+
+    Raises:
+        DataError: a folder or a pattern without pictures.
+    """
+    if os.path.isdir(place):
+        found = find_pictures(place)
+    elif set("*?[") & {*os.fspath(place)} and not os.path.lexists(place):
+        matches = map(pathlib.Path, glob.iglob(os.fspath(place), recursive=True))
+        found = sorted(path for path in matches if is_picture(path))
+    else:
+        return [place]
+    if not found:
+        raise DataError(f"{photo_name(place)}: no photos ({', '.join(PICTURE_FORMATS)})")
+    return found
+
+
+def photo_name(path: str | os.PathLike) -> str:
+    """Return a path as text that can be printed; bytes that are not Unicode are escaped."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def squeeze(photo: Image.Image, size: int) -> UInt8[np.ndarray, "S S 3"]:
@@ -40,12 +78,54 @@ def squeeze(photo: Image.Image, size: int) -> UInt8[np.ndarray, "S S 3"]:
     return np.asarray(photo.resize((size, size), Image.Resampling.BICUBIC))
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+@contextlib.contextmanager
+def _one_error(name: str) -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from None
+    except FileNotFoundError as error:
+        raise DataError(f"{name}: no such file; expected a photo") from error
+    except UnidentifiedImageError as error:
+        expected = ", ".join(PICTURE_FORMATS)
+        raise DataError(f"{name}: not an image; expected {expected}") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{name}: too many pixels; expected at most {_MAX_PIXELS:,}") from error
+    except Exception as error:  # broken files lead Pillow's readers to errors of any type
+        if isinstance(error, OSError) and error.strerror:
+            raise DataError(f"{name}: cannot be read: {error.strerror}") from error
+        raise DataError(f"{name}: broken image: {error or type(error).__name__}") from error
+
+
+def _from_memory(photo: Image.Image | np.ndarray) -> Image.Image:
+    if isinstance(photo, Image.Image):
+        return photo.copy()
+    expected = "a file name, a picture, or an array, uint8 [H, W], [H, W, 3] or [H, W, 4]"
+    if not isinstance(photo, np.ndarray):
+        raise DataError(f"{type(photo).__name__}; expected {expected}")
+    shape = photo.shape[:2] if photo.shape[2:] == (1,) else photo.shape
+    if photo.dtype != np.uint8 or len(shape) < 2 or shape[2:] not in ((), (3,), (4,)):
+        raise DataError(f"{photo.dtype} {[*photo.shape]}; expected {expected}")
+    return Image.fromarray(photo.reshape(shape))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn an image, which may change, as its EXIF says, and return it as RGB."""
+    if not 0 < image.width * image.height <= _MAX_PIXELS:
+        size = f"{image.width} x {image.height} pixels"
+        raise DataError(f"{size}; expected at least one and at most {_MAX_PIXELS:,}")
+    image.load()
+    with contextlib.suppress(Exception):  # of an EXIF that cannot be read
+        ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, np.float64)
-        limit = 255.0 if values.max(initial=0) <= 255 else 65535.0
-        image = Image.fromarray(np.clip(values * (255.0 / limit), 0, 255).astype(np.uint8))
+        values = np.nan_to_num(np.asarray(image, np.float32))
+        top = float(values.max(initial=0))
+        limits = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+        limit = next((limit for limit in limits if top <= limit), top)
+        image = Image.fromarray((np.clip(values, 0, limit) * (255.0 / limit)).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image.getchannel("A"))
+        return white
     return image.convert("RGB")

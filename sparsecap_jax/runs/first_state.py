@@ -19,6 +19,7 @@ from sparsecap_jax.errors import CheckpointError
 from sparsecap_jax.models import smallest_inputs
 from sparsecap_jax.pruning.step import SparseStep, TrainState
 from sparsecap_jax.runs.directory import INITIAL_WEIGHTS, load_variables
+from sparsecap_jax.runs.published import resolve_run
 from sparsecap_jax.runs.run import Run
 from sparsecap_jax.runs.weights import load_weights, misfits
 from sparsecap_jax.training.objectives import Objective
@@ -41,7 +42,7 @@ def first_state(run: Run) -> TrainState:
             none of the regexes in `config.train.init_ignore` matches (as a whole, `a/b/c`).
     """
     train, pruner, objective = run.config.train, run.pruner, run.objective_at(0)
-    source = train.init_from and pathlib.Path(train.init_from)
+    source = train.init_from and resolve_run(train.init_from)
     if pruner.expects_trained and not source:
         logging.getLogger(__name__).warning(
             "pruner %r ranks weights that were not trained (config.train.init_from is empty)",

@@ -25,6 +25,7 @@ from sparsecap_jax.models import make_model, model_class
 from sparsecap_jax.pruning import Pruner, make_pruner
 from sparsecap_jax.runs.config import changed_fields, from_dict, model_config, to_json, validate
 from sparsecap_jax.runs.directory import CONFIG, EXTRACTOR, INITIAL_WEIGHTS, TOKENIZER
+from sparsecap_jax.runs.published import resolve_run
 from sparsecap_jax.scst.document_frequency import DocumentFrequency, count_documents
 from sparsecap_jax.scst.guard import check_document_frequency
 from sparsecap_jax.scst.rewards import make_rewards
@@ -237,7 +238,7 @@ def _check_start(config: ConfigDict, pruner: Pruner) -> None:
     """Check that the run to start from exists, and is named where one is needed."""
     start = config.train.init_from
     if start:
-        if not (pathlib.Path(start) / CONFIG).exists():
+        if not (resolve_run(start) / CONFIG).exists():
             raise ConfigError(
                 f"config.train.init_from is {start!r}: no run directory: config.json is missing"
             )
@@ -257,9 +258,9 @@ def prepare_tokenizer(config: ConfigDict, workdir: pathlib.Path, dataset: Datase
     otherwise one is trained on the training captions.
     """
     directory = workdir / TOKENIZER
-    source = pathlib.Path(config.train.init_from) / TOKENIZER
-    if not directory.exists() and config.train.init_from and source.is_dir():
-        make_tokenizer(config.tokenizer, source).save(directory)
+    start = config.train.init_from
+    if start and not directory.exists() and (resolve_run(start) / TOKENIZER).is_dir():
+        make_tokenizer(config.tokenizer, resolve_run(start) / TOKENIZER).save(directory)
     if not directory.exists():
         captions = (text for record in dataset.splits["train"] for text in record.captions)
         return train_tokenizer(config.tokenizer, captions, directory)

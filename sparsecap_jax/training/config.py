@@ -71,7 +71,8 @@ class TrainConfig:
         skip_nonfinite: most steps of loss, gradients or weights that are not finite which leave the
             state as it was; the next one stops training. 0 needs the least memory.
         devices: accelerators that the batch is spread over; 0: all.
-        init_from: run directory whose weights training starts from; "": none.
+        init_from: run directory, or captioner of the package, whose weights training starts from;
+            "": none.
         init_ignore: regular expressions of weights that may be missing, extra or of another shape
             there.
     """

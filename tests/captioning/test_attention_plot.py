@@ -37,7 +37,7 @@ def test_the_picture_is_light_where_the_word_was_seen(tmp_path):
     [
         (None, None, r"attention: found None, expected \[words, 2\]"),
         (np.ones((1, 3), np.float32), None, r"attention: found \(1, 3\), expected"),
-        (np.ones((1, 2), np.float32), "none.png", r"none\.png: not a picture"),
+        (np.ones((1, 2), np.float32), "none.png", r"none\.png: no such file"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(tmp_path, weights, picture, message):

@@ -18,6 +18,7 @@ from pipeline_files import (
     make_iterator,
 )
 
+from sparsecap_jax.data.features import RegionFeatures
 from sparsecap_jax.data.karpathy import Record
 from sparsecap_jax.data.pipeline import make_eval_batches, steps_per_epoch
 from sparsecap_jax.data.stores import NpyFolderStore
@@ -237,7 +238,31 @@ def test_records_that_cannot_be_trained_on(records, store):
         make_eval_batches([], store, batch_size=2)
 
 
-def test_more_regions_than_the_largest_bucket(records, store):
-    data = make_data(records, store, region_buckets=(4, 8), batch_size=11)
-    with pytest.raises(DataError, match=r"image 110 has 9 regions, .* region_buckets \[4, 8\]"):
-        data[0]
+def test_more_regions_than_the_largest_bucket(records, store, folder):
+    batch = make_data(records, store, region_buckets=(4, 8), batch_size=11, seq_per_img=1)[0]
+    assert batch.regions.mask.shape == (11, 16)
+    for row, image in enumerate(batch.index):
+        assert_regions(batch.regions, row, image, folder)
+
+
+class OneImage(dict):
+    feature_size = WIDTH
+
+    def check(self, image_ids):
+        assert list(image_ids) == [7]
+
+    def num_regions(self, image_id):
+        return len(self[image_id].features)
+
+
+@pytest.mark.parametrize(
+    ("buckets", "regions", "padded"),
+    [((20,), 20, 20), ((20,), 47, 64), ((20, 50), 47, 50), ((200,), 150, 200), ((20,), 101, 200),
+     ((20,), 200, 200), ((20, 130), 131, 200)],
+)  # fmt: skip
+def test_buckets_beyond_the_largest(buckets, regions, padded):
+    ones = np.ones((regions, WIDTH), np.float32)
+    store = OneImage({7: RegionFeatures(ones, None, ones[0])})
+    (batch,) = make_eval_batches([Record(7)], store, batch_size=1, region_buckets=buckets)
+    assert batch.regions.mask.shape == (1, padded)
+    assert batch.regions.mask.sum() == regions

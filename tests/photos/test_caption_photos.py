@@ -1,6 +1,8 @@
 """Photos to captions: the same as extracting and captioning by hand."""
 
 import json
+import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from sparsecap_jax.data.features import RegionFeatures
 from sparsecap_jax.errors import CheckpointError, ConfigError, DataError
 from sparsecap_jax.photos.extractors import grid_boxes
 from sparsecap_jax.settings import use_plugin
+
+LINES = []
 
 
 class HalfColours:
@@ -78,6 +82,90 @@ def test_command_reports_and_writes(run, photos, tmp_path):
     found = caption_photos(run, photos, tmp_path / "c.json", report=lines.append)
     assert lines == [f"{path}: {found[str(path)]}" for path in photos]
     assert json.loads((tmp_path / "c.json").read_text()) == found
+
+
+def test_one_photo_in_place_of_many(run, photos):
+    captioner = Captioner.load(run)
+    first, second = (caption.text for caption in captioner.caption_photos(photos[:2]))
+    picture = Image.open(photos[0])
+    for photo in (str(photos[0]), photos[0], picture, np.asarray(picture)):
+        assert [caption.text for caption in captioner.caption_photos(photo)] == [first]
+    both = np.stack([np.asarray(Image.open(path)) for path in photos[:2]])
+    assert [caption.text for caption in captioner.caption_photos(both)] == [first, second]
+    assert list(caption_photos(run, str(photos[0]), report=LINES.append)) == [str(photos[0])]
+
+
+def test_bad_photos_are_left_out_and_named(run, photos, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"text")
+    places = ["http://x.org/1.jpg", photos[0], tmp_path / "bad.jpg", tmp_path / "*.gif", photos[1]]
+    lines, formats = [], "JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF"
+    with pytest.raises(DataError, match=r"^3 photos are left out, 2 are captioned$"):
+        caption_photos(run, places, tmp_path / "c.json", batch_size=1, report=lines.append)
+    found = dict(zip(photos, Captioner.load(run).caption_photos(photos[:2]), strict=False))
+    good = {str(path): caption.text for path, caption in found.items()}
+    assert json.loads((tmp_path / "c.json").read_text()) == good
+    assert lines[:2] == [f"{path}: {caption}" for path, caption in good.items()]
+    assert sorted(lines[2:]) == [
+        f"left out: {tmp_path}/*.gif: no photos ({formats})",
+        f"left out: {tmp_path}/bad.jpg: not an image; expected {formats}",
+        "left out: http://x.org/1.jpg: a URL; expected a file, nothing is downloaded",
+    ]
+    with pytest.raises(DataError, match=r"^http://x\.org/1\.jpg: a URL"):
+        caption_photos(run, places[:2], batch_size=1, strict=True, report=LINES.append)
+    with pytest.raises(DataError, match=r"\*\.gif: no photos"):
+        caption_photos(run, places[3:], strict=True, report=LINES.append)
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl"])
+def test_candidates_and_attention_of_photos(run, photos, tmp_path, ending):
+    shutil.copy(photos[0], tmp_path / "COCO_val2014_000000000007.png")
+    shutil.copy(photos[1], tmp_path / "name.png")
+    output = tmp_path / f"c.{ending}"
+    search = {"search": "beam", "beam_size": 2}
+    options = {"candidates": True, "attention": True, "report": LINES.append, **search}
+    caption_photos(run, tmp_path, output, **options)
+    text = output.read_text()
+    if ending == "jsonl":
+        entries = [json.loads(line) for line in text.splitlines()]
+    else:
+        entries = list(json.loads(text).values())
+        assert list(json.loads(text)) == [entry["photo"] for entry in entries]
+    assert [entry["image_id"] for entry in entries] == [7, "name"]
+    assert [pathlib.Path(entry["photo"]).name for entry in entries] == [
+        "COCO_val2014_000000000007.png",
+        "name.png",
+    ]
+    captioner = Captioner.load(run)
+    for entry, path in zip(entries, photos, strict=False):
+        (one,) = HalfColours(0.01)([Image.open(path)])
+        expected = captioner.candidates(one.features, one.boxes, one.fc, attention=True, **search)
+        assert [c["caption"] for c in entry["candidates"]] == [c.text for c in expected]
+        scores = [c["score"] for c in entry["candidates"]]
+        np.testing.assert_allclose(scores, [c.score for c in expected], atol=1e-4)
+        best = max(expected, key=lambda c: c.score)
+        assert entry["caption"] == best.text
+        np.testing.assert_allclose(entry["attention"], best.attention, atol=1e-4)
+
+
+def test_an_interrupted_command_continues(run, photos, tmp_path):
+    whole = caption_photos(run, photos, report=LINES.append)
+
+    class Interruption(Exception):
+        pass
+
+    def interrupt(line):
+        if line.startswith(str(photos[1])):
+            raise Interruption
+
+    output = tmp_path / "c.json"
+    with pytest.raises(Interruption):
+        caption_photos(run, photos[:2], output, report=interrupt)
+    lines = []
+    assert caption_photos(run, photos, output, report=lines.append) == whole
+    last = f"{photos[2]}: {whole[str(photos[2])]}"
+    assert lines == ["continuing: 2 of 3 photos are captioned", last]
+    assert json.loads(output.read_text()) == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["c.json"]
 
 
 def test_faults(run, photos, tmp_path):

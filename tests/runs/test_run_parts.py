@@ -7,8 +7,9 @@ from sparsecap_jax.data.datasets import Dataset
 from sparsecap_jax.data.karpathy import Record
 from sparsecap_jax.data.stores import NpyFolderStore
 from sparsecap_jax.runs.config import default_config
+from sparsecap_jax.runs.published import find
 from sparsecap_jax.runs.run import _note_extractor, prepare_tokenizer
-from sparsecap_jax.tokenizers import TOKENIZERS
+from sparsecap_jax.tokenizers import TOKENIZERS, make_tokenizer
 
 OLD = ["a red dog runs", "the dog sleeps on the red mat"] * 3
 NEW = ("two boats on blue water", "many blue boats")
@@ -30,6 +31,9 @@ def test_a_warm_start_keeps_the_tokenizer_of_its_source(tmp_path):
     warm = prepare_tokenizer(config, tmp_path / "warm", dataset(tmp_path))
     text = "the red dog on blue boats"
     assert warm.encode(text) == old.encode(text) != fresh.encode(text)
+    config.train.init_from = "flickr8k-mini"
+    published = prepare_tokenizer(config, tmp_path / "published", dataset(tmp_path))
+    assert published.same_ids(make_tokenizer(config.tokenizer, find("flickr8k-mini") / "tokenizer"))
     # The run directory is whole without its source.
     config.train.init_from = ""
     again = prepare_tokenizer(config, tmp_path / "warm", dataset(tmp_path))

@@ -1,4 +1,4 @@
-"""Region features of photos: JPEG and PNG of a folder, into the layout that training reads.
+"""Region features of the photos of a folder, into the layout that training reads.
 
 python launch/prepare_data.py extract --images=photos --output=features
 

@@ -9,11 +9,13 @@ import pathlib
 
 from sparsecap_jax.data.features import ImageSizes, IndexedStore
 from sparsecap_jax.data.records import (
+    PICTURE_FORMATS,
     ImageId,
     checked_id,
     data_error,
     entries,
     field,
+    find_pictures,
     image_id_from_filename,
     normalize_id,
 )
@@ -127,7 +129,7 @@ def load_image_sizes(path: str | os.PathLike) -> ImageSizes:
     files = sorted(file for pattern in _COCO_FILES for file in path.glob(pattern))
     if files:
         return {key: size for file in files for key, size in _from_json(file).items()}
-    pictures = sorted(p for p in path.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    pictures = find_pictures(path)
     if not pictures:
         raise DataError(f"{path}: holds neither COCO's .json files nor pictures")
     return {image_id_from_filename(p.name): _picture_size(p) for p in pictures}
@@ -158,9 +160,8 @@ def _size(value: object, where: str) -> tuple[int, int]:
 def _picture_size(path: pathlib.Path) -> tuple[int, int]:
     from PIL import Image
 
-    faults = OSError, ValueError, SyntaxError, Image.DecompressionBombError
     with (
-        data_error(f"{path}: not a picture", *faults),
-        Image.open(path, formats=("JPEG", "PNG")) as picture,
+        data_error(f"{path}: not a picture", Exception),
+        Image.open(path, formats=PICTURE_FORMATS) as picture,
     ):
         return picture.size

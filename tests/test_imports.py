@@ -13,7 +13,7 @@ PACKAGE = REPO / "sparsecap_jax"
 # Rooms from the ground up; a room imports from rows below its own alone.
 ROWS = (
     ("version", "errors"),
-    ("types", "settings", "files"),
+    ("types", "settings", "files", "text"),
     ("pruning", "torch_files", "tokenizers", "models", "data"),
     ("decoding", "photos", "scst"),
     ("captioning", "evaluation", "training", "interop"),

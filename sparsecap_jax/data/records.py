@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from sparsecap_jax.errors import ConfigError, DataError
+from sparsecap_jax.text import words
 
 logger = logging.getLogger(__name__)
 
@@ -19,8 +20,6 @@ SPLITS = ("train", "val", "test")
 # underscored names stay whole: the last part of a Flickr8k name may be all digits by chance.
 _COCO_NAME = re.compile(r"(?:COCO_[a-z]+[0-9]{4}_)?([0-9]+)")
 _EXTENSION = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
-_NO_WORD = re.compile(r"[\W_]+")
-_APOSTROPHES = str.maketrans("", "", "'\u2019")
 _JSON_NAMES = {list: "a list", str: "a string", int | str: "an integer or a name"}
 _MAX_LOGGED = 5  # faults that are logged one by one
 
@@ -81,15 +80,6 @@ def checked_id(value: Any, where: str) -> ImageId:
     if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
         raise DataError(f"{where}: expected an integer or a name, found {value!r:.80}")
     return normalize_id(value)
-
-
-def words(caption: str) -> list[str]:
-    """Split a caption into words like the tokens of Karpathy's splits.
-
-    Lower case, apostrophes dropped ("a man's" -> "a mans"), split at everything that is neither a
-    letter nor a digit ("t-shirt" -> "t", "shirt"). For datasets that have raw captions only.
-    """
-    return _NO_WORD.sub(" ", caption.lower().translate(_APOSTROPHES)).split()
 
 
 def field(parent: Any, name: str, kind: type | types.UnionType, where: str) -> Any:

@@ -68,7 +68,6 @@ _STARTER = rf"A|{_any_of(_STARTERS.title())}|{_any_of(_STARTERS.upper())}"
 _NEW_SENTENCE = rf"(?:\s+(?:{_STARTER})\s|\s+{_TAG})"
 _SUFFIX = "['\u2019](?:[sSmMdD]|(?i:ll|ve|re))"
 _NO_LETTER = "(?:[^A-Za-z]|\\Z)"
-_CURLY_SUFFIX = "\u2019(?:[sSmMdD]|(?i:ll|ve|re))"  # letters may follow
 _DOTTED = rf"{_MARKED}(?:[.!?]{_MARKED})+"
 _PART = rf"(?:[dDlLoO]{_APOSTROPHE}(?=[^\W_{MARK}]{{2}}))?{_WORD}"
 _COMPOUND = rf"{_PART}(?:[-_\u2010\u2011\u058a]{_PART})*"
@@ -93,9 +92,9 @@ _ALNUM_RULES = [
     ("(?i:nor'easter|o'clock|c'mon|cap'n|nat'l|li'l|c['\u2019]est|e'er|ev'ry|d'ye)", _SAME),
     ("(?:[dD]unkin|[sS]omethin|[oO]l)['\u2019]", _SAME),
     (rf"[nA-HJ-XZ]{_APOSTROPHE}[^\W\d_{MARK}]{{2,}}", _SAME),
-    (rf"({_WORD}|{_MARKED})(?:{_SUFFIX}{_NO_LETTER}|{_CURLY_SUFFIX})", _SAME),
+    (rf"({_WORD}|{_MARKED}){_SUFFIX}{_NO_LETTER}?", _SAME),
     (rf"[^\W\d_{MARK}]+[aeiouyAEIOUY]{_APOSTROPHE}[aeiouA-Z][^\W\d_{MARK}]*", _SAME),
-    (f"[dDlLjJ]['\u2019]|([yY]['\u2019]){_A}", _SAME),
+    ("[dDlLjJ]['\u2019]|([yY]['\u2019])[^\\W\\d_]", _SAME),
     (_COMPOUND, _SAME),
     (_MARKED, _SAME),
     (_HYPHENATED, _SAME),
@@ -120,7 +119,7 @@ _OTHER_RULES = [
     (_TAG, _UNBREAKABLE),
     ("@[A-Za-z_][A-Za-z0-9_]*|#[^\\W\\d_]+|@+", _SAME),
     ("(?i:('t)(?:is|was))", _SAME),
-    (f"({_SUFFIX}){_NO_LETTER}|{_CURLY_SUFFIX}", _STRAIGHT),
+    (f"({_SUFFIX}){_NO_LETTER}|\u2019(?:[sSmMdD]|(?i:ll|ve|re))", _STRAIGHT),
     (
         r"['\u2019][nN]['\u2019]?|(?i:['\u2019](?:em|till?|cause))|['\u2019][2-9]0s|(['\u2019][0-9]{2})\s",
         _SAME,

@@ -6,6 +6,7 @@ import unicodedata
 import pytest
 
 from sparsecap_jax.data.datasets import load_splits
+from sparsecap_jax.data.karpathy import load_karpathy
 from sparsecap_jax.evaluation.metrics import FAST_METRICS, score_captions
 from sparsecap_jax.evaluation.ptb_tokenizer import tokenize_captions
 from sparsecap_jax.text import is_unspaced, normalize, unicode_words, words
@@ -54,6 +55,14 @@ def test_words_of_a_dataset(tmp_path):
     (record,) = load_splits("coco_json", tmp_path)["val"]
     assert record.captions == ("कुत्ता दौड\u093c रहा है", "สุนัข วิ่ง", "un café fermé")
     assert record.raw == tuple(captions)
+
+
+def test_tokens_of_a_split_are_composed(tmp_path):
+    image = {"filename": "1.jpg", "split": "val"}
+    image["sentences"] = [{"tokens": ["cafe\u0301", "d'ici"], "raw": "Cafe\u0301 d'ici."}]
+    (tmp_path / "dataset_coco.json").write_text(json.dumps({"images": [image]}))
+    (record,) = load_karpathy(tmp_path / "dataset_coco.json")["val"]
+    assert (record.captions, record.raw) == (("café d'ici",), ("Cafe\u0301 d'ici.",))
 
 
 def test_normalize():

@@ -128,3 +128,6 @@ def test_tokenizers_write_normalised_text(name, tmp_path):
     tokenizer = train_tokenizer(name, captions * 5, tmp_path / name, vocab_size=80)
     for caption in captions:
         assert tokenizer.decode(tokenizer.encode(caption)) == normalize(caption)
+    pieces = tokenizer.pieces("un cafe\u0301 ﬁn")
+    assert (pieces[0].start, pieces[-1].end) == (0, len(" un café fin"))
+    assert "".join(" un café fin"[piece.start : piece.end] for piece in pieces) == " un café fin"

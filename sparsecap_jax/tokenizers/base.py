@@ -235,7 +235,12 @@ class Tokenizer:
         return compose_am(text.replace("<unk>", " <unk>").removeprefix(" "))
 
     def pieces(self, text: str) -> list[Piece]:
-        """Return the pieces that `encode` looks up, with their places in `" " + text`."""
+        """Return the pieces that `encode` looks up, with their places in `" " + text`.
+
+        Text beyond ASCII is normalised first, as by `encode`; the places are those in the result.
+        """
+        if not text.isascii():  # pieces are those of the normalised text
+            text = self._processor.normalize(text).replace(_BLANK, " ").removeprefix(" ")
         pieces, end, padded = [], 0, f" {text}"
         for piece in self._processor.encode(text, out_type=str):
             surface = piece.replace(_BLANK, " ")

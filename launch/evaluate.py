@@ -18,6 +18,12 @@ SPLIT = flags.DEFINE_enum("split", "test", ["val", "test"], "Split of its datase
 CAPTIONS = flags.DEFINE_string("captions", None, "Captions to score instead.")
 REFERENCES = flags.DEFINE_string("references", None, "Their references.")
 OUTPUT = flags.DEFINE_string("output", None, "Scores file; with --checkpoint, a folder.")
+TOKENIZER = flags.DEFINE_enum(
+    "tokenizer",
+    "",
+    ["", "auto", "java", "python", "unicode", "none"],
+    "Tokenizer of the scores (docs/metrics.md); unicode for Chinese and Japanese.",
+)
 search_flags.define()
 
 
@@ -27,14 +33,20 @@ def main(words: list[str]) -> None:
         from sparsecap_jax.commands.evaluate import evaluate_run
 
         evaluate_run(
-            CHECKPOINT.value, split=SPLIT.value, output=OUTPUT.value, **search_flags.given_options()
+            CHECKPOINT.value,
+            split=SPLIT.value,
+            output=OUTPUT.value,
+            tokenizer=TOKENIZER.value,
+            **search_flags.given_options(),
         )
         return
     if not (CAPTIONS.value and REFERENCES.value):
         raise app.UsageError("expected --checkpoint, or --captions and --references")
     from sparsecap_jax.evaluation.metrics import evaluate_caption_files
 
-    scores = evaluate_caption_files(CAPTIONS.value, REFERENCES.value, OUTPUT.value)
+    scores = evaluate_caption_files(
+        CAPTIONS.value, REFERENCES.value, OUTPUT.value, tokenizer=TOKENIZER.value or "auto"
+    )
     for name, value in scores.items():
         shown = f"{value:.4f}" if isinstance(value, float) else value
         print(f"{name:8s} {'not computed' if value is None else shown}")

@@ -13,7 +13,7 @@ PACKAGE = REPO / "sparsecap_jax"
 # Rooms from the ground up; a room imports from rows below its own alone.
 ROWS = (
     ("version", "errors", "stopping"),
-    ("types", "settings", "files"),
+    ("types", "settings", "files", "text"),
     ("arrays",),
     ("pruning", "torch_files", "tokenizers", "models", "data"),
     ("decoding", "photos", "scst"),

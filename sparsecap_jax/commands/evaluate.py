@@ -24,7 +24,7 @@ def evaluate_run(
     output: str | pathlib.Path | None = None,
     dataset: Dataset | None = None,
     metrics: Sequence[str] = METRICS,
-    tokenizer: str = "auto",
+    tokenizer: str = "",
     report: Callable[[str], None] = print,
     **search: Any,
 ) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def evaluate_run(
             `NAME_SPLIT_beam_SIZE`.
         dataset: the run's dataset, if it is open already.
         metrics: see `score_captions`.
-        tokenizer: see `score_captions`.
+        tokenizer: see `score_captions`; "" for "unicode" where the config says so, else "auto".
         report: takes one line of progress at a time.
         **search: see `SearchOptions`; beams and their length penalty are by default the config's
             (`eval.beam_size_val` or `_test`, `eval.length_penalty`). The caption of the best
@@ -78,11 +78,12 @@ def evaluate_run(
     if not any(record.raw for record in records.values()):  # COCO's test2014
         report(f"{title}: no references\nwrote {folder}/captions.json")
         return {"images": len(captions), **search}
+    by_config = "unicode" if run.config.eval.tokenizer == "unicode" else "auto"
     scores = score_captions(
         {image_id: caption.text for image_id, caption in captions.items()},
         {image_id: record.raw for image_id, record in records.items()},
         metrics=metrics,
-        tokenizer=tokenizer,
+        tokenizer=tokenizer or by_config,
         per_image=True,
     )
     per_image = scores.pop("per_image").values()

@@ -35,6 +35,7 @@ from sparsecap_jax.data.records import (
 )
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.files import read_json, write_atomically
+from sparsecap_jax.text import unicode_words
 
 PHOTOS, TEXT, IMAGINED = "photos.json", "text.json", "imagined.npz"
 _FORMAT = 1
@@ -146,7 +147,7 @@ def _bag(captions: Sequence[str], words: Mapping[str, float]) -> dict[str, float
 
 
 def _words_of(text: str) -> set[str]:
-    return {*re.findall(r"[a-z]+", text.lower())}
+    return {*unicode_words(re.sub(r"['\u2019\d]", " ", text))}
 
 
 class ImaginedStore:

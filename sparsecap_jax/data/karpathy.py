@@ -27,6 +27,7 @@ from sparsecap_jax.data.records import (
 )
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.files import read_json
+from sparsecap_jax.text import normalize
 
 # `restval`: the images of COCO val2014 that are in neither Karpathy val nor test.
 _SPLIT_NAMES = {"train": "train", "restval": "train", "val": "val", "test": "test"}
@@ -108,7 +109,7 @@ def _parse_sentence(sentence: Any, where: str, text: str) -> tuple[str, str]:
         tokens = field(sentence, "tokens", list, where)
         if not all(isinstance(token, str) for token in tokens):
             raise DataError(f"{where}.tokens: expected a list of strings, found {tokens!r:.80}")
-        caption = " ".join(tokens)
+        caption = normalize(" ".join(tokens))
         raw = field(sentence, "raw", str, where) if "raw" in sentence else caption
     return check_text(caption, f"{where}.tokens"), check_text(raw, f"{where}.raw")
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.files import read_bytes
+from sparsecap_jax.text import words
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +23,6 @@ _COCO_NAME = re.compile(r"(?:COCO_[a-z]+[0-9]{4}_)?([0-9]+)")
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """Formats of pictures that are read, by their names in Pillow."""
 _EXTENSION = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif)$", re.IGNORECASE)
-_NO_WORD = re.compile(r"[\W_]+")
-_APOSTROPHES = str.maketrans("", "", "'\u2019")
 _JSON_NAMES = {list: "a list", str: "a string", int | str: "an integer or a name"}
 _MAX_LOGGED = 5  # faults that are logged one by one
 
@@ -96,15 +95,6 @@ def checked_id(value: Any, where: str) -> ImageId:
     if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
         raise DataError(f"{where}: expected an integer or a name, found {value!r:.80}")
     return normalize_id(value)
-
-
-def words(caption: str) -> list[str]:
-    """Split a caption into words like the tokens of Karpathy's splits.
-
-    Lower case, apostrophes dropped ("a man's" -> "a mans"), split at everything that is neither a
-    letter nor a digit ("t-shirt" -> "t", "shirt"). For datasets that have raw captions only.
-    """
-    return _NO_WORD.sub(" ", caption.lower().translate(_APOSTROPHES)).split()
 
 
 def field(parent: Any, name: str, kind: type | types.UnionType, where: str) -> Any:

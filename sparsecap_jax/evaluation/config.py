@@ -1,7 +1,7 @@
 """Section `eval` of a config: validation and evaluation."""
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, Literal
 
 from sparsecap_jax.decoding import DecodeOptions
 from sparsecap_jax.errors import ConfigError
@@ -16,6 +16,8 @@ class EvalConfig:
         beam_size_val: beams in validation.
         beam_size_test: beams in evaluation on the test split.
         length_penalty: "", "wu_ALPHA" or "avg_0", see docs/decoding.md.
+        tokenizer: of the scores; "unicode" for Chinese, Japanese and scripts that "python" splits
+            (see docs/metrics.md).
         images: validate on the first so many images; 0: all.
         sparsity_tolerance: a checkpoint may be the best one where its number of nonzeros is within
             this fraction of the target.
@@ -24,6 +26,7 @@ class EvalConfig:
     beam_size_val: Annotated[int, Range(1, 1000), MAY_CHANGE] = 1
     beam_size_test: Annotated[int, Range(1, 1000), MAY_CHANGE] = 2
     length_penalty: Annotated[str, MAY_CHANGE] = ""
+    tokenizer: Annotated[Literal["python", "unicode"], MAY_CHANGE] = "python"
     images: Annotated[int, Range(0), MAY_CHANGE] = 0
     sparsity_tolerance: Annotated[float, Range(0, 1), MAY_CHANGE] = 0.05
 

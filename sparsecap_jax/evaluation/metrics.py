@@ -14,13 +14,14 @@ from sparsecap_jax.evaluation.caption_files import load_captions, load_reference
 from sparsecap_jax.evaluation.ptb_java import java_available, java_tokenize_captions
 from sparsecap_jax.evaluation.ptb_tokenizer import tokenize, tokenize_captions
 from sparsecap_jax.files import write_json
+from sparsecap_jax.text import is_unspaced, normalize, unicode_words
 
 logger = logging.getLogger(__name__)
 
 METRICS = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr")
 FAST_METRICS = tuple(name for name in METRICS if name != "METEOR")
 """Metrics that need no Java."""
-TOKENIZERS = ("auto", "java", "python", "none")
+TOKENIZERS = ("auto", "java", "python", "unicode", "none")
 
 
 def score_captions(
@@ -37,8 +38,10 @@ def score_captions(
         references: at least one caption per image, `{id: [str, ...]}`, for the same ids.
         metrics: names out of `METRICS`.
         tokenizer: "java" for the PTBTokenizer of the COCO toolkit, "python" for its equivalent in
-            this package, "auto" for Java if it is installed, "none" for captions that are tokens
-            separated by blanks already.
+            this package, "auto" for Java if it is installed, "unicode" for words by Unicode's
+            categories and characters of scripts without blanks (`text.unicode_words`), "none" for
+            captions that are tokens separated by blanks already. All but the last normalise
+            accents and letters first (`text.normalize`).
         per_image: whether to return the scores of each image too.
 
     Returns:
@@ -55,6 +58,8 @@ def score_captions(
             raise ConfigError(f"metric: found {name!r}, expected one of {', '.join(METRICS)}")
     _check(candidates, references)
     chosen = _tokenizer(tokenizer)
+    if tokenizer not in ("unicode", "none") and is_unspaced("".join(candidates.values())):
+        logger.warning("captions in a script without blanks: tokenizer 'unicode' scores characters")
     captions = tokenize({key: [text] for key, text in candidates.items()}, chosen)
     judges = tokenize({key: references[key] for key in candidates}, chosen)
     scores = _scores(metrics, judges, captions)
@@ -150,10 +155,13 @@ def _tokenizer(name: str) -> Callable[[Sequence[str]], Sequence[str]]:
         raise ConfigError(f"tokenizer: found {name!r}, expected one of {', '.join(TOKENIZERS)}")
     if name == "none":
         return lambda captions: [" ".join(text.split()) for text in captions]
+    if name == "unicode":
+        return lambda captions: [" ".join(unicode_words(text)) for text in captions]
     java = java_available()
     if name == "java" and not java:
         raise ConfigError("tokenizer 'java': no java program on the path; 'python' gives the same")
-    return java_tokenize_captions if java and name != "python" else tokenize_captions
+    ptb = java_tokenize_captions if java and name != "python" else tokenize_captions
+    return lambda captions: ptb([normalize(text) for text in captions])
 
 
 def _scores(

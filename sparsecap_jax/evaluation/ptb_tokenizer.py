@@ -15,6 +15,8 @@ are therefore tokenized as a list, in the order of the file.
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
+from sparsecap_jax.evaluation._ptb_characters import MARK, SEEN_AS, SKIPPED, SMALL_DIGIT
+
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 """Tokens that the scorers drop. Brackets stay: pycocoevalcap looks for "-LRB-" in lower case."""
 
@@ -40,9 +42,16 @@ def _any_of(words: str) -> str:
 
 
 _A = "[A-Za-z]"
-_WORD = r"[^\W_]+"
+_WORD = rf"[^\W_{MARK}]+"
+_MARKED = r"[^\W\d_][^\W_]*"  # may hold combining marks, unlike the parts of a compound
 _BLANK = r"[ \t\u00a0]"
-_APOSTROPHE = "['`\u2019]"
+_APOSTROPHE = "['`\u2018\u2019]"
+_DECIMAL = "[.,:\u066b\u066c]"
+_QUOTE = "[`\u2018-\u201f\u2039\u203a\u00ab\u00bb]"
+_ASCII_QUOTES = str.maketrans(
+    {**dict.fromkeys("\u2018\u201b\u2039", "`"), **dict.fromkeys("\u2019\u203a", "'")}
+    | {**dict.fromkeys("\u201c\u00ab", "``"), **dict.fromkeys("\u201d\u00bb", "''")}
+)
 _NAME = rf"{_A}[A-Za-z0-9_.:-]*"
 _TAG = (
     rf"<(?:!--.*?--|[!?][A-Za-z-][^>\n]*|/{_NAME}{_BLANK}*"
@@ -52,21 +61,24 @@ _ENDING = (
     rf"(?i:{_any_of(_MAY_END)})|(?=[A-Z])(?i:{_any_of(_CAPITALISED)})|[Pp][Tt][ey]|(?i:ph\.d|ed\.d)"
 )
 _INNER = rf"(?i:{_any_of(_NEVER_END)})|[Mm][FfTt]g"
+_CAPITALS = "".join(filter(str.isupper, map(chr, range(0x2C00))))
 _INITIALS = rf"{_A}(?:\.{_A})+"
-_SENTENCE_END = rf"(?:\s\s|\s?(?:\Z|{_TAG})|\s[A-Z\u00c0-\u00d6\u00d8-\u00de])"
+_SENTENCE_END = rf"(?:\s\s|\s?(?:\Z|{_TAG})|\s[{_CAPITALS}])"
 _STARTER = rf"A|{_any_of(_STARTERS.title())}|{_any_of(_STARTERS.upper())}"
 _NEW_SENTENCE = rf"(?:\s+(?:{_STARTER})\s|\s+{_TAG})"
 _SUFFIX = "['\u2019](?:[sSmMdD]|(?i:ll|ve|re))"
 _NO_LETTER = "(?:[^A-Za-z]|\\Z)"
-_DOTTED = r"[^\W\d_][^\W_]*(?:[.!?][^\W\d_][^\W_]*)+"
-_COMPOUND = rf"(?:[dDlLoO]{_APOSTROPHE}(?=[^\W_]{{2}}))?{_WORD}(?:[-_\u2010\u2011]{_WORD})*"
-_HYPHENATED = rf"[A-Za-z0-9][A-Za-z0-9.,]*(?:-(?:{_INITIALS}\.|{_WORD}))+"
+_DOTTED = rf"{_MARKED}(?:[.!?]{_MARKED})+"
+_PART = rf"(?:[dDlLoO]{_APOSTROPHE}(?=[^\W_{MARK}]{{2}}))?{_WORD}"
+_COMPOUND = rf"{_PART}(?:[-_\u2010\u2011\u058a]{_PART})*"
+_HYPHENATED = rf"[A-Za-z0-9][A-Za-z0-9.,]*(?:-(?:{_INITIALS}\.|[A-Za-z0-9]+))+"
 _SLASHED = rf"[A-Za-z0-9]+(?:-{_A}+)*"
 _URL_TAIL = r"[^\s\"<>|()]+[^\s\"<>|.!?(){},-]"
+_PHONE = "(?:[0-9]{2,4}[- ])?[0-9]{2,4}[- ][0-9]{3,4}[- ]?[0-9]{3,5}"
 _AT_TAIL = r"(?:[^\s\"<>|(){}.]+\.)*[^\s\"<>|(){}.]+"
 
 # Treatments of the matched text, besides a replacement string.
-_SAME, _STRAIGHT, _UNBREAKABLE, _PERIOD_TWICE = object(), object(), object(), object()
+_SAME, _STRAIGHT, _QUOTES, _UNBREAKABLE, _PERIOD_TWICE = (object() for _ in range(5))
 
 # (pattern, emit): the token is group 1 where there is one, the rest of the pattern is look-ahead.
 _ALNUM_RULES = [
@@ -75,15 +87,16 @@ _ALNUM_RULES = [
     (rf"[A-Za-z0-9][^\s\"<>|(){{}}]*@{_AT_TAIL}", _SAME),
     ("(?i:(can)not|(gon)na|(got)ta|(lem)me|(gim)me|(wan)na)", _SAME),
     (f"(?i:(more)'n)(?!{_A})", _SAME),
-    (rf"([^\W\d_]+?)[nN]{_APOSTROPHE}[tT]", _SAME),
+    (rf"({_A}*?[A-MO-Za-mo-z])[nN]{_APOSTROPHE}[tT]", _SAME),
     (rf"[nN]{_APOSTROPHE}[tT]", _STRAIGHT),
-    ("(?i:nor'easter|o'clock|c'mon|cap'n|nat'l|li'l|e'er|ev'ry|d'ye)", _SAME),
-    ("[dD]unkin'|[sS]omethin'|[oO]l'", _SAME),
-    (rf"[nA-HJ-XZ]{_APOSTROPHE}[^\W\d_]{{2,}}", _SAME),
-    (rf"({_WORD}){_SUFFIX}{_NO_LETTER}", _SAME),
-    (rf"[^\W\d_]+[aeiouyAEIOUY]{_APOSTROPHE}[aeiouA-Z][^\W\d_]*", _SAME),
-    ("[dDlLjJyY]'", _SAME),
+    ("(?i:nor'easter|o'clock|c'mon|cap'n|nat'l|li'l|c['\u2019]est|e'er|ev'ry|d'ye)", _SAME),
+    ("(?:[dD]unkin|[sS]omethin|[oO]l)['\u2019]", _SAME),
+    (rf"[nA-HJ-XZ]{_APOSTROPHE}[^\W\d_{MARK}]{{2,}}", _SAME),
+    (rf"({_WORD}|{_MARKED}){_SUFFIX}{_NO_LETTER}?", _SAME),
+    (rf"[^\W\d_{MARK}]+[aeiouyAEIOUY]{_APOSTROPHE}[aeiouA-Z][^\W\d_{MARK}]*", _SAME),
+    ("[dDlLjJ]['\u2019]|([yY]['\u2019])[^\\W\\d_]", _SAME),
     (_COMPOUND, _SAME),
+    (_MARKED, _SAME),
     (_HYPHENATED, _SAME),
     (rf"{_SLASHED}(?:/{_SLASHED}){{1,2}}", _SAME),
     (_DOTTED, _SAME),
@@ -95,31 +108,35 @@ _ALNUM_RULES = [
     (rf"{_INITIALS}\.?|(?i:ph\.d|ed\.d)", _SAME),
     (rf"({_A})\.{_NEW_SENTENCE}", _SAME),
     (rf"{_A}\.", _SAME),
-    (rf"((?:{_COMPOUND}|{_HYPHENATED}|{_DOTTED}|[A-Z]+&[A-Z]+)\.)[,;:]", _SAME),
-    (r"\d+(?:[.,:]\d+)*", _SAME),
-    (r"(?:\d{1,4}[- \u00a0])?\d{1,4}/\d{1,4}|\d{1,2}[-/]\d{1,2}[-/]\d{2,4}", _UNBREAKABLE),
-    (r"(?:\d{2,4}[- ])?\d{2,4}[- ]\d{3,4}[- ]?\d{3,5}", _UNBREAKABLE),
+    (rf"((?:{_COMPOUND}|{_HYPHENATED}|{_DOTTED}|{_MARKED}|[A-Z]+&[A-Z]+)\.)[,;:\u3001]", _SAME),
+    (rf"\d+(?:{_DECIMAL}\d+)*", _SAME),
+    (r"(?:\d{1,4}[- \u00a0])?\d{1,4}[/\u2044]\d{1,4}|\d{1,2}[-/]\d{1,2}[-/]\d{2,4}", _UNBREAKABLE),
+    (_PHONE, _UNBREAKABLE),
     (r"[A-Z]+(?:[&+][A-Z]+)+|[cC]\+\+|[cCfF]#|[A-Z]+\$", _SAME),
     (r"\S", _SAME),
 ]
 _OTHER_RULES = [
     (_TAG, _UNBREAKABLE),
-    ("@[A-Za-z_][A-Za-z0-9_]*|#[A-Za-z]+|@+", _SAME),
+    ("@[A-Za-z_][A-Za-z0-9_]*|#[^\\W\\d_]+|@+", _SAME),
     ("(?i:('t)(?:is|was))", _SAME),
-    (f"({_SUFFIX}){_NO_LETTER}", _STRAIGHT),
-    (r"'[nN]'?|(?i:'em|'till?|'cause)|'[2-9]0s|('\d\d)\s", _SAME),
-    (r"[+-]?(?:\d+(?:[.,:]\d+)*|(?:[.,:]\d+)+)", _SAME),
-    (r"\(\d{2,3}\) ?\d{3,4}[- ]?\d{3,5}", _UNBREAKABLE),
-    (r"\+\+?(?:\d{2,4}[- ])?\d{2,4}[- ]\d{3,4}[- ]?\d{3,5}", _UNBREAKABLE),
+    (f"({_SUFFIX}){_NO_LETTER}|\u2019(?:[sSmMdD]|(?i:ll|ve|re))", _STRAIGHT),
+    (
+        r"['\u2019][nN]['\u2019]?|(?i:['\u2019](?:em|till?|cause))|['\u2019][2-9]0s|(['\u2019][0-9]{2})\s",
+        _SAME,
+    ),
+    (rf"[+-]?(?:\d+(?:{_DECIMAL}\d+)*|(?:{_DECIMAL}\d+)+)", _SAME),
+    (r"\([0-9]{2,3}\) ?[0-9]{3,4}[- ]?[0-9]{3,5}", _UNBREAKABLE),
+    (rf"\+\+?{_PHONE}", _UNBREAKABLE),
     (r"[<>]?[:;=][-o*']?[()DPdpO|\\@\[\]](?![A-Za-z0-9])|-_-", _SAME),
     (r"-{2,4}|[\u2013\u2014\u2015]", "--"),
     (r"\.{3,5}|\.(?: \.){2,4}|\u2026", "..."),
     (r"[!?]+|-{5,}|''|``|<<|>>|\*+|_+|#+", _SAME),
-    ('(")[A-Za-z0-9$]|[\u201c\u00ab]', "``"),
-    ('["\u201d\u00bb]', "''"),
-    (rf"(['\u2019]){_A}\S|[\u2018\u2039]", "`"),
-    ("['\u2019\u203a]", "'"),
-    ("[\u2010\u2011]", "-"),
+    ('(")[A-Za-z0-9$]', "``"),
+    ('"', "''"),
+    (rf"('){_A}\S", "`"),
+    (f"{_QUOTE}{{1,2}}", _QUOTES),
+    (f"{SMALL_DIGIT}+", _SAME),
+    ("[\u2010\u2011\u058a\u066b\u066c]", ""),
     (r"\[", "-lsb-"),
     (r"\]", "-rsb-"),
     (r"\{", "-lcb-"),
@@ -129,7 +146,7 @@ _OTHER_RULES = [
 
 _ALNUM = [(re.compile(pattern), emit) for pattern, emit in _ALNUM_RULES]
 _OTHER = [(re.compile(pattern), emit) for pattern, emit in _OTHER_RULES]
-_SPACE = re.compile(r"\s*")
+_SPACE = re.compile(rf"[\s{SKIPPED}]*")
 _PLAIN_WORD = re.compile("[A-Za-z]{2,}(?= )")
 # Captions of nothing but words and commas with at most one period at the end, the bulk of all.
 _PLAIN_CAPTION = re.compile("[A-Za-z]+(?:,? +[A-Za-z]+)*(?: *\\. *)?")
@@ -139,11 +156,10 @@ _ABBREVIATIONS = frozenset(
     f"{_MAY_END} {_CAPITALISED} {_NEVER_END} {_BEFORE_NUMBER} pte pty mtg mfg".split()
 )
 _UNUSUAL = re.compile("[^\n -~]")
-_SYMBOLS = {
-    **{"\u00bd": " 1/2 ", "\u00bc": " 1/4 ", "\u00be": " 3/4 ", "\u2153": " 1/3 "},
-    **{"\u2154": " 2/3 ", "\u00a2": " cents ", "\u00a3": " # ", "\u20ac": " $ "},
-    **{"\u00b9": " \u00b9 ", "\u00b2": " \u00b2 ", "\u00b3": " \u00b3 "},
-    **{"\u00ad": "", "\u2012": " "},
+_SPELLED = {
+    **{"\u00bd": "1/2", "\u00bc": "1/4", "\u00be": "3/4", "\u2153": "1/3", "\u2154": "2/3"},
+    **{"\u00a2": "cents", "\u00a3": "#"},
+    **dict.fromkeys("\x80\u00a4\u20a0\u20ac", "$"),
 }
 
 
@@ -158,27 +174,29 @@ def ptb_tokens(caption: str, following: str | None = None) -> list[str]:
         The tokens, as the Stanford PTBTokenizer of CoreNLP 3.4.1 prints them. Blanks within a
         token (markup, telephone numbers, "1 1/2") are U+00A0.
     """
-    caption = _clean(caption)
-    end = len(caption)
-    text = caption if following is None else f"{caption}\n{_clean(following)}"
+    line = _one_line(caption)
+    text = line if following is None else f"{line}\n{_one_line(following)}"
+    seen = text.translate(SEEN_AS) if _UNUSUAL.search(text) else text
+    end = len(line)
     tokens = []
-    position = _SPACE.match(text).end()
+    position = _SPACE.match(seen).end()
     while position < end:
-        plain = _PLAIN_WORD.match(text, position)
+        plain = _PLAIN_WORD.match(seen, position)
         if plain and plain[0].lower() not in _SPLIT_WORDS:
             tokens.append(plain[0])
             position = plain.end()
         else:
-            token, position = _longest_match(text, position)
-            tokens.append(token)
-        position = _SPACE.match(text, position).end()
-    return " ".join(tokens).lower().split(" ") if tokens else []
+            token, position = _longest_match(seen, text, position)
+            tokens += [token] * bool(token)
+        position = _SPACE.match(seen, position).end()
+    # Java does not take a sigma before a hyphen for a final one.
+    return " ".join(tokens).replace("Σ-", "σ-").lower().split(" ") if tokens else []
 
 
-def _longest_match(text: str, position: int) -> tuple[str, int]:
+def _longest_match(seen: str, text: str, position: int) -> tuple[str, int]:
     """Return the token at `position` and the position after it."""
-    rules = _ALNUM if text[position].isalnum() else _OTHER
-    matches = [(m, emit) for pattern, emit in rules if (m := pattern.match(text, position))]
+    rules = _ALNUM if seen[position].isalnum() else _OTHER
+    matches = [(m, emit) for pattern, emit in rules if (m := pattern.match(seen, position))]
     best, emit = max(matches, key=lambda match: match[0].end())
     end = best.end(best.lastindex or 0)
     token = text[position:end]
@@ -187,19 +205,17 @@ def _longest_match(text: str, position: int) -> tuple[str, int]:
     if isinstance(emit, str):
         return emit, end
     if emit is _STRAIGHT:
-        return token.replace("\u2019", "'"), end
+        return token.translate(_ASCII_QUOTES), end
+    if emit is _QUOTES:
+        return seen[position:end].translate(_ASCII_QUOTES), end
     if emit is _UNBREAKABLE:
         token = token.replace(" ", "\u00a0")
+    token = _SPELLED.get(token, token)
     return token.replace("(", "-lrb-").replace(")", "-rrb-"), end
 
 
-def _clean(text: str) -> str:
-    """Blank out line breaks and characters that Java cannot tokenize; spell out symbols."""
-    text = text.replace("\n", " ")
-    if not _UNUSUAL.search(text):
-        return text
-    text = "".join(_SYMBOLS.get(char, char) for char in text)
-    return "".join(char if char.isprintable() and char < "\U00010000" else " " for char in text)
+def _one_line(text: str) -> str:
+    return text.replace("\n", " ").replace("\u00ad", "")
 
 
 def _scored_tokens(caption: str, following: str | None) -> str:

@@ -49,7 +49,7 @@ class Validator:
         captioned = caption_batches(run.model, pruned, self._batches, run.tokenizer, self._options)
         captions = {self._records[index].image_id: best[0].text for index, best in captioned}
         references = {record.image_id: record.raw for record in self._records}
-        scores = score_captions(captions, references, metrics=METRICS, tokenizer="python")
+        scores = score_captions(captions, references, METRICS, run.config.eval.tokenizer)
         metrics = {"loss": sums[0] / sums[1], **scores}
         reached = True
         if jax.tree.leaves(masks):

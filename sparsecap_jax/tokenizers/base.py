@@ -17,6 +17,7 @@ import sentencepiece
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.files import new_folder, read_bytes, write_atomically
 from sparsecap_jax.settings import Range
+from sparsecap_jax.text import compose_am
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,9 @@ _TOO_FEW = re.compile(r"Vocabulary size is smaller than required_chars\. (\d+) v
 # SentencePiece draws from one generator per process.
 _SAMPLING = threading.Lock()
 _BLANK = "\u2581"
+# SentencePiece leaves out lines of more bytes, by default, and lines with this character.
+_DEFAULT_BYTES, _RESERVED = 4192, "\u2585"
+_MAX_BYTES = 2**20
 
 
 class Piece(NamedTuple):
@@ -228,10 +232,15 @@ class Tokenizer:
     def _decode_pieces(self, ids: Sequence[int]) -> str:
         size = len(self._processor)
         text = self._processor.decode([i if i < size else UNK_ID for i in ids])
-        return text.replace("<unk>", " <unk>").removeprefix(" ")
+        return compose_am(text.replace("<unk>", " <unk>").removeprefix(" "))
 
     def pieces(self, text: str) -> list[Piece]:
-        """Return the pieces that `encode` looks up, with their places in `" " + text`."""
+        """Return the pieces that `encode` looks up, with their places in `" " + text`.
+
+        Text beyond ASCII is normalised first, as by `encode`; the places are those in the result.
+        """
+        if not text.isascii():  # pieces are those of the normalised text
+            text = self._processor.normalize(text).replace(_BLANK, " ").removeprefix(" ")
         pieces, end, padded = [], 0, f" {text}"
         for piece in self._processor.encode(text, out_type=str):
             surface = piece.replace(_BLANK, " ")
@@ -287,15 +296,20 @@ def _train(model_type: str, captions: Iterable[str], vocab_size: int) -> bytes:
     too_small = f"tokenizer.vocab_size: found {vocab_size}, expected at least"
     if vocab_size < 5:
         raise ConfigError(f"{too_small} 5: four special ids and one token")
+    captions = list(_checked(captions))
+    longest = max((len(text.encode()) for text in captions), default=0)
+    # The model file keeps this setting: it differs from the reference's only where it must.
+    length = {"max_sentence_length": longest} if longest > _DEFAULT_BYTES else {}
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_checked(captions),
+            sentence_iterator=iter(captions),
             model_writer=model,
             model_type=model_type,
             vocab_size=vocab_size,
             hard_vocab_limit=False,
             minloglevel=2,  # errors alone
+            **length,
             **SPECIAL_IDS,
             unk_surface="<unk>",
             **{f"{name}_piece": f"<{name}>" for name in ("pad", "unk", "bos", "eos")},
@@ -316,7 +330,10 @@ def _checked(captions: Iterable[str]) -> Iterable[str]:
             kind = type(caption).__name__
             raise DataError(f"training caption {number}: expected text, found {kind}")
         try:
-            caption.encode("utf-8")
+            size = len(caption.encode("utf-8"))
         except UnicodeEncodeError as error:
             raise DataError(f"training caption {number}: {error.reason} in {caption!r}") from error
-        yield caption
+        if size > _MAX_BYTES:
+            found = f"found {size} bytes, expected at most {_MAX_BYTES}"
+            raise DataError(f"training caption {number}, {caption[:40]!r} ...: {found}")
+        yield caption.replace(_RESERVED, " ")

@@ -8,10 +8,10 @@ from dataset_files import dump, ids_of, karpathy_image, sizes
 
 from sparsecap_jax.data.datasets import DATASETS, Contents, load_dataset, load_splits
 from sparsecap_jax.data.karpathy import Record
-from sparsecap_jax.data.records import words
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.runs.config import default_config
 from sparsecap_jax.settings import use_plugin
+from sparsecap_jax.text import words
 
 
 @pytest.mark.parametrize(

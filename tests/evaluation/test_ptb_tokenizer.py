@@ -5,6 +5,7 @@ import random
 import time
 
 import pytest
+from script_captions import WORDS, script_captions
 
 from sparsecap_jax.evaluation import ptb_java
 from sparsecap_jax.evaluation.ptb_tokenizer import ptb_tokens, tokenize, tokenize_captions
@@ -52,6 +53,21 @@ CASES = {
     "nice :-) or :( day": "nice :--rrb- or :-lrb- day",
     "call 555-123-4567.": "call 555-123-4567 .",
     "a café’s “menu” – 5€": "a café 's `` menu '' -- 5 $",
+    "एक कुत्ता दौड़ रहा है।": "एक कुत्ता दौड़ रहा है ।",
+    "धीरे-धीरे चलती गाड़ी": "धीरे - धीरे चलती गाड़ी",
+    "சிவப்பு கார், நாய்!": "சிவப்பு கார் , நாய் !",
+    "สุนัข วิ่ง ใกล้น้ำ": "สุนัข วิ่ง ใกล้น้ำ",
+    "كلبٌ يَركُضُ، قطة؟ ٣٫٥ ١٢": "كلبٌ يَركُضُ ، قطة ؟ ٣٫٥ ١٢",
+    "שָׁלוֹם, כלב רץ": "שָׁלוֹם , כלב רץ",
+    "la foret\u0302, un cafe\u0301 ferme\u0301": "la foret\u0302 , un cafe\u0301 ferme\u0301",
+    "vis-a\u0300-vis": "vis-a \u0300 - vis",
+    "İstanbul'da IŞIK": "i\u0307stanbul ` da işik",
+    "dogs \U0001f436\U0001f3fd\u200d\U0001f98a love ❤\ufe0f 1\ufe0f\u20e3": "dogs love ❤ 1",
+    "می\u200cرود خانهٔ": "می رود خانهٔ",
+    "一只狗，在跑。犬が「走る」": "一只狗 ， 在跑 。 犬が 走る",
+    "කුකු ನಾಯಿ": "ක ක ನ ಯ",
+    "dog’slow ’dog’ ol’ rock ’n’ roll": "dog 's low 'd og ' ol’ rock ’n’ roll",
+    "c'est l’été, 1½ m²": "c'est l’été , 1 1/2 m ²",
     "  two   blanks\nand lines ": "two blanks and lines",
     "": "",
     " \t": "",
@@ -131,6 +147,23 @@ def test_equals_java_on_flickr8k(shared):
     text = (shared / "data/flickr8k_text/Flickr8k.token.txt").read_text("utf-8")
     captions = [line.split("\t")[1] for line in text.split("\n") if line]
     assert len(captions) == 40460
+    assert ptb_java.compare(captions) == []
+
+
+@needs_java
+def test_equals_java_on_captions_in_many_scripts():
+    captions = script_captions(7000)
+    assert len(WORDS) > 30
+    assert ptb_java.compare(captions) == []
+
+
+@needs_java
+def test_equals_java_on_every_character():
+    """Every character of the Basic Multilingual Plane within, before, behind and between words."""
+    ends = {*range(0x0A, 0x0E), *range(0x1C, 0x1F), 0x85, 0x2028, 0x2029}  # of lines, for Java
+    chars = [chr(i) for i in range(0x20, 0x10000) if not 0xD800 <= i < 0xE000 and i not in ends]
+    groups = [chars[place : place + 12] for place in range(0, len(chars), 12)]
+    captions = [" ".join(f"q{c}q {c} {c}q q{c} 1{c}2" for c in group) for group in groups]
     assert ptb_java.compare(captions) == []
 
 

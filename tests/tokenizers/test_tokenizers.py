@@ -219,6 +219,21 @@ def test_bad_captions_files(tmp_path):
     assert tokenizer.decode(tokenizer.encode("un thé")) == "un thé"
 
 
+@pytest.mark.parametrize("name", ["word", "radix", "unigram", "bpe", "char"])
+def test_long_captions_train_whole(name, tmp_path):
+    """SentencePiece by itself leaves out a line of over 4,192 bytes, or with U+2585, unsaid."""
+    captions = ["the dog " * 600, *["one \u2585 horse"] * 9]
+    tokenizer = train_tokenizer(name, captions, tmp_path, vocab_size=60)
+    assert tokenizer.decode(tokenizer.encode("dog horse", add_special=False)) == "dog horse"
+
+
+def test_captions_beyond_all_bounds_are_an_error(tmp_path):
+    found = "found 1048577 bytes, expected at most 1048576"
+    with pytest.raises(DataError, match=rf"training caption 1, 'xxx+' \.\.\.: {found}"):
+        train_tokenizer("word", ["a", "x" * (2**20 + 1)], tmp_path / "x", vocab_size=9)
+    assert not (tmp_path / "x").exists()
+
+
 def test_bad_training(tmp_path):
     folder = tmp_path / "tokenizer"
     with pytest.raises(ConfigError, match=r"vocab_size: found 4, expected at least 5"):

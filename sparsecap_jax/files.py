@@ -1,5 +1,6 @@
 """Reading and writing small files: all or nothing, and one clear error."""
 
+import collections
 import contextlib
 import csv
 import json
@@ -57,15 +58,29 @@ def write_json(path: str | pathlib.Path, value: Any, indent: int | None = 2) -> 
         file.write("\n")
 
 
+def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object of its (key, value) pairs; ValueError where a key occurs twice.
+
+    For `json.loads(text, object_pairs_hook=unique_keys)`.
+    """
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        ((key, count),) = collections.Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"key {key!r:.80} occurs {count} times in one object, expected once")
+    return value
+
+
 def read_json(path: str | pathlib.Path, expected: str = "JSON") -> Any:
     """Read a JSON file, UTF-8 with or without a byte-order mark; errors say what is `expected`.
 
     Raises:
-        DataError: it is missing, not UTF-8, or not JSON; the message says where.
+        DataError: it is missing, not UTF-8, or not JSON, or an object has a key twice; the message
+            says where.
     """
     path = pathlib.Path(path)
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
+        text = path.read_bytes().decode("utf-8-sig")
+        return json.loads(text, object_pairs_hook=unique_keys)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; expected {expected}") from error
     except OSError as error:
@@ -75,13 +90,13 @@ def read_json(path: str | pathlib.Path, expected: str = "JSON") -> Any:
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise DataError(f"{path}: broken JSON at {where}: {error.msg}") from error
-    except (RecursionError, ValueError) as error:  # nested too deep; an integer of 5,000 digits
+    except (RecursionError, ValueError) as error:  # too deep; an integer of 5,000 digits; a key
         raise DataError(f"{path}: JSON that cannot be read: {error}") from error
 
 
 def read_csv(path: str | pathlib.Path) -> list[dict[str, str]]:
     """Read a table with a header as one dict of text per row."""
-    with pathlib.Path(path).open(encoding="utf-8", newline="") as file:
+    with pathlib.Path(path).open(encoding="utf-8-sig", newline="") as file:
         return list(csv.DictReader(file))
 
 

@@ -80,7 +80,7 @@ def read_captions(path: str | os.PathLike) -> list[str]:
         DataError: the file is missing, holds no caption, or a line is not UTF-8.
     """
     try:
-        text = pathlib.Path(path).read_text("utf-8")
+        text = pathlib.Path(path).read_text("utf-8-sig")
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; expected a text file of captions") from error
     except UnicodeDecodeError as error:

@@ -4,7 +4,7 @@ python launch/evaluate.py --checkpoint=runs/demo/supermask --split=test --beam_s
 python launch/evaluate.py --captions=captions.json --references=references.json \
     --output=scores.json
 
-Captions: COCO results, `[{"image_id", "caption"}]`, also one a line (`.jsonl`). References: a COCO annotation file, a Karpathy
+Captions: COCO results, `[{"image_id", "caption"}]`. References: a COCO annotation file, a Karpathy
 split, or `{image id: [captions]}`.
 """
 

@@ -222,15 +222,12 @@ class Source:
 
     @property
     def directory(self) -> pathlib.Path:
-        """The dataset's folder; ConfigError where it is not given, DataError where it is not."""
+        """The dataset's folder; ConfigError where it is not given."""
         if not os.fspath(self.path):
             raise ConfigError(
                 "config.data.dir is empty; expected the folder of the split JSON and bu/"
             )
-        path = pathlib.Path(self.path)
-        if not path.is_dir():
-            raise DataError(f"{path}: no such folder; expected the dataset's")
-        return path
+        return pathlib.Path(self.path)
 
 
 class Collector:

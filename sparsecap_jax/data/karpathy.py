@@ -5,6 +5,8 @@ Karpathy & Fei-Fei, "Deep Visual-Semantic Alignments for Generating Image Descri
 """
 
 import dataclasses
+import importlib.resources
+import lzma
 import os
 from typing import Any
 
@@ -28,6 +30,16 @@ from sparsecap_jax.files import read_json
 
 # `restval`: the images of COCO val2014 that are in neither Karpathy val nor test.
 _SPLIT_NAMES = {"train": "train", "restval": "train", "val": "val", "test": "test"}
+
+
+def karpathy_ids() -> dict[str, list[int]]:
+    """Return the COCO ids of Karpathy's val and test images, 5,000 each; all others are train."""
+    folder = importlib.resources.files("sparsecap_jax.data")
+    packed = {split: folder / f"karpathy_{split}.txt.xz" for split in ("val", "test")}
+    return {
+        split: [int(line) for line in lzma.decompress(file.read_bytes()).split()]
+        for split, file in packed.items()
+    }
 
 
 def load_karpathy(

@@ -114,9 +114,8 @@ def test_missing_features_are_told_before_anything_is_written(manual, tmp_path):
 
 def test_a_manual_directory_that_is_not_there(tmp_path):
     arguments = [f"--manual_dir={tmp_path / 'm'}", f"--data_dir={tmp_path / 'd'}"]
-    args = parse_args(["prepare_data.py", "tfds", *arguments])
     with pytest.raises(DataError, match="m: no such folder, or empty; expected captions"):
-        args.run(args)
+        run_prepare("tfds", *arguments)
 
 
 def test_folders_that_are_not_ours(prepared, tmp_path):

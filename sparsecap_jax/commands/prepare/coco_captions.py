@@ -1,6 +1,6 @@
 """Lay out COCO's 616,767 captions, which come with pycocoevalcap: nothing is downloaded.
 
-python launch/prepare_data.py coco_captions --output=data/coco --val_ids=FILE --test_ids=FILE
+python launch/prepare_data.py coco_captions --output=data/coco
 
 Writes, below the output folder:
   annotations/captions_{train,val}2014.json  the official files
@@ -8,9 +8,9 @@ Writes, below the output folder:
   captions_train.txt                         one training caption a line, for tokenizers
   references_{val,test}.json                 {image id: [captions]}, for evaluate.py
 
-The split comes from a Karpathy JSON (--split_json: its ids and split names are used) or from plain
-id lists, one id or file name a line; images in no list are for training. Without either, val2014 is
-the validation split.
+The split is Karpathy's, whose lists come with the package. Another one comes from a Karpathy JSON
+(--split_json: its ids and split names are used) or from plain id lists, one id or file name a line;
+images in no list are for training. With --official_split, val2014 is the validation split.
 """
 
 import pathlib
@@ -24,7 +24,7 @@ from sparsecap_jax.data.caption_files import (
     official_captions,
     read_id_list,
 )
-from sparsecap_jax.data.karpathy import split_ids, to_karpathy
+from sparsecap_jax.data.karpathy import karpathy_ids, split_ids, to_karpathy
 from sparsecap_jax.data.records import SPLITS
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.files import write_atomically, write_json
@@ -36,6 +36,7 @@ def define() -> None:
     flags.DEFINE_string("split_json", None, "Karpathy JSON that cuts it.")
     for split in SPLITS:
         flags.DEFINE_string(f"{split}_ids", None, f"List of the images of {split}.")
+    flags.DEFINE_bool("official_split", False, "Take val2014 for validation, nothing for test.")
     flags.DEFINE_bool("raw_captions", False, "Text for tokenizers: captions as written, not words.")
 
 
@@ -43,10 +44,12 @@ def run(args: flags.FlagValues) -> None:
     """Write the files and print their content; an error where split lists do not fit COCO."""
     lists = {split: args[f"{split}_ids"].value for split in SPLITS}
     lists = {split: read_id_list(pathlib.Path(path)) for split, path in lists.items() if path}
-    if args.split_json and lists:
-        raise ConfigError("expected --split_json or id lists, found both")
+    if bool(args.split_json) + bool(lists) + args.official_split > 1:
+        raise ConfigError("expected one of --split_json, id lists and --official_split")
     check_disjoint(lists)
     ids = split_ids(args.split_json) if args.split_json else lists
+    if not ids and not args.official_split:
+        ids = karpathy_ids()
     output = pathlib.Path(args.output)
     annotations = [output / "annotations" / name for name in OFFICIAL]
     for path in annotations:

@@ -34,8 +34,9 @@ def run(args: flags.FlagValues) -> None:
 
     from sparsecap_jax.data.coco_builder import CaptionConfig, CaptionFeatures
 
-    if not (args.manual_dir.is_dir() and any(args.manual_dir.iterdir())):
-        raise DataError(f"{args.manual_dir}: no such folder, or empty; expected captions")
+    manual_dir = pathlib.Path(args.manual_dir)
+    if not (manual_dir.is_dir() and any(manual_dir.iterdir())):
+        raise DataError(f"{manual_dir}: no such folder, or empty; expected captions")
     disable_progress_bar()
     name = "coco" if args.dataset == "karpathy" else args.dataset
     names = [field.name for field in dataclasses.fields(CaptionConfig) if field.name in args]

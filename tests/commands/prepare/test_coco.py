@@ -4,7 +4,8 @@ import pytest
 from prepare_runs import run_prepare as run
 
 from sparsecap_jax.commands.prepare import coco_captions, coco_server
-from sparsecap_jax.data.karpathy import load_karpathy
+from sparsecap_jax.data.caption_files import read_id_list
+from sparsecap_jax.data.karpathy import karpathy_ids, load_karpathy
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.evaluation.caption_files import load_references
 
@@ -53,18 +54,34 @@ def test_coco_captions_with_id_lists(official, tmp_path, capsys):
     run("coco_captions", f"--output={again}", split, "--raw_captions")
     assert (again / "captions_train.txt").read_text().splitlines()[0] == "A cat's hat 10."
     assert (again / "references_val.json").read_text() == (out / "references_val.json").read_text()
-    with pytest.raises(ConfigError, match="expected --split_json or id lists, found both"):
+    with pytest.raises(ConfigError, match="expected one of --split_json, id lists and --off"):
         run("coco_captions", f"--output={again}", split, *options)
 
 
-def test_coco_captions_without_a_list(official, tmp_path):
-    run("coco_captions", f"--output={tmp_path}")
+def test_coco_captions_of_the_official_split(official, tmp_path):
+    run("coco_captions", f"--output={tmp_path}", "--official_split")
     splits = load_karpathy(tmp_path / "dataset_coco.json")
     assert {name: len(records) for name, records in splits.items()} == {
         "train": 3,
         "val": 3,
         "test": 0,
     }
+
+
+def test_karpathys_split_needs_no_list(official, tmp_path, monkeypatch):
+    monkeypatch.setattr(coco_captions, "karpathy_ids", lambda: {"val": [5], "test": [6, 2]})
+    run("coco_captions", f"--output={tmp_path}")
+    splits = load_karpathy(tmp_path / "dataset_coco.json")
+    ids = {name: [r.image_id for r in records] for name, records in splits.items()}
+    assert ids == {"train": [1, 3, 4], "val": [5], "test": [2, 6]}
+
+
+def test_karpathys_lists(shared):
+    lists = karpathy_ids()
+    for split, ids in lists.items():
+        path = shared / f"data/coco_karpathy_test/karpathy_{split}_images.txt"
+        assert len(ids) == 5000
+        assert set(ids) == set(read_id_list(path))
 
 
 def results(path, ids):

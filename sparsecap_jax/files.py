@@ -1,5 +1,6 @@
 """Files: small ones read and written all or nothing, locks, and one clear error for each fault."""
 
+import collections
 import contextlib
 import csv
 import errno
@@ -232,16 +233,30 @@ def read_bytes(
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
+def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object of its (key, value) pairs; ValueError where a key occurs twice.
+
+    For `json.loads(text, object_pairs_hook=unique_keys)`.
+    """
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        ((key, count),) = collections.Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"key {key!r:.80} occurs {count} times in one object, expected once")
+    return value
+
+
 def read_json(
     path: str | pathlib.Path, expected: str = "JSON", *, max_bytes: int = MAX_BYTES
 ) -> Any:
     """Read a JSON file, UTF-8 with or without a byte-order mark; errors say what is `expected`.
 
     Raises:
-        DataError: it is missing, over `max_bytes`, not UTF-8, or not JSON; the message says where.
+        DataError: it is missing, over `max_bytes`, not UTF-8, or not JSON, or an object has a key
+            twice; the message says where.
     """
     try:
-        return json.loads(read_bytes(path, expected, max_bytes=max_bytes).decode("utf-8-sig"))
+        text = read_bytes(path, expected, max_bytes=max_bytes).decode("utf-8-sig")
+        return json.loads(text, object_pairs_hook=unique_keys)
     except DataError:
         raise
     except UnicodeDecodeError as error:
@@ -249,7 +264,7 @@ def read_json(
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise DataError(f"{path}: broken JSON at {where}: {error.msg}") from error
-    except (RecursionError, ValueError) as error:  # nested too deep; an integer of 5,000 digits
+    except (RecursionError, ValueError) as error:  # too deep; an integer of 5,000 digits; a key
         raise DataError(f"{path}: JSON that cannot be read: {error}") from error
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from sparsecap_jax.captioning.search import SearchOptions
-from sparsecap_jax.data.karpathy import ImageId
+from sparsecap_jax.data.records import ImageId, normalize_id
 from sparsecap_jax.decoding import DecodeOptions, must_contain
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.tokenizers import Tokenizer
@@ -96,7 +96,8 @@ def image_options(
 def _of_images(value: Any, image_ids: Sequence[ImageId], default: Any) -> list[Any]:
     """Return the value of each image, or the only value where all images share it."""
     if isinstance(value, Mapping):
-        return [value.get(image_id, default) for image_id in image_ids]
+        values = {normalize_id(image_id): of_image for image_id, of_image in value.items()}
+        return [values.get(normalize_id(image_id), default) for image_id in image_ids]
     return [value]
 
 

@@ -3,6 +3,7 @@
 COCO's are annotations, image infos, and id lists that cut them into splits.
 """
 
+import csv
 import dataclasses
 import hashlib
 import itertools
@@ -24,11 +25,13 @@ from sparsecap_jax.data.records import (
     check_filename,
     check_path,
     check_split,
+    check_text,
     checked_id,
     data_error,
     entries,
     field,
     image_id_from_filename,
+    normalize_id,
     read_lines,
 )
 from sparsecap_jax.errors import DataError
@@ -36,6 +39,7 @@ from sparsecap_jax.files import read_json
 
 OFFICIAL = ("captions_train2014.json", "captions_val2014.json")
 VAL_POSTS = 2000
+_KAGGLE = "captions.txt"
 _COCO_FOLDER = re.compile(r"COCO_([a-z]+[0-9]{4})_")
 _LISTS = {"train": ("train",), "val": ("dev", "val"), "test": ("test",)}
 _PHOTO_SPLITS = {"train": "train", "val": "val", "dev": "val", "test": "test"}
@@ -55,7 +59,7 @@ def load_coco_json(
         text: see `Source`.
         ids: image ids by split, which cut the images anew: listed ones go where the list says, all
             others to "train" (unless "train" is listed too: then they are left out).
-        faults: what happens to bad images; None stops at the first one.
+        faults: what happens to bad images and captions; None stops at the first one.
 
     Raises:
         DataError: a file is missing, broken or of another shape, an image has no captions or comes
@@ -77,7 +81,7 @@ def load_coco_json(
     def parse(entry: Any, where: str) -> Record | None:
         image, split, captions = entry
         record = _coco_image(image, where, split)
-        texts = collector.captions(captions.get(image["id"], ()), where)
+        texts = collector.captions(captions.get(record.image_id, ()), where)
         if ids:
             split = chosen.get(record.image_id, others)
         return split and dataclasses.replace(record, split=split, **texts)
@@ -94,10 +98,13 @@ def load_coco_json(
 
 def _coco_captions(content: Any, path: Any, collector: Collector):
     """Return the captions of one file by image id."""
-    captions: dict[Any, list[tuple[str, str]]] = {}
-    for where, entry in entries(content, "annotations", path):
-        image_id = field(entry, "image_id", int | str, where)
-        pair = collector.pair(field(entry, "caption", str, where), where)
+    captions: dict[ImageId, list[tuple[str, str]]] = {}
+
+    def parse(entry: Any, where: str) -> tuple[ImageId, tuple[str, str]]:
+        image_id = normalize_id(field(entry, "image_id", int | str, where))
+        return image_id, collector.pair(field(entry, "caption", str, where), where)
+
+    for image_id, pair in collector.parsed(entries(content, "annotations", path), parse):
         captions.setdefault(image_id, []).append(pair)
     return captions
 
@@ -106,7 +113,8 @@ def _coco_image(image: Any, where: str, split: str = "test") -> Record:
     """Return the record of one entry of "images", without captions."""
     image_id = checked_id(field(image, "id", int | str, where), f"{where}.id")
     name = field({"file_name": "", **image}, "file_name", str, where)
-    folder = _COCO_FOLDER.match(check_path(name, f"{where}.file_name"))
+    name = check_path(name, f"{where}.file_name")
+    folder = _COCO_FOLDER.match(name)
     return Record(image_id, split, name, folder=folder.group(1) if folder else "")
 
 
@@ -182,13 +190,10 @@ def load_photo_folder(source: Source) -> Splits:
         name = check_path(field(image, "filename", str, where), f"{where}.filename")
         image_id = check_filename(name, where)
         texts = field(image, "captions", list, where)
-        for number, caption in enumerate(texts):
-            if not isinstance(caption, str):
-                place = f"{where}.captions[{number}]"
-                raise DataError(f"{place}: expected a string, found {caption!r:.80}")
         if split == "test" and not texts:
             return Record(image_id, split, name)
-        pairs = [collector.pair(t, f"{where}.captions[{n}]") for n, t in enumerate(texts)]
+        places = ((f"{where}.captions[{n}]", caption) for n, caption in enumerate(texts))
+        pairs = collector.parsed(places, collector.pair)
         return Record(image_id, split, name, **collector.captions(pairs, where))
 
     images = entries(read_json(path, 'captions.json with "images"'), "images", path)
@@ -199,12 +204,13 @@ def load_photo_folder(source: Source) -> Splits:
 
 
 def load_flickr_tokens(source: Source) -> Splits:
-    """Read Flickr8k as its authors published it: a token file and three lists of pictures.
+    """Read Flickr8k: a file of captions, and three lists of pictures.
 
-    Lines of `*.token` or `*.token.txt` are `NAME.jpg#NUMBER<tab>caption`. Lists are named
-    `*trainImages*`, `*devImages*` (or `*valImages*`) and `*testImages*`; pictures in none of them
-    are left out. Flickr30k's `results_20130124.token` has the same form, but its authors publish
-    no split: use Karpathy's JSON, or lists of one's own.
+    Lines of `*.token` or `*.token.txt`, which its authors published, are
+    `NAME.jpg#NUMBER<tab>caption`. Without them Kaggle's `captions.txt` is read: CSV with the
+    header `image,caption`. Lists are named `*trainImages*`, `*devImages*` (or `*valImages*`) and
+    `*testImages*`; pictures in none of them are left out. Flickr30k's `results_20130124.token` has
+    the same form, but its authors publish no split: use Karpathy's JSON, or lists of one's own.
 
     Raises:
         DataError: files are missing, a line is malformed, a list names a picture without captions,
@@ -213,8 +219,10 @@ def load_flickr_tokens(source: Source) -> Splits:
     directory = source.directory
     files = {*directory.glob("*.token"), *directory.glob("*.token.txt")}
     files = [path for path in files if "lemma" not in path.name]
+    files = files or [*directory.glob(_KAGGLE)]
     if len(files) != 1:
-        raise DataError(f"{directory}: {len(files)} files *.token.txt; expected one")
+        expected = f"expected one, or Kaggle's {_KAGGLE}"
+        raise DataError(f"{directory}: {len(files)} files *.token.txt; {expected}")
     path = files[0]
     collector = Collector(path, source.text, source.faults)
     lists = {split: _read_list(directory, split) for split in SPLITS}
@@ -232,21 +240,32 @@ def load_flickr_tokens(source: Source) -> Splits:
 
 def _read_tokens(path: pathlib.Path, collector: Collector):
     """Return captions and file names by image id."""
-    form = "NAME.jpg#NUMBER<tab>caption"
+    header, form = "image,caption", "NAME.jpg#NUMBER<tab>caption"
     captions: dict[ImageId, list[tuple[str, str]]] = {}
     names: dict[ImageId, str] = {}
-    for number, line in enumerate(read_lines(path, form), start=1):
-        where = f"{path}: line {number}"
-        try:
-            name, tab, caption = line.partition("\t")
-            name, hash_mark, _ = name.rpartition("#")
-            if not (tab and hash_mark and name):
-                raise DataError(f"{where}: expected {form}, found {line!r:.60}")
-            image_id = image_id_from_filename(check_path(name, where))
-            captions.setdefault(image_id, []).append(collector.pair(caption, where))
-            names[image_id] = name
-        except DataError as error:
-            collector.faults.add(error)
+    lines = read_lines(path, form, "surrogateescape")  # `parse` finds bad ones
+    places = [(f"{path}: line {number}", line) for number, line in enumerate(lines, start=1)]
+    if path.name == _KAGGLE:
+        if lines[0] != header:
+            raise DataError(f"{path}: line 1: expected {header}, found {lines[0]!r:.60}")
+        form, places = header, places[1:]
+
+    def parse(line: str, where: str) -> tuple[str, tuple[str, str]]:
+        check_text(line, where)
+        if form == header:
+            with data_error(f"{where}: expected {form}", csv.Error):
+                name, *caption = next(csv.reader([line], strict=True)) or [""]
+        else:
+            name, *caption = line.split("\t", 1)
+            name = name.rpartition("#")[0]
+        if not name or len(caption) != 1:
+            raise DataError(f"{where}: expected {form}, found {line!r:.60}")
+        return check_path(name, where), collector.pair(caption[0], where)
+
+    for name, pair in collector.parsed(places, parse):
+        image_id = image_id_from_filename(name)
+        captions.setdefault(image_id, []).append(pair)
+        names[image_id] = name
     return captions, names
 
 
@@ -255,7 +274,9 @@ def _read_list(directory: pathlib.Path, split: str) -> list[ImageId]:
     for pattern in patterns:
         for path in sorted(directory.glob(pattern)):
             return read_id_list(path)
-    raise DataError(f"{directory}: no list of {split} pictures; expected {patterns[0]}")
+    raise DataError(
+        f"{directory}: no list of {split} pictures; expected {patterns[0]} (of Flickr8k_text.zip)"
+    )
 
 
 def load_instapic(source: Source) -> Splits:
@@ -284,7 +305,9 @@ def load_instapic(source: Source) -> Splits:
         pair = collector.pair(field(post, "caption", str, where), where)
         return Record(check_path(name, where), split, name, **collector.captions([pair], where))
 
-    places = itertools.chain.from_iterable(_posts(path, split) for split, path in files.items())
+    places = itertools.chain.from_iterable(
+        _posts(path, split, collector) for split, path in files.items()
+    )
     splits = collector.collect(places, parse)
     train = splits["train"]
     digests = {r.image_id: hashlib.sha256(str(r.image_id).encode()).digest() for r in train}
@@ -301,13 +324,15 @@ def _find(directory: pathlib.Path, name: str) -> pathlib.Path:
     raise DataError(f"{directory}: holds neither {name} nor json/{name}")
 
 
-def _posts(path: pathlib.Path, split: str) -> Iterator[tuple[str, Any]]:
+def _posts(path: pathlib.Path, split: str, collector: Collector) -> Iterator[tuple[str, Any]]:
     """Yield (place, (name, post, split)) of every post in a file."""
     content = read_json(path, "a caption list")
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected {{user: {{post: ...}}}}, found {content!r:.60}")
     for user, posts in content.items():
-        if not isinstance(posts, dict):
-            raise DataError(f"{path}: {user}: expected {{post: ...}}, found {posts!r:.60}")
-        for name, post in posts.items():
-            yield f"{path}: {user}.{name}", (f"{user}_@_{name}", post, split)
+        if isinstance(posts, dict):
+            for name, post in posts.items():
+                yield f"{path}: {user}.{name}", (f"{user}_@_{name}", post, split)
+        else:
+            message = f"{path}: {user}: expected {{post: ...}}, found {posts!r:.60}"
+            collector.faults.add(DataError(message))

@@ -158,7 +158,7 @@ def _toy(source: Source, name: str, **options: Any) -> Contents:
 
         directory = make_toy_scenes(source.path or toy_scenes_dir(name), **options)
         source = dataclasses.replace(source, path=directory)
-    return Contents(_karpathy(source), source.directory)
+    return _in_folder(source, _karpathy)
 
 
 def _imagined(source: Source) -> Contents:
@@ -222,7 +222,9 @@ def _tfds(source: Source) -> Splits:
 
 
 def _in_folder(source: Source, read: Callable[[Source], Splits]) -> Contents:
-    """Return the records that `read` finds, with the source's folder."""
+    """Return the records that `read` finds, with the source's folder, which must exist."""
+    if not source.directory.is_dir():
+        raise DataError(f"{source.directory}: no such folder; expected the dataset's")
     return Contents(read(source), source.directory)
 
 

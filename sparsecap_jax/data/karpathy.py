@@ -54,7 +54,7 @@ def load_karpathy(
         path: the JSON file.
         text: what `Record.captions` holds: "tokens", the split's own tokens joined by blanks (what
             the reference trains on; lower case, no punctuation), or "raw", the captions as written.
-        faults: what happens to bad images; None stops at the first one.
+        faults: what happens to bad images and captions; None stops at the first one.
 
     Raises:
         DataError: missing or unreadable file, broken JSON, wrong shape, unknown split name, an
@@ -66,7 +66,8 @@ def load_karpathy(
     def parse(image: Any, where: str) -> Record:
         record = _parse_bare(image, where)
         sentences = enumerate(field(image, "sentences", list, where))
-        pairs = [_parse_sentence(s, f"{where}.sentences[{n}]", text) for n, s in sentences]
+        places = ((f"{where}.sentences[{n}]", sentence) for n, sentence in sentences)
+        pairs = collector.parsed(places, lambda s, place: _parse_sentence(s, place, text))
         return dataclasses.replace(record, **collector.captions(pairs, where))
 
     return collector.collect(_images(path), parse)
@@ -123,6 +124,6 @@ def _parse_bare(image: Any, where: str) -> Record:
         image_id = checked_id(image["cocoid"], f"{where}.cocoid")
     else:
         image_id = check_filename(filename, where)
-    check_path(filename, f"{where}.filename")
-    check_path(folder, f"{where}.filepath")
+    filename = check_path(filename, f"{where}.filename")
+    folder = check_path(folder, f"{where}.filepath")
     return Record(image_id, split, filename, folder=folder)

@@ -25,6 +25,7 @@ PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _EXTENSION = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif)$", re.IGNORECASE)
 _JSON_NAMES = {list: "a list", str: "a string", int | str: "an integer or a name"}
 _MAX_LOGGED = 5  # faults that are logged one by one
+_MAX_ID = 2**63 - 1  # longer ids are hashes, not numbers
 
 ImageId = int | str
 
@@ -34,7 +35,7 @@ class Record:
     """One image of a split and its captions; the record type of every dataset.
 
     Attributes:
-        image_id: names the feature files (`ID.npy`); an integer wherever it is all digits.
+        image_id: names the feature files (`ID.npy`); see `normalize_id`.
         split: "train", "val" or "test".
         filename: name of the picture file, without folders.
         captions: texts to train on (see `text` in `load_karpathy`).
@@ -55,10 +56,16 @@ Splits = dict[str, list[Record]]
 
 
 def normalize_id(image_id: ImageId) -> ImageId:
-    """Return `image_id` as an integer when it is all ASCII digits, else unchanged."""
+    """Return one value for the number and the text of an id.
+
+    It is an integer from 0 to 2^63 - 1, also where the text is all ASCII digits, else text.
+    """
     if isinstance(image_id, str) and image_id.isascii() and image_id.isdigit():
-        # More digits than this are a hash, not a number (and Python refuses to parse thousands).
-        return int(image_id) if len(image_id) <= 18 else image_id
+        # Python refuses to parse thousands of digits.
+        number = int(image_id.lstrip("0")[:20] or "0")
+        return number if number <= _MAX_ID else image_id
+    if isinstance(image_id, int) and not 0 <= image_id <= _MAX_ID:
+        return str(image_id)
     return image_id
 
 
@@ -66,9 +73,9 @@ def image_id_from_filename(filename: str) -> ImageId:
     """Return the integer in a COCO name or an all-digits name, else the name without its extension.
 
     "COCO_val2014_000000391895.jpg" -> 391895, "1000268201_693b08cb0e.jpg" ->
-    "1000268201_693b08cb0e". Folders in the name are ignored.
+    "1000268201_693b08cb0e". Folders in the name, also of Windows, are ignored.
     """
-    stem = pathlib.PurePosixPath(filename).stem
+    stem = pathlib.PurePosixPath(filename.replace("\\", "/")).stem
     match = _COCO_NAME.fullmatch(stem)
     return normalize_id(match.group(1)) if match else stem
 
@@ -135,11 +142,11 @@ def check_text(text: str, where: str) -> str:
 
 
 def check_path(path: str, where: str) -> str:
-    """Return a picture's relative path, which must stay below the folder of pictures."""
-    parts = pathlib.PurePosixPath(path.replace("\\", "/")).parts
-    if "\0" in path or ".." in parts or path[:1] in ("/", "\\") or ":" in path[:2]:
+    """Return a picture's path with `/`, which must stay below the folder of pictures."""
+    posix = path.replace("\\", "/")
+    if "\0" in path or ".." in posix.split("/") or posix[:1] == "/" or ":" in path[:2]:
         raise DataError(f"{where}: expected a path below the image folder, found {path!r:.80}")
-    return path
+    return posix
 
 
 def check_filename(name: str, where: str) -> ImageId:
@@ -158,20 +165,23 @@ def check_split(image: Any, splits: dict[str, str], where: str) -> str:
     return splits[split]
 
 
-def read_lines(path: pathlib.Path, expected: str) -> list[str]:
-    """Return the lines of a text file; DataError where it is missing, empty, or not UTF-8."""
+def read_lines(path: pathlib.Path, expected: str, errors: str = "strict") -> list[str]:
+    """Return the lines of a text file; DataError where it is missing, empty, or not UTF-8.
+
+    `errors` is that of `bytes.decode`.
+    """
     content = read_bytes(path, expected).removeprefix(b"\xef\xbb\xbf")
     if not content.strip():
         raise DataError(f"{path}: the file is empty; expected {expected}")
     lines = []
     for number, line in enumerate(content.removesuffix(b"\n").split(b"\n"), start=1):
         with data_error(f"{path}: line {number} is not UTF-8", UnicodeDecodeError):
-            lines.append(line.decode().removesuffix("\r"))
+            lines.append(line.decode(errors=errors).removesuffix("\r"))
     return lines
 
 
 class Faults:
-    """Policy for bad images: stop at the first one, or `skip`: leave out, log and count them."""
+    """Policy for bad entries: stop at the first one, or `skip`: leave out, log and count them."""
 
     def __init__(self, skip: bool = False):
         self.count = 0
@@ -186,9 +196,9 @@ class Faults:
             logger.warning("skipped: %s", error)
 
     def report(self, source: Any) -> None:
-        """Log how many images of `source` were skipped, if any."""
+        """Log how many entries of `source` were skipped, if any."""
         if self.count:
-            logger.warning("%s: skipped %d bad images", source, self.count)
+            logger.warning("%s: skipped %d bad images or captions", source, self.count)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,8 +252,10 @@ class Collector:
         self._source = source
         self._blanks = 0
 
-    def pair(self, raw: str, where: str) -> tuple[str, str]:
+    def pair(self, raw: Any, where: str) -> tuple[str, str]:
         """Return the caption to train on and the raw one; `where` is its place, for errors."""
+        if not isinstance(raw, str):
+            raise DataError(f"{where}: expected a string, found {raw!r:.80}")
         check_text(raw, where)
         return (" ".join(words(raw)) if self.text == "tokens" else raw), raw
 
@@ -257,6 +269,18 @@ class Collector:
         captions, raw = zip(*kept, strict=True)
         return {"captions": captions, "raw": raw}
 
+    def parsed(
+        self, places: Iterable[tuple[str, Any]], parse: Callable[[Any, str], Any]
+    ) -> Iterator[Any]:
+        """Yield `parse(entry, place)` of (place, entry) pairs; bad entries are faults."""
+        for where, entry in places:
+            try:
+                result = parse(entry, where)
+            except DataError as error:
+                self.faults.add(error)
+            else:
+                yield result
+
     def collect(
         self, places: Iterable[tuple[str, Any]], parse: Callable[[Any, str], Record | None]
     ) -> Splits:
@@ -266,19 +290,17 @@ class Collector:
         """
         splits: Splits = {name: [] for name in SPLITS}
         first_seen: dict[ImageId, str] = {}
-        for where, entry in places:
-            try:
-                record = parse(entry, where)
-                if record is None:
-                    continue
-                first = first_seen.setdefault(record.image_id, where)
-                if first != where:
-                    short = first.removeprefix(f"{self._source}: ")
-                    raise DataError(f"{where}: image id {record.image_id!r} is that of {short} too")
-            except DataError as error:
-                self.faults.add(error)
-            else:
-                splits[record.split].append(record)
+
+        def parse_unique(entry: Any, where: str) -> Record | None:
+            record = parse(entry, where)
+            first = first_seen.setdefault(record.image_id, where) if record else where
+            if first != where:
+                short = first.removeprefix(f"{self._source}: ")
+                raise DataError(f"{where}: image id {record.image_id!r} is that of {short} too")
+            return record
+
+        for record in filter(None, self.parsed(places, parse_unique)):
+            splits[record.split].append(record)
         self.faults.report(self._source)
         if self._blanks:
             logger.warning("%s: left out %d blank captions", self._source, self._blanks)

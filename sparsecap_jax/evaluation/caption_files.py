@@ -1,25 +1,37 @@
 """Formats of files of captions and of references."""
 
+import json
 import os
+import pathlib
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 from sparsecap_jax.data.karpathy import load_karpathy
-from sparsecap_jax.data.records import check_text, image_id_from_filename, normalize_id
+from sparsecap_jax.data.records import (
+    check_text,
+    data_error,
+    image_id_from_filename,
+    normalize_id,
+    read_lines,
+)
 from sparsecap_jax.errors import DataError
-from sparsecap_jax.files import read_json
+from sparsecap_jax.files import read_json, unique_keys
 
 
 def load_captions(path: str | os.PathLike) -> dict[Hashable, str]:
     """Read captions in COCO's results format, `[{"image_id": id, "caption": text}, ...]`.
 
-    Other fields are ignored; ids become integers where they are all digits.
+    Other fields are ignored; ids become integers where they are all digits. A name in `.jsonl`
+    stands for one entry a line; `{id: [caption]}` is read too.
 
     Raises:
         DataError: the file is missing or broken, an entry lacks a field or has one of another
             type, or an image has two captions. The message names the entry.
     """
-    entries = read_json(path)
+    entries = _read(path)
+    if isinstance(entries, dict) and entries:
+        rows = ((f"{path}: {key!r}", key, texts) for key, texts in entries.items())
+        return {image_id: text for image_id, (text,) in _of_pairs(rows, single=True).items()}
     if not isinstance(entries, list) or not entries:
         expected = 'a list of {"image_id", "caption"}'
         raise DataError(f"{path}: found {entries!r:.80}, expected {expected}")
@@ -35,15 +47,16 @@ def load_references(path: str | os.PathLike) -> dict[Hashable, list[str]]:
     """Return all reference captions of each image.
 
     Formats: COCO annotation files (`{"images", "annotations": [{"image_id", "caption"}]}`, or the
-    list of annotations alone), Karpathy splits (`{"images": [{"sentences": [{"raw"}], ...}]}`, all
-    splits together), photo folders (`{"images": [{"filename", "captions"}]}`) and plain
-    `{id: [captions]}`. Ids become integers where they are all digits; the id of a photo is that of
-    its file name (see `image_id_from_filename`).
+    list of annotations alone, or one a line in `.jsonl`), Karpathy splits
+    (`{"images": [{"sentences": [{"raw"}], ...}]}`, all splits together), photo folders
+    (`{"images": [{"filename", "captions"}]}`) and plain `{id: [captions]}`. Ids become integers
+    where they are all digits; the id of a photo is that of its file name (see
+    `image_id_from_filename`).
 
     Raises:
         DataError: the file is missing, broken or of another format; the message names the entry.
     """
-    content = read_json(path)
+    content = _read(path)
     if isinstance(content, dict) and isinstance(content.get("annotations"), list):
         content = content["annotations"]
     if isinstance(content, list):
@@ -62,6 +75,18 @@ def load_references(path: str | os.PathLike) -> dict[Hashable, list[str]]:
     return references
 
 
+def _read(path: str | os.PathLike) -> Any:
+    """Return the content of a JSON file, or the list of the lines of a `.jsonl` one."""
+    if not os.fspath(path).endswith(".jsonl"):
+        return read_json(path)
+    content = []
+    for number, line in enumerate(read_lines(pathlib.Path(path), "one JSON object a line"), 1):
+        if line.strip():
+            with data_error(f"{path}: line {number}: broken JSON", ValueError, RecursionError):
+                content.append(json.loads(line, object_pairs_hook=unique_keys))
+    return content
+
+
 def _annotations(path: str, entries: Sequence[Any]) -> Iterable[tuple[Hashable, str, str]]:
     """Yield (image id, caption, place) of each annotation."""
     for number, entry in enumerate(entries):
@@ -73,7 +98,7 @@ def _annotations(path: str, entries: Sequence[Any]) -> Iterable[tuple[Hashable, 
 def _of_images(path: str | os.PathLike, images: list[Any]) -> dict[Hashable, list[str]]:
     first = images[0] if images and isinstance(images[0], dict) else {}
     if "sentences" in first:
-        sentences = first["sentences"] if isinstance(first["sentences"], list) else ()
+        sentences = first["sentences"] if isinstance(first["sentences"], list) else [{}]
         raw = all(isinstance(sentence, dict) and "raw" in sentence for sentence in sentences)
         splits = load_karpathy(path, text="raw" if raw else "tokens")
         return {r.image_id: list(r.raw) for records in splits.values() for r in records}
@@ -86,15 +111,18 @@ def _of_images(path: str | os.PathLike, images: list[Any]) -> dict[Hashable, lis
     return _of_pairs(rows)
 
 
-def _of_pairs(rows: Iterable[tuple[str, Any, Any]]) -> dict[Hashable, list[str]]:
-    """Collect references from (place, id, captions)."""
+def _of_pairs(
+    rows: Iterable[tuple[str, Any, Any]], single: bool = False
+) -> dict[Hashable, list[str]]:
+    """Collect captions, a `single` one an image or several, from (place, id, captions)."""
     references: dict[Hashable, list[str]] = {}
     for where, key, texts in rows:
         image_id = _id(key, where)
         if image_id in references:
             raise DataError(f"{where}: image {image_id!r} is there twice, expected once")
-        if not isinstance(texts, list) or not texts:
-            raise DataError(f"{where}: found {texts!r:.80}, expected a list of captions")
+        if not isinstance(texts, list) or not texts or (single and len(texts) > 1):
+            expected = "one caption" if single else "captions"
+            raise DataError(f"{where}: found {texts!r:.80}, expected a list of {expected}")
         references[image_id] = [_text(text, f"{where}[{n}]") for n, text in enumerate(texts)]
     return references
 

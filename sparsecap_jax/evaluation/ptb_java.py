@@ -16,7 +16,8 @@ import time
 from collections.abc import Sequence
 
 from sparsecap_jax.data.caption_files import OFFICIAL, official_captions
-from sparsecap_jax.errors import DataError
+from sparsecap_jax.data.records import read_lines
+from sparsecap_jax.errors import DataError, SparsecapError
 from sparsecap_jax.evaluation.caption_files import load_references
 from sparsecap_jax.evaluation.ptb_tokenizer import PUNCTUATION, tokenize_captions
 
@@ -74,15 +75,16 @@ def compare(captions: Sequence[str]) -> list[tuple[str, str, str]]:
 
 
 def _read(path: str) -> list[str]:
-    if path.endswith(".json"):
+    if path.endswith((".json", ".jsonl")):
         return [text for texts in load_references(path).values() for text in texts]
-    lines = pathlib.Path(path).read_text("utf-8").split("\n")
+    lines = read_lines(pathlib.Path(path), "captions, one a line")
     return [line.split("\t")[-1] for line in lines if line]
 
 
 def main(paths: Sequence[str]) -> int:
     """Compare the tokenizers on COCO and on `paths`; returns the number of differences."""
-    corpora = {"COCO 2014": coco_captions(), **{path: _read(path) for path in paths}}
+    files = {path: _read(path) for path in paths}
+    corpora = {"COCO 2014": coco_captions(), **files}
     differences = 0
     for name, captions in corpora.items():
         start = time.perf_counter()
@@ -96,4 +98,7 @@ def main(paths: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(min(main(sys.argv[1:]), 1))
+    try:
+        sys.exit(min(main(sys.argv[1:]), 1))
+    except SparsecapError as error:
+        sys.exit(f"error: {error}")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from sparsecap_jax.errors import CheckpointError, DataError, SparsecapError
-from sparsecap_jax.files import new_folder, read_bytes, write_json
+from sparsecap_jax.files import new_folder, read_bytes, unique_keys, write_json
 from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer
 from sparsecap_jax.torch_files import SparseTensor, load_torch_file, save_torch_file
 from sparsecap_jax.torch_files.reading import BROKEN, MAX_FILE_BYTES
@@ -132,7 +132,8 @@ def _read(files: _Files, weights: str | None, source: str) -> ReferenceCheckpoin
     if "config.json" not in files:
         raise CheckpointError("config.json: missing")
     try:
-        config = json.loads(files["config.json"]().decode())
+        text = files["config.json"]().decode()
+        config = json.loads(text, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"config.json: not JSON: {error}") from error
     if not isinstance(config, dict):

@@ -54,8 +54,8 @@ def read_config(source: str, changes: Sequence[str] = ()) -> ConfigDict:
             one's defaults.
 
     Raises:
-        ConfigError: the file fails, or a change names an unknown field or a value that does not
-            fit it.
+        ConfigError: the file fails, or a change names an unknown field, a value that does not fit
+            it, or `train.epochs` where `train.steps` counts.
     """
     config = load_config(*source.split(":", 1))
     values: dict[str, list[str]] = {}
@@ -77,6 +77,11 @@ def read_config(source: str, changes: Sequence[str] = ()) -> ConfigDict:
             raise ConfigError(f"config.{path}: no value; expected {expected(field)}")
         configs.update(config, section, {key: _value(texts, field) if field else texts[-1]})
     configs.validate(config)
+    if "train.epochs" in values and config.train.steps:
+        raise ConfigError(
+            f"config.train.epochs has no effect where config.train.steps is {config.train.steps}; "
+            "expected --config.train.steps=0 with it"
+        )
     return config
 
 

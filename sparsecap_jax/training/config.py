@@ -58,7 +58,8 @@ class TrainConfig:
 
     Attributes:
         epochs: length of training in passes over the images.
-        steps: length of training in steps, instead of `epochs` where it is above 0.
+        steps: length of training in steps, instead of `epochs` where it is above 0; to set
+            `epochs` is then an error.
         label_smoothing: probability that is spread over all tokens.
         scheduled_sampling_start: epoch after which recurrent models are fed their own words; -1:
             never.

@@ -84,7 +84,8 @@ def test_prefix_and_required_words_of_all_images_or_of_each(tokenizer):
 
     np.testing.assert_array_equal(made(prefix="a big")["prefix"], [[a, big]] * 3)
     prefix = {7: "the", 9: "a big"}
-    np.testing.assert_array_equal(made(prefix=prefix)["prefix"], [[the, 0], [0, 0], [a, big]])
+    for one in (prefix, {"7": "the", "0009": "a big"}):
+        np.testing.assert_array_equal(made(prefix=one)["prefix"], [[the, 0], [0, 0], [a, big]])
     assert made() == {"rng": None, "prefix": None, "required": None}
     for required, phrases in [
         (["big dog", "cat"], [[[[big, dog]], [[cat]]]] * 3),

@@ -82,6 +82,31 @@ def test_bad_flickr_files(flickr, name, content, message):
     assert str(flickr) in str(caught.value)
 
 
+def test_kaggles_file_of_flickr8k(flickr):
+    (flickr / "Flickr8k.token.txt").unlink()
+    kaggle = flickr / "captions.txt"
+    lines = [
+        "image,caption",
+        "c.jpg,Two dogs .",
+        'a.jpg,"A cat, a ""dog"" ."',
+        "a.jpg,.",
+        "b.jpg,x",
+    ]
+    kaggle.write_bytes(b"\xef\xbb\xbf" + "\r\n".join([*lines, ""]).encode())
+    splits = load_splits("flickr8k", flickr)
+    assert ids_of(splits) == {"train": ["c"], "val": ["a"], "test": ["b"]}
+    assert splits["val"] == [
+        Record("a", "val", "a.jpg", ("a cat a dog",), ('A cat, a "dog" .',)),
+    ]
+    for line in ("a.jpg,one,two", 'a.jpg,"one', "a.jpg", "", ",one"):
+        kaggle.write_text("\n".join([lines[0], line, *lines[1:]]))
+        with pytest.raises(DataError, match=r"captions\.txt: line 2: expected image,caption"):
+            load_splits("flickr8k", flickr)
+    kaggle.write_text("A caption a line.\n")
+    with pytest.raises(DataError, match="line 1: expected image,caption, found 'A caption a line"):
+        load_splits("flickr8k", flickr)
+
+
 def test_missing_flickr_files(flickr):
     (flickr / "Flickr_8k.devImages.txt").unlink()
     with pytest.raises(DataError, match=r"no list of val pictures; expected \*devImages\*"):
@@ -205,6 +230,60 @@ def test_bad_entries_are_skipped_and_counted_on_request(tmp_path, caplog):
         load_splits("karpathy", tmp_path)
 
 
+BAD_CAPTIONS = {  # one image a folder, of which a caption is bad, and another that is no image
+    "coco_json": {
+        "captions_test.json": {
+            "images": [{"id": 1}, {"id": 1.5}],
+            "annotations": [{"image_id": 1, "caption": c} for c in ("A dog.", None)],
+        }
+    },
+    "karpathy": {
+        "dataset_x.json": {
+            "images": [
+                karpathy_image(1, "test", sentences=[{"tokens": ["a", "dog"]}, {"tokens": None}]),
+                5,
+            ]
+        }
+    },
+    "photos": {
+        "captions.json": {
+            "images": [
+                {"filename": "1.jpg", "split": "test", "captions": ["A dog.", None]},
+                {"filename": "2.jpg"},
+            ]
+        }
+    },
+    "flickr8k": {
+        "Flickr8k.token.txt": b"1.jpg#0\tA dog.\n1.jpg#1\tcaf\xe9\n2.jpg A dog.\n3.jpg#0\tx\n",
+        "trainImages.txt": b"3.jpg",
+        "devImages.txt": b"4.jpg",
+        "testImages.txt": b"1.jpg",
+    },
+    "instapic": {
+        "insta-caption-train.json": {"me": [], "you": {"1": {"caption": None}}},
+        "insta-caption-test1.json": {"you": {"1": {"caption": "A dog."}}},
+    },
+}
+
+
+@pytest.mark.parametrize("name", BAD_CAPTIONS)
+def test_bad_captions_leave_the_rest_of_an_image(tmp_path, caplog, name):
+    """As in cases/skip_bad_annotations, in every format."""
+    for file, content in BAD_CAPTIONS[name].items():
+        text = content if isinstance(content, bytes) else json.dumps(content).encode()
+        (tmp_path / file).write_bytes(text)
+    with caplog.at_level(logging.WARNING):
+        (record,) = load_splits(name, tmp_path, skip_bad=True)["test"]
+    assert record.captions == ("a dog",)
+    assert record.image_id == ("you_@_1" if name == "instapic" else 1)
+    # Flickr8k: a line that is not UTF-8, one without a number, and the picture 4 of a list
+    faults = 3 if name == "flickr8k" else 2
+    assert caplog.text.count("skipped: ") == faults
+    assert f"skipped {faults} bad images or captions" in caplog.text
+    with pytest.raises(DataError):
+        load_splits(name, tmp_path)
+
+
 def test_captions_of_400_words_and_other_scripts_are_kept(tmp_path):
     long = " ".join(["word"] * 400)
     dump(tmp_path / "captions.json", {"images": [photo(captions=[long, "Ein Bär 熊 🐻"])]})
@@ -217,7 +296,8 @@ def test_unknown_dataset(tmp_path):
     with pytest.raises(ConfigError, match=r"data\.name is 'flicker'; did you mean 'flickr8k'"):
         load_splits("flicker", tmp_path)
     for name in sorted(DATASETS):
-        with pytest.raises(DataError):
+        missing = "/.*: no such file" if name == "imagined" else ": no such folder; expected the"
+        with pytest.raises(DataError, match=f"absent{missing}"):
             load_splits(name, tmp_path / "absent")
         with pytest.raises(DataError):
             load_splits(name, tmp_path)

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 from dataset_files import dump, ids_of, sizes
 
@@ -11,6 +12,8 @@ from sparsecap_jax.data.caption_files import (
 )
 from sparsecap_jax.data.datasets import load_splits
 from sparsecap_jax.data.karpathy import Record, load_karpathy, split_ids, to_karpathy
+from sparsecap_jax.data.stores import open_store
+from sparsecap_jax.data.stores.convert import convert
 from sparsecap_jax.errors import DataError
 
 
@@ -41,6 +44,27 @@ def test_coco_files_by_the_split_in_their_names(tmp_path):
     ]
     (record,) = load_splits("coco_json", tmp_path, text="raw")["val"]
     assert record.captions == record.raw
+
+
+@pytest.mark.parametrize("number", [1, 1234567890123456789, 12345678901234567890])
+def test_ids_as_text_and_as_numbers(tmp_path, number):
+    """As in cases/ids_string_vs_int and cases/ids_19_digits."""
+    content = coco([number])
+    content["images"][0]["id"] = str(number)
+    dump(tmp_path / "captions_val2014.json", content)
+    (record,) = load_splits("coco_json", tmp_path)["val"]
+    assert record.raw == (f"A cat {number}.", f"Dogs {number}.")
+    (tmp_path / "test_ids.txt").write_text(f"{number}\n")
+    (record,) = load_splits("coco_json", tmp_path)["test"]
+    assert record.raw == (f"A cat {number}.", f"Dogs {number}.")
+    att = tmp_path / "bu/cocobu_att"
+    att.mkdir(parents=True)
+    np.save(att / f"{number}.npy", np.ones((2, 4), np.float32))
+    store = open_store(tmp_path, 4)
+    assert store.image_ids() == [record.image_id]
+    assert store[number].features.shape == store[str(number)].features.shape == (2, 4)
+    convert(store, tmp_path / "converted")
+    assert open_store(tmp_path / "converted", 4)[number].features.shape == (2, 4)
 
 
 def test_id_lists_cut_coco_anew(tmp_path):

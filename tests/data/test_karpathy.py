@@ -80,14 +80,29 @@ def test_raw_is_not_needed_for_tokens(write):
         ("photo", "photo"),
         ("²³.jpg", "²³"),
         ("9" * 5000 + ".jpg", "9" * 5000),
+        ("val2014\\COCO_val2014_000000391895.jpg", 391895),
+        ("1234567890123456789.jpg", 1234567890123456789),
+        ("12345678901234567890.jpg", "12345678901234567890"),
     ],
 )
 def test_image_id_from_filename(filename, expected):
     assert image_id_from_filename(filename) == expected
 
 
-@pytest.mark.parametrize(("found", "expected"), [("0042", 42), (7, 7), ("a1", "a1"), ("-1", "-1")])
-def test_ids_are_integers_when_all_digits(write, found, expected):
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ("0042", 42),
+        (7, 7),
+        ("a1", "a1"),
+        *[(found, "-1") for found in ("-1", -1)],
+        *[(found, 2**63 - 1) for found in (2**63 - 1, "9223372036854775807", f"{2**63 - 1:040}")],
+        *[(found, "9223372036854775808") for found in (2**63, "9223372036854775808")],
+        *[(found, "9" * 30) for found in (10**30 - 1, "9" * 30)],
+        ("0" * 30, 0),
+    ],
+)
+def test_number_and_text_of_an_id_are_one(write, found, expected):
     assert normalize_id(found) == expected
     assert load_karpathy(write(image(cocoid=found)))["train"][0].image_id == expected
 
@@ -99,6 +114,15 @@ def test_byte_order_mark_and_crlf(tmp_path):
     )
     path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
     assert load_karpathy(path)["train"][0].captions == ("café",)
+
+
+def test_paths_of_windows(write):
+    """As in cases/windows_path."""
+    name = "val2014\\COCO_val2014_000000000042.jpg"
+    (record,) = load_karpathy(write(image(filename=name, filepath="a\\b", cocoid=None)))["train"]
+    assert record.image_id == 42
+    assert record.filename == "val2014/COCO_val2014_000000000042.jpg"
+    assert record.folder == "a/b"
 
 
 def test_blank_captions_are_left_out_and_counted(write, caplog):
@@ -153,6 +177,7 @@ def test_wrong_entries_are_named(write, changes, message):
         (b"[]", r"top level: expected an object, found \[\]"),
         (b"{}", "top level: key 'images' is missing"),
         (b'{"images": {}}', "images: expected a list"),
+        (b'{"images": [], "a": 1, "images": []}', "key 'images' occurs 2 times in one object"),
         (b'{"images": [1]}', r"images\[0\]: expected an object, found 1"),
     ],
 )

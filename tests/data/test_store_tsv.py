@@ -55,6 +55,7 @@ def test_cut_rows_are_skipped_when_the_image_comes_again(tmp_path, row, photos, 
 
 def test_rows_twice(tmp_path, row, photos):
     assert tsv(tmp_path, row, "\n", row).image_ids() == [42]  # the same again does no harm
+    assert tsv(tmp_path, b"\xef\xbb\xbf", row).image_ids() == [42]  # a byte-order mark
     changed = store_files.anderson_row(42, photos[7])
     with pytest.raises(DataError, match=r"row 2: image id 42 is that of row 1 of .* too"):
         tsv(tmp_path, row, changed).image_ids()

@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 import time
 
 import pytest
@@ -190,6 +192,16 @@ def test_java_sees_one_line_per_caption():
     java = ptb_java.java_tokenize_captions
     assert tokenize({1: ["Cats."], 2: []}, java) == {1: ["cats"], 2: []}
     assert ptb_java.java_tokenize_captions([]) == []
+
+
+def test_files_to_compare(tmp_path):
+    path = tmp_path / "captions.txt"
+    path.write_bytes(b"\xef\xbb\xbfa.jpg#0\ta cat\r\n\ndogs\n")
+    assert ptb_java._read(str(path)) == ["a cat", "dogs"]
+    command = [sys.executable, "-m", "sparsecap_jax.evaluation.ptb_java", str(tmp_path / "absent")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    expected = f"error: {tmp_path}/absent: no such file; expected captions, one a line\n"
+    assert (done.returncode, done.stderr) == (1, expected)
 
 
 def test_speed(real_captions):

@@ -114,6 +114,37 @@ def test_forms_of_references(form, tmp_path, caplog):
     assert "no caption for 1 images of the references" in caplog.text
 
 
+LINES = b'\xef\xbb\xbf{"image_id": "1", "caption": "a cat"}\r\n\n{"image_id": 2, "caption": "dogs"}'
+
+
+def test_other_forms_of_captions(tmp_path):
+    """As in cases/jsonl; and the form of pycocoevalcap."""
+    expected = {1: "a cat", 2: "dogs"}
+    lines = tmp_path / "captions.jsonl"
+    lines.write_bytes(LINES)
+    assert load_captions(lines) == expected
+    assert load_references(lines) == {1: ["a cat"], 2: ["dogs"]}
+    pairs = write(tmp_path / "captions.json", {"1": ["a cat"], "2": ["dogs"]})
+    assert load_captions(pairs) == expected
+    for line, message in (
+        (b"{", "line 4: broken JSON"),
+        (b'{"image_id": 1, "image_id": 2}', "line 4: broken JSON: key 'image_id' occurs 2 times"),
+        (b'{"image_id": 2, "caption": "x"}', "entry 2.image_id: image 2 has a caption already"),
+        (b"\xff", "line 4 is not UTF-8"),
+    ):
+        lines.write_bytes(LINES + b"\n" + line)
+        with pytest.raises(DataError, match=message):
+            load_captions(lines)
+
+
+@pytest.mark.parametrize("number", [1234567890123456789, 12345678901234567890, -1])
+def test_long_ids_match(tmp_path, number):
+    """As in cases/ids_19_digits."""
+    captions = write(tmp_path / "c.json", [{"image_id": number, "caption": "a dog runs"}])
+    references = write(tmp_path / "r.json", {str(number): ["a dog runs"]})
+    assert evaluate_caption_files(captions, references, metrics=["ROUGE_L"])["ROUGE_L"] == 1.0
+
+
 def test_real_files(shared):
     coco = load_references(shared / "data/coco_val2017/captions_val2017.json")
     assert (len(coco), sum(map(len, coco.values()))) == (5000, 25014)
@@ -130,6 +161,9 @@ def test_real_files(shared):
         ("[{", r"c\.json: broken JSON at line 1"),
         ([], r"c\.json: found \[\], expected a list of"),
         ({"1": "a"}, "expected a list of"),
+        ({"1": ["a", "b"]}, r"'1': found \['a', 'b'\], expected a list of one caption"),
+        ({"1": ["a"], "01": ["b"]}, "'01': image 1 is there twice"),
+        ('{"1": ["a"], "1": ["b"]}', "key '1' occurs 2 times in one object, expected once"),
         ([5], "entry 0: found 5, expected an object"),
         ([{"image_id": 1}], r"entry 0: 'caption' is missing, found \['image_id'\]"),
         ([{"caption": "a"}], r"entry 0: 'image_id' is missing"),
@@ -162,6 +196,15 @@ def test_broken_captions(content, message, tmp_path):
         ({"images": [{"sentences": [1]}]}, r"images\[0\]: key 'split' is missing"),
         ({"images": [{"sentences": 1}]}, r"images\[0\]: key 'split' is missing"),
         ({"images": [{"sentences": []}]}, r"images\[0\]: key 'split' is missing"),
+        (
+            {"images": [{"sentences": 5, "filename": "1.jpg", "split": "val"}]},
+            r"images\[0\]\.sentences: expected a list, found 5",
+        ),
+        (
+            {"images": [{"sentences": [5], "filename": "1.jpg", "split": "val"}]},
+            r"sentences\[0\]: expected an object, found 5",
+        ),
+        ('{"1": ["a"], "1": ["b"]}', "key '1' occurs 2 times in one object, expected once"),
         ({"1": "a"}, r"'1': found 'a', expected a list of captions"),
         ({"1": []}, r"'1': found \[\], expected a list of captions"),
         ({"1": ["a", 5]}, r"'1'\[1\]: found 5, expected text"),

@@ -102,6 +102,19 @@ def test_zips_that_lead_outside_are_refused(name, tmp_path):
         open_checkpoint_dir(path)
 
 
+def test_config_with_a_byte_order_mark(tmp_path):
+    """As in cases/config_bom."""
+    folder = make_folder(tmp_path / "a")
+    path = folder / "config.json"
+    expected = open_checkpoint_dir(folder).config
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert open_checkpoint_dir(folder).config == open_checkpoint_dir(zip_folder(folder)).config
+    assert open_checkpoint_dir(folder).config == expected
+    path.write_text('{"a": 1, "a": 2}')
+    with pytest.raises(CheckpointError, match=r"config\.json: not JSON: key 'a' occurs 2 times"):
+        open_checkpoint_dir(folder)
+
+
 def test_broken_checkpoints_give_one_clear_error(tmp_path):
     with pytest.raises(CheckpointError, match="nowhere: no such file or folder"):
         open_checkpoint_dir(tmp_path / "nowhere")

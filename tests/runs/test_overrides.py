@@ -98,6 +98,21 @@ def test_faulty_changes_name_the_field(change, message):
         read_config(UP_DOWN, [change])
 
 
+def test_epochs_that_steps_would_hide(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from sparsecap_jax.runs.config import default_config\n\n\ndef get_config():\n"
+        "    config = default_config()\n    config.train.steps = 40\n    return config\n"
+    )
+    for source, change in (
+        (str(tmp_path / "mine.py"), ["train.epochs=3"]),
+        (UP_DOWN, ["train.epochs=3", "train.steps=40"]),
+    ):
+        message = r"^config\.train\.epochs has no effect where config\.train\.steps is 40; expected"
+        with pytest.raises(ConfigError, match=message):
+            read_config(source, change)
+        assert read_config(source, [*change, "train.steps=0"]).train.epochs == 3
+
+
 def test_a_name_in_a_flag_vouches_for_its_module(tmp_path, monkeypatch):
     (tmp_path / "my_captioners.py").write_text(
         "from sparsecap_jax.models import MODELS\n\nclass Mine(MODELS['up_down']):\n"

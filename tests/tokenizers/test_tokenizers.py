@@ -16,6 +16,7 @@ from sparsecap_jax.tokenizers import (
     UnigramTokenizer,
     WordTokenizer,
     make_tokenizer,
+    read_captions,
     train_from_file,
     train_tokenizer,
 )
@@ -214,7 +215,8 @@ def test_bad_captions_files(tmp_path):
     path.write_bytes(b"\n \n")
     with pytest.raises(DataError, match="no captions"):
         train_from_file("word", path, folder, 50)
-    path.write_bytes("un café\r\nun thé\n".encode())
+    path.write_bytes(b"\xef\xbb\xbf" + "un café\r\nun thé\n".encode())
+    assert read_captions(path) == ["un café", "un thé"]
     tokenizer = train_from_file("word", path, folder, 50)
     assert tokenizer.decode(tokenizer.encode("un thé")) == "un thé"
 

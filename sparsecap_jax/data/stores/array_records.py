@@ -19,7 +19,14 @@ import numpy as np
 
 from sparsecap_jax.data.features import Arrays, IndexedStore, RegionFeatures, rounded
 from sparsecap_jax.data.karpathy import split_ids
-from sparsecap_jax.data.records import ImageId, check_path, data_error, entries, field
+from sparsecap_jax.data.records import (
+    ImageId,
+    check_path,
+    data_error,
+    entries,
+    field,
+    normalize_id,
+)
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.files import read_json
 
@@ -95,7 +102,7 @@ class ArrayRecordStore(IndexedStore):
         with data_error(where, RuntimeError, ValueError, IndexError):
             (record,) = self._opened(name, self._reader).read([number])
         stored_id, features, boxes, fc = decode(record, where)
-        if stored_id != image_id:
+        if normalize_id(stored_id) != image_id:
             raise DataError(f"{where}: is image {stored_id!r}, expected {image_id!r}")
         return Arrays(features, boxes, fc, where)
 
@@ -125,6 +132,7 @@ def load_manifest(directory: pathlib.Path) -> dict[str, Any]:
         known = all(isinstance(i, int | str) for i in ids)
         if len(ids) != len(regions) or not known or not all(type(n) is int for n in regions):
             raise DataError(f"{place}: {len(ids)} ids and {len(regions)} numbers of regions")
+        shard["ids"] = [normalize_id(image_id) for image_id in ids]
     return manifest
 
 

@@ -285,7 +285,7 @@ def _decoded(text: bytes) -> bytes:
 
 def _image_id(name: bytes, where: str) -> ImageId:
     with data_error(f"{where}: the image id is not UTF-8", UnicodeDecodeError):
-        text = name.decode().strip()
+        text = name.decode("utf-8-sig").strip()
     if not text or len(text) > 500:
         raise DataError(f"{where}: expected an image id, found {text!r:.40}")
     return image_id_from_stem(text)

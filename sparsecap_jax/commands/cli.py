@@ -81,9 +81,7 @@ class ConfigFlag:
         self._source = flags.DEFINE_string(
             "config", None, "Config file, as FILE.py:ARGUMENTS.", flag_values
         )
-        self._changes = flags.DEFINE_multi_string(
-            _CHANGES, [], "Value of a field, such as --config.train.steps=500.", flag_values
-        )
+        self._changes = define_changes("--config.train.steps=500", flag_values)
 
     def read(self) -> tuple[Any, Callable[[], list[str]]]:
         """Return the checked config, and a function that describes each field in a line.
@@ -97,6 +95,14 @@ class ConfigFlag:
             raise ConfigError("--config: no config file; expected FILE.py[:ARGUMENTS]")
         config = read_config(self._source.value, self._changes.value)
         return config, lambda: describe(config, self._changes.value)
+
+
+def define_changes(
+    example: str, flag_values: flags.FlagValues = flags.FLAGS
+) -> flags.FlagHolder[list[str]]:
+    """Define the flag whose values are all `--config.SECTION.FIELD=VALUE`."""
+    text = f"Value of a field, such as {example}."
+    return flags.DEFINE_multi_string(_CHANGES, [], text, flag_values)
 
 
 def collect_changes(argv: Sequence[str]) -> Iterator[str]:

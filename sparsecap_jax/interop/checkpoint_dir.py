@@ -29,6 +29,8 @@ PREFERENCE = (
 )
 """Weights to take when none are asked for, best first."""
 
+_SCORES = re.compile(r"([^/]+)/score_(\d+)\.json")  # SPLIT_beam_SIZE/score_STEP.json
+_MAX_SCORES = 2**16  # bytes of such a file
 MAX_FILE_BYTES = 2**31  # the largest of the papers, with masks, has 0.45 GB
 
 
@@ -43,6 +45,7 @@ class ReferenceCheckpoint:
         state_dict: its tensors, see `load_torch_file`.
         tokenizer: contents of the files in `tokenizer/` by name, such as `word.model`; empty when
             there is no such folder.
+        scores: contents of its files of scores, `{"test_beam_2": {"00096000": {...}}}`.
     """
 
     source: str
@@ -50,6 +53,7 @@ class ReferenceCheckpoint:
     weights: str
     state_dict: dict[str, Any]
     tokenizer: dict[str, bytes]
+    scores: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     def dense_state_dict(self) -> dict[str, np.ndarray]:
         """Return the tensors as dense arrays; sparse COO tensors are filled up with zeros.
@@ -127,12 +131,7 @@ _Files = Mapping[str, Callable[[], bytes]]
 def _read(files: _Files, weights: str | None, source: str) -> ReferenceCheckpoint:
     if "config.json" not in files:
         raise CheckpointError("config.json: missing")
-    try:
-        config = json.loads(files["config.json"]().decode())
-    except ValueError as error:
-        raise CheckpointError(f"config.json: not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise CheckpointError("config.json: expected a JSON object")
+    config = _json(files, "config.json")
     names = sorted(name for name in files if name.endswith(".pth") and "/" not in name)
     if weights is not None and weights not in names:
         raise CheckpointError(f"{weights}: missing; found {names}")
@@ -143,13 +142,31 @@ def _read(files: _Files, weights: str | None, source: str) -> ReferenceCheckpoin
     state_dict = load_torch_file(io.BytesIO(files[weights]()), name=weights)
     matches = (re.fullmatch(r"tokenizer/([^/]+)", name) for name in sorted(files))
     tokenizer = {match[1]: files[match[0]]() for match in matches if match}
-    return ReferenceCheckpoint(source, config, weights, state_dict, tokenizer)
+    scores: dict[str, dict[str, Any]] = {}
+    for match in filter(None, map(_SCORES.fullmatch, sorted(files))):
+        scores.setdefault(match[1], {})[match[2]] = _json(files, match[0])
+    return ReferenceCheckpoint(source, config, weights, state_dict, tokenizer, scores)
+
+
+def _json(files: _Files, name: str) -> dict[str, Any]:
+    try:
+        content = json.loads(files[name]().decode())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{name}: not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{name}: expected a JSON object")
+    return content
 
 
 def _folder_files(root: pathlib.Path) -> _Files:
     """Files of a folder and of the folders directly in it."""
     paths = [path for pattern in ("*", "*/*") for path in root.glob(pattern) if path.is_file()]
-    return {path.relative_to(root).as_posix(): path.read_bytes for path in paths}
+    names = [path.relative_to(root).as_posix() for path in paths]
+    return {
+        name: path.read_bytes
+        for name, path in zip(names, paths, strict=True)
+        if not (_SCORES.fullmatch(name) and path.stat().st_size > _MAX_SCORES)
+    }
 
 
 def _zip_files(archive: zipfile.ZipFile) -> _Files:
@@ -167,6 +184,7 @@ def _zip_files(archive: zipfile.ZipFile) -> _Files:
         name.removeprefix(root): functools.partial(_read_member, archive, info)
         for name, info in members
         if name.startswith(root)
+        and not (_SCORES.fullmatch(name.removeprefix(root)) and info.file_size > _MAX_SCORES)
     }
 
 

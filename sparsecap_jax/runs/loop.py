@@ -23,10 +23,11 @@ from sparsecap_jax.errors import SparsecapError
 from sparsecap_jax.evaluation.sparsity_report import write_sparsity_report
 from sparsecap_jax.files import write_json
 from sparsecap_jax.models import count_params
-from sparsecap_jax.pruning.masks import finalize
+from sparsecap_jax.pruning.masks import finalize, sparsity
 from sparsecap_jax.pruning.step import TrainState, warn_unless_begun
+from sparsecap_jax.pruning.summary import by_module, summarize
 from sparsecap_jax.runs.checkpoints import Checkpoints
-from sparsecap_jax.runs.directory import INITIAL_WEIGHTS, WEIGHTS, weight_counts
+from sparsecap_jax.runs.directory import INITIAL_WEIGHTS, PARAMS, WEIGHTS, weight_counts
 from sparsecap_jax.runs.first_state import abstract_state, first_state
 from sparsecap_jax.runs.logs import Logs
 from sparsecap_jax.runs.run import Run, claim_workdir, leave_workdir, prepare_run
@@ -50,9 +51,9 @@ def train(
     """Train as `config` says, continuing where an earlier call with the same config stopped.
 
     `workdir` then holds `config.json`, `tokenizer/`, `checkpoints/` (best and last), `train.csv`,
-    `validation.csv`, `tensorboard/`, `initial_weights.npz`, and `weights.npz`: the best model,
-    pruned (the last one where none came within tolerance of its target sparsity), with a report on
-    its masks in `sparsity/`.
+    `validation.csv`, `sparsity.csv`, `tensorboard/`, `initial_weights.npz`, and `weights.npz`: the
+    best model, pruned (the last one where none came within tolerance of its target sparsity), with
+    its sizes by module in `params.json` and a report on its masks in `sparsity/`.
 
     Args:
         config: see `sparsecap_jax.runs.config`.
@@ -113,16 +114,18 @@ def _run_steps(run: Run, state: TrainState, iterator, checkpoints: Checkpoints) 
     compiled = functools.cache(
         lambda objective: make_train_step(objective, run.pruner, run.tx, run.mesh)
     )
-    logs, validator = Logs(run, step), Validator(run)
+    logs, validator, readings = Logs(run, step), Validator(run), jax.jit(run.pruner.readings)
     try:
         for count, objective, inputs in read_ahead(_calls(run, iterator, step)):
             state, metrics = compiled(objective)(state, *inputs)
             step += count
             if step % config.log_every == 0 or step == run.total_steps:
-                _log_step(step, metrics, logs)
+                _log_step(step, {**metrics, **readings(state.prune.masks)}, logs)
             if step % run.eval_every == 0 or step == run.total_steps:
                 metrics, score = validator(state)
                 logs.write("validation", step, metrics)
+                if masks := run.pruner.binarize(state.prune.masks):
+                    logs.write("sparsity", step, sparsity(masks).tensors)
                 info, data = {"validation": metrics}, iterator.get_state(step)
                 checkpoints.save(state, score=score, data=data, info=info)
                 shown = " | ".join(f"{key} {value:.4f}" for key, value in metrics.items())
@@ -178,6 +181,7 @@ def _finish(run: Run, checkpoints: Checkpoints) -> dict[str, Any]:
     masks = jax.device_get(run.pruner.binarize(variables["masks"]))
     params = jax.device_get(finalize(variables["params"], masks))
     size = save_weights(run.workdir / WEIGHTS, params, masks)
+    write_json(run.workdir / PARAMS, by_module(summarize(params, masks)))
     if masks:
         initial = load_weights(run.workdir / INITIAL_WEIGHTS)["params"]
         write_sparsity_report(run.workdir, params, masks, initial, step)

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format install
+.PHONY: demo test soak lint format install
 
 # Trains dense and 95%-sparse captioners on embedded data and shows what they say.
 demo: $(STAMP)
@@ -12,6 +12,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests
+
+# Kills tiny runs at random; each must end as if left alone. Repeating it continues.
+soak: $(STAMP)
+	$(BIN)/python benchmarks/soak.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -10,6 +10,19 @@ from sparsecap_jax.commands.cli import ConfigFlag, run_main
 
 CONFIG = ConfigFlag()
 WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; a new one, or one to continue.")
+FROM_STEP = flags.DEFINE_integer(
+    "from_step",
+    None,
+    "Step of the checkpoint to continue from, by default the last; later ones are dropped.",
+    lower_bound=0,
+)
+SKIP_NONFINITE = flags.DEFINE_integer(
+    "skip_nonfinite",
+    None,
+    "Batches to leave out at most whose loss or gradients are not finite; short for "
+    "--config.train.skip_nonfinite.",
+    lower_bound=0,
+)
 SCORE_TEST = flags.DEFINE_bool(
     "score_test", False, "Score the test split in the end, as launch/evaluate.py does."
 )
@@ -20,7 +33,8 @@ PRINT_CONFIG = flags.DEFINE_bool(
 
 def main(words: list[str]) -> None:
     """Parse flags and train."""
-    config, describe = CONFIG.read()
+    skips = [] if SKIP_NONFINITE.value is None else [f"train.skip_nonfinite={SKIP_NONFINITE.value}"]
+    config, describe = CONFIG.read(skips)
     if PRINT_CONFIG.value:
         print("\n".join(describe()))
         return
@@ -28,7 +42,7 @@ def main(words: list[str]) -> None:
         raise app.UsageError("--workdir is missing; expected a run directory")
     from sparsecap_jax.runs.loop import train
 
-    train(config, WORKDIR.value)
+    train(config, WORKDIR.value, from_step=FROM_STEP.value)
     if SCORE_TEST.value:
         from sparsecap_jax.commands.evaluate import evaluate_run
 

@@ -1,15 +1,26 @@
-"""Reading and writing small files: all or nothing, and one clear error."""
+"""Files: small ones read and written all or nothing, locks, and one clear error for each fault."""
 
 import contextlib
 import csv
+import errno
+import fcntl
 import json
 import os
 import pathlib
+import re
+import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
-from sparsecap_jax.errors import DataError
+from sparsecap_jax.errors import DataError, SparsecapError
+
+# Faults that libraries report as text, in errors of types of their own.
+_CODES = [
+    getattr(errno, f"E{name}")
+    for name in ("NOSPC", "DQUOT", "FBIG", "ROFS", "ACCES", "NOTDIR", "ISDIR", "NAMETOOLONG", "IO")
+]
 
 
 @contextlib.contextmanager
@@ -23,17 +34,120 @@ def write_atomically(path: str | pathlib.Path, mode: str = "w") -> Iterator[IO]:
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with named_errors(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, mode, **text) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            pathlib.Path(name).unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def named_errors(path: str | pathlib.Path) -> Iterator[None]:
+    """Name `path` in errors of the system that name no file, or its temporary one.
+
+    Errors of libraries that only say so in their text become an OSError.
+    """
     try:
-        with os.fdopen(handle, mode, **text) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        pathlib.Path(name).unlink(missing_ok=True)
+        yield
+    except SparsecapError:
         raise
+    except OSError as error:
+        if error.errno and (not error.filename or f".{pathlib.Path(path).name}." in error.filename):
+            error.filename, error.filename2 = str(path), None
+        raise
+    except Exception as error:
+        for code in _codes_in(error):
+            raise OSError(code, os.strerror(code), str(path)) from error
+        raise
+
+
+def _codes_in(error: Exception) -> list[int]:
+    """Return the error codes whose texts an error quotes."""
+    return [code for code in _CODES if os.strerror(code) in str(error)]
+
+
+def remove_strays(folder: pathlib.Path, *names: str) -> None:
+    """Remove temporary files and folders that writing `names` left in `folder` when killed."""
+    for path in (path for name in names for path in folder.glob(f".{name}.????????")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: str | pathlib.Path, *, folder: bool = True) -> Iterator[None]:
+    """Keep other processes from writing to `path` while the block runs.
+
+    The lock belongs to an open file, `PATH/.lock` or `.NAME.lock` next to a file: it ends with the
+    process, however that ends. Where the file system has no locks, there is none.
+
+    Args:
+        path: folder or file, which need not exist.
+        folder: whether it is a folder.
+
+    Raises:
+        SparsecapError: another process has it; the message says which.
+    """
+    path = pathlib.Path(path)
+    lock = path / ".lock" if folder else path.with_name(f".{path.name}.lock")
+    missing = [parent for parent in lock.parents if not parent.exists()]
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _open_locked(lock, path) as file:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+    finally:
+        with contextlib.suppress(OSError):  # stays where it holds anything
+            for parent in missing:
+                parent.rmdir()
+
+
+def _open_locked(lock: pathlib.Path, path: pathlib.Path) -> IO:
+    while True:
+        file = lock.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with file:
+                file.seek(0)
+                holder = file.read(200) or "another process"
+            raise SparsecapError(
+                f"{path}: {holder} is writing to it; expected to be the only one"
+            ) from None
+        except OSError:
+            return file
+        with contextlib.suppress(FileNotFoundError):  # removed by its last holder
+            if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                return file
+        file.close()
+
+
+def system_fault(error: BaseException | None) -> str | None:
+    """Return path and reason where an error stems from a full disk, missing rights or the like."""
+    while error is not None:
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error) or type(error).__name__
+            if isinstance(error, FileExistsError):  # where a folder should be made
+                reason = os.strerror(errno.ENOTDIR)
+            unnamed = "standard output, or a file without a name" if error.errno else None
+            path = error.filename2 or error.filename or unnamed
+            return f"{path}: {reason}" if path else reason
+        for code in _codes_in(error):
+            # Orbax quotes the file in a temporary folder; the checkpoint that it becomes says more.
+            quoted = re.search(r"[\"'](/[^\"']+?)(\.orbax-checkpoint-tmp[^\"']*)?[\"']", str(error))
+            return (f"{quoted[1]}: " if quoted else "") + os.strerror(code)
+        error = error.__cause__
+    return None
 
 
 @contextlib.contextmanager
@@ -41,7 +155,8 @@ def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yield a folder that becomes `path`, absent or empty, when the block ends without an error."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+    prefix = f".{path.name}."
+    with named_errors(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as folder:
         written = pathlib.Path(folder, path.name)
         written.mkdir()
         yield written

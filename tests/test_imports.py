@@ -12,7 +12,7 @@ REPO = pathlib.Path(__file__).parents[1]
 PACKAGE = REPO / "sparsecap_jax"
 # Rooms from the ground up; a room imports from rows below its own alone.
 ROWS = (
-    ("version", "errors"),
+    ("version", "errors", "stopping"),
     ("types", "settings", "files"),
     ("pruning", "torch_files", "tokenizers", "models", "data"),
     ("decoding", "photos", "scst"),

@@ -41,10 +41,12 @@ def tiny_config(directory, pruner="supermask", **train):
 
 def main(data, workdir, *overrides):
     from sparsecap_jax.runs.loop import train
+    from sparsecap_jax.stopping import on_signals
 
     values = dict(item.split("=") for item in overrides)
     config = tiny_config(data, **{key: int(value) for key, value in values.items()})
-    train(config, workdir, lambda line: print(line, flush=True))
+    with on_signals():
+        train(config, workdir, lambda line: print(line, flush=True))
 
 
 if __name__ == "__main__":

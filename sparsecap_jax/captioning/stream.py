@@ -1,5 +1,6 @@
 """File of captions that grows image by image and survives interruptions."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -8,7 +9,7 @@ from typing import Any
 
 from sparsecap_jax.data.karpathy import ImageId
 from sparsecap_jax.errors import DataError
-from sparsecap_jax.files import write_atomically, write_json
+from sparsecap_jax.files import locked, named_errors, write_atomically, write_json
 
 
 class CaptionStream:
@@ -26,6 +27,7 @@ class CaptionStream:
 
     Raises:
         DataError: `path` has another ending; `PATH.partial` has other settings or another format.
+        SparsecapError: another process is writing to `path`.
     """
 
     def __init__(self, path: str | os.PathLike, settings: dict[str, Any]):
@@ -33,21 +35,20 @@ class CaptionStream:
         if self._path.suffix not in (".json", ".jsonl"):
             raise DataError(f"{path}: expected a name that ends in .json or .jsonl")
         self._partial = self._path.with_name(f"{self._path.name}.partial")
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         self._entries: dict[ImageId, dict[str, Any]] = {}
-        self._file = self._partial.open("a+b")
-        try:
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(locked(self._path, folder=False))
+            opened.enter_context(named_errors(self._partial))
+            self._file = opened.enter_context(self._partial.open("a+b"))
             self._continue(settings)
-        except BaseException:
-            self._file.close()
-            raise
+            self._opened = opened.pop_all()
         self.done = frozenset(self._entries)
 
     def __enter__(self) -> "CaptionStream":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
+        self._opened.__exit__(*error)
 
     def write(self, entry: dict[str, Any]) -> None:
         """Add the entry of `entry["image_id"]`."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from sparsecap_jax import stopping
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.captioning.batches import Caption, best_caption, to_coco
 from sparsecap_jax.captioning.search import SearchOptions
@@ -75,7 +76,7 @@ def caption_folder(
                 store, remaining, batch_size=batch_size, attention=attention, **search
             )
             start, total = time.monotonic(), len(remaining)
-            for count, (image_id, captions) in enumerate(results, 1):
+            for count, (image_id, captions) in enumerate(stopping.between(results), 1):
                 stream.write(_entry(image_id, captions, candidates))
                 if count % batch_size == 0 or count == total:
                     rate = count / (time.monotonic() - start)
@@ -113,7 +114,7 @@ def caption_photos(
     """
     captions = {}
     results = Captioner.load(checkpoint).caption_photos(photos, batch_size=batch_size, **search)
-    for path, caption in zip(photos, results, strict=True):
+    for path, caption in stopping.between(zip(photos, results, strict=True), advice=""):
         captions[str(path)] = caption.text
         report(f"{path}: {caption.text}")
     if output:

@@ -5,6 +5,7 @@ import logging
 import os
 import pathlib
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,7 +13,9 @@ from typing import Any
 from absl import app, flags
 from absl import logging as absl_logging
 
+from sparsecap_jax import stopping
 from sparsecap_jax.errors import ConfigError, SparsecapError
+from sparsecap_jax.files import system_fault
 
 _CHANGES = "config.SECTION.FIELD"
 _CHANGE = re.compile(r"--?(?P<no>no)?config\.(?P<path>[^=]+)(?P<given>=(?P<value>.*))?", re.DOTALL)
@@ -26,13 +29,15 @@ _PLUGINS = flags.DEFINE_multi_string(
 def run_main(main: Callable[[list[str]], None], words: bool = False) -> None:
     """Run `main` as an absl app; errors and wrong usage are printed as one line, exit status 1.
 
+    SIGTERM and SIGINT end it in one line too (see `stopping`), with exit status 143 and 130.
+
     Args:
         main: takes the words of the command line that are no flags.
         words: whether there may be any.
     """
 
     def parse(argv: list[str]) -> list[str]:
-        with _errors_in_one_line():
+        with _errors_in_one_line(), stopping.on_signals():
             for module, defined in flags.FLAGS.flags_by_module_dict().items():
                 for flag in defined if module.startswith("sparsecap_jax.") else ():
                     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # in --help
@@ -44,13 +49,14 @@ def run_main(main: Callable[[list[str]], None], words: bool = False) -> None:
                 sys.exit(0)
 
     def guarded(argv: list[str]) -> None:
-        # Orbax logs every file it touches; warnings of our own still show.
-        absl_logging.set_verbosity(absl_logging.ERROR)
+        # Orbax logs every file it touches, and errors that it raises as well; our warnings show.
+        absl_logging.set_verbosity(absl_logging.FATAL)
         absl_logging.use_absl_handler()
         logging.getLogger("sparsecap_jax").setLevel(logging.WARNING)
         enable_compilation_cache()
+        sys.unraisablehook = _report_unless_repeated
         sys.stdout.reconfigure(line_buffering=True)  # progress shows in pipes and logs too
-        with _errors_in_one_line():
+        with _errors_in_one_line(), stopping.on_signals():
             if argv[1:] and not words:
                 raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
             if _PLUGINS.value:
@@ -69,9 +75,23 @@ def _errors_in_one_line() -> Iterator[None]:
     except (SparsecapError, app.UsageError, flags.Error) as error:
         usage = "; --help says more" if isinstance(error, app.UsageError) else ""
         sys.exit(f"error: {' '.join(map(str.strip, str(error).splitlines()))}{usage}")
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except BrokenPipeError:  # `| head`: nobody reads any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what is buffered
+        sys.exit(128 + signal.SIGPIPE)
+    except Exception as error:
+        fault = system_fault(error)
+        if fault is None:
+            raise
+        sys.exit(f"error: {fault}")
+    except KeyboardInterrupt:  # raised by a library
+        print("stopped by SIGINT", file=sys.stderr)
         sys.exit(130)
+
+
+def _report_unless_repeated(unraisable: Any) -> None:
+    """Print an error of a callback; not what TensorStore's say after a first failed write."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 class ConfigFlag:
@@ -83,8 +103,11 @@ class ConfigFlag:
         )
         self._changes = define_changes("--config.train.steps=500", flag_values)
 
-    def read(self) -> tuple[Any, Callable[[], list[str]]]:
+    def read(self, more: Sequence[str] = ()) -> tuple[Any, Callable[[], list[str]]]:
         """Return the checked config, and a function that describes each field in a line.
+
+        Args:
+            more: changes that other flags ask for, as `SECTION.FIELD=VALUE`.
 
         Raises:
             ConfigError: there is no such file, or a field is unknown or does not take its value.
@@ -93,8 +116,9 @@ class ConfigFlag:
 
         if not self._source.value:
             raise ConfigError("--config: no config file; expected FILE.py[:ARGUMENTS]")
-        config = read_config(self._source.value, self._changes.value)
-        return config, lambda: describe(config, self._changes.value)
+        changes = [*self._changes.value, *more]
+        config = read_config(self._source.value, changes)
+        return config, lambda: describe(config, changes)
 
 
 def define_changes(
@@ -132,5 +156,7 @@ def enable_compilation_cache() -> None:
     """Keep compiled programs on disk between runs, unless the environment already says where."""
     cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     directory = pathlib.Path(cache) / "sparsecap_jax" / "compiled"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(directory))
+    with contextlib.suppress(OSError):  # it only saves time
+        directory.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(directory))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from sparsecap_jax import stopping
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.captioning.batches import Caption, best_caption, to_coco
 from sparsecap_jax.data.datasets import Dataset, load_dataset
@@ -146,7 +147,7 @@ def _best_captions(
     """Collect the best caption of each image and the speed, and report progress."""
     captions, rate, start = {}, "", time.monotonic()
     reported = start
-    for count, (image_id, candidates) in enumerate(results, 1):
+    for count, (image_id, candidates) in enumerate(stopping.between(results, advice=""), 1):
         captions[image_id] = best_caption(candidates)
         now = time.monotonic()
         rate = f"{count / max(now - start, 1e-9):.1f} images/s"

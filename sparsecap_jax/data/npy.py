@@ -1,4 +1,4 @@
-"""Reading `.npy` and `.npz`: sizes are checked before memory is taken, nothing is unpickled."""
+"""`.npy` and `.npz`: sizes are checked before memory is taken, nothing is unpickled."""
 
 import functools
 import io
@@ -17,6 +17,13 @@ from sparsecap_jax.errors import DataError
 
 _MAX_HEADER = 10_000  # bytes, numpy's own limit
 _KINDS = {"f": "float16, float32 or float64", "iu": "integers"}
+
+
+def to_npy(array: np.ndarray) -> bytes:
+    """Return the content of a `.npy` file; `np.save` itself hides why a file cannot be written."""
+    content = io.BytesIO()
+    np.save(content, array)
+    return content.getvalue()
 
 
 @functools.lru_cache(maxsize=4096)

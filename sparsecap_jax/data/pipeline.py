@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from sparsecap_jax import stopping
 from sparsecap_jax.data.batches import (
     BatchMaker,
     Tokenizer,
@@ -257,7 +258,7 @@ class TrainIterator(Iterator[Batch]):
         if not flags.FLAGS.is_parsed():  # Grain's workers read flags of theirs
             flags.FLAGS.mark_as_parsed()
         workers = grain.MultiprocessingOptions(self._workers, max(1, self._prefetch))
-        return iter(dataset.mp_prefetch(workers))
+        return iter(dataset.mp_prefetch(workers, stopping.follow_parent))
 
 
 def make_train_iterator(

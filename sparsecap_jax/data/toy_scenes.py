@@ -23,12 +23,14 @@ from typing import Any
 
 import numpy as np
 
+from sparsecap_jax.data.npy import to_npy
 from sparsecap_jax.data.records import SPLITS
 from sparsecap_jax.data.toy_drawing import draw_scene
 from sparsecap_jax.data.toy_grammar import caption_scene, near_caption, plain_caption
 from sparsecap_jax.data.toy_regions import scene_features
 from sparsecap_jax.data.toy_world import Draws, sample_scene
 from sparsecap_jax.errors import ConfigError, DataError
+from sparsecap_jax.files import named_errors
 
 VERSION = 2  # raise it whenever a scene, caption or feature changes
 SIZES = (2000, 200, 200)  # images of train, val, test
@@ -79,7 +81,7 @@ def make_toy_scenes(
             pass  # its maker was killed
     partial = directory.with_name(f".{directory.name}.partial-{uuid.uuid4().hex}")
     partial.mkdir()
-    with _temporary(partial):
+    with named_errors(directory), _temporary(partial):
         checksum = _write(partial, settings)
         manifest = {**settings, "checksum": checksum, "files": _listing(partial)}
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
@@ -153,7 +155,8 @@ def _write_image(
     fc = features.sum(axis=0, dtype=np.float32) / np.float32(len(features))
     image_id, filename = number + 1, f"{number + 1}.png"
     for folder, array in (("att", features), ("fc", fc), ("box_relative", boxes)):
-        np.save(directory / "bu" / f"cocobu_{folder}" / f"{image_id}.npy", array)
+        path = directory / "bu" / f"cocobu_{folder}" / f"{image_id}.npy"
+        path.write_bytes(to_npy(array))
         digest.update(array.tobytes())
     draw_scene(scene, number).save(directory / "images" / filename, compress_level=3)
     draws = Draws(seed, number, purpose=1)

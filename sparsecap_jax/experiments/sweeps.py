@@ -182,6 +182,6 @@ def _take(sweep: Sweep, directory: pathlib.Path, config: ConfigDict, datasets: d
     train(config, directory, lambda line: None, dataset=dataset)
     seconds = round(time.monotonic() - began, 1)
     row = {**sweep.evaluate(directory, dataset), "seconds": seconds}
-    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
     write_json(directory / RESULT, row)
+    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
     return row

@@ -15,8 +15,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from sparsecap_jax import stopping
 from sparsecap_jax.data.batches import read_ahead
 from sparsecap_jax.data.features import RegionFeatures, validated
+from sparsecap_jax.data.npy import to_npy
 from sparsecap_jax.data.records import ImageId, image_id_from_filename
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.files import read_json, write_atomically, write_json
@@ -92,7 +94,8 @@ def extract_folder(
     if skipped:
         report(f"{skipped} of {len(photos)} photos have features already")
     opened = _opened(todo, 2 * batch_size, faults, skip_bad)
-    while batch := dict(itertools.islice(opened, batch_size)):
+    batches = iter(lambda: dict(itertools.islice(opened, batch_size)), {})
+    for batch in stopping.between(batches):
         for image_id, regions in zip(batch, extractor([*batch.values()]), strict=True):
             _write(output, image_id, regions, extractor.feature_size, half)
         done += len(batch)
@@ -130,4 +133,4 @@ def _write(
     for folder, array in zip(FOLDERS, arrays, strict=True):
         if array is not None:
             with write_atomically(output / folder / f"{image_id}.npy", "wb") as file:
-                np.save(file, array)
+                file.write(to_npy(array))

@@ -5,23 +5,30 @@ optimizer) and a JSON item `meta`. The last step is always kept, and the best on
 among those that have one.
 """
 
+import contextlib
 import dataclasses
+import json
+import logging
 import pathlib
+import shutil
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore
 from orbax.checkpoint import checkpoint_managers
 
 from sparsecap_jax.errors import CheckpointError
 from sparsecap_jax.pruning.step import TrainState
 from sparsecap_jax.runs.weights import misfits
+from sparsecap_jax.training.steps import state_items
 from sparsecap_jax.types import PyTree
 
 _META = {"step", "score", "rng", "data", "crc32"}
+_CHECKSUM = "its checksum differs from the one saved with it"
 ITEMS = ("params", "masks", "extras", "optimizer")
 
 
@@ -31,6 +38,9 @@ class Checkpoints:
     Args:
         workdir: the run directory.
         read_only: whether only to read; nothing is created then.
+
+    Attributes:
+        corrupt: steps whose score could not be read; they are kept.
 
     Raises:
         CheckpointError: `read_only`, and there is no checkpoint.
@@ -48,7 +58,10 @@ class Checkpoints:
         )
         handlers = {name: ocp.PyTreeCheckpointHandler() for name in ITEMS}
         handlers["meta"] = ocp.JsonCheckpointHandler()
+        self._handlers = handlers  # used alone for reading: the manager reads all items' metadata
         self._scores: dict[int, float | None] = {}
+        self.corrupt: set[int] = set()
+        self._writes = not read_only
         self._manager = ocp.CheckpointManager(
             self.directory, options=options, item_names=tuple(handlers), item_handlers=handlers
         )
@@ -70,9 +83,14 @@ class Checkpoints:
         return max(scored, key=self.score, default=None)
 
     def score(self, step: int) -> float | None:
-        """Score of a step, or None where it was saved without one."""
+        """Score of a step; None where it was saved without one, or is corrupt (with a warning)."""
         if step not in self._scores:
-            self._scores[step] = self.meta(step)["score"]
+            try:
+                self._scores[step] = self.meta(step)["score"]
+            except CheckpointError as error:
+                logging.getLogger(__name__).warning("%s", error)
+                self._scores[step] = None
+                self.corrupt.add(step)
         return self._scores[step]
 
     def save(
@@ -86,7 +104,8 @@ class Checkpoints:
             data: state of the data iterator, JSON-serialisable.
             info: further entries of `meta`, JSON-serialisable.
         """
-        trees = {name: _plain(name, t) for name, t in _items(state).items() if jax.tree.leaves(t)}
+        items = {name: tree for name, tree in state_items(state).items() if jax.tree.leaves(tree)}
+        trees = {name: _plain(name, tree) for name, tree in items.items()}
         meta = {
             **info,
             "step": int(state.step),
@@ -95,6 +114,7 @@ class Checkpoints:
             "data": data,
             "crc32": {name: _crc32(tree) for name, tree in trees.items()},
         }
+        meta["crc32"]["meta"] = _crc32_of_json(meta)
         items = {name: ocp.args.PyTreeSave(tree) for name, tree in trees.items()}
         args = ocp.args.Composite(meta=ocp.args.JsonSave(meta), **items)
         self._scores[int(state.step)] = score
@@ -111,24 +131,26 @@ class Checkpoints:
             CheckpointError: it is missing or corrupt, or its shapes differ from `like`.
         """
         step = self.last_step() if step is None else step
-        meta = self.meta(step)
-        items = _items(like)
-        for name, tree in items.items():
-            if jax.tree.leaves(tree):
-                plain = self._restore_item(step, name, _plain(name, tree), meta)
-                items[name] = jax.tree.structure(tree).unflatten(jax.tree.leaves(plain))
-        count = jax.numpy.asarray(meta["step"], jax.numpy.int32)
-        rng = jax.random.wrap_key_data(np.asarray(meta["rng"], np.uint32))
+        meta, items = self.meta(step), state_items(like)
+        with self._hinting(step):
+            for name, tree in items.items():
+                if jax.tree.leaves(tree):
+                    plain = self._read(step, name, _plain(name, tree), meta)
+                    items[name] = jax.tree.structure(tree).unflatten(jax.tree.leaves(plain))
+            with self._naming(step, "meta"):
+                count = jax.numpy.asarray(meta["step"], jax.numpy.int32)
+                rng = jax.random.wrap_key_data(np.asarray(meta["rng"], np.uint32))
         prune = like.prune.replace(masks=items["masks"], extras=items["extras"])
         return TrainState(count, items["params"], prune, items["optimizer"], rng), meta
 
     def restore_variables(self, step: int) -> dict[str, PyTree]:
         """Restore `{"params": ..., "masks": ...}` of a step as numpy arrays; errors as `meta`."""
         meta = self.meta(step)
-        return {
-            name: self._restore_item(step, name, None, meta) if name in meta["crc32"] else {}
-            for name in ("params", "masks")
-        }
+        with self._hinting(step):
+            return {
+                name: self._read(step, name, None, meta) if name in meta["crc32"] else {}
+                for name in ("params", "masks")
+            }
 
     def meta(self, step: int | None) -> dict[str, Any]:
         """Return the JSON part of a checkpoint.
@@ -137,29 +159,74 @@ class Checkpoints:
             CheckpointError: it is missing or corrupt.
         """
         if step is None or step not in self.steps():
-            raise CheckpointError(f"{self.directory}: no finished checkpoint of step {step}")
-        try:
-            args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-            meta = self._manager.restore(step, args=args).meta
-        except (ValueError, OSError, KeyError) as error:
-            raise self._corrupt(step, "meta", error) from error
-        if not isinstance(meta, dict) or not meta.keys() >= _META:
-            raise self._corrupt(step, "meta", "fields are missing")
-        return meta
+            there = ", ".join(map(str, self.steps())) or "none"
+            raise CheckpointError(
+                f"{self.directory}: no finished checkpoint of step {step}; there are: {there}"
+            )
+        with self._hinting(step):
+            return self._read_meta(step)
+
+    def hint(self, step: int) -> str:
+        """Say how to continue without a step's checkpoint; "" where that one is intact."""
+        if self._is_intact(step):
+            return ""  # of another model
+        for other in reversed(self.steps()):
+            if other != step and self._is_intact(other):
+                do = (
+                    f"continue from it with --from_step={other} of launch/train.py"
+                    if other < step
+                    else f"remove {self.directory / str(step)} to do without that of step {step}"
+                )
+                return f"; the checkpoint of step {other} is intact: {do}"
+        return "; no other checkpoint is intact"
+
+    def drop_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps."""
+        for later in self.steps():
+            if later > step:
+                self._manager.delete(later)
 
     def wait(self) -> None:
         """Block until everything saved so far is on disk."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Finish writing and release the directory."""
-        self.wait()
-        self._manager.close()
-
-    def _restore_item(self, step: int, name: str, like: PyTree | None, meta: Mapping) -> PyTree:
+        """Finish writing and release the directory; what could not be written is removed."""
         try:
-            saved = self._manager.item_metadata(step)[name]
-            saved = getattr(saved, "tree", saved)  # metadata in place of the arrays
+            self.wait()
+        finally:
+            self._manager.close()
+            for partial in self.directory.glob("*.orbax-checkpoint-tmp") if self._writes else ():
+                shutil.rmtree(partial, ignore_errors=True)
+
+    def _is_intact(self, step: int) -> bool:
+        """Return whether all items of a step are as they were saved, and finite."""
+        try:
+            meta = self._read_meta(step)
+            for name in {*ITEMS} & {*meta["crc32"]}:
+                self._read(step, name, None, meta)
+        except CheckpointError:
+            return False
+        return True
+
+    def _read_meta(self, step: int) -> dict[str, Any]:
+        with self._naming(step, "meta"):
+            meta = self._handlers["meta"].restore(self.directory / str(step) / "meta")
+            if not isinstance(meta, dict) or not meta.keys() >= _META:
+                raise ValueError("fields are missing")
+            if _crc32_of_json(meta) != meta["crc32"].get("meta", _crc32_of_json(meta)):
+                raise ValueError(_CHECKSUM)
+            return meta
+
+    def _read(self, step: int, name: str, like: PyTree | None, meta: Mapping) -> PyTree:
+        path, handler = self.directory / str(step) / name, self._handlers[name]
+        with self._naming(step, name):
+            # First one by one: a read that fails among others leaves tracebacks of these behind.
+            files = {"driver": "file", "path": f"{path}/"}
+            store = tensorstore.KvStore.open({"driver": "ocdbt", "base": files}).result()
+            if not sum(len(store.read(key).result().value) for key in store.list().result()):
+                raise ValueError("its arrays are missing")
+            saved = handler.metadata(path).tree  # metadata in place of the arrays
             as_numpy, item = ocp.RestoreArgs(restore_type=np.ndarray), None
             restore_args = jax.tree.map(lambda _: as_numpy, saved)
             if like is not None:
@@ -168,17 +235,33 @@ class Checkpoints:
                 item = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
                 restore_args = ocp.checkpoint_utils.construct_restore_args(like)
             args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args)
-            tree = self._manager.restore(step, args=ocp.args.Composite(**{name: args}))[name]
+            tree = handler.restore(path, args=args)
             if _crc32(tree) != meta["crc32"].get(name):
-                raise ValueError("its checksum differs from the one saved with it")
-        except (ValueError, OSError, KeyError, TypeError) as error:
-            raise self._corrupt(step, name, error) from error
-        return tree
+                raise ValueError(_CHECKSUM)
+            for path, leaf in jax.tree.leaves_with_path(tree):
+                if not np.all(np.isfinite(leaf)):
+                    name = jax.tree_util.keystr(path, simple=True, separator="/")
+                    raise ValueError(f"{name} is not finite")
+            return tree
 
-    def _corrupt(self, step: int, name: str, why: Any) -> CheckpointError:
-        reason = str(why).strip().splitlines()[0][:200] if str(why).strip() else repr(why)
-        path = self.directory / str(step) / name
-        return CheckpointError(f"{path}: corrupt or of another model: {reason}")
+    @contextlib.contextmanager
+    def _naming(self, step: int, name: str) -> Iterator[None]:
+        """Turn any error of reading an item into one that names it."""
+        try:
+            yield
+        except Exception as error:  # Orbax and TensorStore raise what they like
+            path, reason = self.directory / str(step) / name, str(error).strip() or repr(error)
+            raise CheckpointError(
+                f"{path}: corrupt or of another model: {reason.splitlines()[0][:200]}"
+            ) from error
+
+    @contextlib.contextmanager
+    def _hinting(self, step: int) -> Iterator[None]:
+        """Let errors say how to continue."""
+        try:
+            yield
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}{self.hint(step)}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,12 +272,8 @@ class _KeepBestAndLast(checkpoint_managers.PreservationPolicy):
         """Decide for each checkpoint, oldest first, whether it stays."""
         steps = [checkpoint.step for checkpoint in checkpoints]
         keep = {max(steps, default=None), self.checkpoints.best_step(steps)}
+        keep |= self.checkpoints.corrupt  # for the user to judge
         return [step in keep for step in steps]
-
-
-def _items(state: TrainState) -> dict[str, PyTree]:
-    trees = (state.params, state.prune.masks, state.prune.extras, state.opt_state)
-    return dict(zip(ITEMS, trees, strict=True))
 
 
 def _plain(name: str, tree: PyTree) -> dict[str, Any]:
@@ -209,3 +288,9 @@ def _crc32(tree: PyTree) -> int:
     for leaf in jax.tree.leaves(tree):
         total = zlib.crc32(np.ascontiguousarray(leaf), total)
     return total
+
+
+def _crc32_of_json(meta: Mapping[str, Any]) -> int:
+    """Checksum of all fields apart from the checksums, as they are after a round trip."""
+    fields = json.loads(json.dumps({key: meta[key] for key in meta if key != "crc32"}))
+    return zlib.crc32(json.dumps(fields, sort_keys=True).encode())

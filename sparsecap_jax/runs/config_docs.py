@@ -48,6 +48,36 @@ done already is an error.
 
 The best checkpoint is the one with the highest validation CIDEr. Where `eval` changes on the way,
 scores before and after the change are compared as they are.
+
+## Stopping a run
+
+SIGTERM and SIGINT (Ctrl-C) let the step under way end, save a checkpoint, and end the command with
+one line that names the step. The same command continues, with the same bits as a run that was never
+stopped. A second signal ends the process at once; like after a kill, the run then continues from
+its last checkpoint. `caption.py`, `evaluate.py` and `prepare_data.py` (`extract`, `convert`) stop
+before the next image; the same command continues, but for photos and scores. Other commands stop at
+once.
+
+| exit status | |
+|---|---|
+| 0 | done |
+| 1 | an error, in one line |
+| 130, 143 | stopped by SIGINT, by SIGTERM: 128 and the signal's number, as shells count |
+
+Compiling or a validation under way ends first, so give a run a minute or two between SIGTERM and
+SIGKILL: `--signal=TERM@120` of Slurm's `srun` (its own interval is 30 s),
+`terminationGracePeriodSeconds` of Kubernetes, `TimeoutStopSec` of systemd. In a program of your
+own, `with sparsecap_jax.stopping.on_signals():` around `train` does the same; what it raises is a
+`SystemExit` of that status.
+
+One process at a time writes to a run directory, or to the output of `caption.py`, `extract` and
+`convert`; a second one ends with an error that names the first. The lock (`flock` of `.lock`) ends
+with its process, however that ends. Over NFS it holds between machines as far as the server and the
+mount have locks (not with `nolock` or `local_lock`); where a file system has none, nothing is
+checked.
+
+A full disk, missing rights or a path that cannot exist are an error of one line that names path and
+reason. Earlier checkpoints stay as they are, and what was half written is removed.
 """
 
 

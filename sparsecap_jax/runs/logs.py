@@ -2,16 +2,22 @@
 
 import csv
 import datetime
+import logging
 import pathlib
+import re
 import time
 from collections.abc import Mapping
 
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from sparsecap_jax.files import read_csv, write_table
+from sparsecap_jax.files import named_errors, write_table
 from sparsecap_jax.runs.run import Run
 from sparsecap_jax.training.optimizers import make_schedule
 
+_NUMBER = re.compile(r"(-?(\d+(\.\d+)?(e[-+]\d+)?|inf)|nan)?").fullmatch
+TABLES = ("train", "validation", "sparsity")
 # On the line of progress; `loss`, the caption loss with the pruner's penalty, where it is all.
 _SHOWN = ("caption_loss", "reward", "baseline", "sparsity")
 
@@ -25,21 +31,27 @@ class Logs:
     Args:
         run: the run.
         first_step: step that training continues from; rows of later steps (written before an
-            interruption, after the last checkpoint) are dropped.
+            interruption, after the last checkpoint) are dropped, and rows that are damaged.
     """
 
     def __init__(self, run: Run, first_step: int):
         self._run = run
-        folder = str(run.workdir / "tensorboard")
-        self._events = SummaryWriter(folder, purge_step=first_step + 1)
+        self._folder = run.workdir / "tensorboard"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._events = EventsWriter(
+            str(self._folder / "events")
+        )  # in step with us: no queue, no thread
+        start = SessionLog(status=SessionLog.SessionStatus.Value("START"))
+        self._event(first_step + 1, session_log=start)  # later points are void
         config = run.config
         self._learning_rate = make_schedule(
             config.optimizer, run.total_steps, run.steps_per_epoch, config.model.get("d_model")
         )
         self._columns: dict[pathlib.Path, list[str]] = {}
-        for path in run.workdir.glob("*.csv"):
-            rows = [row for row in read_csv(path) if int(row["step"]) <= first_step]
-            self._columns[path] = write_table(path, rows)
+        for path in (run.workdir / f"{table}.csv" for table in TABLES):
+            if path.exists():
+                rows = [row for row in _sound_rows(path) if int(row["step"]) <= first_step]
+                self._columns[path] = write_table(path, rows)
         self.skip(first_step)
 
     def write(self, table: str, step: int, values: Mapping[str, float | None]) -> None:
@@ -47,14 +59,14 @@ class Logs:
         path = self._run.workdir / f"{table}.csv"
         row = {"step": step, **{k: "" if v is None else f"{v:.7g}" for k, v in values.items()}}
         if row.keys() <= set(self._columns.get(path, ())):
-            with path.open("a", newline="") as file:
+            with named_errors(path), path.open("a", newline="") as file:
                 csv.DictWriter(file, self._columns[path], restval="").writerow(row)
         else:
-            rows = read_csv(path) if path.exists() else []
+            rows = _sound_rows(path) if path.exists() else []
             self._columns[path] = write_table(path, [*rows, row])
         for key, value in values.items():
             if value is not None:
-                self._events.add_scalar(f"{table}/{key}", value, step)
+                self._event(step, summary=summary.scalar(f"{table}/{key}", value))
 
     def progress(self, step: int, values: Mapping[str, float]) -> None:
         """Log `values` of training at `step`, and report them with the speed since the last."""
@@ -70,10 +82,33 @@ class Logs:
         shown = " | ".join(f"{key} {values[key]:.4g}" for key in keys if key in values)
         self._run.report(f"step {step}/{total} | {rate:.0f} images/s | ETA {eta} | {shown}")
 
+    def flush(self) -> None:
+        """Put the TensorBoard events on disk."""
+        with named_errors(self._folder):
+            self._events.flush()
+
     def close(self) -> None:
         """Flush and close the TensorBoard events."""
-        self._events.close()
+        with named_errors(self._folder):
+            self._events.close()
 
     def skip(self, step: int) -> None:
         """Leave the time since the last call out of the rate (validation, checkpoints)."""
         self._mark = (step, time.monotonic())
+
+    def _event(self, step: int, **content) -> None:
+        with named_errors(self._folder):
+            self._events.write_event(Event(wall_time=time.time(), step=step, **content))
+
+
+def _sound_rows(path: pathlib.Path) -> list[dict[str, str]]:
+    """Return the whole rows of a table; a power cut leaves half a line, or NUL bytes."""
+    lines = path.read_bytes().decode("utf-8", "replace").split("\n")
+    columns, *cells = [line.rstrip("\r").split(",") for line in lines[:-1]] or [[]]
+    whole = [row for row in cells if len(row) == len(columns) and all(map(_NUMBER, row))]
+    rows = [dict(zip(columns, row, strict=True)) for row in whole]
+    rows = [row for row in rows if row.get("step", "").isdecimal()]
+    damaged = max(len(lines) - 2, 0) - len(rows) + bool(lines[-1])
+    if damaged:
+        logging.getLogger(__name__).warning("%s: %d damaged rows left out", path, damaged)
+    return rows

@@ -9,7 +9,7 @@ import functools
 import json
 import logging
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,17 +17,18 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from sparsecap_jax import stopping
 from sparsecap_jax.data.batches import read_ahead
 from sparsecap_jax.data.datasets import Dataset
-from sparsecap_jax.errors import SparsecapError
 from sparsecap_jax.evaluation.sparsity_report import write_sparsity_report
-from sparsecap_jax.files import write_json
+from sparsecap_jax.files import locked, remove_strays, write_json
 from sparsecap_jax.models import count_params
 from sparsecap_jax.pruning.masks import finalize, sparsity
 from sparsecap_jax.pruning.step import TrainState, warn_unless_begun
 from sparsecap_jax.pruning.summary import by_module, summarize
 from sparsecap_jax.runs.checkpoints import Checkpoints
-from sparsecap_jax.runs.directory import INITIAL_WEIGHTS, PARAMS, WEIGHTS, weight_counts
+from sparsecap_jax.runs.directory import INITIAL_WEIGHTS, PARAMS, TOKENIZER, WEIGHTS, weight_counts
+from sparsecap_jax.runs.finite import FiniteWatch
 from sparsecap_jax.runs.first_state import abstract_state, first_state
 from sparsecap_jax.runs.logs import Logs
 from sparsecap_jax.runs.run import Run, claim_workdir, leave_workdir, prepare_run
@@ -38,15 +39,12 @@ from sparsecap_jax.training.steps import make_train_step
 from sparsecap_jax.types import Batch
 
 
-class NonFiniteLossError(SparsecapError):
-    """The loss became NaN or infinite; nothing after the last checkpoint is kept."""
-
-
 def train(
     config: ConfigDict,
     workdir: str | pathlib.Path,
     report: Callable[[str], None] = print,
     dataset: Dataset | None = None,
+    from_step: int | None = None,
 ) -> dict:
     """Train as `config` says, continuing where an earlier call with the same config stopped.
 
@@ -60,24 +58,45 @@ def train(
         workdir: the run directory.
         report: takes one line of progress at a time.
         dataset: the dataset of `config.data`, where it is open already.
+        from_step: step of the checkpoint to continue from, by default the last; later ones are
+            dropped.
 
     Returns:
         `{"step", "best_step", "validation" (of the best step), "sparsity", "nonzeros", "bytes"}`.
 
     Raises:
-        SparsecapError: a fault in config, data or checkpoints, or a loss that is not finite.
+        SparsecapError: a fault in config, data or checkpoints, a value that is not finite
+            (`NonFiniteError`), or another process that trains there.
+        Stopped: a signal came (see `stopping`); the state is saved, and the same call continues.
     """
+    with locked(workdir):
+        return _train(config, workdir, report, dataset, from_step)
+
+
+def _train(
+    config: ConfigDict,
+    workdir: str | pathlib.Path,
+    report: Callable[[str], None],
+    dataset: Dataset | None,
+    from_step: int | None,
+) -> dict[str, Any]:
+    for folder in (pathlib.Path(workdir), pathlib.Path(workdir, "sparsity")):
+        remove_strays(folder, "*.npz", "*.json", "*.csv", "*.png", TOKENIZER)
     run = prepare_run(config, workdir, dataset, report)
     checkpoints = Checkpoints(run.workdir)
     try:
-        state, iterator = _start(run, checkpoints)
+        state, iterator, skipped = _start(run, checkpoints, from_step)
         claim_workdir(run)
-        (run.workdir / WEIGHTS).unlink(missing_ok=True)
-        _run_steps(run, state, iterator, checkpoints)
+        checkpoints.drop_after(int(state.step))
+        watch = FiniteWatch(run, checkpoints, skipped)
+        with stopping.deferred():
+            _run_steps(run, state, iterator, checkpoints, watch)
         return _finish(run, checkpoints)
     finally:
-        checkpoints.close()
-        leave_workdir(run)
+        try:
+            checkpoints.close()
+        finally:
+            leave_workdir(run)
 
 
 def stack_batches(batches: Sequence[Batch]) -> Batch:
@@ -91,54 +110,76 @@ def stack_batches(batches: Sequence[Batch]) -> Batch:
     return jax.tree.map(stack, *batches)
 
 
-def _start(run: Run, checkpoints: Checkpoints):
-    """Return the state to continue from, and the data iterator set to its position."""
+def _start(run: Run, checkpoints: Checkpoints, from_step: int | None):
+    """Return the state to continue from, the data iterator at its position, and steps skipped."""
     iterator = run.train_iterator()
-    if checkpoints.last_step() is not None:
-        state, meta = checkpoints.restore(abstract_state(run))
+    if from_step is not None or checkpoints.last_step() is not None:
+        state, meta = checkpoints.restore(abstract_state(run), from_step)
         iterator.set_state(meta["data"])
         run.report(f"continuing from step {int(state.step)} of {run.workdir}")
-        return state, iterator
+        return state, iterator, meta.get("skipped", 0)
     run.report(
         f"{run.config.model.name}: {count_params(run.model):,} parameters, "
         f"{len(run.dataset.splits['train']):,} training images, {run.total_steps:,} steps"
     )
     state = first_state(run)
     save_weights(run.workdir / INITIAL_WEIGHTS, jax.device_get(state.params))
-    return jax.device_put(state, NamedSharding(run.mesh, PartitionSpec())), iterator
+    return jax.device_put(state, NamedSharding(run.mesh, PartitionSpec())), iterator, 0
 
 
-def _run_steps(run: Run, state: TrainState, iterator, checkpoints: Checkpoints) -> None:
+def _run_steps(
+    run: Run, state: TrainState, iterator, checkpoints: Checkpoints, watch: FiniteWatch
+) -> None:
     """Take all remaining steps."""
     config, step = run.config.train, int(state.step)
+    skips = config.skip_nonfinite > 0
     compiled = functools.cache(
-        lambda objective: make_train_step(objective, run.pruner, run.tx, run.mesh)
+        lambda objective: make_train_step(
+            objective, run.pruner, run.tx, run.mesh, skip_nonfinite=skips
+        )
     )
     logs, validator, readings = Logs(run, step), Validator(run), jax.jit(run.pruner.readings)
     try:
-        for count, objective, inputs in read_ahead(_calls(run, iterator, step)):
+        for index, objective, inputs in read_ahead(_calls(run, iterator, step)):
             state, metrics = compiled(objective)(state, *inputs)
-            step += count
+            step += len(index)
+            watch.add(step, index, state, metrics)
             if step % config.log_every == 0 or step == run.total_steps:
-                _log_step(step, {**metrics, **readings(state.prune.masks)}, logs)
-            if step % run.eval_every == 0 or step == run.total_steps:
+                watch.look()
+                metrics |= readings(state.prune.masks)
+                counts = {"skipped": watch.skipped} if skips else {}
+                logs.progress(step, {**jax.tree.map(float, jax.device_get(metrics)), **counts})
+            stop = stopping.received()
+            info: dict[str, Any] = {}
+            validates = step % run.eval_every == 0 or step == run.total_steps
+            if validates or stop:
+                watch.check(step, state)
+                info["skipped"] = watch.skipped
+            if validates:
                 metrics, score = validator(state)
+                watch.check_validation(step, metrics)
                 logs.write("validation", step, metrics)
                 if masks := run.pruner.binarize(state.prune.masks):
                     logs.write("sparsity", step, sparsity(masks).tensors)
-                info, data = {"validation": metrics}, iterator.get_state(step)
-                checkpoints.save(state, score=score, data=data, info=info)
+                logs.flush()
+                info["validation"] = metrics
+                checkpoints.save(state, score=score, data=iterator.get_state(step), info=info)
                 shown = " | ".join(f"{key} {value:.4f}" for key, value in metrics.items())
                 shown += " | off its target sparsity" if score is None else ""
                 run.report(f"step {step}/{run.total_steps} | validation: {shown}")
                 logs.skip(step)
+            elif stop:
+                logs.flush()
+                checkpoints.save(state, score=None, data=iterator.get_state(step), info=info)
+            if stop:
+                raise stopping.Stopped(stop, f" at step {step}", stopping.CONTINUE)
     finally:
         iterator.close()
         logs.close()
 
 
-def _calls(run: Run, iterator, step: int) -> Iterator[tuple[int, Objective, tuple]]:
-    """Yield for each call of the compiled step: steps, objective, inputs on the devices.
+def _calls(run: Run, iterator, step: int) -> Iterator[tuple[np.ndarray, Objective, tuple]]:
+    """Yield for each call of the compiled step: images `[N, B]`, objective, inputs on the devices.
 
     A call ends where something is logged or saved, or where another objective begins.
     """
@@ -152,17 +193,7 @@ def _calls(run: Run, iterator, step: int) -> Iterator[tuple[int, Objective, tupl
         batches = stack_batches([next(iterator) for _ in range(count)])
         inputs, static = objective.inputs(batches, step)
         step += count
-        yield count, objective, (jax.device_put(inputs, sharding), static)
-
-
-def _log_step(step: int, metrics: Mapping[str, jax.Array], logs: Logs) -> None:
-    values = {key: float(value) for key, value in jax.device_get(metrics).items()}
-    if not np.isfinite(values["loss"]):
-        raise NonFiniteLossError(
-            f"step {step}: the loss is {values['loss']}; try a smaller "
-            "config.optimizer.learning_rate or clip_at"
-        )
-    logs.progress(step, values)
+        yield batches.index, objective, (jax.device_put(inputs, sharding), static)
 
 
 def _finish(run: Run, checkpoints: Checkpoints) -> dict[str, Any]:

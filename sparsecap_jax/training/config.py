@@ -68,6 +68,8 @@ class TrainConfig:
         log_every: steps between lines of the log.
         eval_every: steps between validations, each with a checkpoint; 0: an epoch.
         steps_per_call: steps compiled into one call; more than one helps small models.
+        skip_nonfinite: most steps of loss, gradients or weights that are not finite which leave the
+            state as it was; the next one stops training. 0 needs the least memory.
         devices: accelerators that the batch is spread over; 0: all.
         init_from: run directory whose weights training starts from; "": none.
         init_ignore: regular expressions of weights that may be missing, extra or of another shape
@@ -86,6 +88,7 @@ class TrainConfig:
     log_every: Annotated[int, Range(1), MAY_CHANGE] = 25
     eval_every: Annotated[int, Range(0), MAY_CHANGE] = 0
     steps_per_call: Annotated[int, Range(1, 10_000)] = 1
+    skip_nonfinite: Annotated[int, Range(0), MAY_CHANGE] = 0
     devices: Annotated[int, Range(0, 100_000)] = 0
     init_from: str = ""
     init_ignore: tuple[str, ...] = ()

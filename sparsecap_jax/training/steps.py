@@ -2,7 +2,7 @@
 
 import ctypes
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning import Pruner
@@ -70,24 +71,92 @@ def compiled_ahead(jitted: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def state_items(state: TrainState) -> dict[str, PyTree]:
+    """Return the trees of a state by the names they have in checkpoints and messages."""
+    trees = (state.params, state.prune.masks, state.prune.extras, state.opt_state)
+    return dict(zip(("params", "masks", "extras", "optimizer"), trees, strict=True))
+
+
+def suspects(state: TrainState) -> dict[str, jax.Array]:
+    """Return the float leaves of a state by name, such as `masks/decoder/kernel`."""
+    return {
+        f"{item}/{jax.tree_util.keystr(path, simple=True, separator='/')}": leaf
+        for item, tree in state_items(state).items()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+    }
+
+
+def first_fault(values: Iterable[jax.Array]) -> Int[Array, ""]:
+    """Return the number, from 1, of the first array that is not finite; 0: all are."""
+    faults = [~jnp.all(jnp.isfinite(value)) for value in values]
+    return jnp.argmax(jnp.stack([jnp.array(False), *faults])).astype(jnp.int32)
+
+
+def fault_names(state: TrainState, pruner: Pruner) -> list[str]:
+    """Return the meanings of the faults 1, 2, ... that the training step reports."""
+    leaves = list(suspects(state))
+    trained = ("params/", "masks/") if pruner.trains_masks else "params/"
+    grads = [f"the gradient of {name}" for name in leaves if name.startswith(trained)]
+    return ["the loss", *grads, *leaves]
+
+
 def make_train_step(
-    objective: Objective, pruner: Pruner, tx: optax.GradientTransformation, mesh: Mesh
+    objective: Objective,
+    pruner: Pruner,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    skip_nonfinite: bool = False,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Compile the training step; the state is donated, inputs are split over the mesh.
+
+    Args:
+        objective: the loss.
+        pruner: chooses and samples the masks.
+        tx: the optimizer.
+        mesh: the devices.
+        skip_nonfinite: whether a step that is not finite leaves all but the step number as it was,
+            which takes memory for a second state.
 
     Returns:
         `step(state, inputs, static) -> (state, metrics)`. `inputs` and `static` are what
         `objective.inputs` returned for N batches: N steps are taken in one call, and metrics are
-        means over them.
+        means over them, except `fault`, int32 `[N]`: 0 for a step of finite loss and gradients,
+        else the first fault by its number in `fault_names`. The state itself is looked at where
+        steps are skipped.
     """
 
     def many(state: TrainState, inputs: PyTree, resources: PyTree, static: Any):
         gradient = partial(objective, static=static, resources=resources)
-        step = SparseStep(pruner, tx, gradient)
+
+        def watched(state: TrainState, inputs: PyTree) -> tuple[TrainState, Metrics]:
+            grads: dict[str, PyTree] = {}
+
+            def update(updates, opt_state, params=None):
+                grads.update(updates)
+                return tx.update(updates, opt_state, params)
+
+            step = SparseStep(pruner, tx._replace(update=update), gradient)
+            new, metrics = step(state, inputs)
+            leaves = jax.tree.leaves([grads[key] for key in ("params", "masks") if key in grads])
+            # As within grad_norm, so that they are computed once.
+            squares = [jnp.sum(jnp.square(leaf)) for leaf in leaves]
+            checked = suspects(new).values() if skip_nonfinite else ()
+            fault = first_fault([metrics["loss"], *squares, *checked])
+            if skip_nonfinite:
+                kept = jax.tree.map(partial(jnp.where, fault == 0), new, state)
+                new = kept.replace(step=new.step)
+            return new, metrics | {"fault": fault}
+
         if jax.tree.leaves(inputs)[0].shape[0] == 1:  # spares the compiler a loop
-            return step(state, jax.tree.map(lambda leaf: leaf[0], inputs))
-        state, metrics = jax.lax.scan(step, state, inputs)
-        return state, jax.tree.map(jnp.mean, metrics)
+            state, metrics = watched(state, jax.tree.map(lambda leaf: leaf[0], inputs))
+            return state, metrics | {"fault": metrics["fault"][None]}
+        state, metrics = jax.lax.scan(watched, state, inputs)
+        faults = metrics.pop("fault")
+        counted = {"where": faults == 0} if skip_nonfinite else {}
+        means = {key: jnp.mean(values, **counted) for key, values in metrics.items()}
+        return state, means | {"fault": faults}
 
     replicated = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(None, "data"))

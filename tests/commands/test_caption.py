@@ -1,6 +1,7 @@
 """Captioning a folder into a file: what it holds, and that interruptions change nothing of it."""
 
 import json
+import os
 import pathlib
 import re
 import signal
@@ -13,8 +14,10 @@ from captioner_runs import make_run, write_features
 
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.commands.caption import caption_folder
-from sparsecap_jax.errors import DataError
+from sparsecap_jax.errors import DataError, SparsecapError
 from sparsecap_jax.evaluation.caption_files import load_captions
+from sparsecap_jax.files import locked
+from sparsecap_jax.stopping import Stopped, on_signals
 
 REPO = pathlib.Path(__file__).parents[2]
 COUNT = 9
@@ -85,6 +88,34 @@ def test_an_interrupted_command_goes_on_where_it_was(run, features, whole, tmp_p
     assert [e["image_id"] for e in entries] == [100 + image for image in range(COUNT)]
     assert [e["caption"] for e in entries] == [e["caption"] for e in whole[0]]
     assert not partial.exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_command_keeps_what_it_has(run, features, whole, tmp_path, number, code):
+    output, lines = tmp_path / "captions.json", []
+
+    def report(line):
+        if line.startswith("4/"):
+            os.kill(os.getpid(), number)
+
+    options = {"batch_size": 4, "candidates": True, **SEARCH}
+    with pytest.raises(Stopped) as stopped, on_signals():
+        caption_folder(run, features, output, report=report, **options)
+    text = f"stopped by {number.name}; run the same command to continue"
+    assert (str(stopped.value), stopped.value.code) == (text, code)
+    assert [path.name for path in tmp_path.iterdir()] == ["captions.json.partial"]
+    assert caption_folder(run, features, output, report=lines.append, **options) == whole[1]
+    assert lines[0] == "continuing: 4 of 9 images are captioned"
+
+
+def test_an_output_that_another_process_writes_is_refused(run, features, whole, tmp_path):
+    output = tmp_path / "captions.json"
+    options = {"batch_size": 4, "candidates": True, "report": LINES.append, **SEARCH}
+    with locked(output, folder=False):
+        message = f"{output}: process {os.getpid()} on .* is writing to it"
+        with pytest.raises(SparsecapError, match=message):
+            caption_folder(run, features, output, **options)
+        assert [path.name for path in tmp_path.iterdir()] == [".captions.json.lock"]
 
 
 def test_a_killed_command_loses_and_doubles_nothing(run, features, whole, tmp_path):

@@ -101,4 +101,4 @@ def test_plugins_may_lie_in_the_working_directory(tmp_path):
 def test_an_interruption_is_one_line(tmp_path):
     (tmp_path / "slow.py").write_text("raise KeyboardInterrupt\n")
     done = launch("report.py", "--plugin=slow", cwd=tmp_path)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped by SIGINT\n")

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -25,6 +26,7 @@ from sparsecap_jax.files import read_csv, read_json, write_json
 from sparsecap_jax.runs import published
 from sparsecap_jax.runs.published import resolve_run
 from sparsecap_jax.runs.weights import load_weights
+from sparsecap_jax.stopping import Stopped, on_signals
 
 COUNT = 3
 REPO = pathlib.Path(__file__).parents[2]
@@ -72,6 +74,25 @@ def test_a_run_is_evaluated_by_name_and_nothing_is_written_to_the_package(packag
     written = {path.relative_to(package) for path in set(package.rglob("*")) - set(before)}
     folder = pathlib.Path("tiny/test_beam_2")
     assert written == {folder, folder / "captions.json", folder / "scores.json"}
+
+
+def test_a_signal_stops_an_evaluation_before_the_next_image(package, tmp_path):
+    store = open_store(write_features(tmp_path / "features", COUNT), 6, False)
+
+    class Signalled:
+        def __getattr__(self, name):
+            return getattr(store, name)
+
+        def __getitem__(self, image_id):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return store[image_id]
+
+    records = [Record(image_id, raw=("x",)) for image_id in store.image_ids()]
+    dataset = Dataset({"test": records}, Signalled(), tmp_path)
+    with pytest.raises(Stopped, match=r"^stopped by SIGTERM$") as stopped, on_signals():
+        evaluate_run("tiny", dataset=dataset, report=lambda line: None)
+    assert stopped.value.code == 143
+    assert not list(pathlib.Path().iterdir())
 
 
 def test_a_report_by_name_does_without_logs_and_initial_weights(package):

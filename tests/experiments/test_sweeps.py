@@ -1,6 +1,8 @@
 """Sweeps: order, continuing, failures, the table and the picture."""
 
 import dataclasses
+import os
+import signal
 
 import pytest
 from PIL import Image
@@ -11,6 +13,7 @@ from sparsecap_jax.evaluation.plots import error_bar_curves
 from sparsecap_jax.experiments import sweeps
 from sparsecap_jax.experiments.sweeps import SWEEPS, Sweep, SweepRun, load_sweep, run_sweep
 from sparsecap_jax.files import read_csv, read_json
+from sparsecap_jax.stopping import Stopped, on_signals
 
 
 def broken(config):
@@ -73,6 +76,16 @@ def test_finished_runs_are_not_taken_again(swept, monkeypatch):
     for limits in ({"minutes": 0.0}, {"only": "dense|mag"}):
         assert run_sweep(sweep, folder, seeds=1, report=lambda line: None, **limits) == drawn[0]
     assert len(drawn) == before + 2
+
+
+def test_a_signal_ends_a_sweep_and_is_no_failed_run(swept, monkeypatch):
+    sweep, folder, _ = swept
+    table = (folder / "results.csv").read_bytes()
+    monkeypatch.setattr(sweeps, "train", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Stopped) as stopped, on_signals():
+        run_sweep(sweep, folder, seeds=1, report=lambda line: None)
+    assert stopped.value.code == 130
+    assert (folder / "results.csv").read_bytes() == table
 
 
 def test_a_run_of_another_config_is_not_taken_for_finished(swept):

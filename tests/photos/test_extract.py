@@ -1,6 +1,8 @@
 """Folders of photos become folders of features."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from sparsecap_jax.data.stores import NpyFolderStore
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.photos.extract import extract_folder, find_photos
 from sparsecap_jax.photos.extractors import grid_boxes
+from sparsecap_jax.stopping import Stopped, on_signals
 
 
 class MeanColours:
@@ -70,6 +73,23 @@ def test_continues_where_it_stopped(photos, tmp_path):
     result, _ = extract(photos, tmp_path / "out", again)
     assert (result.done, result.skipped, again.seen) == (1, 4, 1)
     assert len(NpyFolderStore(tmp_path / "out", 3).image_ids()) == 5
+
+
+def test_a_signal_stops_it_before_the_next_photos(photos, tmp_path):
+    class Signalled(MeanColours):
+        def __call__(self, pictures):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().__call__(pictures)
+
+    with (
+        pytest.raises(Stopped, match="by SIGTERM; run the same command to") as stopped,
+        on_signals(),
+    ):
+        extract(photos, tmp_path / "out", Signalled())
+    assert stopped.value.code == 143
+    assert NpyFolderStore(tmp_path / "out", 3).image_ids() == [0, 1]
+    result, _ = extract(photos, tmp_path / "out", MeanColours())
+    assert (result.done, result.skipped) == (3, 2)
 
 
 def test_other_settings_do_not_mix(photos, tmp_path):

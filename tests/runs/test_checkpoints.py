@@ -1,5 +1,9 @@
 """Checkpoints: exact restoration, which ones are kept, and what corruption gives."""
 
+import contextlib
+import gc
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,6 +93,78 @@ def test_what_is_not_there_is_an_error(directory, tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoints there"):
         Checkpoints(tmp_path, read_only=True)
     checkpoints = Checkpoints(directory, read_only=True)
-    with pytest.raises(CheckpointError, match="no finished checkpoint of step 3"):
+    with pytest.raises(CheckpointError, match=r"checkpoint of step 3; there are: 2, 5$"):
         checkpoints.restore_variables(3)
     checkpoints.close()
+
+
+FILES = (
+    "masks/_METADATA",
+    "masks/manifest.ocdbt",
+    "optimizer/manifest.ocdbt",
+    "params/d/*",
+    "meta/*",
+)
+
+
+@pytest.mark.parametrize("damage", ["zeros", "half", "gone"])
+@pytest.mark.parametrize("file", FILES)
+def test_damage_is_named_with_a_way_to_continue(directory, tmp_path, file, damage, capfd):
+    shutil.copytree(directory, tmp_path / "run")
+    path = max((tmp_path / "run/checkpoints/5").glob(file), key=lambda path: path.stat().st_size)
+    content = path.read_bytes()
+    half = content[: len(content) // 2]
+    path.unlink() if damage == "gone" else path.write_bytes(
+        half if damage == "half" else half + bytes(len(content) - len(half))
+    )
+    item = file.partition("/")[0]
+    expected = rf"checkpoints/5/{item}: corrupt .*; the checkpoint of step 2 is intact: continue "
+    with contextlib.closing(Checkpoints(tmp_path / "run")) as checkpoints:
+        with pytest.raises(CheckpointError, match=f"{expected}from it with --from_step=2 of"):
+            checkpoints.restore(state_at(0))
+        restored, _ = checkpoints.restore(state_at(0), 2)
+        np.testing.assert_array_equal(restored.params["a"]["bias"], state_at(2).params["a"]["bias"])
+        checkpoints.drop_after(2)
+        assert checkpoints.steps() == [2]
+    gc.collect()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_damage_of_the_best_does_not_stop_training(directory, tmp_path, caplog):
+    shutil.copytree(directory, tmp_path / "run")
+    (tmp_path / "run/checkpoints/2/meta/metadata").write_text("{}")
+    with contextlib.closing(Checkpoints(tmp_path / "run")) as checkpoints:
+        assert checkpoints.best_step() == 5
+        checkpoints.save(state_at(6), score=0.0, data={}, info={})
+        checkpoints.wait()
+        assert checkpoints.last_step() == 6
+        assert "checkpoints/2/meta: corrupt" in caplog.text
+        expected = r"2/meta: .*; the checkpoint of step 6 is intact: remove .*/2 to do without"
+        with pytest.raises(CheckpointError, match=expected):
+            checkpoints.restore_variables(2)
+
+
+def test_one_digit_of_the_key_is_damage(directory, tmp_path):
+    shutil.copytree(directory, tmp_path / "run")
+    path = tmp_path / "run/checkpoints/5/meta/metadata"
+    text = path.read_text()
+    assert '"rng": [0, 12]' in text
+    path.write_text(text.replace('"rng": [0, 12]', '"rng": [0, 13]'))
+    checkpoints = Checkpoints(tmp_path / "run", read_only=True)
+    with pytest.raises(CheckpointError, match=r"5/meta: corrupt .*its checksum differs"):
+        checkpoints.restore(state_at(0))
+    checkpoints.close()
+
+
+def test_a_mask_that_is_not_finite_is_not_restored(tmp_path):
+    poisoned = state_at(2)
+    poisoned.prune.masks["a"]["kernel"] = poisoned.prune.masks["a"]["kernel"].at[1, 2].set(jnp.nan)
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save(state_at(1), score=0.5, data={}, info={})
+        checkpoints.save(poisoned, score=0.4, data={}, info={})
+        checkpoints.wait()
+        expected = r"2/masks: .*a/kernel is not finite; the checkpoint of step 1 is intact: con"
+        with pytest.raises(CheckpointError, match=expected):
+            checkpoints.restore(state_at(0))
+        with pytest.raises(CheckpointError, match=expected):
+            checkpoints.restore_variables(2)

@@ -3,10 +3,12 @@
 import gc
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -18,11 +20,13 @@ from sparsecap_jax.commands.evaluate import evaluate_run
 from sparsecap_jax.commands.report import report_run
 from sparsecap_jax.errors import CheckpointError, ConfigError, SparsecapError
 from sparsecap_jax.evaluation.metrics import score_captions
-from sparsecap_jax.files import read_csv, read_json
+from sparsecap_jax.files import locked, read_csv, read_json, system_fault
 from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.directory import load_run
-from sparsecap_jax.runs.loop import NonFiniteLossError, stack_batches, train
+from sparsecap_jax.runs.finite import NonFiniteError
+from sparsecap_jax.runs.loop import stack_batches, train
 from sparsecap_jax.runs.weights import load_weights
+from sparsecap_jax.stopping import Stopped, on_signals
 from sparsecap_jax.types import Batch, Regions
 
 QUIET = []
@@ -68,6 +72,77 @@ def test_a_killed_run_continues_bit_for_bit(data, finished, tmp_path):
     for path, leaf in flatten_dict(theirs).items():
         np.testing.assert_array_equal(flatten_dict(ours)[path], leaf)
     assert losses(tmp_path / "killed") == losses(finished[0])
+
+
+def assert_same_end(workdir, finished):
+    """The run in `workdir` ended as `finished` did, bit for bit, and left nothing else behind."""
+    ours, theirs = (flatten_dict(last_variables(folder)) for folder in (workdir, finished))
+    for path, leaf in theirs.items():
+        np.testing.assert_array_equal(ours[path], leaf)
+    assert losses(workdir) == losses(finished)
+    assert read_csv(workdir / "validation.csv") == read_csv(finished / "validation.csv")
+    names = [
+        {str(path.relative_to(folder)) for path in folder.rglob("*") if path.parent.name != "d"}
+        for folder in (workdir, finished)
+    ]
+    names = [{n for n in part if "tensorboard/" not in n and "ocdbt" not in n} for part in names]
+    assert names[0] == names[1]
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "line", "step"),
+    [
+        (signal.SIGTERM, 143, "step 6/", 6),  # between two validations
+        (signal.SIGINT, 130, f"step 4/{STEPS} | validation", 5),
+    ],
+)
+def test_a_stopped_run_continues_bit_for_bit(data, finished, tmp_path, number, code, line, step):
+    def report(text):
+        if text.startswith(line):
+            os.kill(os.getpid(), number)
+
+    workdir, lines = tmp_path / "run", []
+    with pytest.raises(Stopped) as stopped, on_signals():
+        train(tiny_config(data), workdir, report)
+    text = f"stopped at step {step} by {number.name}; run the same command to continue"
+    assert (str(stopped.value), stopped.value.code) == (text, code)
+    assert not (workdir / "weights.npz").exists()
+    train(tiny_config(data), workdir, lines.append)
+    assert lines[0].startswith(f"continuing from step {step} of ")
+    assert_same_end(workdir, finished[0])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_full_disk_costs_no_earlier_checkpoint(data, finished, tmp_path):
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def report(text):
+        if text.startswith("step 6/"):  # the checkpoint of step 4 is written; that of 8 is not
+            while not (workdir / "checkpoints/4").exists():
+                time.sleep(0.01)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, usual[1]))
+
+    workdir, lines = tmp_path / "run", []
+    try:
+        with pytest.raises((OSError, ValueError)) as raised:
+            train(tiny_config(data), workdir, report)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    gc.collect()  # callbacks of the failed writes
+    assert system_fault(raised.value) == f"{workdir}/checkpoints/8: File too large"
+    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["4"]
+    train(tiny_config(data), workdir, lines.append)
+    assert lines[0].startswith("continuing from step 4 of ")
+    assert_same_end(workdir, finished[0])
+
+
+def test_a_directory_that_another_process_trains_in_is_refused(data, finished):
+    before = {path: path.stat().st_mtime_ns for path in finished[0].rglob("*") if path.is_file()}
+    message = f"{finished[0]}: process {os.getpid()} on .* is writing to it"
+    with locked(finished[0]), pytest.raises(SparsecapError, match=message):
+        train(tiny_config(data), finished[0], QUIET.append)
+    after = {path: path.stat().st_mtime_ns for path in finished[0].rglob("*") if path.is_file()}
+    assert after == before
 
 
 def test_a_finished_run_is_left_as_it_is(data, finished):
@@ -154,7 +229,7 @@ def test_another_config_in_the_same_directory_is_refused(data, finished):
 def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path):
     config = tiny_config(data, "none")
     config.optimizer.update({"name": "sgd", "learning_rate": 1e30, "clip": "none"})
-    with pytest.raises(NonFiniteLossError, match="the loss is"):
+    with pytest.raises(NonFiniteError, match="the loss is"):
         train(config, tmp_path, QUIET.append)
 
 

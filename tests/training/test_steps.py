@@ -3,17 +3,19 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 
 from sparsecap_jax.models import MODELS, make_model
 from sparsecap_jax.pruning import make_pruner
-from sparsecap_jax.pruning.step import TrainState
-from sparsecap_jax.training.objectives import CrossEntropy, Task, words_to_pack
+from sparsecap_jax.pruning.step import SparseStep, TrainState, by_entry
+from sparsecap_jax.training.objectives import CrossEntropy, Objective, Task, words_to_pack
 from sparsecap_jax.training.optimizers import make_optimizer
-from sparsecap_jax.training.steps import make_mesh, make_train_step
+from sparsecap_jax.training.steps import fault_names, make_mesh, make_train_step, suspects
 from sparsecap_jax.types import Batch, Regions
 
 LSTM = {"embed_size": 8, "rnn_size": 12, "attention_size": 6}
@@ -112,3 +114,51 @@ def test_packed_step_is_the_same_on_four_devices(name):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *map(list, results)
     )
+
+
+class Roots(Objective):
+    """Sum of sqrt(x^2 w): at x = 0 the loss is 0, and its gradient 0 / 0."""
+
+    def loss(self, params, inputs, step, rng, static, resources):
+        return jnp.sum(jnp.sqrt(jnp.square(inputs) * params["a"]["kernel"])), {}
+
+
+# Of five weights 1: at x = 1.8e19 the loss is 9e19, the sum of squared gradients 5 * 8.1e37 = inf.
+BAD = [(np.nan, "the loss"), (0.0, "the gradient of {}"), (1.8e19, "the gradient of {}")]
+
+
+def roots(xs, skip_nonfinite=False, calls=1):
+    """State and faults after steps of SGD on the inputs `xs`, in so many calls."""
+    pruner = make_pruner({"name": "none"}, total_steps=10)
+    tx = optax.chain(optax.clip(1.0), optax.trace(0.9), optax.scale(-0.125))
+    tx = by_entry({"params": tx})
+    objective, mesh = Roots(task=Task(nn.Dense(1))), make_mesh(1, 1)
+    step = make_train_step(objective, pruner, tx, mesh, skip_nonfinite=skip_nonfinite)
+    params = {"a": {"kernel": np.ones(5, np.float32)}}
+    state = SparseStep(pruner, tx).init(jax.random.key(0), params)
+    faults = []
+    for part in np.split(np.asarray(xs, np.float32)[:, None], calls):
+        state, metrics = step(state, part)
+        faults += metrics["fault"].tolist()
+    return state, metrics, faults
+
+
+@pytest.mark.parametrize(("value", "meaning"), BAD)
+def test_a_step_that_is_not_finite_is_reported(value, meaning):
+    state, _, faults = roots([1.0, value])
+    names = fault_names(state, make_pruner({"name": "none"}, total_steps=10))
+    assert list(suspects(state)) == ["params/a/kernel", "optimizer/params/1/trace/a/kernel"]
+    assert faults == [0, 1 + names.index(meaning.format("params/a/kernel"))]
+    assert roots([1.0, value], calls=2)[2] == faults
+
+
+@pytest.mark.parametrize("calls", [1, 5])
+def test_steps_that_are_not_finite_are_skipped(calls):
+    """What is left are the steps on 2 and 3; the number of steps counts all."""
+    state, metrics, faults = roots([np.nan, 2.0, 0.0, 1.8e19, 3.0], True, calls)
+    expected, means, _ = roots([2.0, 3.0], calls=1 if calls == 1 else 2)
+    assert faults == [1, 0, 2, 2, 0]
+    for ours, theirs in zip(suspects(state).values(), suspects(expected).values(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert int(state.step) == 5
+    assert float(metrics["loss"]) == float(means["loss"])

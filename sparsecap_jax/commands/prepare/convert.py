@@ -14,6 +14,7 @@ from sparsecap_jax.data.features import IndexedStore
 from sparsecap_jax.data.stores import STORES, open_store
 from sparsecap_jax.data.stores.array_records import DTYPES
 from sparsecap_jax.data.stores.convert import convert
+from sparsecap_jax.files import locked
 
 
 def define_features() -> None:
@@ -46,4 +47,5 @@ def define() -> None:
 def run(args: flags.FlagValues) -> None:
     """Convert; ConfigError for a folder of other content, DataError for an unreadable image."""
     options = {"dtype": args.dtype, "shard_size": args.shard_size, "skip_bad": args.skip_bad}
-    convert(open_features(args), args.output, **options)
+    with locked(args.output):
+        convert(open_features(args), args.output, **options)

@@ -8,6 +8,7 @@ Run the same command again to continue. The photo extractor needs the extra `pho
 from absl import flags
 
 from sparsecap_jax.commands.prepare import trust_entry
+from sparsecap_jax.files import locked
 
 
 def define() -> None:
@@ -40,4 +41,5 @@ def run(args: flags.FlagValues) -> None:
         options["batch_size"] = args.batch_size
     extractor = make_extractor(args.extractor, **options)
     settings = {name: args[name].value for name in ("batch_size", "half", "skip_bad")}
-    extract_folder(args.images, args.output, extractor, **settings)
+    with locked(args.output):
+        extract_folder(args.images, args.output, extractor, **settings)

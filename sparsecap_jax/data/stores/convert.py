@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from sparsecap_jax import stopping
 from sparsecap_jax.data.features import IndexedStore
 from sparsecap_jax.data.records import Faults, ImageId
 from sparsecap_jax.data.stores.array_records import (
@@ -21,7 +22,7 @@ from sparsecap_jax.data.stores.array_records import (
     load_manifest,
 )
 from sparsecap_jax.errors import ConfigError, DataError
-from sparsecap_jax.files import read_json, write_atomically
+from sparsecap_jax.files import named_errors, read_json, write_atomically
 
 _WRITER_OPTIONS = "group_size:1,uncompressed"  # read one by one, in any order
 _MB = 2**20
@@ -75,7 +76,9 @@ def convert(
         part = ids[first : first + shard_size]
         shard = _resumed(output / name, plan)
         if shard is None:
-            shard = {"plan": plan, **_write_shard(store, output / name, part, dtype, faults)}
+            with named_errors(output / name):
+                shard = _write_shard(store, output / name, part, dtype, faults)
+            shard = {"plan": plan, **shard}
             with write_atomically((output / name).with_suffix(".json")) as file:
                 json.dump(shard, file)
             done += shard["bytes"]
@@ -124,7 +127,7 @@ def _write_shard(
     kept, regions = [], []
     writer = ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
     try:
-        for image_id in ids:
+        for image_id in stopping.between(ids):
             try:
                 image = store[image_id]
                 record = encode(image_id, image, dtype)

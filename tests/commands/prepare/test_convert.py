@@ -1,14 +1,18 @@
 import json
 import logging
+import os
+import signal
 
 import numpy as np
 import pytest
 from prepare_runs import run_prepare as run
 
+from sparsecap_jax import stopping
 from sparsecap_jax.data.stores import STORES, NpyFolderStore, open_store
 from sparsecap_jax.data.stores.array_records import decode, encode, load_manifest
 from sparsecap_jax.data.stores.convert import convert, verify
-from sparsecap_jax.errors import ConfigError, DataError
+from sparsecap_jax.errors import ConfigError, DataError, SparsecapError
+from sparsecap_jax.files import locked
 
 WIDTH = 4
 
@@ -80,6 +84,29 @@ def test_a_stopped_conversion_goes_on_where_it_was(folder, tmp_path, monkeypatch
     assert (again, lines[-1]) == (manifest, f"{output}: was finished already")
     with pytest.raises(ConfigError, match="holds a conversion of other images or options"):
         convert(store, output, dtype="float16", shard_size=2)
+
+
+def test_a_signal_stops_it_before_the_next_image(folder, tmp_path):
+    class Signalled(NpyFolderStore):
+        def __getitem__(self, image_id):
+            if image_id == 4:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().__getitem__(image_id)
+
+    output, lines = tmp_path / "out", []
+    with pytest.raises(stopping.Stopped) as stopped, stopping.on_signals():
+        convert(Signalled(folder, WIDTH), output, shard_size=2, report=lambda _: None)
+    assert str(stopped.value) == "stopped by SIGINT; run the same command to continue"
+    assert len(list(output.iterdir())) == 4  # two whole shards
+    convert(NpyFolderStore(folder, WIDTH), output, shard_size=2, report=lines.append)
+    assert len(lines) == 5 and not verify(output)
+
+
+def test_two_commands_with_one_output(folder, tmp_path):
+    output = tmp_path / "out"
+    with locked(output), pytest.raises(SparsecapError, match=r"out: process .* is writing to it"):
+        run("convert", *options(folder, output))
+    assert not output.exists()
 
 
 def test_commands(folder, tmp_path, capsys):

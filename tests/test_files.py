@@ -1,0 +1,114 @@
+"""Files: locks between processes, and one line for what the system refuses."""
+
+import errno
+import pathlib
+import resource
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from sparsecap_jax.errors import DataError, SparsecapError
+from sparsecap_jax.files import locked, named_errors, system_fault, write_atomically, write_json
+
+HOLD = (
+    "import sys; from sparsecap_jax.files import locked\n"
+    "with locked(sys.argv[1], folder=bool(int(sys.argv[2]))):\n"
+    "    print('locked', flush=True); sys.stdin.read()\n"
+)
+
+
+def hold(path, folder=True):
+    """A process that holds a lock until its input ends."""
+    command = [sys.executable, "-c", HOLD, str(path), str(int(folder))]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "locked\n"
+    return process
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_one_process_at_a_time(tmp_path, folder):
+    path = tmp_path / "new" / "output"
+    with hold(path, folder) as process:
+        message = f"{path}: process {process.pid} on {socket.gethostname()} is writing to it"
+        with pytest.raises(SparsecapError, match=f"^{message}; "), locked(path, folder=folder):
+            pytest.fail("two at a time")
+        with locked(path.with_name("other"), folder=folder):
+            pass
+        process.communicate("")
+    assert process.returncode == 0 and not any(tmp_path.iterdir())
+    with locked(path, folder=folder):
+        assert path.parent.is_dir()
+
+
+def test_a_killed_process_leaves_no_lock(tmp_path):
+    with hold(tmp_path) as process:
+        process.send_signal(signal.SIGKILL)
+    assert (tmp_path / ".lock").exists()
+    with locked(tmp_path), pytest.raises(SparsecapError, match="writing"), locked(tmp_path):
+        pytest.fail("two at a time")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_file_system_without_locks_is_no_fault(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with locked(tmp_path):
+        pass
+
+
+def fault_of(function, *arguments):
+    with pytest.raises(OSError) as raised:
+        function(*arguments)
+    return system_fault(raised.value)
+
+
+def test_what_cannot_be_written_is_named_with_the_reason(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    assert fault_of(write_json, file / "x.json", {}) == f"{file}: Not a directory"
+    assert fault_of(write_json, file / "a" / "x.json", {}) == f"{file / 'a'}: Not a directory"
+    assert fault_of(write_json, tmp_path, {}) == f"{tmp_path}: Is a directory"
+    long = tmp_path / ("a" * 300)
+    assert fault_of(write_json, long, {}) == f"{long}: File name too long"
+    assert fault_of(write_json, "/proc/x.json", {}) == "/proc/x.json: No such file or directory"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("mode", ["w", "wb"])
+def test_a_full_disk_leaves_the_file_as_it_was(tmp_path, mode):
+    path, large = tmp_path / "x", "a" * 100_000
+    path.write_text("before")
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, usual[1]))
+    try:
+        with pytest.raises(OSError) as raised, write_atomically(path, mode) as file:
+            file.write(large if mode == "w" else large.encode())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert system_fault(raised.value) == f"{path}: File too large"
+    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_faults_that_libraries_report_in_their_own_way():
+    folder = "/runs/a/checkpoints/4.orbax-checkpoint-tmp/masks.orbax-checkpoint-tmp/d/4bd1"
+    text = f'RESOURCE_EXHAUSTED: Failed writing: "{folder}": Failed to write: '
+    error = ValueError(f"{text}No space left on device [os_error_code='28']")
+    assert system_fault(error) == "/runs/a/checkpoints/4: No space left on device"
+    outer = RuntimeError("in a thread")
+    outer.__cause__ = error
+    assert system_fault(outer) == "/runs/a/checkpoints/4: No space left on device"
+    assert system_fault(ValueError("a bug")) is None
+    assert system_fault(KeyError(pathlib.Path("No"))) is None
+
+
+def test_a_library_that_cannot_write_names_no_file(tmp_path):
+    with pytest.raises(OSError) as raised, named_errors(tmp_path / "x"):
+        raise RuntimeError("RESOURCE_EXHAUSTED: write() failed: No space left on device")
+    assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(tmp_path / "x"))
+    with pytest.raises(DataError, match="other: Perm"), named_errors(tmp_path / "x"):
+        raise DataError("other: Permission denied")

@@ -1,6 +1,6 @@
 """Train a captioner, dense or pruned; run the same command again to continue.
 
-python launch/train.py --config=configs/toy.py:supermask --workdir=runs/toy_supermask
+python launch/train.py --config=configs/toy.py:supermask --workdir=runs/toy_supermask --score_test
 python launch/train.py --config=configs/toy.py:supermask --config.train.steps=500 --print_config
 """
 
@@ -23,6 +23,9 @@ SKIP_NONFINITE = flags.DEFINE_integer(
     "--config.train.skip_nonfinite.",
     lower_bound=0,
 )
+SCORE_TEST = flags.DEFINE_bool(
+    "score_test", False, "Score the test split in the end, as launch/evaluate.py does."
+)
 PRINT_CONFIG = flags.DEFINE_bool(
     "print_config", False, "Print every field and where its value comes from, and do nothing else."
 )
@@ -40,6 +43,10 @@ def main(words: list[str]) -> None:
     from sparsecap_jax.runs.loop import train
 
     train(config, WORKDIR.value, from_step=FROM_STEP.value)
+    if SCORE_TEST.value:
+        from sparsecap_jax.commands.evaluate import evaluate_run
+
+        evaluate_run(WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -107,9 +107,14 @@ def _per_word(
     return np.array(means, np.float32).reshape(-1, weights.shape[-1])
 
 
-def to_coco(captions: Mapping[Any, Caption]) -> list[dict[str, Any]]:
-    """Convert captions by image id to COCO's results format, along with their `log_prob`."""
-    return [
-        {"image_id": image_id, "caption": caption.text, "log_prob": caption.log_prob}
-        for image_id, caption in captions.items()
-    ]
+def to_coco(image_id: Any, caption: Caption) -> dict[str, Any]:
+    """Return an entry of COCO's results format, along with `log_prob` and any `attention`.
+
+    `log_prob` is None where constraints left no caption.
+    """
+    log_prob = caption.log_prob if np.isfinite(caption.log_prob) else None
+    entry = {"image_id": image_id, "caption": caption.text, "log_prob": log_prob}
+    if caption.attention is not None:
+        weights = caption.attention.tolist()
+        entry["attention"] = [[round(weight, 5) for weight in row] for row in weights]
+    return entry

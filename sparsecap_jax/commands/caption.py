@@ -12,7 +12,7 @@ from typing import Any
 
 from sparsecap_jax import stopping
 from sparsecap_jax.captioner import Captioner
-from sparsecap_jax.captioning.batches import Caption, best_caption
+from sparsecap_jax.captioning.batches import Caption, best_caption, to_coco
 from sparsecap_jax.captioning.search import SearchOptions
 from sparsecap_jax.captioning.stream import CaptionStream
 from sparsecap_jax.data.records import ImageId, image_id_from_filename
@@ -173,10 +173,7 @@ def caption_photos(
 
 
 def _entry(image_id: ImageId, captions: list[Caption], candidates: bool) -> dict[str, Any]:
-    best = best_caption(captions)
-    entry = {"image_id": image_id, "caption": best.text, "log_prob": _finite(best.log_prob)}
-    if best.attention is not None:
-        entry["attention"] = [[round(float(weight), 5) for weight in row] for row in best.attention]
+    entry = to_coco(image_id, best_caption(captions))
     if candidates:
         entry["candidates"] = [
             {"caption": one.text, "log_prob": _finite(one.log_prob), "score": _finite(one.score)}

@@ -101,9 +101,7 @@ class ConfigFlag:
         self._source = flags.DEFINE_string(
             "config", None, "Config file, as FILE.py:ARGUMENTS.", flag_values
         )
-        self._changes = flags.DEFINE_multi_string(
-            _CHANGES, [], "Value of a field, such as --config.train.steps=500.", flag_values
-        )
+        self._changes = define_changes("--config.train.steps=500", flag_values)
 
     def read(self, more: Sequence[str] = ()) -> tuple[Any, Callable[[], list[str]]]:
         """Return the checked config, and a function that describes each field in a line.
@@ -121,6 +119,14 @@ class ConfigFlag:
         changes = [*self._changes.value, *more]
         config = read_config(self._source.value, changes)
         return config, lambda: describe(config, changes)
+
+
+def define_changes(
+    example: str, flag_values: flags.FlagValues = flags.FLAGS
+) -> flags.FlagHolder[list[str]]:
+    """Define the flag whose values are all `--config.SECTION.FIELD=VALUE`."""
+    text = f"Value of a field, such as {example}."
+    return flags.DEFINE_multi_string(_CHANGES, [], text, flag_values)
 
 
 def collect_changes(argv: Sequence[str]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from sparsecap_jax.errors import CheckpointError, ConfigError, SparsecapError
+from sparsecap_jax.files import write_json
 from sparsecap_jax.interop import reference as interop
 from sparsecap_jax.interop.checkpoint_dir import open_checkpoint_dir, save_checkpoint_dir
 from sparsecap_jax.pruning import PRUNERS, Pruner, make_pruner
@@ -17,9 +18,11 @@ from sparsecap_jax.pruning.masks import finalize
 from sparsecap_jax.pruning.paths import select
 from sparsecap_jax.runs import config as sections
 from sparsecap_jax.runs.directory import (
+    IMPORTED,
     LoadedRun,
     load_raw_variables,
     load_run,
+    prunable_masks,
     save_run,
     weight_counts,
 )
@@ -51,7 +54,8 @@ def import_reference(
     """Import a folder or zip with config.json, `*.pth` and tokenizer/.
 
     Masks are applied to the weights (supermask logits after rounding), as the reference does for
-    its published checkpoints.
+    its published checkpoints. `imported.json` keeps what a run directory has no place for: the
+    reference's config, training settings included, and the scores that came with it.
 
     Raises:
         CheckpointError: the source is corrupt or incomplete, or the run directory `output` exists.
@@ -72,8 +76,13 @@ def import_reference(
     if variables["masks"]:
         masks = jax.device_get(_make_pruner(config).binarize(variables["masks"]))
     params = jax.device_get(finalize(variables["params"], masks))
+    if not masks and config.pruner.name != "none":  # applied already, as published
+        masks = prunable_masks(params, {}, config.pruner)
     run = LoadedRun(config, tokenizer, model, params, masks)
     size = save_run(output, run)
+    note = {"source": checkpoint.source, "weights": checkpoint.weights}
+    note |= {"config": checkpoint.config, "scores": checkpoint.scores}
+    write_json(pathlib.Path(output, IMPORTED), note)
     counts = weight_counts(params)
     shown = f"{counts['nonzeros']:,} nonzero weights, sparsity {counts['sparsity']:.4f}"
     name = checkpoint.config["caption_model"]

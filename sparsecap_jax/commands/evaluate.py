@@ -1,43 +1,64 @@
-"""Scores of a trained run on a split of its dataset (`launch/evaluate.py`)."""
+"""Scores of trained runs on a split of a dataset (`launch/evaluate.py`)."""
 
+import dataclasses
+import os
 import pathlib
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from sparsecap_jax import stopping
 from sparsecap_jax.captioner import Captioner
-from sparsecap_jax.captioning.batches import best_caption, to_coco
+from sparsecap_jax.captioning.batches import Caption, best_caption, to_coco
 from sparsecap_jax.data.datasets import Dataset, load_dataset
-from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.data.karpathy import ImageId
+from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.evaluation.metrics import METRICS, bootstrap_interval, score_captions
-from sparsecap_jax.files import write_json
+from sparsecap_jax.files import write_json, write_table
 from sparsecap_jax.runs.directory import WEIGHTS, load_run, weight_counts
+from sparsecap_jax.runs.overrides import change_data
 from sparsecap_jax.runs.published import resolve_run, results_folder
+
+COLUMNS = (
+    *("sparsity", "nonzeros", "bytes"),
+    *("CIDEr", "Bleu_1", "Bleu_4", "METEOR", "ROUGE_L"),
+)
+"""Figures of a table."""
+_SECONDS = 10.0  # between lines of progress
 
 
 def evaluate_run(
-    workdir: str | pathlib.Path,
+    workdir: str | pathlib.Path | Sequence[str | pathlib.Path],
     *,
     split: str = "test",
+    step: int | str = "best",
     output: str | pathlib.Path | None = None,
     dataset: Dataset | None = None,
+    changes: Sequence[str] = (),
+    attention: bool = False,
     metrics: Sequence[str] = METRICS,
     tokenizer: str = "",
     report: Callable[[str], None] = print,
     **search: Any,
 ) -> dict[str, Any]:
-    """Caption a split with the best weights of a run and score the captions.
+    """Caption a split with a run and score the captions.
 
     Args:
         workdir: the run directory, or the name of a captioner that comes with the package; its
-            config names the dataset.
+            config names the dataset. Of several, which caption as an ensemble, the first one's
+            does.
         split: "val" or "test".
+        step: the weights: "best", "last", or the step of a checkpoint, see
+            `runs.directory.load_variables`.
         output: folder for `captions.json` and `scores.json`; by default
-            `WORKDIR/SPLIT_beam_SIZE` (other searches: `WORKDIR/SPLIT_SEARCH`), for a name
-            `NAME_SPLIT_beam_SIZE`.
-        dataset: the run's dataset, if it is open already.
+            `WORKDIR/SPLIT_beam_SIZE` (other searches: `WORKDIR/SPLIT_SEARCH`; other weights:
+            `..._last`, `..._step_N`), for a name `NAME_SPLIT_beam_SIZE`. An ensemble needs one.
+        dataset: the dataset, if it is open already.
+        changes: `data.FIELD=VALUE`, where the dataset is another than the config says.
+        attention: whether entries of `captions.json` have the weights of the regions for each
+            word.
         metrics: see `score_captions`.
         tokenizer: see `score_captions`; "" for "unicode" where the config says so, else "auto".
         report: takes one line of progress at a time.
@@ -47,36 +68,47 @@ def evaluate_run(
 
     Returns:
         Scores on the 0-1 scale (`METEOR` None where Java is missing), and `sparsity`, `nonzeros`,
-        `bytes` of the weights; the content of `scores.json`. A split without captions, such as
-        COCO's test2014, has no scores.
+        `bytes` of the weights (of all members; None for a checkpoint); the content of
+        `scores.json`. A split without captions, such as COCO's test2014, has no scores.
 
     Raises:
         SparsecapError: the run or its data are missing or broken.
     """
     if split not in ("val", "test"):
         raise ConfigError(f"split is {split!r}; expected 'val' or 'test'")
-    directory = resolve_run(workdir)
-    run = load_run(directory)
-    captioner = Captioner(run)
+    members = [workdir] if isinstance(workdir, str | pathlib.Path) else list(workdir)
+    if len(members) != 1 and output is None:
+        raise ConfigError("output is None; expected a folder for the results of an ensemble")
+    directories = [resolve_run(member) for member in members]
+    runs = [load_run(directory, step) for directory in directories]
+    config = change_data(runs[0].config, changes)
+    captioner = Captioner(dataclasses.replace(runs[0], config=config), *runs[1:])
     search = {"search": "beam", **search}
     if search["search"] == "beam":
-        size, penalty = run.config.eval[f"beam_size_{split}"], run.config.eval.length_penalty
+        size, penalty = config.eval[f"beam_size_{split}"], config.eval.length_penalty
         search = {"length_penalty": penalty, "beam_size": size, **search}
-    dataset = dataset or load_dataset(run.config.data, need_boxes=captioner.needs_boxes)
-    records = {record.image_id: record for record in dataset.splits[split]}
-    results = captioner.caption_store(
-        dataset.store, list(records), batch_size=run.config.data.eval_batch_size, **search
-    )
-    captioned = stopping.between(results, advice="")
-    captions = {image_id: best_caption(candidates) for image_id, candidates in captioned}
     title = f"{split}, {search['search']}"
     if search["search"] == "beam":
         title += f" {search['beam_size']}"
+    if step != "best":
+        title += ", last" if step == "last" else f", step {step}"
     name = title.replace(", ", "_").replace(" ", "_")
-    folder = pathlib.Path(output or results_folder(workdir, name))
-    write_json(folder / "captions.json", to_coco(captions))
+    folder = pathlib.Path(output or results_folder(members[0], name))
+    dataset = dataset or load_dataset(config.data, need_boxes=captioner.needs_boxes)
+    records = {record.image_id: record for record in dataset.splits[split]}
+    if not records:
+        raise DataError(f"{split} split of {config.data.dir or config.data.name}: no images")
+    results = captioner.caption_store(
+        dataset.store,
+        list(records),
+        batch_size=config.data.eval_batch_size,
+        attention=attention,
+        **search,
+    )
+    captions, rate = _best_captions(results, f"/{len(records)}", title, report)
+    write_json(folder / "captions.json", [to_coco(*item) for item in captions.items()])
     if not any(record.raw for record in records.values()):  # COCO's test2014
-        report(f"{title}: no references\nwrote {folder}/captions.json")
+        report(f"{title}: no references | {rate}\nwrote {folder}/captions.json")
         return {"images": len(captions), **search}
     by_config = "unicode" if run.config.eval.tokenizer == "unicode" else "auto"
     scores = score_captions(
@@ -92,13 +124,89 @@ def evaluate_run(
         for metric in ("CIDEr", "ROUGE_L")
         if metric in scores
     }
-    weights = directory / WEIGHTS
-    size = weights.stat().st_size if weights.exists() else None
-    counts = {**weight_counts(jax.device_get(run.params)), "bytes": size, "images": len(captions)}
+    files = [directory / WEIGHTS for directory in directories]
+    stored = step == "best" and all(file.exists() for file in files)
+    size = sum(file.stat().st_size for file in files) if stored else None
+    params = {str(number): run.params for number, run in enumerate(runs)}
+    counts = {**weight_counts(jax.device_get(params)), "bytes": size, "images": len(captions)}
     result = {**scores, **intervals, **counts, **search}
     write_json(folder / "scores.json", result)
     shown = " | ".join(f"{k} {v:.4f}" for k, v in scores.items() if v is not None)
     if "CIDEr_95%" in intervals:
         shown += " (95% from {:.4f} to {:.4f})".format(*intervals["CIDEr_95%"])
-    report(f"{title}: {shown}\nwrote {folder}/captions.json and scores.json")
+    report(f"{title}: {shown} | {rate}")
+    report(f"wrote {folder}/captions.json and scores.json")
     return result
+
+
+def _best_captions(
+    results: Iterable[tuple[ImageId, list[Caption]]],
+    of_all: str,
+    title: str,
+    report: Callable[[str], None],
+) -> tuple[dict[ImageId, Caption], str]:
+    """Collect the best caption of each image and the speed, and report progress."""
+    captions, rate, start = {}, "", time.monotonic()
+    reported = start
+    for count, (image_id, candidates) in enumerate(stopping.between(results, advice=""), 1):
+        captions[image_id] = best_caption(candidates)
+        now = time.monotonic()
+        rate = f"{count / max(now - start, 1e-9):.1f} images/s"
+        if now - reported > _SECONDS:
+            reported = now
+            report(f"{title}: {count}{of_all} images | {rate}")
+    return captions, rate
+
+
+def evaluate_runs(
+    checkpoints: Sequence[str | pathlib.Path],
+    *,
+    output: str | pathlib.Path | None = None,
+    report: Callable[[str], None] = print,
+    **options: Any,
+) -> dict[str, dict[str, Any]]:
+    """Score several runs, one after the other, and report a table with a row for each.
+
+    Args:
+        checkpoints: run directories, or names.
+        output: folder for `scores.csv` (the table) and a folder of results for each run; by
+            default results go to the run directories.
+        report: takes one line at a time.
+        **options: see `evaluate_run`.
+
+    Returns:
+        The result of each run by its name, see `evaluate_run`.
+    """
+    paths = [os.path.abspath(checkpoint) for checkpoint in checkpoints]
+    names = [pathlib.Path(path).name for path in paths]
+    if len({*names}) < len({*paths}):
+        common = os.path.commonpath(map(os.path.dirname, paths))
+        names = [os.path.relpath(path, common).replace(os.sep, "_") for path in paths]
+    results = {}
+    for name, checkpoint in zip(names, checkpoints, strict=True):
+        folder = None if output is None else pathlib.Path(output, name)
+        report(f"--- {checkpoint}")
+        results[name] = evaluate_run(checkpoint, output=folder, report=report, **options)
+    report(format_table(results))
+    if output is not None:
+        columns = ("images", *COLUMNS)
+        rows = [{"run": n, **{c: row.get(c) for c in columns}} for n, row in results.items()]
+        write_table(pathlib.Path(output, "scores.csv"), rows)
+        report(f"wrote {output}/scores.csv")
+    return results
+
+
+def format_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return `COLUMNS` of results as a table of text, one line a model."""
+    table = {"": COLUMNS}
+    table |= {name: [_cell(row.get(column)) for column in COLUMNS] for name, row in results.items()}
+    width = max(10, *(len(name) + 1 for name in table))
+    return "\n".join(
+        f"{name:{width}s}" + "".join(f"{c:>10s}" for c in row) for name, row in table.items()
+    )
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"

@@ -7,7 +7,7 @@ from sparsecap_jax.errors import CheckpointError, DataError
 from sparsecap_jax.evaluation.sparsity_report import FOLDER, write_sparsity_report
 from sparsecap_jax.files import read_settings
 from sparsecap_jax.pruning.summary import ALL, PRUNABLE
-from sparsecap_jax.runs.directory import INITIAL_WEIGHTS, WEIGHTS
+from sparsecap_jax.runs.directory import INITIAL_WEIGHTS, WEIGHTS, load_config, prunable_masks
 from sparsecap_jax.runs.published import resolve_run, results_folder
 from sparsecap_jax.runs.weights import load_weights
 
@@ -15,8 +15,8 @@ from sparsecap_jax.runs.weights import load_weights
 def report_run(directory: str | pathlib.Path, report: Callable[[str], None] = print) -> None:
     """Write the sparsity report of a finished run: `sparsity/tensors.csv` and `report.png`.
 
-    A run without logs or initial weights, such as an imported one, has a report without their
-    curve and density.
+    A dense run has a report on the weights that could be pruned. A run without logs or initial
+    weights, such as an imported one, has a report without their curve and density.
 
     Args:
         directory: the run directory, or the name of a captioner that comes with the package, whose
@@ -24,14 +24,13 @@ def report_run(directory: str | pathlib.Path, report: Callable[[str], None] = pr
         report: takes one line at a time.
 
     Raises:
-        CheckpointError: the run is not finished or has no masks.
+        CheckpointError: the run is not finished.
     """
     run, directory = directory, resolve_run(directory)
     if not (directory / WEIGHTS).exists():
         raise CheckpointError(f"{directory}: no finished run: {WEIGHTS} is missing")
     weights = load_weights(directory / WEIGHTS)
-    if not weights["masks"]:
-        raise CheckpointError(f"{directory}: the model is dense; there are no masks to report")
+    weights["masks"] = prunable_masks(**weights, pruner=load_config(directory).pruner)
     initial = step = None
     if (directory / INITIAL_WEIGHTS).exists():
         initial = load_weights(directory / INITIAL_WEIGHTS, weights["params"])["params"]

@@ -227,7 +227,8 @@ class Source:
         """The dataset's folder; ConfigError where it is not given."""
         if not os.fspath(self.path):
             raise ConfigError(
-                "config.data.dir is empty; expected the folder of the split JSON and bu/"
+                "config.data.dir is empty; expected the folder of the split JSON and bu/ "
+                "(--config.data.dir=DIR)"
             )
         return pathlib.Path(self.path)
 

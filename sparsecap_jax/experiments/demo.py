@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sparsecap_jax.commands.evaluate import evaluate_run
+from sparsecap_jax.commands.evaluate import COLUMNS, evaluate_run, format_table
 from sparsecap_jax.data.datasets import Dataset, load_dataset
 from sparsecap_jax.evaluation.metrics import score_captions
 from sparsecap_jax.evaluation.plots import caption_grid, training_curves
@@ -15,10 +15,6 @@ from sparsecap_jax.files import read_json, write_json
 from sparsecap_jax.runs.loop import train
 
 MODELS = {"dense": "", "supermask": "supermask"}
-COLUMNS = (
-    *("sparsity", "nonzeros", "bytes"),
-    *("CIDEr", "Bleu_1", "Bleu_4", "METEOR", "ROUGE_L"),
-)
 
 
 def run_demo(
@@ -78,18 +74,3 @@ def constant_caption_scores(dataset: Dataset, candidates: int = 20) -> dict[str,
     options = {"metrics": ("CIDEr",), "tokenizer": "python"}
     best = max(tried, key=lambda text: scores(text, "val", **options)["CIDEr"])
     return {**scores(best, "test"), "caption": best, "images": len(dataset.splits["test"])}
-
-
-def format_table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return results as a table of text, one line a model."""
-    table = {"": COLUMNS}
-    table |= {name: [_cell(row.get(column)) for column in COLUMNS] for name, row in results.items()}
-    return "\n".join(
-        f"{name:10s}" + "".join(f"{c:>10s}" for c in row) for name, row in table.items()
-    )
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -29,6 +30,8 @@ PREFERENCE = (
 )
 """Weights to take when none are asked for, best first."""
 
+_SCORES = re.compile(r"([^/]+)/score_(\d+)\.json")  # SPLIT_beam_SIZE/score_STEP.json
+_MAX_SCORES = 2**16  # bytes of such a file
 SMALL_BYTES = 2**24  # of config.json and of each file of a tokenizer
 
 
@@ -43,6 +46,7 @@ class ReferenceCheckpoint:
         state_dict: its tensors, see `load_torch_file`.
         tokenizer: contents of the files in `tokenizer/` by name, such as `word.model`; empty when
             there is no such folder.
+        scores: contents of its files of scores, `{"test_beam_2": {"00096000": {...}}}`.
     """
 
     source: str
@@ -50,6 +54,7 @@ class ReferenceCheckpoint:
     weights: str
     state_dict: dict[str, Any]
     tokenizer: dict[str, bytes]
+    scores: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     def dense_state_dict(self) -> dict[str, np.ndarray]:
         """Return the tensors as dense arrays; sparse COO tensors are filled up with zeros.
@@ -131,13 +136,7 @@ _Files = Mapping[str, Callable[..., bytes]]
 def _read(files: _Files, weights: str | None, source: str) -> ReferenceCheckpoint:
     if "config.json" not in files:
         raise CheckpointError("config.json: missing")
-    try:
-        text = files["config.json"]().decode()
-        config = json.loads(text, object_pairs_hook=unique_keys)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"config.json: not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise CheckpointError("config.json: expected a JSON object")
+    config = _json(files, "config.json")
     names = sorted(name for name in files if name.endswith(".pth") and "/" not in name)
     if weights is not None and weights not in names:
         raise CheckpointError(f"{weights}: missing; found {names}")
@@ -148,7 +147,20 @@ def _read(files: _Files, weights: str | None, source: str) -> ReferenceCheckpoin
     state_dict = load_torch_file(io.BytesIO(files[weights](MAX_FILE_BYTES)), name=weights)
     matches = (re.fullmatch(r"tokenizer/([^/]+)", name) for name in sorted(files))
     tokenizer = {match[1]: files[match[0]]() for match in matches if match}
-    return ReferenceCheckpoint(source, config, weights, state_dict, tokenizer)
+    scores: dict[str, dict[str, Any]] = {}
+    for match in itertools.islice(filter(None, map(_SCORES.fullmatch, sorted(files))), 1000):
+        scores.setdefault(match[1], {})[match[2]] = _json(files, match[0], _MAX_SCORES)
+    return ReferenceCheckpoint(source, config, weights, state_dict, tokenizer, scores)
+
+
+def _json(files: _Files, name: str, *limit: int) -> dict[str, Any]:
+    try:
+        content = json.loads(files[name](*limit).decode(), object_pairs_hook=unique_keys)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{name}: not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{name}: expected a JSON object")
+    return content
 
 
 def _folder_files(root: pathlib.Path) -> _Files:

@@ -188,6 +188,10 @@ class Pruner:
         """Return the term that the method adds to the training loss, and scalars to log."""
         return jnp.zeros((), jnp.float32), {}
 
+    def readings(self, masks: PyTree) -> dict[str, Scalar]:
+        """Return scalars of the masks that are worked out only when they are logged."""
+        return {}
+
     def update(
         self, state: PruneState, params: PyTree, grads: PyTree | None, step: Any, rng: Any = None
     ) -> PruneState:

@@ -47,6 +47,26 @@ def summarize(params: PyTree, binary: PyTree) -> list[dict[str, Any]]:
     return [row | {"sparsity": 1.0 - row["nonzeros"] / (row["size"] or 1)} for row in rows]
 
 
+def by_module(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Add up `parameters`, `nonzeros` and `sparsity` of the rows of `summarize` by module.
+
+    Modules are named as in `tensor`, `decoder` before its parts `decoder/layer_0`; the whole model
+    comes first, as `(all)`. A tensor of no module counts there alone.
+    """
+    totals: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row["tensor"] not in (PRUNABLE, ALL):
+            parts = row["tensor"].split("/")[:-1]
+            for name in (ALL, *("/".join(parts[: n + 1]) for n in range(len(parts)))):
+                total = totals.setdefault(name, {"parameters": 0, "nonzeros": 0})
+                total["parameters"] += row["size"]
+                total["nonzeros"] += row["nonzeros"]
+    return {
+        name: {**total, "sparsity": 1.0 - total["nonzeros"] / (total["parameters"] or 1)}
+        for name, total in totals.items()
+    }
+
+
 def warn_nearly_empty(rows: list[dict[str, Any]]) -> list[str]:
     """Log a warning for each tensor of `summarize` over 99.9 % sparse, and return their names."""
     names = []

@@ -179,6 +179,14 @@ class Supermask(Pruner):
         """Round sigmoid(logit), logit 0 to 0, straight-through."""
         return self._binary(masks, lambda zs: [rounded(z, self.bypass_sigmoid_grad) for z in zs])
 
+    def readings(self, masks: PyTree) -> dict[str, Scalar]:
+        """Return `mask_probability`, the mean probability of the active masks to keep a weight."""
+        active, _ = self.split(masks)
+        if not active:
+            return {}
+        total = sum(jnp.sum(jax.nn.sigmoid(logits)) for logits in active.values())
+        return {"mask_probability": total / jnp.float32(sum(z.size for z in active.values()))}
+
     def penalty(self, masks: PyTree, step: Any) -> tuple[Scalar, dict[str, Scalar]]:
         """Sparsity loss of the active masks.
 

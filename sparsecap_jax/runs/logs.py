@@ -14,13 +14,19 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from sparsecap_jax.files import named_errors, write_table
 from sparsecap_jax.runs.run import Run
+from sparsecap_jax.training.optimizers import make_schedule
 
 _NUMBER = re.compile(r"(-?(\d+(\.\d+)?(e[-+]\d+)?|inf)|nan)?").fullmatch
-_SHOWN = ("loss", "reward", "baseline", "sparsity")  # on the line of progress
+TABLES = ("train", "validation", "sparsity")
+# On the line of progress; `loss`, the caption loss with the pruner's penalty, where it is all.
+_SHOWN = ("caption_loss", "reward", "baseline", "sparsity")
 
 
 class Logs:
-    """The logs of a run: `train.csv`, `validation.csv`, TensorBoard events, lines of progress.
+    """The logs of a run: CSV tables, TensorBoard events, lines of progress.
+
+    `train.csv` and `validation.csv` have a column for each metric, `sparsity.csv` one for each
+    tensor that is pruned.
 
     Args:
         run: the run.
@@ -37,15 +43,19 @@ class Logs:
         )  # in step with us: no queue, no thread
         start = SessionLog(status=SessionLog.SessionStatus.Value("START"))
         self._event(first_step + 1, session_log=start)  # later points are void
+        config = run.config
+        self._learning_rate = make_schedule(
+            config.optimizer, run.total_steps, run.steps_per_epoch, config.model.get("d_model")
+        )
         self._columns: dict[pathlib.Path, list[str]] = {}
-        for path in (run.workdir / f"{table}.csv" for table in ("train", "validation")):
+        for path in (run.workdir / f"{table}.csv" for table in TABLES):
             if path.exists():
                 rows = [row for row in _sound_rows(path) if int(row["step"]) <= first_step]
                 self._columns[path] = write_table(path, rows)
         self.skip(first_step)
 
     def write(self, table: str, step: int, values: Mapping[str, float | None]) -> None:
-        """Append one row of `values` at `step` to `table` ("train" or "validation")."""
+        """Append one row of `values` at `step` to `table`, a CSV file."""
         path = self._run.workdir / f"{table}.csv"
         row = {"step": step, **{k: "" if v is None else f"{v:.7g}" for k, v in values.items()}}
         if row.keys() <= set(self._columns.get(path, ())):
@@ -65,8 +75,11 @@ class Logs:
         seconds = max(self._mark[1] - last_time, 1e-9) / max(step - last_step, 1)
         total, rate = self._run.total_steps, self._run.config.data.batch_size / seconds
         eta = datetime.timedelta(seconds=round(seconds * (total - step)))
-        self.write("train", step, {**values, "images_per_second": rate})
-        shown = " | ".join(f"{key} {values[key]:.4g}" for key in _SHOWN if key in values)
+        learning_rate = float(self._learning_rate(step - 1))  # of the update that ended in `step`
+        row = {**values, "learning_rate": learning_rate, "images_per_second": rate}
+        self.write("train", step, row)
+        keys = _SHOWN if "caption_loss" in values else ("loss", *_SHOWN)
+        shown = " | ".join(f"{key} {values[key]:.4g}" for key in keys if key in values)
         self._run.report(f"step {step}/{total} | {rate:.0f} images/s | ETA {eta} | {shown}")
 
     def flush(self) -> None:

@@ -23,10 +23,11 @@ from sparsecap_jax.data.datasets import Dataset
 from sparsecap_jax.evaluation.sparsity_report import write_sparsity_report
 from sparsecap_jax.files import locked, remove_strays, write_json
 from sparsecap_jax.models import count_params
-from sparsecap_jax.pruning.masks import finalize
+from sparsecap_jax.pruning.masks import finalize, sparsity
 from sparsecap_jax.pruning.step import TrainState, warn_unless_begun
+from sparsecap_jax.pruning.summary import by_module, summarize
 from sparsecap_jax.runs.checkpoints import Checkpoints
-from sparsecap_jax.runs.directory import INITIAL_WEIGHTS, TOKENIZER, WEIGHTS, weight_counts
+from sparsecap_jax.runs.directory import INITIAL_WEIGHTS, PARAMS, TOKENIZER, WEIGHTS, weight_counts
 from sparsecap_jax.runs.finite import FiniteWatch
 from sparsecap_jax.runs.first_state import abstract_state, first_state
 from sparsecap_jax.runs.logs import Logs
@@ -48,9 +49,9 @@ def train(
     """Train as `config` says, continuing where an earlier call with the same config stopped.
 
     `workdir` then holds `config.json`, `tokenizer/`, `checkpoints/` (best and last), `train.csv`,
-    `validation.csv`, `tensorboard/`, `initial_weights.npz`, and `weights.npz`: the best model,
-    pruned (the last one where none came within tolerance of its target sparsity), with a report on
-    its masks in `sparsity/`.
+    `validation.csv`, `sparsity.csv`, `tensorboard/`, `initial_weights.npz`, and `weights.npz`: the
+    best model, pruned (the last one where none came within tolerance of its target sparsity), with
+    its sizes by module in `params.json` and a report on its masks in `sparsity/`.
 
     Args:
         config: see `sparsecap_jax.runs.config`.
@@ -137,7 +138,7 @@ def _run_steps(
             objective, run.pruner, run.tx, run.mesh, skip_nonfinite=skips
         )
     )
-    logs, validator = Logs(run, step), Validator(run)
+    logs, validator, readings = Logs(run, step), Validator(run), jax.jit(run.pruner.readings)
     try:
         for index, objective, inputs in read_ahead(_calls(run, iterator, step)):
             state, metrics = compiled(objective)(state, *inputs)
@@ -145,6 +146,7 @@ def _run_steps(
             watch.add(step, index, state, metrics)
             if step % config.log_every == 0 or step == run.total_steps:
                 watch.look()
+                metrics |= readings(state.prune.masks)
                 counts = {"skipped": watch.skipped} if skips else {}
                 logs.progress(step, {**jax.tree.map(float, jax.device_get(metrics)), **counts})
             stop = stopping.received()
@@ -157,6 +159,8 @@ def _run_steps(
                 metrics, score = validator(state)
                 watch.check_validation(step, metrics)
                 logs.write("validation", step, metrics)
+                if masks := run.pruner.binarize(state.prune.masks):
+                    logs.write("sparsity", step, sparsity(masks).tensors)
                 logs.flush()
                 info["validation"] = metrics
                 checkpoints.save(state, score=score, data=iterator.get_state(step), info=info)
@@ -208,6 +212,7 @@ def _finish(run: Run, checkpoints: Checkpoints) -> dict[str, Any]:
     masks = jax.device_get(run.pruner.binarize(variables["masks"]))
     params = jax.device_get(finalize(variables["params"], masks))
     size = save_weights(run.workdir / WEIGHTS, params, masks)
+    write_json(run.workdir / PARAMS, by_module(summarize(params, masks)))
     if masks:
         initial = load_weights(run.workdir / INITIAL_WEIGHTS)["params"]
         write_sparsity_report(run.workdir, params, masks, initial, step)

@@ -6,7 +6,7 @@ import os
 import pathlib
 import sys
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from ml_collections import ConfigDict
@@ -58,17 +58,55 @@ def read_config(source: str, changes: Sequence[str] = ()) -> ConfigDict:
             it, or `train.epochs` where `train.steps` counts.
     """
     config = load_config(*source.split(":", 1))
+    values = _by_path(changes)
+    for section in NAMED:
+        name = values.pop(f"{section}.name", [config[section].name])[-1]
+        if name != config[section].name:
+            with config.unlocked():
+                config[section] = _chosen(section, name, source)
+    _update(config, values)
+    if "train.epochs" in values and config.train.steps:
+        raise ConfigError(
+            f"config.train.epochs has no effect where config.train.steps is {config.train.steps}; "
+            "expected --config.train.steps=0 with it"
+        )
+    return config
+
+
+def change_data(config: ConfigDict, changes: Sequence[str]) -> ConfigDict:
+    """Return the config of a trained run with other data.
+
+    Args:
+        config: the run's.
+        changes: `data.FIELD=VALUE`.
+
+    Raises:
+        ConfigError: a change names another section, an unknown field or the model's feature size,
+            or a value that does not fit its field.
+    """
+    values, config = _by_path(changes), config.copy_and_resolve_references()
+    for path in values:
+        if not path.startswith("data.") or path == "data.feature_size":
+            raise ConfigError(
+                f"config.{path}: a trained model keeps it; expected config.data.FIELD=VALUE"
+            )
+    _update(config, values)
+    return config
+
+
+def _by_path(changes: Sequence[str]) -> dict[str, list[str]]:
+    """Return the texts of each field; modules that they name are trusted."""
     values: dict[str, list[str]] = {}
     for change in changes:
         path, equals, text = change.partition("=")
         values.setdefault(path, []).append(text if equals else _ALONE)
     names = (values.get(path, [""])[-1].partition(":") for path in _REGISTERED)
     trust(module for module, colon, _ in names if colon)
-    for section in NAMED:
-        name = values.pop(f"{section}.name", [config[section].name])[-1]
-        if name != config[section].name:
-            with config.unlocked():
-                config[section] = _chosen(section, name, source)
+    return values
+
+
+def _update(config: ConfigDict, values: Mapping[str, Sequence[str]]) -> None:
+    """Set fields to the values that flags spell, and check the config."""
     for path, texts in values.items():
         section, _, key = path.rpartition(".")
         chosen = config[section].name if section in NAMED else None
@@ -77,12 +115,6 @@ def read_config(source: str, changes: Sequence[str] = ()) -> ConfigDict:
             raise ConfigError(f"config.{path}: no value; expected {expected(field)}")
         configs.update(config, section, {key: _value(texts, field) if field else texts[-1]})
     configs.validate(config)
-    if "train.epochs" in values and config.train.steps:
-        raise ConfigError(
-            f"config.train.epochs has no effect where config.train.steps is {config.train.steps}; "
-            "expected --config.train.steps=0 with it"
-        )
-    return config
 
 
 def describe(config: ConfigDict, changes: Sequence[str] = ()) -> list[str]:

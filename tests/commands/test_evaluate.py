@@ -4,27 +4,34 @@ import json
 import os
 import pathlib
 import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 from captioner_runs import make_run, write_features
+from flax.traverse_util import flatten_dict
 from PIL import Image
 
 from sparsecap_jax.captioner import Captioner
+from sparsecap_jax.captioning.batches import Caption, to_coco
 from sparsecap_jax.commands.evaluate import evaluate_run
 from sparsecap_jax.commands.report import report_run
 from sparsecap_jax.data.datasets import Dataset
 from sparsecap_jax.data.karpathy import Record
 from sparsecap_jax.data.stores import open_store
-from sparsecap_jax.errors import CheckpointError
-from sparsecap_jax.files import read_csv
+from sparsecap_jax.errors import CheckpointError, ConfigError, DataError
+from sparsecap_jax.files import read_csv, read_json, write_json
 from sparsecap_jax.runs import published
 from sparsecap_jax.runs.published import resolve_run
 from sparsecap_jax.runs.weights import load_weights
 from sparsecap_jax.stopping import Stopped, on_signals
 
 COUNT = 3
+REPO = pathlib.Path(__file__).parents[2]
+TEXTS = ["a big dog runs home", "the small cat sleeps", "two red birds"]
+FAST = {"metrics": ["ROUGE_L"], "tokenizer": "python", "report": lambda line: None}
 
 
 @pytest.fixture
@@ -91,7 +98,8 @@ def test_a_signal_stops_an_evaluation_before_the_next_image(package, tmp_path):
 def test_a_report_by_name_does_without_logs_and_initial_weights(package):
     before = sorted(package.rglob("*"))
     weights = load_weights(package / "tiny/weights.npz")
-    kept = sum(int(np.count_nonzero(mask)) for mask in jax.tree.leaves(weights["masks"]))
+    matrices = [leaf for leaf in jax.tree.leaves(weights["params"]) if leaf.ndim == 2]
+    kept = sum(int(np.count_nonzero(leaf)) for leaf in matrices)
     lines = []
     report_run("tiny", lines.append)
     assert lines[-1] == "wrote tiny_sparsity/tensors.csv and report.png"
@@ -100,3 +108,111 @@ def test_a_report_by_name_does_without_logs_and_initial_weights(package):
     with Image.open("tiny_sparsity/report.png") as picture:
         assert picture.width > 1000
     assert sorted(package.rglob("*")) == before
+
+
+def test_a_report_on_a_dense_run_counts_what_could_be_pruned(tmp_path):
+    """Biases, even if most are 0 and stored as sparse, are none of it."""
+    weights, lines = load_weights(make_run(tmp_path / "run") / "weights.npz"), []
+    params = weights["params"]
+    assert list(flatten_dict(weights["masks"], sep="/")) == ["logit_0/bias"]
+    report_run(tmp_path / "run", lines.append)
+    size = sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim == 2)
+    row = next(line for line in lines if line.endswith("all prunable weights"))
+    assert row.split()[:6] == ["0.0000%", "sparse", f"{size:,}", "of", f"{size:,}", "kept"]
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """A dataset whose test split has three images; runs of `make_run` do not know where it is."""
+    folder = tmp_path / "coco"
+    write_features(folder / "bu", COUNT)
+    images = [
+        {
+            "cocoid": 100 + number,
+            "filename": f"{100 + number}.jpg",
+            "split": "test",
+            "sentences": [{"raw": text, "tokens": text.split()}],
+        }
+        for number, text in enumerate(TEXTS)
+    ]
+    write_json(folder / "dataset_coco.json", {"dataset": "coco", "images": images})
+    return folder
+
+
+def folder_captions(runs, features, **search):
+    captioner = Captioner.load(runs)
+    captions = captioner.caption_folder(features, attention=True, **search)
+    return {image_id: max(each, key=lambda one: one.score) for image_id, each in captions}
+
+
+def test_a_run_without_its_dataset_is_scored_on_the_one_that_is_named(coco, tmp_path):
+    run = make_run(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"config\.data\.dir is empty; .*--config\.data\.dir=DIR"):
+        evaluate_run(run, **FAST)
+    moved = coco.rename(tmp_path / "moved")
+    features = (moved / "bu").rename(tmp_path / "features")
+    changes = [f"data.dir={moved}", f"data.features={features}"]
+    scores = evaluate_run(run, changes=changes, attention=True, no_repeat_ngram=1, **FAST)
+    assert scores["images"] == COUNT
+    expected = folder_captions(run, features, beam_size=2, no_repeat_ngram=1)
+    for entry in read_json(run / "test_beam_2/captions.json"):
+        caption = expected[entry["image_id"]]
+        assert entry["caption"] == caption.text
+        np.testing.assert_allclose(entry["attention"], caption.attention, atol=1e-5)
+    for change, message in (
+        ("model.rnn_size=3", r"config\.model\.rnn_size: a trained model keeps it"),
+        ("data.feature_size=3", r"config\.data\.feature_size: a trained model keeps it"),
+        ("data.dri=x", r"config\.data\.dri: unknown key; did you mean 'dir'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            evaluate_run(run, changes=[change], **FAST)
+    with pytest.raises(DataError, match=r"val split of .*moved: no images"):
+        evaluate_run(run, split="val", changes=changes, **FAST)
+
+
+def test_an_ensemble_is_scored_as_one(coco, tmp_path):
+    runs = [make_run(tmp_path / name, seed=seed) for seed, name in enumerate("ab")]
+    options = {"changes": [f"data.dir={coco}"], **FAST}
+    with pytest.raises(ConfigError, match="output is None; expected a folder"):
+        evaluate_run(runs, **options)
+    scores = evaluate_run(runs, output=tmp_path / "both", no_repeat_ngram=1, **options)
+    entries = read_json(tmp_path / "both/captions.json")
+    together = folder_captions(runs, coco / "bu", beam_size=2, no_repeat_ngram=1)
+    alone = folder_captions(runs[0], coco / "bu", beam_size=2, no_repeat_ngram=1)
+    assert {e["image_id"]: e["caption"] for e in entries} == {
+        image_id: caption.text for image_id, caption in together.items()
+    }
+    assert together != alone
+    assert scores["bytes"] == sum((run / "weights.npz").stat().st_size for run in runs)
+    singles = [evaluate_run(run, **options) for run in runs]
+    assert scores["nonzeros"] == sum(single["nonzeros"] for single in singles)
+
+
+def test_a_missing_caption_has_no_log_prob():
+    """JSON has no infinity."""
+    entry = to_coco(3, Caption("", -np.inf, (), -np.inf, np.zeros((0, 4), np.float32)))
+    assert entry == {"image_id": 3, "caption": "", "log_prob": None, "attention": []}
+
+
+def test_the_command_makes_a_table_of_several_runs(coco, tmp_path):
+    runs = [make_run(tmp_path / name / "run", seed=seed) for seed, name in enumerate("ab")]
+    command = [sys.executable, str(REPO / "launch/evaluate.py"), f"--data_dir={coco}"]
+    command += [f"--checkpoint={run}" for run in runs]
+    output = tmp_path / "out"
+    environment = {**os.environ, "PYTHONPATH": str(REPO), "PATH": ""}  # no Java: no METEOR
+    call = {"capture_output": True, "text": True, "env": environment}
+    flags = [f"--output={output}", "--config.data.eval_batch_size=2", "--beam_size=3"]
+    done = subprocess.run([*command, *flags], check=True, **call)
+    assert done.stdout.count(" images/s\n") == 2
+    rows = read_csv(output / "scores.csv")
+    assert [row["run"] for row in rows] == ["a_run", "b_run"]
+    for row, run in zip(rows, runs, strict=True):
+        result = evaluate_run(run, changes=[f"data.dir={coco}"], beam_size=3, **FAST)
+        assert float(row["ROUGE_L"]) == pytest.approx(result["ROUGE_L"])
+        assert int(row["nonzeros"]) == result["nonzeros"]
+        shown = f"{row['run']:10s}{result['sparsity']:>10.3f}{result['nonzeros']:>10,}"
+        assert shown in done.stdout
+        assert (output / row["run"] / "captions.json").exists()
+    done = subprocess.run([*command, "--ensemble"], **call)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: --ensemble needs several checkpoints, and a folder")

@@ -13,7 +13,7 @@ from sparsecap_jax.errors import CheckpointError
 from sparsecap_jax.evaluation.sparsity_report import density, write_sparsity_report
 from sparsecap_jax.files import read_csv
 from sparsecap_jax.pruning import finalize, make_pruner
-from sparsecap_jax.pruning.summary import summarize, warn_nearly_empty
+from sparsecap_jax.pruning.summary import by_module, summarize, warn_nearly_empty
 
 
 @pytest.fixture
@@ -44,6 +44,21 @@ def test_rows_by_hand(pruned):
     assert (rows["(prunable)"]["size"], rows["(prunable)"]["nonzeros"]) == (2200, 1 + kept)
     assert (rows["(all)"]["size"], rows["(all)"]["nonzeros"]) == (2240, 41 + kept)
     assert rows["(all)"]["sparsity"] == pytest.approx(1 - (41 + kept) / 2240, rel=1e-12)
+
+
+def test_sizes_by_module():
+    params = {
+        "a": {"b": {"kernel": np.ones((2, 3))}, "c": {"kernel": np.ones(4), "bias": np.ones(5)}},
+        "d": np.ones(7),
+    }
+    masks = {"a": {"b": {"kernel": np.array([[1, 0, 0], [0, 0, 1]])}}}
+    sizes = by_module(summarize(params, masks))
+    assert sizes == {
+        "(all)": {"parameters": 22, "nonzeros": 18, "sparsity": pytest.approx(4 / 22)},
+        "a": {"parameters": 15, "nonzeros": 11, "sparsity": pytest.approx(4 / 15)},
+        "a/b": {"parameters": 6, "nonzeros": 2, "sparsity": pytest.approx(2 / 3)},
+        "a/c": {"parameters": 9, "nonzeros": 9, "sparsity": 0.0},
+    }
 
 
 def test_nearly_empty_tensors_are_warned_of(pruned, caplog):

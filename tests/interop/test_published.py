@@ -12,10 +12,13 @@ import pytest
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.commands.caption import caption_folder
 from sparsecap_jax.commands.convert import import_reference
+from sparsecap_jax.commands.evaluate import evaluate_run
+from sparsecap_jax.commands.report import report_run
 from sparsecap_jax.data.batches import pad_regions
 from sparsecap_jax.data.stores import NpyFolderStore
 from sparsecap_jax.decoding import DecodeOptions, decode
 from sparsecap_jax.errors import CheckpointError, DataError
+from sparsecap_jax.evaluation.metrics import score_captions
 
 ZIP = "reference/checkpoint/TINY3_UpDownLSTM__supermask__0.975__wg_120.0.zip"
 ATOL = 1e-4
@@ -60,6 +63,35 @@ def test_import_keeps_the_published_nonzeros(workdir, shared):
     assert contents["total_nnz_pruned_tensors"] == 47264
     # A bit per weight and four bytes per kept one: half of the published file.
     assert (workdir / "weights.npz").stat().st_size < 500_000
+
+
+def test_the_import_notes_training_settings_and_published_scores(workdir, shared):
+    note = json.loads((workdir / "imported.json").read_text())
+    assert note["weights"] == "model_best_pruned_sparse.pth"
+    assert note["config"]["learning_rate"] == 0.01 and note["config"]["max_epochs"] == 15
+    published = shared / "data/published_test_captions/up_down_tiny_97.5_scores.json"
+    assert note["scores"]["test_beam_2"] == {"00096000": json.loads(published.read_text())}
+    assert len(note["scores"]["val_beam_1"]) == 19
+    sizes = json.loads((workdir / "params.json").read_text())
+    assert sizes["(all)"]["nonzeros"] == 47264 + 1896313 - 1890528
+
+
+def test_the_import_is_scored_on_a_dataset_that_is_named(workdir, shared, tmp_path):
+    changes = [f"data.dir={shared / 'reference/coco5'}"]
+    options = {"changes": changes, "tokenizer": "python", "report": LINES.append}
+    metrics = {"metrics": ["Bleu_1", "ROUGE_L"], "output": tmp_path}
+    scores = evaluate_run(workdir, split="test", **metrics, **options)  # two beams, as published
+    (entry,) = json.loads((tmp_path / "captions.json").read_text())
+    assert entry["caption"] == "a man riding a motorcycle on a dirt"
+    split = json.loads((shared / "reference/coco5/dataset_coco_testing.json").read_text())
+    (image,) = (image for image in split["images"] if image["split"] == "test")
+    references = {391895: [sentence["raw"] for sentence in image["sentences"]]}
+    expected = score_captions(
+        {391895: entry["caption"]}, references, ["Bleu_1", "ROUGE_L"], "python"
+    )
+    assert scores.items() >= expected.items()
+    report_run(workdir, LINES.append)
+    assert LINES[-3].split()[:6] == ["97.5000%", "sparse", "47,264", "of", "1,890,528", "kept"]
 
 
 def test_teacher_forcing_and_features(captioner, figures, regions):

@@ -170,6 +170,40 @@ def test_a_run_leaves_logs_weights_and_a_summary(finished):
     assert load_run(workdir).model.rnn_size == 16
 
 
+def test_a_run_logs_its_rate_its_masks_and_its_size_by_module(finished):
+    """Figures of the schedule, the last checkpoint and the finished weights, computed here."""
+    workdir = finished[0]
+    config = load_run(workdir).config.optimizer
+    low, high = config.learning_rate_min, config.learning_rate
+    rows = read_csv(workdir / "train.csv")
+    for row in rows:
+        rate = low + (high - low) * (1 + np.cos(np.pi * int(row["step"]) / STEPS)) / 2
+        assert float(row["learning_rate"]) == pytest.approx(rate, rel=1e-5)
+        penalty = float(row["loss"]) - float(row["caption_loss"])
+        assert penalty == pytest.approx(float(row["sparsity_loss"]), abs=1e-5)
+    shown = next(line for line in QUIET if line.startswith("step 2/"))
+    assert f"| caption_loss {float(rows[0]['caption_loss']):.4g} | sparsity" in shown
+    logits = flatten_dict(last_variables(workdir)["masks"], sep="/")
+    flat = np.concatenate([leaf.ravel() for leaf in logits.values()]).astype(np.float64)
+    probability = float(rows[-1]["mask_probability"])
+    assert probability == pytest.approx(np.mean(1 / (1 + np.exp(-flat))), rel=1e-5)
+    tensors = read_csv(workdir / "sparsity.csv")
+    assert [int(row["step"]) for row in tensors] == [4, 8, 12]
+    for name, leaf in logits.items():
+        assert float(tensors[-1][name]) == pytest.approx(np.mean(leaf <= 0), abs=1e-6)
+    assert finished[1]["best_step"] is None  # so that the finished weights are the last ones
+    sizes = read_json(workdir / "params.json")
+    params = flatten_dict(load_weights(workdir / "weights.npz")["params"], sep="/")
+    assert {"(all)", "attention", "attention/alpha"} < sizes.keys()
+    for name, found in sizes.items():
+        counts = {"parameters": 0, "nonzeros": 0}
+        for path, leaf in params.items():
+            if name == "(all)" or path.startswith(f"{name}/"):
+                counts["parameters"] += leaf.size
+                counts["nonzeros"] += int(np.sum(logits.get(path, np.ones(leaf.shape)) > 0))
+        assert found.items() >= counts.items()
+
+
 def test_eight_devices_give_the_losses_of_one(data, tmp_path):
     for devices in (1, 8):
         config = tiny_config(data, devices=devices)
@@ -274,6 +308,43 @@ def test_evaluation_of_a_run_writes_captions_and_scores(finished, data, tmp_path
     )
     assert result["CIDEr"] == pytest.approx(alone["CIDEr"], rel=1e-9)
     assert result["Bleu_4"] == pytest.approx(alone["Bleu_4"], rel=1e-9)
+
+
+def test_evaluation_takes_the_weights_of_a_step(finished, tmp_path):
+    options = {"metrics": ("CIDEr",), "tokenizer": "python", "report": QUIET.append}
+    last = evaluate_run(finished[0], step="last", **options)
+    assert (last["bytes"], last["images"]) == (None, SIZES[2])
+    assert read_json(finished[0] / "test_beam_2_last/scores.json") == last
+    assert evaluate_run(finished[0], step=STEPS, output=tmp_path, **options) == last
+    raw = last_variables(finished[0])
+    run = load_run(finished[0], STEPS)
+    for path, mask in flatten_dict(run.masks).items():
+        np.testing.assert_array_equal(mask, flatten_dict(raw["masks"])[path] > 0)
+        weight = flatten_dict(raw["params"])[path]
+        np.testing.assert_array_equal(flatten_dict(run.params)[path], np.where(mask, weight, 0))
+    with pytest.raises(CheckpointError, match=r"no checkpoint of step 5; there are (8, )?12"):
+        evaluate_run(finished[0], step=5, **options)
+    with pytest.raises(ConfigError, match="step is 'first'; expected a number, 'last' or 'best'"):
+        evaluate_run(finished[0], step="first", **options)
+
+
+def test_score_test_ends_training_with_the_test_split(data, finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    recipe = "from tiny_runs import tiny_config\n\ndef get_config():\n"
+    recipe += f"    return tiny_config({str(data)!r})\n"
+    (tmp_path / "recipe.py").write_text(recipe)
+    tests = pathlib.Path(__file__).parents[1]
+    command = [sys.executable, str(tests.parent / "launch/train.py"), "--score_test"]
+    command += [f"--config={tmp_path / 'recipe.py'}", f"--workdir={tmp_path / 'run'}"]
+    path = os.pathsep.join(map(str, (tests.parent, tests)))
+    environment = {**os.environ, "PYTHONPATH": path, "PATH": ""}  # no Java: no METEOR
+    call = {"capture_output": True, "text": True, "env": environment}
+    done = subprocess.run(command, check=True, **call)
+    scores = read_json(tmp_path / "run/test_beam_2/scores.json")
+    assert scores["images"] == SIZES[2]
+    last = done.stdout.splitlines()[-2]
+    assert last.startswith("test, beam 2: ") and f"| CIDEr {scores['CIDEr']:.4f} " in last
+    assert last.endswith(" images/s")
 
 
 def test_snip_prunes_before_the_first_step(data, tmp_path):

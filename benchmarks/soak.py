@@ -144,7 +144,7 @@ def soak(folder: pathlib.Path, method: str, table: pathlib.Path) -> None:
             return
         rng = random.Random(f"{SEED.value} {method} {len(rows)}")
         lines, name = rng.randrange(expected["lines"]), rng.choice(SIGNALS)
-        delay = rng.random() * (1.0 if lines else expected["startup"])
+        delay = rng.random() * (0.3 if lines else expected["startup"])
         begun = time.monotonic()
         words = command(folder, method, workdir)
         last = kills >= KILLS.value

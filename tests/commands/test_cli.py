@@ -105,6 +105,12 @@ def test_an_interruption_is_one_line(tmp_path):
     (tmp_path / "slow.py").write_text("raise KeyboardInterrupt\n")
     done = launch("report.py", "--plugin=slow", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped by SIGINT\n")
+    (tmp_path / "late.py").write_text(
+        "import atexit, os, signal\natexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+    )
+    done = launch("report.py", "--plugin=late", cwd=tmp_path)
+    message = "error: expected one run directory; --help says more\n"
+    assert (done.returncode, done.stdout, done.stderr) == (-2, "", message)
 
 
 @pytest.fixture

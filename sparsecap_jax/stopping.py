@@ -34,10 +34,14 @@ class Stopped(SystemExit):
 
 
 @contextlib.contextmanager
-def on_signals() -> Iterator[None]:
+def on_signals(*, last: bool = False) -> Iterator[None]:
     """Catch SIGTERM and SIGINT in the main thread while the block runs; print why it stopped.
 
     Signals that are ignored or have a handler already (as under `nohup`) are left alone.
+
+    Args:
+        last: whether nothing but the end of the program follows, which a signal then only hastens:
+            libraries' callbacks at exit would print or swallow a KeyboardInterrupt.
     """
     global _received
     changed = [number for number, usual in _DEFAULTS.items() if signal.getsignal(number) is usual]
@@ -61,7 +65,7 @@ def on_signals() -> Iterator[None]:
         raise
     finally:
         for number in changed:
-            signal.signal(number, _DEFAULTS[number])
+            signal.signal(number, signal.SIG_DFL if last else _DEFAULTS[number])
             _received = None
 
 

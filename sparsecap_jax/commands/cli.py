@@ -56,7 +56,7 @@ def run_main(main: Callable[[list[str]], None], words: bool = False) -> None:
         enable_compilation_cache()
         sys.unraisablehook = _report_unless_repeated
         sys.stdout.reconfigure(line_buffering=True)  # progress shows in pipes and logs too
-        with _errors_in_one_line(), stopping.on_signals():
+        with _errors_in_one_line(), stopping.on_signals(last=True):
             if argv[1:] and not words:
                 raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
             if _PLUGINS.value:

@@ -1,5 +1,6 @@
 """Command lines: changes of a config, plugins, and what is said of mistyped flags."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -104,3 +105,49 @@ def test_an_interruption_is_one_line(tmp_path):
     (tmp_path / "slow.py").write_text("raise KeyboardInterrupt\n")
     done = launch("report.py", "--plugin=slow", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped by SIGINT\n")
+    (tmp_path / "late.py").write_text(
+        "import atexit, os, signal\natexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+    )
+    done = launch("report.py", "--plugin=late", cwd=tmp_path)
+    message = "error: expected one run directory; --help says more\n"
+    assert (done.returncode, done.stdout, done.stderr) == (-2, "", message)
+
+
+@pytest.fixture
+def counting(tmp_path):
+    """The words of a command that writes a small file."""
+    (tmp_path / "file").write_text("")
+    sentence = {"raw": "a dog", "tokens": ["a", "dog"]}
+    image = {"cocoid": 1, "filename": "1.jpg", "split": "train", "sentences": [sentence]}
+    (tmp_path / "split.json").write_text(json.dumps({"images": [image]}))
+    return "prepare_data.py", "df", f"--split_json={tmp_path / 'split.json'}"
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("file/df.npz", "{folder}/file: Not a directory"),
+        ("/proc/df.npz", "/proc/df.npz: No such file or directory"),
+    ],
+)
+def test_what_cannot_be_written_is_one_line(counting, tmp_path, output, message):
+    done = launch(*counting, f"--output={tmp_path / output}")
+    expected = f"error: {message.format(folder=tmp_path)}\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", expected)
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "split.json"}
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_an_output_that_is_full_or_closed_is_no_traceback(counting, tmp_path):
+    command = [sys.executable, str(REPO / "launch" / counting[0]), *counting[1:]]
+    command.append(f"--output={tmp_path / 'df.npz'}")
+    options = {"env": {**os.environ, "PYTHONPATH": str(REPO)}, "stderr": subprocess.PIPE}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, text=True, **options)
+    message = "error: standard output, or a file without a name: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, message)
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, text=True, **options)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")

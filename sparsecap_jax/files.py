@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import io
 import json
 import os
 import pathlib
@@ -86,9 +87,12 @@ def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 def write_json(path: str | pathlib.Path, value: Any, indent: int | None = 2) -> None:
     """Write `value` as UTF-8 JSON, all or nothing; without `indent` in one line."""
-    with write_atomically(path) as file:
-        json.dump(value, file, indent=indent, ensure_ascii=False)
-        file.write("\n")
+    try:
+        with write_atomically(path) as file:
+            json.dump(value, file, indent=indent, ensure_ascii=False)
+            file.write("\n")
+    except UnicodeEncodeError as error:  # a lone surrogate, which JSON can spell
+        raise DataError(f"{path}: {error.object!r:.80} is not valid Unicode text") from error
 
 
 def read_bytes(
@@ -142,9 +146,13 @@ def read_settings(path: str | pathlib.Path, expected: str = "settings") -> dict[
 
 
 def read_csv(path: str | pathlib.Path) -> list[dict[str, str]]:
-    """Read a table with a header as one dict of text per row."""
-    with pathlib.Path(path).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    """Read a table with a header as one dict of text per row; DataError where it cannot be read."""
+    with foreign_errors(f"{path}: not a table"):
+        lines = io.StringIO(read_bytes(path, "a table").decode("utf-8-sig"), newline="")
+    try:
+        return list(csv.DictReader(lines))
+    except csv.Error as error:
+        raise DataError(f"{path}: not a table: {error}") from error
 
 
 def write_table(path: str | pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:

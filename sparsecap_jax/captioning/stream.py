@@ -8,7 +8,7 @@ from typing import Any
 
 from sparsecap_jax.data.karpathy import ImageId
 from sparsecap_jax.errors import DataError
-from sparsecap_jax.files import write_atomically, write_json
+from sparsecap_jax.files import MAX_BYTES, write_atomically, write_json
 
 
 class CaptionStream:
@@ -70,6 +70,8 @@ class CaptionStream:
     def _continue(self, settings: dict[str, Any]) -> None:
         """Read the entries of an earlier call; without a whole first line there are none."""
         self._file.seek(0)
+        if os.fstat(self._file.fileno()).st_size > MAX_BYTES:
+            raise DataError(f"{self._partial}: over {MAX_BYTES} bytes; expected captions")
         content = self._file.read()
         whole = content[: content.rfind(b"\n") + 1]
         self._file.truncate(len(whole))
@@ -79,7 +81,7 @@ class CaptionStream:
             where = f"{self._partial}: line {number}"
             try:
                 entry = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"{where}: broken JSON: {error}") from error
             if not isinstance(entry, dict):
                 raise DataError(f"{where}: expected an object")
@@ -89,9 +91,10 @@ class CaptionStream:
                     "remove it to start again"
                 )
             if number > 1:
-                if "image_id" not in entry or entry["image_id"] in self._entries:
+                image_id = entry.get("image_id")
+                if not isinstance(image_id, int | str) or image_id in self._entries:
                     raise DataError(f"{where}: expected an image of its own")
-                self._entries[entry["image_id"]] = entry
+                self._entries[image_id] = entry
 
     def _append(self, value: dict[str, Any]) -> None:
         # Flushed line by line: a killed process leaves whole lines, or part of the last one.

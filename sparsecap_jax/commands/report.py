@@ -3,9 +3,9 @@
 import pathlib
 from collections.abc import Callable
 
-from sparsecap_jax.errors import CheckpointError
+from sparsecap_jax.errors import CheckpointError, DataError
 from sparsecap_jax.evaluation.sparsity_report import FOLDER, write_sparsity_report
-from sparsecap_jax.files import read_json
+from sparsecap_jax.files import read_settings
 from sparsecap_jax.pruning.summary import ALL, PRUNABLE
 from sparsecap_jax.runs.directory import INITIAL_WEIGHTS, WEIGHTS
 from sparsecap_jax.runs.published import resolve_run, results_folder
@@ -34,10 +34,13 @@ def report_run(directory: str | pathlib.Path, report: Callable[[str], None] = pr
         raise CheckpointError(f"{directory}: the model is dense; there are no masks to report")
     initial = step = None
     if (directory / INITIAL_WEIGHTS).exists():
-        initial = load_weights(directory / INITIAL_WEIGHTS)["params"]
+        initial = load_weights(directory / INITIAL_WEIGHTS, weights["params"])["params"]
     if (directory / "summary.json").exists():
-        summary = read_json(directory / "summary.json")
-        step = summary["step"] if summary["best_step"] is None else summary["best_step"]
+        summary = read_settings(directory / "summary.json", "figures")
+        steps = summary.get("step"), summary.get("best_step")
+        step = steps[0] if steps[1] is None else steps[1]
+        if type(step) is not int or not 0 <= step < 2**63:
+            raise DataError(f"{directory}/summary.json: step is {step!r:.80}; expected a number")
     folder = results_folder(run, FOLDER)
     rows = write_sparsity_report(directory, **weights, initial=initial, step=step, folder=folder)
     for row in rows:

@@ -45,10 +45,12 @@ def given_options() -> dict[str, Any]:
     options = {name: value for name, value in values.items() if value is not None}
     for name, value in options.items():
         if name in BY_IMAGE and value.endswith(".json"):
-            kind, expected = (list, "a list of words") if name == "required" else (str, "text")
-            content = read_json(value)
+            content, expected = read_json(value), "text"
             values = content.values() if isinstance(content, dict) else [None]
-            if not all(isinstance(one, kind) for one in values):
+            if name == "required":
+                expected = "a list of words"
+                values = [text for one in values for text in (one if type(one) is list else [None])]
+            if not all(isinstance(one, str) for one in values):
                 raise DataError(f"{value}: expected an object with {expected} for each image id")
             options[name] = {normalize_id(image_id): one for image_id, one in content.items()}
         elif name == "required":

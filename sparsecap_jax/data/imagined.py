@@ -24,7 +24,15 @@ from jaxtyping import Float
 
 from sparsecap_jax.arrays import ArrayFile
 from sparsecap_jax.data.features import FeatureStore, RegionFeatures, share_of
-from sparsecap_jax.data.records import SPLITS, ImageId, Record, Splits
+from sparsecap_jax.data.records import (
+    SPLITS,
+    ImageId,
+    Record,
+    Splits,
+    check_path,
+    checked_id,
+    field,
+)
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.files import read_json, write_atomically
 
@@ -230,19 +238,30 @@ def _parse_mixture(mixture: str, sources: Sequence[str]) -> dict[str, int]:
 
 def _read_sources(path: pathlib.Path) -> dict[str, Splits]:
     """Read records by source and split."""
-    try:
-        return {
-            name: {
-                split: [
-                    Record(image_id, split, filename, tuple(captions), tuple(raw))
-                    for image_id, filename, captions, raw in splits[split]
-                ]
-                for split in SPLITS
-            }
-            for name, splits in read_json(path).items()
+    content = read_json(path, "what `imagine` writes")
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected an object of sources, found {content!r:.80}")
+    return {
+        name: {
+            split: [
+                _record(row, split, f"{path}: {name}.{split}[{number}]")
+                for number, row in enumerate(field(splits, split, list, f"{path}: {name}"))
+            ]
+            for split in SPLITS
         }
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: not what `imagine` writes: {error!r}") from error
+        for name, splits in content.items()
+    }
+
+
+def _record(row: Any, split: str, where: str) -> Record:
+    match row:
+        case [int() | str(), str(), [*captions], [*raw]]:
+            if all(isinstance(text, str) for text in (*captions, *raw)):
+                image_id = checked_id(row[0], where)
+                name = check_path(row[1], where)
+                return Record(image_id, split, name, tuple(captions), tuple(raw))
+    expected = "an id, a file name, captions and raw captions"
+    raise DataError(f"{where}: expected {expected}, found {row!r:.80}")
 
 
 def save(path: str | os.PathLike, imagination: Imagination) -> None:

@@ -29,6 +29,7 @@ from sparsecap_jax.data.toy_grammar import caption_scene, near_caption, plain_ca
 from sparsecap_jax.data.toy_regions import scene_features
 from sparsecap_jax.data.toy_world import Draws, sample_scene
 from sparsecap_jax.errors import ConfigError, DataError
+from sparsecap_jax.files import read_json
 
 VERSION = 2  # raise it whenever a scene, caption or feature changes
 SIZES = (2000, 200, 200)  # images of train, val, test
@@ -109,8 +110,8 @@ def _temporary(folder: pathlib.Path, lock: int = 0) -> Iterator[None]:
 def read_manifest(directory: str | os.PathLike) -> dict[str, Any] | None:
     """Return the content of DIR/manifest.json, or None where there is no manifest of toy scenes."""
     try:
-        manifest = json.loads((pathlib.Path(directory) / MANIFEST).read_text())
-    except (OSError, ValueError):
+        manifest = read_json(pathlib.Path(directory) / MANIFEST)
+    except DataError:
         return None
     return manifest if isinstance(manifest, dict) and manifest.get("dataset") == "toy" else None
 

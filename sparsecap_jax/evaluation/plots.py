@@ -14,7 +14,7 @@ from PIL import Image
 from sparsecap_jax.data.datasets import Dataset
 from sparsecap_jax.data.karpathy import Record
 from sparsecap_jax.errors import DataError
-from sparsecap_jax.files import read_csv, write_atomically
+from sparsecap_jax.files import foreign_errors, read_csv, write_atomically
 
 
 def caption_grid(
@@ -151,7 +151,8 @@ def error_bar_curves(
 def table_column(path: pathlib.Path, column: str) -> tuple[list[int], list[float]]:
     """Return steps and values of a column of a run's CSV log, where it is filled."""
     rows = [row for row in read_csv(path) if row.get(column)]
-    return [int(row["step"]) for row in rows], [float(row[column]) for row in rows]
+    with foreign_errors(f"{path}: a damaged row"):
+        return [int(row["step"]) for row in rows], [float(row[column]) for row in rows]
 
 
 def _panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:

@@ -20,7 +20,7 @@ from sparsecap_jax.commands.evaluate import evaluate_run
 from sparsecap_jax.data.datasets import Dataset, load_dataset
 from sparsecap_jax.errors import ConfigError, SparsecapError
 from sparsecap_jax.evaluation.metrics import FAST_METRICS
-from sparsecap_jax.files import read_json, write_json, write_table
+from sparsecap_jax.files import read_settings, write_json, write_table
 from sparsecap_jax.models import model_class
 from sparsecap_jax.runs.config import to_json
 from sparsecap_jax.runs.loop import train
@@ -152,7 +152,7 @@ def run_sweep(
 def finished_rows(workdir: pathlib.Path, runs: Sequence[SweepRun]) -> list[Row]:
     """Return labels and figures of the finished runs, in their order."""
     files = [(run, workdir / run.name / RESULT) for run in runs]
-    return [{**run.labels, **read_json(file)} for run, file in files if file.exists()]
+    return [{**run.labels, **read_settings(file)} for run, file in files if file.exists()]
 
 
 def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

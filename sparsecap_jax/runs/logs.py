@@ -2,15 +2,18 @@
 
 import csv
 import datetime
+import logging
 import pathlib
+import re
 import time
 from collections.abc import Mapping
 
 from tensorboardX import SummaryWriter
 
-from sparsecap_jax.files import read_csv, write_table
+from sparsecap_jax.files import read_bytes, write_table
 from sparsecap_jax.runs.run import Run
 
+_NUMBER = re.compile(r"(-?(\d+(\.\d+)?(e[-+]\d+)?|inf)|nan)?").fullmatch
 _SHOWN = ("loss", "reward", "baseline", "sparsity")  # on the line of progress
 
 
@@ -25,12 +28,12 @@ class Logs:
 
     def __init__(self, run: Run, first_step: int):
         self._run = run
-        folder = str(run.workdir / "tensorboard")
-        self._events = SummaryWriter(folder, purge_step=first_step + 1)
         self._columns: dict[pathlib.Path, list[str]] = {}
         for path in run.workdir.glob("*.csv"):
-            rows = [row for row in read_csv(path) if int(row["step"]) <= first_step]
+            rows = [row for row in _sound_rows(path) if int(row["step"]) <= first_step]
             self._columns[path] = write_table(path, rows)
+        folder = str(run.workdir / "tensorboard")
+        self._events = SummaryWriter(folder, purge_step=first_step + 1)
         self.skip(first_step)
 
     def write(self, table: str, step: int, values: Mapping[str, float | None]) -> None:
@@ -41,7 +44,7 @@ class Logs:
             with path.open("a", newline="") as file:
                 csv.DictWriter(file, self._columns[path], restval="").writerow(row)
         else:
-            rows = read_csv(path) if path.exists() else []
+            rows = _sound_rows(path) if path.exists() else []
             self._columns[path] = write_table(path, [*rows, row])
         for key, value in values.items():
             if value is not None:
@@ -65,3 +68,16 @@ class Logs:
     def skip(self, step: int) -> None:
         """Leave the time since the last call out of the rate (validation, checkpoints)."""
         self._mark = (step, time.monotonic())
+
+
+def _sound_rows(path: pathlib.Path) -> list[dict[str, str]]:
+    """Return the whole rows of a table; a power cut leaves half a line, or NUL bytes."""
+    lines = read_bytes(path, "a table").decode("utf-8", "replace").split("\n")
+    columns, *cells = [line.rstrip("\r").split(",") for line in lines[:-1]] or [[]]
+    whole = [row for row in cells if len(row) == len(columns) and all(map(_NUMBER, row))]
+    rows = [dict(zip(columns, row, strict=True)) for row in whole]
+    rows = [row for row in rows if row.get("step", "").isdecimal() and len(row["step"]) < 19]
+    damaged = max(len(lines) - 2, 0) - len(rows) + bool(lines[-1])
+    if damaged:
+        logging.getLogger(__name__).warning("%s: %d damaged rows left out", path, damaged)
+    return rows

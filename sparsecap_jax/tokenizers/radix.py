@@ -140,6 +140,7 @@ def _stored_base(path: pathlib.Path) -> int | None:
     if not path.exists():
         return None
     base = read_settings(path).get("radix_base")
-    if type(base) is not int or base < 2:
-        raise DataError(f"{path}: radix_base: found {base!r}, expected an integer of 2 or more")
+    if type(base) is not int or not 2 <= base <= 10**6:
+        expected = "expected an integer of 2 or more, up to a million"
+        raise DataError(f"{path}: radix_base: found {base!r:.80}, {expected}")
     return base

@@ -145,6 +145,11 @@ def _json(content, rng):
     try:
         value = json.loads(content)
     except (ValueError, RecursionError):
+        lines = content.splitlines(keepends=True)
+        if len(lines) > 1:  # an entry a line
+            number = rng.randrange(len(lines))
+            lines[number] = damage(lines[number].strip(), rng) + b"\n"
+            return b"".join(lines)
         return _flip(content, rng, ())
     nodes = [(None, None)]
     stack = [value]

@@ -95,19 +95,23 @@ def fault_of(reader, folder):
         text = str(error)
         names = [folder.name, *(path.name for path in folder.rglob("*"))]
         if "\n" in text:
-            return f"a message of several lines: {text[:80]!r}"
+            return f"a message of several lines {_place(error)}"
         if not any(name in text for name in names):
-            return f"a message that names no file: {text[:80]!r}"
+            return f"a message that names no file {_place(error)}"
         return ""
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
-        frames = traceback.extract_tb(error.__traceback__)
-        ours = [frame for frame in frames if "sparsecap_jax" in frame.filename] or frames
-        place = f"{pathlib.Path(ours[-1].filename).name}:{ours[-1].lineno}"
         kind = f"{type(error).__module__}.{type(error).__name__}".removeprefix("builtins.")
-        return f"{kind} at {place} in {ours[-1].name}"
+        return f"{kind} {_place(error)}"
     return None
+
+
+def _place(error):
+    """Describe the innermost function of the package that an error went through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = ([f for f in frames if "sparsecap_jax" in f.filename] or frames)[-1]
+    return f"at {pathlib.Path(frame.filename).name}:{frame.lineno} in {frame.name}"
 
 
 def work(names, seed, first, count):

@@ -147,7 +147,7 @@ def read_id_list(path: pathlib.Path) -> list[ImageId]:
 
 
 def check_disjoint(lists: Mapping[str, Iterable[ImageId]], source: Any) -> None:
-    """Raise a DataError when two splits list one image; `source` is the folder of the lists."""
+    """Raise a DataError when two splits list the same image; `source` is the lists' folder."""
     where: dict[ImageId, str] = {}
     for split, ids in lists.items():
         for image_id in ids:

@@ -12,7 +12,7 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from sparsecap_jax.files import named_errors, write_table
+from sparsecap_jax.files import named_errors, read_bytes, write_table
 from sparsecap_jax.runs.run import Run
 from sparsecap_jax.training.optimizers import make_schedule
 
@@ -103,11 +103,11 @@ class Logs:
 
 def _sound_rows(path: pathlib.Path) -> list[dict[str, str]]:
     """Return the whole rows of a table; a power cut leaves half a line, or NUL bytes."""
-    lines = path.read_bytes().decode("utf-8", "replace").split("\n")
+    lines = read_bytes(path, "a table").decode("utf-8", "replace").split("\n")
     columns, *cells = [line.rstrip("\r").split(",") for line in lines[:-1]] or [[]]
     whole = [row for row in cells if len(row) == len(columns) and all(map(_NUMBER, row))]
     rows = [dict(zip(columns, row, strict=True)) for row in whole]
-    rows = [row for row in rows if row.get("step", "").isdecimal()]
+    rows = [row for row in rows if row.get("step", "").isdecimal() and len(row["step"]) < 19]
     damaged = max(len(lines) - 2, 0) - len(rows) + bool(lines[-1])
     if damaged:
         logging.getLogger(__name__).warning("%s: %d damaged rows left out", path, damaged)

@@ -496,7 +496,8 @@ def _stream(folder):
     _text(folder / "out.json.partial", "".join(json.dumps(line) + "\n" for line in lines))
 
 
-@reader("caption_stream", make=_stream)
+# It is opened to be written too: faults of the system are for the commands to report.
+@reader("caption_stream", errors=(DataError, OSError), make=_stream)
 def _read_stream(folder):
     with stream.CaptionStream(folder / "out.json", {"a": 1}) as opened:
         return opened.done

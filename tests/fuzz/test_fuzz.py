@@ -29,6 +29,7 @@ OWN = {
     "commands/console.py": "the source of the package",
     "commands/docs.py": "the source of the package",
     "data/caption_files.py:official_captions": "an archive of an installed package",
+    "data/karpathy.py:karpathy_ids": "lists that come with the package",
     "data/toy_scenes.py:_temporary": "a lock",
     "data/toy_scenes.py:measure": "scenes that the same process has drawn",
     "evaluation/plots.py:caption_grid": "pictures of scenes that the package has drawn",

@@ -98,7 +98,7 @@ def _annotations(path: str, entries: Sequence[Any]) -> Iterable[tuple[Hashable, 
 def _of_images(path: str | os.PathLike, images: list[Any]) -> dict[Hashable, list[str]]:
     first = images[0] if images and isinstance(images[0], dict) else {}
     if "sentences" in first:
-        sentences = first["sentences"] if isinstance(first["sentences"], list) else [{}]
+        sentences = first["sentences"] if isinstance(first["sentences"], list) else ()
         raw = all(isinstance(sentence, dict) and "raw" in sentence for sentence in sentences)
         splits = load_karpathy(path, text="raw" if raw else "tokens")
         return {r.image_id: list(r.raw) for records in splits.values() for r in records}

@@ -164,7 +164,8 @@ class Captioner:
         """Yield all captions of each photo, best beams first; otherwise as `caption_photos`."""
         if "search" not in search:
             search = {**self.run.search, **search}
-        single = isinstance(photos, str | os.PathLike | Image.Image | np.ndarray)
+        single = isinstance(photos, str | os.PathLike | Image.Image)
+        single = single or getattr(photos, "ndim", 0) in (2, 3)
         remaining = iter([photos] if single else photos)
         while batch := list(itertools.islice(remaining, batch_size)):
             regions = self.extractor([open_photo(photo) for photo in batch])

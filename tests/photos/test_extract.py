@@ -10,6 +10,7 @@ from PIL import Image
 
 from sparsecap_jax.data.features import RegionFeatures
 from sparsecap_jax.data.stores import NpyFolderStore
+from sparsecap_jax.data.stores import load_image_sizes
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.photos.extract import extract_folder, find_photos
 from sparsecap_jax.photos.extractors import grid_boxes
@@ -121,6 +122,15 @@ def test_two_photos_of_one_id(photos):
     Image.new("RGB", (2, 2)).save(photos / "3.jpg")
     with pytest.raises(DataError, match=r"3\.jpg and 3\.png are one image id"):
         find_photos(photos)
+
+
+def test_photos_of_other_formats_and_without_hidden_files(photos):
+    before = list(find_photos(photos))
+    (photos / "._1.jpg").write_bytes(b"of another system")
+    for name in ("21.webp", "22.TIF", "deeper/23.avif"):
+        Image.new("RGB", (2, 2)).save(photos / name)
+    assert sorted(find_photos(photos)) == sorted([*before, 21, 22, 23])
+    assert {load_image_sizes(photos)[image_id] for image_id in (21, 22, 23)} == {(2, 2)}
 
 
 def test_nothing_to_extract(tmp_path):

@@ -30,7 +30,7 @@ def open_photo(path: str | os.PathLike) -> Image.Image:
         raise DataError(f"{path}: no such file; expected a photo") from error
     except UnidentifiedImageError as error:
         raise DataError(f"{path}: not an image; expected JPEG or PNG") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: broken image: {error}") from error
     raise DataError(f"{path}: {width} x {height} pixels; expected at most {_MAX_PIXELS:,}")
 

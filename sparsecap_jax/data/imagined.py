@@ -26,6 +26,7 @@ from sparsecap_jax.arrays import ArrayFile
 from sparsecap_jax.data.features import FeatureStore, RegionFeatures, share_of
 from sparsecap_jax.data.records import (
     SPLITS,
+    Collector,
     ImageId,
     Record,
     Splits,
@@ -242,18 +243,20 @@ def _read_sources(path: pathlib.Path) -> dict[str, Splits]:
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected an object of sources, found {content!r:.80}")
     return {
-        name: {
-            split: [
-                _record(row, split, f"{path}: {name}.{split}[{number}]")
+        name: Collector(path).collect(
+            (
+                (f"{path}: {name}.{split}[{number}]", (split, row))
+                for split in SPLITS
                 for number, row in enumerate(field(splits, split, list, f"{path}: {name}"))
-            ]
-            for split in SPLITS
-        }
+            ),
+            _record,
+        )
         for name, splits in content.items()
     }
 
 
-def _record(row: Any, split: str, where: str) -> Record:
+def _record(entry: tuple[str, Any], where: str) -> Record:
+    split, row = entry
     match row:
         case [int() | str(), str(), [*captions], [*raw]]:
             if all(isinstance(text, str) for text in (*captions, *raw)):

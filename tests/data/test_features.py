@@ -170,6 +170,7 @@ HUGE_HEADER = npy_bytes(GOOD).replace(b"(3, 6), }" + b" " * 12, b"(9999999999999
         (npy_bytes(GOOD.astype(object), allow_pickle=True), "float16, .* found object"),
         (npy_bytes(GOOD.astype(np.int64)), "float16, float32 or float64, found int64"),
         (npy_bytes(np.ones((3, 5), np.float32)), r"expected shape \[R, 6\] .* found \[3, 5\]"),
+        (npy_bytes(np.ones((6, 4), "f4")), r"\[R, 6\] .* found \[6, 4\], which is transposed"),
         (npy_bytes(GOOD[0]), r"features: expected shape \[R, 6\] .* found \[6\]"),
         (npy_bytes(GOOD[None, None]), r"found \[1, 1, 3, 6\]"),
         (npy_bytes(np.float32(1)), r"found \[\]"),

@@ -166,6 +166,15 @@ def test_imagined_is_an_ordinary_dataset(sources):
     splits = load_splits("imagined", sources / "out")
     assert [len(records) for records in splits.values()] == [13, 1, 1]
     assert splits == open_dataset(sources / "out").splits
+    path = sources / "out" / imagined.PHOTOS
+    content = path.read_text()
+    twice = json.loads(content)
+    twice["main"]["test"].append(twice["main"]["train"][0])
+    path.write_text(json.dumps(twice))
+    expected = r"main\.test\[1\]: image id 'p2' is that of main\.train\[0\] too"
+    with pytest.raises(DataError, match=expected):
+        load_splits("imagined", sources / "out")
+    path.write_text(content)
     (sources / "out/bu/cocobu_att/p5.npy").unlink()
     dataset = open_dataset(sources / "out", skip_bad=True, cache_dtype="float16")
     ids = [record.image_id for record in dataset.splits["train"]]

@@ -123,7 +123,8 @@ def load_manifest(directory: pathlib.Path) -> dict[str, Any]:
         ids = field(shard, "ids", list, place)
         regions = field(shard, "regions", list, place)
         known = all(isinstance(i, int | str) for i in ids)
-        if len(ids) != len(regions) or not known or not all(type(n) is int for n in regions):
+        known = known and all(type(n) is int and n > 0 for n in regions)
+        if len(ids) != len(regions) or not known:
             raise DataError(f"{place}: {len(ids)} ids and {len(regions)} numbers of regions")
     return manifest
 

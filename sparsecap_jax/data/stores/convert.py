@@ -96,7 +96,7 @@ def convert(
     return manifest
 
 
-def _check_plan(folder: pathlib.Path, content: dict[str, Any], plan: str) -> dict[str, Any]:
+def _check_plan(folder: pathlib.Path, content: Any, plan: str) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("plan") != plan:
         raise ConfigError(
             f"{folder}: holds a conversion of other images or options; expected a new folder"

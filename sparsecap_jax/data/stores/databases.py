@@ -67,10 +67,11 @@ class Hdf5Store(IndexedStore):
 
     def _dataset(self, name: str) -> Any:
         """Return an array that lies in this very file, and is not too large to be read."""
-        where, file = f"{self.path}: {name}", self._opened(str(self.path), self._open)
-        if name not in file or not hasattr(dataset := file[name], "dtype"):
-            raise DataError(f"{where}: no such array")
-        is_link = file.id.links.get_info(name.encode()).type != 0  # 0: a hard link
+        h5py, where = self._import("h5py", "HDF5", "h5"), f"{self.path}: {name}"
+        file = self._opened(str(self.path), self._open).id
+        with data_error(f"{where}: no such array", KeyError, RuntimeError):
+            is_link = file.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD
+            dataset = None if is_link else h5py.Dataset(h5py.h5d.open(file, name.encode()))
         if is_link or dataset.is_virtual or dataset.external:
             raise DataError(f"{where}: refers to another place, which is not followed")
         if dataset.dtype.kind != "f":

@@ -58,6 +58,11 @@ def test_a_stopped_conversion_goes_on_where_it_was(folder, tmp_path, monkeypatch
     with pytest.raises(ConfigError, match="holds a conversion of other images or options"):
         convert(store, output, shard_size=3, report=lambda _: None)
     (output / "features-00001.array_record").write_bytes(b"cut")  # as a full disk leaves it
+    (output / "features-00001.json").write_text("[]")
+    with pytest.raises(ConfigError, match="holds a conversion of other images or options"):
+        convert(store, output, shard_size=2, report=lambda _: None)
+    plan = json.loads((output / "features-00000.json").read_text())["plan"]
+    (output / "features-00001.json").write_text(json.dumps({"plan": plan, "bytes": 3}))
     store.limit = None
     lines = []
     manifest = convert(store, output, shard_size=2, report=lines.append)
@@ -194,6 +199,8 @@ def test_records_that_are_none(folder, tmp_path):
     for bad in (b"", b"SCF1", good[:-1], good + b"x", b"SCF2" + good[4:], good[:8] + b"[1,2]",
                 good.replace(b'"shape":[2,4]', b'"shape":[4,4]'),
                 good.replace(b'"shape":[2,4]', b'"shape":[-2,4'),
+                b'SCF1\x36\0\0\0{"id":1,"dtype":"float32","shape":["a",8000000000000]}',
+                good.replace(b'"shape":[2,4]', b'"shape":[2.,4'),
                 good.replace(b"float32", b"float31")):  # fmt: skip
         with pytest.raises(DataError, match="x: not a record of features"):
             decode(bad, "x")
@@ -208,6 +215,8 @@ def test_records_that_are_none(folder, tmp_path):
         ({"shards": [{"file": "../x", "ids": [], "regions": []}]}, "below the image folder"),
         ({"shards": [{"file": "x", "ids": [1], "regions": []}]}, "1 ids and 0 numbers of regions"),
         ({"shards": [{"file": "x", "ids": [[]], "regions": [1]}]}, "1 ids and 1 numbers"),
+        ({"shards": [{"file": "x", "ids": [1], "regions": ["1"]}]}, "1 ids and 1 numbers"),
+        ({"shards": [{"file": "x", "ids": [1], "regions": [-1]}]}, "1 ids and 1 numbers"),
     ],
 )
 def test_bad_manifests(folder, tmp_path, change, message):

@@ -23,6 +23,7 @@ _EXTENSION = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
 _NO_WORD = re.compile(r"[\W_]+")
 _APOSTROPHES = str.maketrans("", "", "'\u2019")
 _JSON_NAMES = {list: "a list", str: "a string", int | str: "an integer or a name"}
+_MAX_NAME = 255  # bytes of the name of a file or folder, the limit of file systems
 _MAX_LOGGED = 5  # faults that are logged one by one
 
 ImageId = int | str
@@ -133,7 +134,8 @@ def check_text(text: str, where: str) -> str:
 def check_path(path: str, where: str) -> str:
     """Return a picture's relative path, which must stay below the folder of pictures."""
     parts = pathlib.PurePosixPath(path.replace("\\", "/")).parts
-    if "\0" in path or ".." in parts or path[:1] in ("/", "\\") or ":" in path[:2]:
+    too_long = any(len(part.encode("utf-8", "replace")) > _MAX_NAME for part in parts)
+    if too_long or "\0" in path or ".." in parts or path[:1] in ("/", "\\") or ":" in path[:2]:
         raise DataError(f"{where}: expected a path below the image folder, found {path!r:.80}")
     return path
 

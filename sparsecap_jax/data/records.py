@@ -24,6 +24,7 @@ PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """Formats of pictures that are read, by their names in Pillow."""
 _EXTENSION = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif)$", re.IGNORECASE)
 _JSON_NAMES = {list: "a list", str: "a string", int | str: "an integer or a name"}
+_MAX_NAME = 255  # bytes of the name of a file or folder, the limit of file systems
 _MAX_LOGGED = 5  # faults that are logged one by one
 _MAX_ID = 2**63 - 1  # longer ids are hashes, not numbers
 
@@ -144,7 +145,9 @@ def check_text(text: str, where: str) -> str:
 def check_path(path: str, where: str) -> str:
     """Return a picture's path with `/`, which must stay below the folder of pictures."""
     posix = path.replace("\\", "/")
-    if "\0" in path or ".." in posix.split("/") or posix[:1] == "/" or ":" in path[:2]:
+    parts = posix.split("/")
+    too_long = any(len(part.encode("utf-8", "replace")) > _MAX_NAME for part in parts)
+    if too_long or "\0" in path or ".." in parts or posix[:1] == "/" or ":" in path[:2]:
         raise DataError(f"{where}: expected a path below the image folder, found {path!r:.80}")
     return posix
 

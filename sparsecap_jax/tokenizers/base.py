@@ -82,7 +82,8 @@ class Tokenizer:
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(model)
-        except RuntimeError as error:
+            self._all_pieces()
+        except (RuntimeError, UnicodeDecodeError) as error:
             raise DataError("corrupt SentencePiece model") from error
         ids = {name: getattr(self._processor, name)() for name in SPECIAL_IDS}
         if ids != SPECIAL_IDS:

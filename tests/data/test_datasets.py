@@ -8,6 +8,7 @@ from dataset_files import dump, ids_of, karpathy_image, sizes
 
 from sparsecap_jax.data.datasets import DATASETS, Contents, load_dataset, load_splits
 from sparsecap_jax.data.karpathy import Record
+from sparsecap_jax.data.records import check_path
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.runs.config import default_config
 from sparsecap_jax.settings import use_plugin
@@ -32,6 +33,13 @@ def test_words_are_the_tokens_of_karpathys_split(shared):
     sentences = [s for image in data["images"] for s in image["sentences"]]
     assert len(sentences) == 25
     assert [words(s["raw"]) for s in sentences] == [s["tokens"] for s in sentences]
+
+
+@pytest.mark.parametrize("path", ["a" * 256, "b/" + "ä" * 128, "../a", "/a", "a\0b"])
+def test_paths_that_no_file_can_have(path):
+    with pytest.raises(DataError, match="file: expected a path below the image folder"):
+        check_path(path, "file")
+    assert check_path("b/" + "a" * 255, "file") == "b/" + "a" * 255
 
 
 # --- Flickr8k

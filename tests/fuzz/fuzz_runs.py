@@ -249,15 +249,12 @@ def _fail(result, name, number, seed, kind, failures):
 
 def table(results):
     """Return a Markdown table of results."""
-    lines = [
-        "| reader | mutations | read | refused | failed | slowest, s |",
-        "|---|---|---|---|---|---|",
-    ]
+    titles = ("reader", "mutations", "read", "refused", "failed", "seconds", "slowest")
+    lines = [f"| {' | '.join(titles)} |", "|---|" + "---|" * 6]
     for name, r in results.items():
-        refused = r.runs - r.accepted - r.failed
-        lines.append(
-            f"| {name} | {r.runs} | {r.accepted} | {refused} | {r.failed} | {r.slowest:.2f} |"
-        )
+        counts = r.runs, r.accepted, r.runs - r.accepted - r.failed, r.failed
+        cells = [name, *map(str, counts), f"{r.seconds:.0f}", f"{r.slowest:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

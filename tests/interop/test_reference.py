@@ -102,3 +102,33 @@ def test_faults_name_the_tensor(golden):
         load_state_dict(state, {**config, "caption_model": "nothing"})
     with pytest.raises(ConfigError, match="version 'x'"):
         load_state_dict(state, {**config, "version": "x"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"num_layers": 2147483648},
+            "model.num_layers is 2147483648; expected at least 1 and at m",
+        ),
+        ({"num_heads": 10**9}, "model.num_heads is 1000000000; expected at least 1 and at most 64"),
+        (
+            {"d_model": 2**40},
+            "model.d_model is 1099511627776; expected at least 2 and at most 16384",
+        ),
+        ({"num_layers": "x"}, "model.num_layers is 'x'"),
+        ({"num_layers": None}, "model.num_layers is None"),
+        ({"share_layer_encoder": [0] * 10**6}, "expected at most 64 layer numbers"),
+        ({"share_layer_encoder": 7}, "model.share_layer_encoder is 7"),
+        ({"version": "0.1.0", "vocab_size": []}, r"vocab_size is \[\]; expected a whole number"),
+        ({"version": "9" * 5000 + ".1.1"}, "version '999.*; expected one like"),
+    ],
+)
+def test_sizes_in_configs_are_checked_before_a_model_is_built(golden, changes, message):
+    config = {**cases.config_of(golden("arch/transformer.npz")), **changes}
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_state_dict({}, config)
+    assert str(caught.value).startswith("reference config.json: ")
+    config.pop("d_model", None)
+    with pytest.raises(ConfigError, match=r"reference config\.json: "):
+        load_state_dict({}, config)

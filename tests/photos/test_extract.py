@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from sparsecap_jax.data.features import RegionFeatures
-from sparsecap_jax.data.stores import NpyFolderStore
-from sparsecap_jax.data.stores import load_image_sizes
+from sparsecap_jax.data.stores import NpyFolderStore, load_image_sizes
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.photos.extract import extract_folder, find_photos
 from sparsecap_jax.photos.extractors import grid_boxes

@@ -110,7 +110,7 @@ def evaluate_run(
     if not any(record.raw for record in records.values()):  # COCO's test2014
         report(f"{title}: no references | {rate}\nwrote {folder}/captions.json")
         return {"images": len(captions), **search}
-    by_config = "unicode" if run.config.eval.tokenizer == "unicode" else "auto"
+    by_config = "unicode" if config.eval.tokenizer == "unicode" else "auto"
     scores = score_captions(
         {image_id: caption.text for image_id, caption in captions.items()},
         {image_id: record.raw for image_id, record in records.items()},

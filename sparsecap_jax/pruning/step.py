@@ -124,8 +124,8 @@ class SparseStep:
 
         Returns:
             The state after the step, and float32 scalars: `loss` (with the pruner's penalty),
-            `sparsity_loss` (the penalty), `grad_norm`, `sparsity` of the masks before the step
-            where there are any, and the metrics of loss and pruner.
+            `sparsity_loss` (the penalty), `grad_norm`, `sparsity` of the masks after the step
+            where there are any (supermasks: before it), and the metrics of loss and pruner.
         """
         pruner, masks = self.pruner, state.prune.masks
         step_rng, update_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))
@@ -136,8 +136,8 @@ class SparseStep:
             binary = pruner.sample(trained.get("masks", masks), mask_rng)
             return pruner.apply(trained["params"], binary)
 
-        binary = pruner.binarize(masks)
-        evaluated = apply_masks(state.params, binary) if pruner.trains_masks else None
+        binary = pruner.binarize(masks) if pruner.trains_masks else None
+        evaluated = None if binary is None else apply_masks(state.params, binary)
         params, pull = jax.vjp(pruned, trained)
         loss, grads, metrics = self.gradient(params, evaluated, inputs, state.step, loss_rng)
         (grads,) = pull(grads)
@@ -156,8 +156,9 @@ class SparseStep:
         params, opt_state = pruner.settle(trained["params"], opt_state, prune.masks)
         metrics = {"grad_norm": optax.tree.norm(kept["params"]), **metrics}
         metrics |= {"loss": loss + penalty, "sparsity_loss": penalty}
-        if jax.tree.leaves(binary):
-            metrics["sparsity"] = overall_sparsity(binary)
+        if jax.tree.leaves(prune.masks):
+            # Reading the old masks once more would cost a copy of donated buffers.
+            metrics["sparsity"] = overall_sparsity(pruner.binarize(prune.masks))
         return TrainState(step, params, prune, opt_state, state.rng), metrics | penalty_metrics
 
     def finish(self, state: TrainState) -> tuple[PyTree, PyTree]:

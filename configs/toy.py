@@ -14,6 +14,8 @@ from ml_collections import ConfigDict
 
 from sparsecap_jax.runs.recipes import TINY_UP_DOWN, make_config
 
+STEPS = 3000  # for dense and pruned models alike
+
 
 def get_config(arg: str = "") -> ConfigDict:
     """Build the config.
@@ -21,7 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
     Args:
         arg: "" for a dense model, or a pruner and its fields: `supermask,sparsity=0.9`.
     """
-    return make_config(
+    config = make_config(
         f"tiny,{arg}" if arg else "tiny",
         "up_down",
         fields={},
@@ -30,3 +32,8 @@ def get_config(arg: str = "") -> ConfigDict:
         optimizer={},
         weight_scale=0.5,
     )
+    if config.scst.start_epoch < 0:
+        # Two of five captions in a step: more steps in the same time teach more.
+        config.data.seq_per_img = 2
+        config.train.update(steps=STEPS, eval_every=1000)
+    return config

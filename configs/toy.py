@@ -1,11 +1,12 @@
-"""A small Up-Down captioner on the embedded toy scenes; about two minutes on two CPU cores.
+"""A small Up-Down captioner on the embedded toy scenes; about a minute on two CPU cores.
 
     python launch/train.py --config=configs/toy.py --workdir=runs/toy_dense
     python launch/train.py --config=configs/toy.py:supermask --workdir=runs/toy_supermask
     python launch/train.py --config=configs/toy.py:supermask,sparsity=0.9 --workdir=runs/toy_90
 
-Any field can be overridden: `--config.train.steps=500`, `--config.model.rnn_size=64`. Other models
-on the same scenes: `configs/ort.py:tiny` and so on.
+Dense and pruned models train for 3,000 steps. Any field can be overridden:
+`--config.train.steps=500`, `--config.model.rnn_size=64`. Other models train on the same scenes with
+`configs/ort.py:tiny` and so on.
 `configs/toy.py:scst` continues with self-critical training from `--config.train.init_from=RUN`
 (docs/scst.md).
 """
@@ -33,7 +34,7 @@ def get_config(arg: str = "") -> ConfigDict:
         weight_scale=0.5,
     )
     if config.scst.start_epoch < 0:
-        # Two of five captions in a step: more steps in the same time teach more.
+        # Two of five captions in a step: a sparse model learns more from more, cheaper steps.
         config.data.seq_per_img = 2
         config.train.update(steps=STEPS, eval_every=1000)
     return config

@@ -196,13 +196,13 @@ def evaluate_runs(
     return results
 
 
-def format_table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return `COLUMNS` of results as a table of text, one line a model."""
-    table = {"": COLUMNS}
-    table |= {name: [_cell(row.get(column)) for column in COLUMNS] for name, row in results.items()}
+def format_table(results: Mapping[str, Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> str:
+    """Return some figures of results as a table of text, one line a model."""
+    table = {"": columns}
+    table |= {name: [_cell(row.get(column)) for column in columns] for name, row in results.items()}
     width = max(10, *(len(name) + 1 for name in table))
     return "\n".join(
-        f"{name:{width}s}" + "".join(f"{c:>10s}" for c in row) for name, row in table.items()
+        f"{name:{width}s}" + "".join(f"{c:>11s}" for c in row) for name, row in table.items()
     )
 
 

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import weakref
 
 import numpy as np
 import pytest
@@ -73,6 +75,34 @@ def test_continues_where_it_stopped(photos, tmp_path):
     result, _ = extract(photos, tmp_path / "out", again)
     assert (result.done, result.skipped, again.seen) == (1, 4, 1)
     assert len(NpyFolderStore(tmp_path / "out", 3).image_ids()) == 5
+
+
+class Shrinking(MeanColours):
+    """Takes photos of one pixel for each half, and counts those of full size that are alive."""
+
+    def __init__(self):
+        super().__init__()
+        self.full, self.alive = [], []
+
+    def shrink(self, photo):
+        self.full.append(weakref.ref(photo))
+        return photo.resize((2, 1), Image.Resampling.NEAREST)
+
+    def __call__(self, photos):
+        assert {photo.size for photo in photos} == {(2, 1)}
+        self.alive.append(sum(photo() is not None for photo in self.full))
+        return super().__call__(photos)
+
+
+def test_photos_are_shrunk_one_at_a_time(photos, tmp_path):
+    for number in range(5, 30):
+        shutil.copy(photos / "0.png", photos / f"{number}.png")
+    extractor = Shrinking()
+    extract_folder(photos, tmp_path / "out", extractor, batch_size=10, report=lambda line: None)
+    assert len(extractor.full) == 30 and len(extractor.alive) == 3
+    assert max(extractor.alive) <= 2  # of the two threads that read ahead
+    store = NpyFolderStore(tmp_path / "out", 3)
+    np.testing.assert_array_equal(store[3].features, [[30, 0, 0], [0, 200, 0]])
 
 
 def test_a_signal_stops_it_before_the_next_photos(photos, tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import pathlib
+import re
 import shutil
 import signal
 import weakref
@@ -11,6 +13,7 @@ import pytest
 from PIL import Image
 
 from sparsecap_jax.data.features import RegionFeatures
+from sparsecap_jax.data.records import PICTURE_ENDINGS
 from sparsecap_jax.data.stores import NpyFolderStore, load_image_sizes
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.photos.extract import extract_folder, find_photos
@@ -160,6 +163,14 @@ def test_photos_of_other_formats_and_without_hidden_files(photos):
         Image.new("RGB", (2, 2)).save(photos / name)
     assert sorted(find_photos(photos)) == sorted([*before, 21, 22, 23])
     assert {load_image_sizes(photos)[image_id] for image_id in (21, 22, 23)} == {(2, 2)}
+
+
+def test_endings_are_those_of_the_docs_and_of_pillow():
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "photos.md").read_text("utf-8")
+    listed = re.search(r"by their endings \((.*?),\s+in any case\)", page, re.DOTALL)[1]
+    assert re.findall(r"`\.(\w+)`", listed) == [*PICTURE_ENDINGS]
+    formats = Image.registered_extensions()
+    assert {ending: formats[f".{ending}"] for ending in PICTURE_ENDINGS} == PICTURE_ENDINGS
 
 
 def test_nothing_to_extract(tmp_path):

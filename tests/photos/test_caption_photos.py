@@ -174,6 +174,23 @@ def test_an_interrupted_command_continues(run, photos, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["c.json"]
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], r"search\.json: expected an object"),
+        ({"length_penalty": 5}, r"search\.json\.length_penalty is 5; expected str"),
+        ({"prefix": 5}, r"search\.json\.prefix is 5; expected str"),
+        ({"suppress": 5}, r"search\.json\.suppress is 5; expected Sequence"),
+        ({"beams": 3}, r"search\.json\.beams.*did you mean .*beam_size"),
+    ],
+)
+def test_a_faulty_search_of_a_run_is_one_error_that_names_the_file(tmp_path, content, message):
+    directory = make_run(tmp_path / "run")
+    (directory / "search.json").write_text(json.dumps(content))
+    with pytest.raises((ConfigError, DataError), match=message):
+        Captioner.load(directory)
+
+
 def test_faults(run, photos, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"text")
     with pytest.raises(DataError, match=r"bad\.jpg: not an image"):

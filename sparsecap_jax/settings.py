@@ -13,7 +13,8 @@ import contextlib
 import dataclasses
 import difflib
 import functools
-import importlib
+import importlib.machinery
+import importlib.util
 import inspect
 import math
 import re
@@ -293,6 +294,19 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def optional_package(module: str, extra: str, purpose: str) -> importlib.machinery.ModuleSpec:
+    """Return the place of an optional package, which is not imported yet.
+
+    Raises:
+        ConfigError: it is not installed; the message names `purpose` and the extra that brings it.
+    """
+    spec = importlib.util.find_spec(module)
+    if spec is None:
+        install = f"pip install 'sparsecap_jax[{extra}]'"
+        raise ConfigError(f"{purpose} needs {module}, which is not installed: {install}")
+    return spec
 
 
 _plugins: set[str] = set()

@@ -20,9 +20,13 @@ SPLITS = ("train", "val", "test")
 # COCO names carry their id: COCO_val2014_000000391895.jpg, or plain 000000391895.jpg. Other
 # underscored names stay whole: the last part of a Flickr8k name may be all digits by chance.
 _COCO_NAME = re.compile(r"(?:COCO_[a-z]+[0-9]{4}_)?([0-9]+)")
-PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-"""Formats of pictures that are read, by their names in Pillow."""
-_EXTENSION = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif)$", re.IGNORECASE)
+PICTURE_ENDINGS = {
+    **{"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP"},
+    **{"tif": "TIFF", "tiff": "TIFF", "avif": "AVIF"},
+}
+"""Pillow's names of the formats of pictures that are read, by the endings of files."""
+PICTURE_FORMATS = tuple(dict.fromkeys(PICTURE_ENDINGS.values()))
+_EXTENSION = re.compile(rf"\.({'|'.join(PICTURE_ENDINGS)})$", re.IGNORECASE)
 _JSON_NAMES = {list: "a list", str: "a string", int | str: "an integer or a name"}
 _MAX_NAME = 255  # bytes of the name of a file or folder, the limit of file systems
 _MAX_LOGGED = 5  # faults that are logged one by one

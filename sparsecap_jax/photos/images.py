@@ -118,11 +118,14 @@ def _upright(image: Image.Image) -> Image.Image:
     with contextlib.suppress(Exception):  # of an EXIF that cannot be read
         ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.nan_to_num(np.asarray(image, np.float32))
+        values = np.array(image, np.float32)
+        np.nan_to_num(values, copy=False)
         top = float(values.max(initial=0))
         limits = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
         limit = next((limit for limit in limits if top <= limit), top)
-        image = Image.fromarray((np.clip(values, 0, limit) * (255.0 / limit)).astype(np.uint8))
+        np.clip(values, 0, limit, out=values)
+        values *= np.float32(255.0 / limit)
+        image = Image.fromarray(values.astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")

@@ -14,6 +14,7 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from sparsecap_jax.captioning.search import SearchOptions
 from sparsecap_jax.errors import CheckpointError, ConfigError, SparsecapError
 from sparsecap_jax.files import read_settings, write_atomically, write_json
 from sparsecap_jax.models import abstract_params, make_model
@@ -24,6 +25,7 @@ from sparsecap_jax.pruning.summary import by_module, summarize
 from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.config import from_dict, model_config, to_json
 from sparsecap_jax.runs.weights import check_fit, load_weights, save_weights
+from sparsecap_jax.settings import build
 from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer
 from sparsecap_jax.types import PyTree
 
@@ -71,7 +73,7 @@ def load_run(directory: str | pathlib.Path, step: int | str = "best") -> LoadedR
     Raises:
         CheckpointError: there is no run or no such step, its config is faulty, or its weights are
             corrupt or do not fit its config.
-        ConfigError, DataError: its tokenizer is broken.
+        ConfigError, DataError: its tokenizer is broken, or its `search.json` is.
     """
     directory = pathlib.Path(directory)
     config = load_config(directory)
@@ -80,6 +82,7 @@ def load_run(directory: str | pathlib.Path, step: int | str = "best") -> LoadedR
     variables = load_variables(directory, config, abstract_params(model), step)
     files = [directory / name for name in (EXTRACTOR, SEARCH)]
     notes = [read_settings(file) if file.exists() else {} for file in files]
+    build(SearchOptions, notes[1], str(files[1]))  # a fault is reported along with its file
     return LoadedRun(config, tokenizer, model, variables["params"], variables["masks"], *notes)
 
 

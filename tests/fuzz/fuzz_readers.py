@@ -583,7 +583,7 @@ for name in EXTRACTORS:
         try:
             return remake_extractor(content, path)
         except ConfigError as error:
-            if "cannot be imported" not in str(error):  # torchvision, which is optional
+            if "not installed" not in str(error):  # torchvision, which is optional
                 raise
 
 

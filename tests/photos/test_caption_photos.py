@@ -180,7 +180,7 @@ def test_an_interrupted_command_continues(run, photos, tmp_path, capsys):
         ([], r"search\.json: expected an object"),
         ({"length_penalty": 5}, r"search\.json\.length_penalty is 5; expected str"),
         ({"prefix": 5}, r"search\.json\.prefix is 5; expected str"),
-        ({"suppress": 5}, r"search\.json\.suppress is 5; expected Sequence"),
+        ({"suppress": 5}, r"search\.json\.suppress is 5; expected a list of str"),
         ({"beams": 3}, r"search\.json\.beams.*did you mean .*beam_size"),
     ],
 )

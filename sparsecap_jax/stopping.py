@@ -37,7 +37,8 @@ class Stopped(SystemExit):
 def on_signals(*, last: bool = False) -> Iterator[None]:
     """Catch SIGTERM and SIGINT in the main thread while the block runs; print why it stopped.
 
-    Signals that are ignored or have a handler already (as under `nohup`) are left alone.
+    Signals that are ignored (as under `nohup`) or have a handler already, such as that of a block
+    around this one, are left alone.
 
     Args:
         last: whether nothing but the end of the program follows, which a signal then only hastens:
@@ -45,8 +46,9 @@ def on_signals(*, last: bool = False) -> Iterator[None]:
     """
     global _received
     changed = [number for number, usual in _DEFAULTS.items() if signal.getsignal(number) is usual]
-    if _received:  # by a block around this one
-        changed = []
+    if _received or not changed:  # a block around this one has them
+        yield
+        return
 
     def note(number: int, frame: Any) -> None:
         global _received
@@ -80,21 +82,29 @@ def check(place: str = "", advice: str = "") -> None:
         raise Stopped(_received, place, advice)
 
 
+def again() -> None:
+    """Let a `Stopped` that a callback of a library swallowed be raised once more, outside of it."""
+    signal.signal(signal.SIGALRM, lambda *_: _deferring or check())
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+
+
 @contextlib.contextmanager
-def deferred() -> Iterator[None]:
-    """Let signals wait for a `check` while the block runs: no other exception interrupts it."""
+def deferred(advice: str = "") -> Iterator[None]:
+    """Let signals wait for a `check` while the block runs, at the latest for the one at its end."""
     global _deferring
-    check()
+    check(advice=advice)
     _deferring += 1
     try:
         yield
     finally:
         _deferring -= 1
+    if not _deferring:
+        check(advice=advice)
 
 
 def between(items: Iterable[Any], advice: str = CONTINUE) -> Iterator[Any]:
     """Yield `items`; a signal stops the loop over them between two items, and nowhere else."""
-    with deferred():
+    with deferred(advice):
         for item in items:
             yield item
             check(advice=advice)

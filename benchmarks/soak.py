@@ -240,6 +240,7 @@ def page(rows: list[dict[str, str]]) -> str:
 def main(_: list[str]) -> None:
     """Soak all methods, and write the page."""
     sys.stdout.reconfigure(line_buffering=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's runs ignored it
     sys.path.insert(0, str(REPO))
     from sparsecap_jax.data.toy_scenes import make_toy_scenes
 

@@ -196,7 +196,10 @@ def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     with named_errors(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as folder:
         written = pathlib.Path(folder, path.name)
         written.mkdir()
-        yield written
+        try:
+            yield written
+        except SparsecapError as error:  # one that names a file in there
+            raise type(error)(str(error).replace(str(written), str(path))) from error
         if path.exists():
             path.rmdir()
         os.replace(written, path)

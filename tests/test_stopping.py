@@ -58,6 +58,33 @@ def test_a_signal_that_a_callback_swallows_is_not_forgotten():
     gc.collect()
 
 
+def test_a_signal_in_the_last_part_of_a_loop_is_not_forgotten():
+    def items():
+        yield 1
+        send(signal.SIGTERM)  # after the last item
+
+    advice = "^stopped by SIGTERM; run the same command to continue$"
+    with pytest.raises(stopping.Stopped, match=advice), stopping.on_signals():
+        for _ in stopping.between(items()):
+            pass
+        pytest.fail("went on")
+
+
+def test_a_signal_that_a_callback_swallows_is_raised_again():
+    script = (
+        "import os, signal, time; from sparsecap_jax.commands.cli import run_main\n"
+        "class Callback:\n"
+        "    def __del__(self): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "def main(words):\n"
+        "    callback = Callback()\n"
+        "    del callback\n"
+        "    time.sleep(60)\n"
+        "run_main(main)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (143, "stopped by SIGTERM\n")
+
+
 def test_signals_that_are_ignored_stay_ignored():
     usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

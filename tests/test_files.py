@@ -11,7 +11,14 @@ import sys
 import pytest
 
 from sparsecap_jax.errors import DataError, SparsecapError
-from sparsecap_jax.files import locked, named_errors, system_fault, write_atomically, write_json
+from sparsecap_jax.files import (
+    locked,
+    named_errors,
+    new_folder,
+    system_fault,
+    write_atomically,
+    write_json,
+)
 
 HOLD = (
     "import sys; from sparsecap_jax.files import locked\n"
@@ -112,3 +119,11 @@ def test_a_library_that_cannot_write_names_no_file(tmp_path):
     assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(tmp_path / "x"))
     with pytest.raises(DataError, match="other: Perm"), named_errors(tmp_path / "x"):
         raise DataError("other: Permission denied")
+
+
+def test_a_fault_within_a_new_folder_names_the_folder_itself(tmp_path):
+    path = tmp_path / "exported"
+    with pytest.raises(DataError) as raised, new_folder(path) as folder:
+        raise DataError(f"{folder / 'model.pth'}: cannot be written: No space left on device")
+    assert str(raised.value) == f"{path}/model.pth: cannot be written: No space left on device"
+    assert not list(tmp_path.iterdir())

@@ -81,7 +81,9 @@ def test_a_signal_that_a_callback_swallows_is_raised_again():
         "    time.sleep(60)\n"
         "run_main(main)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30
+    )
     assert (done.returncode, done.stderr) == (143, "stopped by SIGTERM\n")
 
 

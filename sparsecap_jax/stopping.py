@@ -55,8 +55,8 @@ def on_signals(*, last: bool = False) -> Iterator[None]:
         _received = signal.Signals(number)
         for each in changed:
             signal.signal(each, signal.SIG_DFL)
-        if not _deferring:
-            check()
+        signal.signal(signal.SIGALRM, _stop)
+        _stop(number, frame)
 
     for number in changed:
         signal.signal(number, note)
@@ -66,6 +66,7 @@ def on_signals(*, last: bool = False) -> Iterator[None]:
         print(stopped, file=sys.stderr)
         raise
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number in changed:
             signal.signal(number, signal.SIG_DFL if last else _DEFAULTS[number])
             _received = None
@@ -82,9 +83,18 @@ def check(place: str = "", advice: str = "") -> None:
         raise Stopped(_received, place, advice)
 
 
+def _stop(number: int, frame: Any) -> None:
+    """Raise `Stopped`, unless a loop is to do so; after an import, which it might abort."""
+    while frame and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    if frame:
+        again()
+    elif not _deferring:
+        check()
+
+
 def again() -> None:
-    """Let a `Stopped` that a callback of a library swallowed be raised once more, outside of it."""
-    signal.signal(signal.SIGALRM, lambda *_: _deferring or check())
+    """Raise `Stopped` in a moment: a callback of a library has swallowed it, or would."""
     signal.setitimer(signal.ITIMER_REAL, 0.1)
 
 

@@ -6,6 +6,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -85,6 +86,19 @@ def test_a_signal_that_a_callback_swallows_is_raised_again():
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=30
     )
     assert (done.returncode, done.stderr) == (143, "stopped by SIGTERM\n")
+
+
+def test_an_import_is_not_interrupted(tmp_path, monkeypatch):
+    """Compiled modules abort the process for an exception in their midst."""
+    text = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\ndone = True\n"
+    (tmp_path / "begins_and_ends.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(stopping.Stopped), stopping.on_signals():
+        import begins_and_ends
+
+        time.sleep(30)
+        pytest.fail("went on")
+    assert begins_and_ends.done
 
 
 def test_signals_that_are_ignored_stay_ignored():

@@ -136,10 +136,12 @@ def locked(path: str | pathlib.Path, *, folder: bool = True) -> Iterator[None]:
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         with _open_locked(lock, path) as file:
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
             try:
+                with contextlib.suppress(OSError):  # on a full disk it holds without a name
+                    os.truncate(file.fileno(), 0)
+                    os.write(
+                        file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode()
+                    )
                 yield
             finally:
                 lock.unlink(missing_ok=True)

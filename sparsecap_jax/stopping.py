@@ -84,8 +84,8 @@ def check(place: str = "", advice: str = "") -> None:
 
 
 def _stop(number: int, frame: Any) -> None:
-    """Raise `Stopped`, unless a loop is to do so; after an import, which it might abort."""
-    while frame and not frame.f_code.co_filename.startswith("<frozen importlib"):
+    """Raise `Stopped`, unless a loop is to do so; a compiled module that is loading would abort."""
+    while frame and not frame.f_code.co_qualname.startswith("ExtensionFileLoader."):
         frame = frame.f_back
     if frame:
         again()

@@ -59,6 +59,17 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_a_full_disk_leaves_no_lock(tmp_path):
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, usual[1]))
+    try:
+        with locked(tmp_path / "x"):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_system_without_locks_is_no_fault(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")

@@ -18,6 +18,7 @@ from PIL import Image
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.captioning.batches import Caption, to_coco
 from sparsecap_jax.captioning.stream import CaptionStream
+from sparsecap_jax.commands.convert import export_reference
 from sparsecap_jax.commands.evaluate import evaluate_run
 from sparsecap_jax.commands.report import report_run
 from sparsecap_jax.data.datasets import Dataset, load_dataset
@@ -158,6 +159,11 @@ def test_a_report_by_name_does_without_logs_and_initial_weights(package):
     with Image.open("tiny_sparsity/report.png") as picture:
         assert picture.width > 1000
     assert sorted(package.rglob("*")) == before
+
+
+def test_an_export_by_name(package, tmp_path):
+    path = export_reference("tiny", tmp_path / "exported", report=lambda line: None)
+    assert path == tmp_path / "exported/model_best.pth" and path.exists()
 
 
 def test_a_report_on_a_dense_run_counts_what_could_be_pruned(tmp_path):

@@ -153,7 +153,8 @@ def locked(path: str | pathlib.Path, *, folder: bool = True) -> Iterator[None]:
 
 def _open_locked(lock: pathlib.Path, path: pathlib.Path) -> IO:
     while True:
-        file = lock.open("a+", encoding="utf-8")
+        with named_errors(path):
+            file = lock.open("a+", encoding="utf-8")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -94,6 +94,8 @@ def test_what_cannot_be_written_is_named_with_the_reason(tmp_path):
     long = tmp_path / ("a" * 300)
     assert fault_of(write_json, long, {}) == f"{long}: File name too long"
     assert fault_of(write_json, "/proc/x.json", {}) == "/proc/x.json: No such file or directory"
+    lock = locked("/proc/x.json", folder=False)
+    assert fault_of(lock.__enter__) == "/proc/x.json: No such file or directory"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

@@ -85,7 +85,11 @@ class CaptionStream:
         whole = content[: content.rfind(b"\n") + 1]
         self._file.truncate(len(whole))
         if not whole:
-            self._append({"settings": settings})
+            try:
+                self._append({"settings": settings})
+            except OSError:
+                self._partial.unlink()
+                raise
         for number, line in enumerate(whole.splitlines(), 1):
             where = f"{self._partial}: line {number}"
             try:

@@ -23,6 +23,7 @@ from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.models import model_class
 from sparsecap_jax.photos.extractors import Extractor, open_for, remake_extractor
 from sparsecap_jax.photos.images import Photo
+from sparsecap_jax.runs.checkpoints import crc32
 from sparsecap_jax.runs.directory import LoadedRun, load_run
 from sparsecap_jax.runs.published import resolve_run
 
@@ -81,6 +82,11 @@ class Captioner:
     def config(self) -> Any:
         """Config of the run, or of an ensemble's first run."""
         return self.run.config
+
+    @property
+    def checksum(self) -> int:
+        """Checksum of the weights, of all members of an ensemble."""
+        return crc32(self._params)
 
     @property
     def feature_size(self) -> int:

@@ -136,10 +136,12 @@ def locked(path: str | pathlib.Path, *, folder: bool = True) -> Iterator[None]:
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         with _open_locked(lock, path) as file:
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
             try:
+                with contextlib.suppress(OSError):  # on a full disk it holds without a name
+                    os.truncate(file.fileno(), 0)
+                    os.write(
+                        file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode()
+                    )
                 yield
             finally:
                 lock.unlink(missing_ok=True)
@@ -151,7 +153,8 @@ def locked(path: str | pathlib.Path, *, folder: bool = True) -> Iterator[None]:
 
 def _open_locked(lock: pathlib.Path, path: pathlib.Path) -> IO:
     while True:
-        file = lock.open("a+", encoding="utf-8")
+        with named_errors(path):
+            file = lock.open("a+", encoding="utf-8")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -196,7 +199,10 @@ def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     with named_errors(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as folder:
         written = pathlib.Path(folder, path.name)
         written.mkdir()
-        yield written
+        try:
+            yield written
+        except SparsecapError as error:  # one that names a file in there
+            raise type(error)(str(error).replace(str(written), str(path))) from error
         if path.exists():
             path.rmdir()
         os.replace(written, path)

@@ -70,8 +70,9 @@ def caption_folder(
     image_ids = store.image_ids()
     if not image_ids:
         raise DataError(f"{features}: no ID.npy in cocobu_att/; expected one per image")
-    settings = {"checkpoint": repr(checkpoint), "features": str(features)}
-    settings |= {"options": repr(options), "candidates": candidates, "attention": attention}
+    settings = {"checkpoint": repr(checkpoint), "weights": captioner.checksum}
+    settings |= {"features": str(features), "options": repr(options)}
+    settings |= {"candidates": candidates, "attention": attention}
     with CaptionStream(output, settings) as stream:
         remaining = [image_id for image_id in image_ids if image_id not in stream.done]
         if stream.done:
@@ -151,8 +152,8 @@ def caption_photos(
         whole = candidates or attention
         return {entry["photo"]: entry if whole else entry["caption"] for entry in entries}
 
-    settings = {"checkpoint": repr(checkpoint), "options": repr(search)}
-    settings |= {"candidates": candidates, "attention": attention}
+    settings = {"checkpoint": repr(checkpoint), "weights": captioner.checksum}
+    settings |= {"options": repr(search), "candidates": candidates, "attention": attention}
     with CaptionStream(output, settings, "photo") if output else nullcontext() as stream:
         done = stream.done if stream else ()
         if done:

@@ -116,7 +116,7 @@ class Checkpoints:
             "score": score,
             "rng": np.asarray(jax.random.key_data(state.rng)).tolist(),
             "data": data,
-            "crc32": {name: _crc32(tree) for name, tree in trees.items()},
+            "crc32": {name: crc32(tree) for name, tree in trees.items()},
         }
         meta["crc32"]["meta"] = _crc32_of_json(meta)
         items = {name: ocp.args.PyTreeSave(tree) for name, tree in trees.items()}
@@ -240,7 +240,7 @@ class Checkpoints:
                 restore_args = ocp.checkpoint_utils.construct_restore_args(like)
             args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args)
             tree = handler.restore(path, args=args)
-            if _crc32(tree) != meta["crc32"].get(name):
+            if crc32(tree) != meta["crc32"].get(name):
                 raise ValueError(_CHECKSUM)
             for path, leaf in jax.tree.leaves_with_path(tree):
                 if not np.all(np.isfinite(leaf)):
@@ -288,7 +288,8 @@ def _plain(name: str, tree: PyTree) -> dict[str, Any]:
     return {f"{i:05d}": leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
 
 
-def _crc32(tree: PyTree) -> int:
+def crc32(tree: PyTree) -> int:
+    """Return a checksum of the values of all leaves."""
     total = 0
     for leaf in jax.tree.leaves(tree):
         total = zlib.crc32(np.ascontiguousarray(leaf), total)

@@ -20,7 +20,7 @@ from sparsecap_jax.files import read_settings, write_atomically, write_json
 from sparsecap_jax.models import abstract_params, make_model
 from sparsecap_jax.pruning import make_pruner
 from sparsecap_jax.pruning.masks import finalize
-from sparsecap_jax.pruning.paths import by_path, nest, select
+from sparsecap_jax.pruning.paths import Path, by_path, nest, select
 from sparsecap_jax.pruning.summary import by_module, summarize
 from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.config import from_dict, model_config, to_json
@@ -114,9 +114,15 @@ def load_variables(
             of params.
     """
     directory = pathlib.Path(directory)
-    if step == "best" and (directory / WEIGHTS).exists():
-        return load_weights(directory / WEIGHTS, expected)
     config = config or load_config(directory)
+    if step == "best" and (directory / WEIGHTS).exists():
+        variables = load_weights(directory / WEIGHTS, expected)
+        # Biases that are mostly 0 are stored as sparse leaves too.
+        prunable = _prunable(variables["params"], config.pruner)
+        masks = {
+            path: leaf for path, leaf in by_path(variables["masks"]).items() if path in prunable
+        }
+        return {**variables, "masks": nest(masks)}
     variables = load_raw_variables(directory, step)
     if expected is not None:
         check_fit(directory, variables["params"], expected)
@@ -164,8 +170,12 @@ def prunable_masks(params: PyTree, masks: PyTree, pruner: ConfigDict) -> PyTree:
     Weights without a mask, as in a dense or an imported model, get one that keeps all but zeros.
     """
     leaves, known = by_path(params), by_path(masks)
-    paths = select(params, tuple(pruner.include), tuple(pruner.exclude))
+    paths = _prunable(params, pruner)
     return nest({path: known.get(path, np.float32(leaves[path] != 0)) for path in paths})
+
+
+def _prunable(params: PyTree, pruner: ConfigDict) -> list[Path]:
+    return select(params, tuple(pruner.include), tuple(pruner.exclude))
 
 
 def weight_counts(params: PyTree) -> dict[str, float | int]:

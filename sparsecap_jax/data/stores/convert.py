@@ -143,9 +143,11 @@ def _write_shard(
         digest, size = checksum(partial)
         partial.replace(path)
     except BaseException:
-        if writer.is_open():
-            writer.close()
-        partial.unlink(missing_ok=True)
+        try:
+            if writer.is_open():
+                writer.close()  # fails where the disk is full
+        finally:
+            partial.unlink(missing_ok=True)
         raise
     return {"file": path.name, "ids": kept, "regions": regions, "bytes": size, "sha256": digest}
 

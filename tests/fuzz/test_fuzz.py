@@ -18,7 +18,17 @@ from sparsecap_jax.tokenizers import TOKENIZERS
 PACKAGE = pathlib.Path(sparsecap_jax.__file__).parent
 KINDS = {"store": STORES, "dataset": DATASETS, "tokenizer": TOKENIZERS, "extractor": EXTRACTORS}
 OPENERS = {
-    *("open", "read_text", "read_bytes", "fromfile", "memmap", "loadtxt", "genfromtxt", "ZipFile"),
+    *(
+        "open",
+        "open_regular",
+        "read_text",
+        "read_bytes",
+        "fromfile",
+        "memmap",
+        "loadtxt",
+        "genfromtxt",
+        "ZipFile",
+    ),
     *("File", "connect", "read_json", "read_settings", "read_csv", "read_lines", "ArrayFile"),
     *("load_restricted", "load_torch_file", "LoadFromSerializedProto"),
     *("ArrayRecordReader", "builder_from_directory"),

@@ -47,7 +47,7 @@ class Checkpoints:
         corrupt: steps whose score could not be read; they are kept.
 
     Raises:
-        CheckpointError: `read_only`, and there is no checkpoint.
+        CheckpointError: `read_only`, and there is no checkpoint; or metadata are corrupt.
     """
 
     def __init__(self, workdir: str | pathlib.Path, *, read_only: bool = False):
@@ -66,9 +66,16 @@ class Checkpoints:
         self._scores: dict[int, float | None] = {}
         self.corrupt: set[int] = set()
         self._writes = not read_only
-        self._manager = ocp.CheckpointManager(
-            self.directory, options=options, item_names=tuple(handlers), item_handlers=handlers
-        )
+        try:
+            self._manager = ocp.CheckpointManager(
+                self.directory, options=options, item_names=tuple(handlers), item_handlers=handlers
+            )
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            reason = str(error).strip() or repr(error)
+            raise CheckpointError(
+                f"{self.directory}/*/_CHECKPOINT_METADATA: one is corrupt: "
+                f"{reason.splitlines()[0][:200]}"
+            ) from error
         if read_only and not self.steps():
             raise CheckpointError(f"{self.directory}: no finished checkpoint there")
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 from fuzz_readers import READERS
-from fuzz_runs import faults, fuzz, made
+from fuzz_runs import Runs, faults, made
 
 import sparsecap_jax
 from sparsecap_jax.data.datasets import DATASETS
@@ -137,6 +137,6 @@ h5py.File(path, "r")
 
 
 def test_damaged_files(tmp_path):
-    results = fuzz(list(READERS), 24, failures=tmp_path)
+    results = Runs(list(READERS), 24, failures=tmp_path).run()
     assert set(results) == set(READERS) and all(result.runs for result in results.values())
     assert faults(results) == []

@@ -133,6 +133,15 @@ def test_damage_is_named_with_a_way_to_continue(directory, tmp_path, file, damag
     assert "Traceback" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("read_only", [True, False])
+def test_damaged_metadata_of_a_step_are_named(directory, tmp_path, read_only):
+    shutil.copytree(directory, tmp_path / "run")
+    metadata = tmp_path / "run/checkpoints/5/_CHECKPOINT_METADATA"
+    metadata.write_text('{"performance_metrics": []}')
+    with pytest.raises(CheckpointError, match=r"/_CHECKPOINT_METADATA: one is corrupt: .* list"):
+        Checkpoints(tmp_path / "run", read_only=read_only)
+
+
 def test_damage_of_the_best_does_not_stop_training(directory, tmp_path, caplog):
     shutil.copytree(directory, tmp_path / "run")
     (tmp_path / "run/checkpoints/2/meta/metadata").write_text("{}")

@@ -20,7 +20,7 @@ import numpy as np
 from sparsecap_jax.data.features import BOX_TOLERANCE, Arrays, IndexedStore, relative_boxes
 from sparsecap_jax.data.records import ImageId, data_error, field, image_id_from_stem
 from sparsecap_jax.errors import DataError
-from sparsecap_jax.files import open_regular
+from sparsecap_jax.files import open_regular, unique_keys
 
 LAYOUTS = {
     6: ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features"),
@@ -138,7 +138,7 @@ def read_row(
     row: dict[str, Any] = _columns(line, where)
     if "json" in row:
         with data_error(f"{where}: broken JSON", ValueError, RecursionError):
-            row = json.loads(row["json"])
+            row = json.loads(row["json"], object_pairs_hook=unique_keys)
         if isinstance(row, dict) and "features" not in row and row.get("objects"):
             return _read_objects(row, where, feature_size, need_boxes, size)
         if not isinstance(row, dict) or not {"num_boxes", "features"} <= row.keys():

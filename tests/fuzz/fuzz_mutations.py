@@ -200,6 +200,8 @@ def _zip(content, rng):
     """Write an archive anew with a member that was damaged, swapped, renamed or doubled."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(info.file_size for info in archive.infolist()) > 2**26:  # a bomb already
+                return _flip(content, rng, ())
             members = {info.filename: archive.read(info) for info in archive.infolist()}
             kind = archive.infolist()[0].compress_type
     except Exception:  # a member that was damaged before

@@ -227,9 +227,10 @@ class Runs:
     @contextlib.contextmanager
     def _worker(self, folder, errors):
         command = [sys.executable, str(_HERE), "--worker"]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
-        environment = {**os.environ, "TMPDIR": folder}
-        with subprocess.Popen(command, **pipes, env=environment) as process:
+        options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+        options |= {"env": {**os.environ, "TMPDIR": folder}}
+        # A session of its own keeps Ctrl-C from it, which would look like a crash.
+        with subprocess.Popen(command, **options, start_new_session=True) as process:
             with self._lock:
                 self._processes.add(process)
                 if self._stopped:

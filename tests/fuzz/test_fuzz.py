@@ -1,10 +1,15 @@
 """Damaged files through every reader of the package, and proof that the table has every reader."""
 
 import ast
+import json
 import pathlib
+import signal
+import subprocess
 import sys
 import threading
 
+import fuzz_runs
+import psutil
 import pytest
 from fuzz_readers import READERS
 from fuzz_runs import Runs, faults, made
@@ -134,6 +139,29 @@ h5py.File(path, "r")
 """
     found = [name for name, call in calls_in(ast.parse(source), ()) if opens(call)]
     assert sorted(found) == ["", "A.f", "A.f.<locals>.g"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_run_leaves_no_process_and_continues(tmp_path, number):
+    command = [sys.executable, fuzz_runs.__file__, "--reader=weights:plain", "--jobs=1", "--seed=7"]
+    command += ["--count=100000", f"--state={tmp_path}/state", f"--failures={tmp_path}/failures"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline().startswith(
+            f"weights:plain: {fuzz_runs.CHUNK:,} of 100,000"
+        )
+        (worker,) = psutil.Process(process.pid).children()
+        process.send_signal(number)
+        process.wait()
+        psutil.wait_procs([worker], timeout=30)
+        assert not worker.is_running()
+    done = json.loads((tmp_path / "state").read_text())["readers"]["weights:plain"]
+    assert done["runs"] >= fuzz_runs.CHUNK and not done["failures"]
+    more = Runs(["weights:plain"], done["runs"] + 1, 7, state=tmp_path / "state")
+    (result,) = more.run().values()
+    assert result.runs == done["runs"] + 1
+    assert done["accepted"] <= result.accepted <= done["accepted"] + 1
+    (result,) = Runs(["weights:plain"], 3, 8, state=tmp_path / "state").run().values()
+    assert result.runs == 3  # another seed begins anew
 
 
 def test_damaged_files(tmp_path):

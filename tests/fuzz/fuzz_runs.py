@@ -31,7 +31,7 @@ from fuzz_mutations import FOLDER, GIB, Sparse, mutated, rng_of
 
 SECONDS = 5.0
 MEMORY = GIB  # beyond what a worker has once it has read whole files
-CHUNK = 2000  # mutations after which progress is kept
+CHUNK = 2000  # mutations after which the state is written, and the limit of memory renewed
 _START_SECONDS = 300.0
 _KILL_SECONDS = 120
 _HERE = pathlib.Path(__file__).resolve()
@@ -171,12 +171,21 @@ class Runs:
     Readers that failed before, and all of another seed, begin anew.
     """
 
-    def __init__(self, names, count, seed=0, failures=None, state=None, progress=lambda line: None):
+    def __init__(
+        self,
+        names,
+        count,
+        seed=0,
+        failures=None,
+        state=None,
+        chunk=CHUNK,
+        progress=lambda line: None,
+    ):
         from fuzz_readers import READERS
 
         self.shares = {name: share_of(READERS[name], count) for name in names}
         self.results = {name: Result() for name in names}
-        self.seed, self.failures, self.progress = seed, failures, progress
+        self.seed, self.failures, self.chunk, self.progress = seed, failures, chunk, progress
         self._state = pathlib.Path(state) if state else None
         self._saved = {"seed": seed, "readers": {}}
         if self._state and self._state.exists():
@@ -287,7 +296,7 @@ class Runs:
         result.slowest = max(result.slowest, slowest)
         if fault:
             _fail(result, name, number, self.seed, fault, self.failures)
-        if result.runs % CHUNK == 0:
+        if result.runs % self.chunk == 0:
             self._save(name)
 
     def _crash(self, name, number, why):
@@ -359,6 +368,7 @@ def main():
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--failures", default="fuzz_failures", help="folder of what failed")
     parser.add_argument("--state", help="JSON file of what is done; a repeat continues from it")
+    parser.add_argument("--chunk", type=int, default=CHUNK, help="mutations between writing it")
     parser.add_argument("--output", help="Markdown file of the table")
     parser.add_argument("--trace", type=int, help="number of one to read here, with its errors")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -376,7 +386,8 @@ def main():
     def progress(line):
         print(line, flush=True)
 
-    runs = Runs(names, args.count, args.seed, args.failures, args.state, progress)
+    options = args.failures, args.state, args.chunk, progress
+    runs = Runs(names, args.count, args.seed, *options)
     try:
         results = runs.run(args.jobs)
     except KeyboardInterrupt:

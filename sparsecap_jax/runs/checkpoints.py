@@ -77,6 +77,7 @@ class Checkpoints:
                 f"{reason.splitlines()[0][:200]}"
             ) from error
         if read_only and not self.steps():
+            self._manager.close()
             raise CheckpointError(f"{self.directory}: no finished checkpoint there")
 
     def steps(self) -> Sequence[int]:

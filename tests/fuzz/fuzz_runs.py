@@ -30,8 +30,8 @@ import psutil
 from fuzz_mutations import FOLDER, GIB, Sparse, mutated, rng_of
 
 SECONDS = 5.0
-MEMORY = GIB  # beyond what a worker has once it has read whole files
-CHUNK = 2000  # mutations after which the state is written, and the limit of memory renewed
+MEMORY = GIB  # beyond what a worker has before
+CHUNK = 2000  # mutations after which the state is written
 _START_SECONDS = 300.0
 _KILL_SECONDS = 120
 _HERE = pathlib.Path(__file__).resolve()
@@ -135,8 +135,7 @@ def work():
             top = pathlib.Path(folder)
             files = made(reader, top / "whole")
             for number in range(first, end):
-                if (number - first) % CHUNK == 0:
-                    _limit_memory()
+                _limit_memory()
                 signal.alarm(_KILL_SECONDS)  # kills a reader that hangs when nobody watches it
                 start = time.process_time()
                 place = top / f"m{number}"

@@ -138,9 +138,7 @@ def test_damaged_metadata_of_a_step_are_named(directory, tmp_path, read_only):
     shutil.copytree(directory, tmp_path / "run")
     metadata = tmp_path / "run/checkpoints/5/_CHECKPOINT_METADATA"
     metadata.write_text('{"performance_metrics": []}')
-    with pytest.raises(
-        CheckpointError, match=r"/_CHECKPOINT_METADATA: one is corrupt: .* <class 'list'>"
-    ):
+    with pytest.raises(CheckpointError, match=r"/_CHECKPOINT_METADATA: one is corrupt: .* 'list'"):
         Checkpoints(tmp_path / "run", read_only=read_only)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import itertools
+import os
 import shutil
 
 import jax
@@ -140,6 +141,17 @@ def test_damaged_metadata_of_a_step_are_named(directory, tmp_path, read_only):
     metadata.write_text('{"performance_metrics": []}')
     with pytest.raises(CheckpointError, match=r"/_CHECKPOINT_METADATA: one is corrupt: .* 'list'"):
         Checkpoints(tmp_path / "run", read_only=read_only)
+
+
+def test_descriptions_of_any_size_are_not_read(directory, tmp_path):
+    shutil.copytree(directory, tmp_path / "run")
+    os.truncate(tmp_path / "run/checkpoints/5/params/_sharding", 3 * 2**30)
+    expected = r"5/params: corrupt.*: _sharding has 3221225472 bytes"
+    with (
+        contextlib.closing(Checkpoints(tmp_path / "run")) as checkpoints,
+        pytest.raises(CheckpointError, match=expected),
+    ):
+        checkpoints.restore_variables(5)
 
 
 def test_damage_of_the_best_does_not_stop_training(directory, tmp_path, caplog):

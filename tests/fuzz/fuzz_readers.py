@@ -357,7 +357,8 @@ def _conversion(folder):
     write_json((folder / "features" / shard["file"]).with_suffix(".json"), shard)
 
 
-@reader("conversion", errors=(ConfigError, DataError), make=_conversion)
+# It writes too: see `caption_stream`.
+@reader("conversion", errors=(ConfigError, DataError, OSError), make=_conversion)
 def _read_conversion(folder):
     store = open_store(folder / "source", WIDTH, True, format="npy")
     convert.convert(store, folder / "features", report=lambda line: None)

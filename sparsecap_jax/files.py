@@ -12,6 +12,7 @@ import pathlib
 import re
 import shutil
 import socket
+import stat
 import struct
 import tempfile
 import tokenize
@@ -218,21 +219,34 @@ def write_json(path: str | pathlib.Path, value: Any, indent: int | None = 2) -> 
         raise DataError(f"{path}: {error.object!r:.80} is not valid Unicode text") from error
 
 
+def open_regular(path: str | os.PathLike, buffering: int = -1) -> IO:
+    """Open a file for reading bytes; OSError where it is a device, pipe, socket or folder."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NONBLOCK)  # a pipe would wait for its writer
+
+    file = open(path, "rb", buffering, opener=opener)  # noqa: SIM115 - it is returned
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "a device, pipe or socket; expected a regular file", str(path))
+    return file
+
+
 def read_bytes(
     path: str | pathlib.Path, expected: str = "a file", *, max_bytes: int = MAX_BYTES
 ) -> bytes:
     """Read a whole file of at most `max_bytes`; errors say what is `expected`.
 
     Raises:
-        DataError: it is missing, larger, or cannot be read.
+        DataError: it is missing, larger, no regular file, or cannot be read.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size > max_bytes:
                 at_most = f"expected {expected} of at most {max_bytes}"
                 raise DataError(f"{path}: {size} bytes; {at_most}")
-            return file.read()
+            return file.read(size)  # no more, should it grow
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; expected {expected}") from error
     except OSError as error:

@@ -1,6 +1,7 @@
 """Files: locks between processes, and one line for what the system refuses."""
 
 import errno
+import os
 import pathlib
 import resource
 import signal
@@ -10,15 +11,19 @@ import sys
 
 import pytest
 
+from sparsecap_jax.arrays import ArrayFile, read_npy
 from sparsecap_jax.errors import DataError, SparsecapError
 from sparsecap_jax.files import (
     locked,
     named_errors,
     new_folder,
+    read_json,
     system_fault,
     write_atomically,
     write_json,
 )
+from sparsecap_jax.photos.images import open_photo
+from sparsecap_jax.torch_files import load_torch_file
 
 HOLD = (
     "import sys; from sparsecap_jax.files import locked\n"
@@ -140,3 +145,17 @@ def test_a_fault_within_a_new_folder_names_the_folder_itself(tmp_path):
         raise DataError(f"{folder / 'model.pth'}: cannot be written: No space left on device")
     assert str(raised.value) == f"{path}/model.pth: cannot be written: No space left on device"
     assert not list(tmp_path.iterdir())
+
+
+def test_only_regular_files_are_read(tmp_path):
+    """A pipe would wait for its writer, and `/dev/zero` has no end."""
+    os.mkfifo(tmp_path / "42.npy")
+    (tmp_path / "photo.png").symlink_to("/dev/zero")
+    readers = (read_json, read_npy, ArrayFile, load_torch_file, open_photo)
+    for read in readers:
+        for path in tmp_path.iterdir():
+            with pytest.raises(SparsecapError, match=f"{path.name}: .*"):
+                read(path)
+    with pytest.raises(DataError, match="file: 3 bytes; expected JSON of at most 2"):
+        (tmp_path / "file").write_bytes(b"123")
+        read_json(tmp_path / "file", max_bytes=2)

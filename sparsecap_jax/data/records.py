@@ -74,6 +74,18 @@ def normalize_id(image_id: ImageId) -> ImageId:
     return image_id
 
 
+def by_id(pairs: Iterable[tuple[ImageId, Any]], where: Any) -> dict[ImageId, Any]:
+    """Return values by normalized id, of (id, value) pairs; DataError where two ids are one."""
+    values: dict[ImageId, Any] = {}
+    spelled: dict[ImageId, ImageId] = {}
+    for image_id, value in pairs:
+        key = normalize_id(image_id)
+        if key in values:
+            raise DataError(f"{where}: {spelled[key]!r:.80} and {image_id!r:.80} are one image id")
+        values[key], spelled[key] = value, image_id
+    return values
+
+
 def image_id_from_filename(filename: str) -> ImageId:
     """Return the integer in a COCO name or an all-digits name, else the name without its extension.
 

@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 
 from sparsecap_jax import stopping
+from sparsecap_jax.arrays import to_npy
 from sparsecap_jax.data.batches import read_ahead
 from sparsecap_jax.data.features import RegionFeatures, validated
-from sparsecap_jax.data.npy import to_npy
 from sparsecap_jax.data.records import ImageId, image_id_from_filename
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.files import read_json, write_atomically, write_json

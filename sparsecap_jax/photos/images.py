@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sparsecap_jax.data.records import PICTURE_FORMATS, find_pictures, is_picture
 from sparsecap_jax.errors import DataError
+from sparsecap_jax.files import open_regular
 
 Photo = str | os.PathLike | Image.Image | np.ndarray
 _MAX_PIXELS = 178_956_970  # Pillow refuses files of more; it warns of a half of them
@@ -42,8 +43,8 @@ def open_photo(photo: Photo) -> Image.Image:
     name = photo_name(photo)
     if _URL.match(name) and not os.path.exists(photo):
         raise DataError(f"{name:.200}: a URL; expected a file, nothing is downloaded")
-    with _one_error(name), Image.open(photo, formats=PICTURE_FORMATS) as image:
-        return _upright(image)
+    with _one_error(name), open_regular(photo) as file:
+        return _upright(Image.open(file, formats=PICTURE_FORMATS))
 
 
 def list_photos(place: str | os.PathLike) -> list[str | os.PathLike]:

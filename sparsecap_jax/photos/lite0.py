@@ -140,13 +140,11 @@ def load_params(path: str | pathlib.Path | None = None) -> dict[str, Any]:
     """
     source = path or published_weights()
     tensors = load_torch_file(source)
-    init = functools.partial(EfficientNetLite0().init, method="logits")
-    shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, STRIDE, STRIDE, 3)))["params"]
     params = {}
     try:
         params["classes/kernel"] = np.ascontiguousarray(tensors["_fc.weight"].T)
         params["classes/bias"] = np.array(tensors["_fc.bias"])
-        for name, leaf in flatten_dict(shapes, sep="/").items():
+        for name, leaf in _shapes(EfficientNetLite0()).items():
             layer = name.rpartition("/")[0]
             if name not in params:
                 params[f"{layer}/kernel"], params[f"{layer}/bias"] = _folded(tensors, layer)
@@ -156,6 +154,13 @@ def load_params(path: str | pathlib.Path | None = None) -> dict[str, Any]:
         reason = f"not the weights of EfficientNet-Lite0: {error!r}"
         raise CheckpointError(f"{source}: {reason}") from error
     return unflatten_dict(params, sep="/")
+
+
+@functools.cache
+def _shapes(network: nn.Module) -> dict[str, Any]:
+    init = functools.partial(network.init, method="logits")
+    pixels = jnp.zeros((1, STRIDE, STRIDE, 3))
+    return flatten_dict(jax.eval_shape(init, jax.random.key(0), pixels)["params"], sep="/")
 
 
 def _folded(tensors: Mapping[str, Any], layer: str) -> tuple[np.ndarray, np.ndarray]:

@@ -82,8 +82,15 @@ def load_run(directory: str | pathlib.Path, step: int | str = "best") -> LoadedR
     variables = load_variables(directory, config, abstract_params(model), step)
     files = [directory / name for name in (EXTRACTOR, SEARCH)]
     notes = [read_settings(file) if file.exists() else {} for file in files]
-    build(SearchOptions, notes[1], str(files[1]))  # a fault is reported along with its file
+    _check_search(notes[1], str(files[1]))
     return LoadedRun(config, tokenizer, model, variables["params"], variables["masks"], *notes)
+
+
+def _check_search(options: Mapping[str, Any], path: str) -> None:
+    try:
+        build(SearchOptions, options, path)
+    except ConfigError as error:  # of options that do not fit each other
+        raise error if path in str(error) else ConfigError(f"{path}: {error}") from error
 
 
 def load_config(directory: pathlib.Path) -> ConfigDict:

@@ -181,6 +181,7 @@ def test_an_interrupted_command_continues(run, photos, tmp_path, capsys):
         ({"length_penalty": 5}, r"search\.json\.length_penalty is 5; expected str"),
         ({"prefix": 5}, r"search\.json\.prefix is 5; expected str"),
         ({"suppress": 5}, r"search\.json\.suppress is 5; expected a list of str"),
+        ({"search": "greedy", "top_k": 3}, r"search\.json: search option top_k: found 3"),
         ({"beams": 3}, r"search\.json\.beams.*did you mean .*beam_size"),
     ],
 )

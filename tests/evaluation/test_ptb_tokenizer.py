@@ -212,11 +212,11 @@ def test_speed(real_captions):
     assert seconds / len(real_captions) * 600_000 < 20
 
 
-@pytest.mark.parametrize("unit", ["<!--", "a'", "a.", "a,", "a@", "<a ", "<a b='", "a-", "a"])
+@pytest.mark.parametrize("unit", ["<!--", "a'", "a,", "a"])
 def test_time_grows_with_the_text_alone(unit):
-    """Captions on which rules read far ahead in vain; unbounded, the first takes 30 s."""
+    """Captions on which rules read far ahead in vain; unbounded, they take 5 to 30 s."""
     start = time.process_time()
-    tokenize_captions([(unit * 24_000)[:24_000]])
+    tokenize_captions([(unit * 60_000)[:60_000]])
     assert time.process_time() - start < 3
 
 

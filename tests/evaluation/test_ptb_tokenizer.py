@@ -212,12 +212,12 @@ def test_speed(real_captions):
     assert seconds / len(real_captions) * 600_000 < 20
 
 
-@pytest.mark.parametrize("unit", ["<!--", "a'", "a,", "a"])
+@pytest.mark.parametrize("unit", ["<!--", "a'", "a"])
 def test_time_grows_with_the_text_alone(unit):
-    """Captions on which rules read far ahead in vain; unbounded, they take 5 to 30 s."""
+    """Captions on which rules read far ahead in vain; unbounded, they take about 10 s."""
     start = time.process_time()
-    tokenize_captions([(unit * 60_000)[:60_000]])
-    assert time.process_time() - start < 3
+    tokenize_captions([(unit * 80_000)[:80_000]])
+    assert time.process_time() - start < 4
 
 
 def test_tokens_up_to_the_bound_are_whole():

@@ -38,7 +38,7 @@ SETTINGS_BYTES = 2**20
 
 # What libraries raise for damaged input. UnicodeDecodeError and numpy's errors of shapes and types
 # are ValueErrors, RecursionError and NotImplementedError RuntimeErrors.
-_FOREIGN = (
+FOREIGN = (
     *(OSError, EOFError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError),
     *(SyntaxError, RuntimeError, MemoryError, struct.error, zlib.error, zipfile.BadZipFile),
     tokenize.TokenError,
@@ -46,7 +46,11 @@ _FOREIGN = (
 
 
 @contextlib.contextmanager
-def foreign_errors(problem: str, error: type[SparsecapError] = DataError) -> Iterator[None]:
+def foreign_errors(
+    problem: str,
+    error: type[SparsecapError] = DataError,
+    errors: tuple[type[Exception], ...] = FOREIGN,
+) -> Iterator[None]:
     """Turn whatever a library raises for damaged input into `error`, one line: `PROBLEM: reason`.
 
     The block holds calls of libraries and checks of their results, no logic of its own: faults of
@@ -56,7 +60,7 @@ def foreign_errors(problem: str, error: type[SparsecapError] = DataError) -> Ite
         yield
     except SparsecapError:
         raise
-    except _FOREIGN as caught:
+    except errors as caught:
         reason = getattr(caught, "strerror", "") or str(caught) or type(caught).__name__
         raise error(f"{problem}: {reason.splitlines()[0]:.300}") from caught
 

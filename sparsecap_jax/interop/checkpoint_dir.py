@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from sparsecap_jax.errors import CheckpointError, DataError, SparsecapError
-from sparsecap_jax.files import new_folder, read_bytes, unique_keys, write_json
+from sparsecap_jax.files import locked, new_folder, read_bytes, unique_keys, write_json
 from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer
 from sparsecap_jax.torch_files import SparseTensor, load_torch_file, save_torch_file
 from sparsecap_jax.torch_files.reading import BROKEN, MAX_FILE_BYTES
@@ -96,7 +96,7 @@ def save_checkpoint_dir(
     tokenizer: Tokenizer,
 ) -> None:
     """Write a checkpoint folder of the reference; see `ReferenceCheckpoint`, `new_folder`."""
-    with new_folder(output) as folder:
+    with locked(output, folder=False), new_folder(output) as folder:
         save_torch_file(folder / weights, state_dict)
         tokenizer.save(folder / "tokenizer")
         write_json(folder / "config.json", config)

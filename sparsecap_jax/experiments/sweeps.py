@@ -135,7 +135,7 @@ def run_sweep(
         try:
             if run.init_from in elsewhere:
                 raise InUseError(f"{run.init_from}, which it starts from, is trained elsewhere")
-            row = _take(sweep, directory, config, datasets)
+            _take(sweep, directory, config, datasets)
         except InUseError as error:
             elsewhere.add(run.name)
             report(f"[{number + 1}/{len(runs)}] {run.name}: left to another process: {error}")
@@ -144,6 +144,7 @@ def run_sweep(
             failures.append(f"{run.name}: {error}")
             report(f"[{number + 1}/{len(runs)}] failed: {failures[-1]}")
             continue
+        (row,) = finished_rows(workdir, [run])
         report(f"[{number + 1}/{len(runs)}] {run.name}: CIDEr {row['CIDEr']:.3f}")
         write_table(workdir / TABLE, finished_rows(workdir, runs))
     rows = finished_rows(workdir, runs)
@@ -178,7 +179,7 @@ def _is_finished(directory: pathlib.Path, config: ConfigDict) -> bool:
     return True
 
 
-def _take(sweep: Sweep, directory: pathlib.Path, config: ConfigDict, datasets: dict) -> Row:
+def _take(sweep: Sweep, directory: pathlib.Path, config: ConfigDict, datasets: dict) -> None:
     """Train and score a run; `datasets` holds those that are open, by their config."""
     boxes = getattr(model_class(config.model.name), "needs_boxes", False)
     key = (to_json(config.data), boxes)
@@ -188,10 +189,9 @@ def _take(sweep: Sweep, directory: pathlib.Path, config: ConfigDict, datasets: d
     began = time.monotonic()
     with locked(directory / RESULT, folder=False):
         if _is_finished(directory, config):  # by another process since
-            return read_settings(directory / RESULT)
+            return
         train(config, directory, lambda line: None, dataset=dataset)
         seconds = round(time.monotonic() - began, 1)
         row = {**sweep.evaluate(directory, dataset), "seconds": seconds}
         write_json(directory / RESULT, row)
         shutil.rmtree(directory / "checkpoints", ignore_errors=True)
-    return row

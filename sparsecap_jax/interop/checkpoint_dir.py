@@ -19,6 +19,7 @@ from sparsecap_jax.errors import CheckpointError, DataError, SparsecapError
 from sparsecap_jax.files import (
     FOREIGN,
     foreign_errors,
+    locked,
     new_folder,
     read_bytes,
     unique_keys,
@@ -103,7 +104,7 @@ def save_checkpoint_dir(
     tokenizer: Tokenizer,
 ) -> None:
     """Write a checkpoint folder of the reference; see `ReferenceCheckpoint`, `new_folder`."""
-    with new_folder(output) as folder:
+    with locked(output, folder=False), new_folder(output) as folder:
         save_torch_file(folder / weights, state_dict)
         tokenizer.save(folder / "tokenizer")
         write_json(folder / "config.json", config)

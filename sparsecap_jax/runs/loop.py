@@ -5,6 +5,7 @@ restored (params, masks, pruner, optimizer, rng), data iterator set to its posit
 later steps dropped.
 """
 
+import contextlib
 import functools
 import json
 import logging
@@ -69,7 +70,11 @@ def train(
             (`NonFiniteError`), or another process that trains there.
         Stopped: a signal came (see `stopping`); the state is saved, and the same call continues.
     """
-    with locked(workdir):
+    first = jax.process_index() == 0  # the others of one job train in the same directory
+    with locked(workdir) if first else contextlib.nullcontext():
+        if first:
+            for folder in (pathlib.Path(workdir), pathlib.Path(workdir, "sparsity")):
+                remove_strays(folder, "*.npz", "*.json", "*.csv", "*.png", TOKENIZER)
         return _train(config, workdir, report, dataset, from_step)
 
 
@@ -80,8 +85,6 @@ def _train(
     dataset: Dataset | None,
     from_step: int | None,
 ) -> dict[str, Any]:
-    for folder in (pathlib.Path(workdir), pathlib.Path(workdir, "sparsity")):
-        remove_strays(folder, "*.npz", "*.json", "*.csv", "*.png", TOKENIZER)
     run = prepare_run(config, workdir, dataset, report)
     checkpoints = Checkpoints(run.workdir)
     try:

@@ -119,6 +119,16 @@ def test_two_commands_with_one_output(folder, tmp_path):
     assert not output.exists()
 
 
+def test_what_a_killed_command_left_goes(folder, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    for name in ("manifest.json", "features-00000.json"):
+        (output / f".{name}.abcd1234").write_text("{")
+    run("convert", *options(folder, output))
+    names = ["features-00000.array_record", "manifest.json"]
+    assert sorted(path.name for path in output.iterdir()) == names
+
+
 def test_a_full_disk_leaves_no_part_of_a_shard(folder, tmp_path):
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64, usual[1]))

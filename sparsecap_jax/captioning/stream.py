@@ -9,7 +9,14 @@ from typing import Any
 
 from sparsecap_jax.data.karpathy import ImageId
 from sparsecap_jax.errors import DataError
-from sparsecap_jax.files import MAX_BYTES, locked, named_errors, write_atomically, write_json
+from sparsecap_jax.files import (
+    LIST_BYTES,
+    MAX_BYTES,
+    locked,
+    named_errors,
+    write_atomically,
+    write_json,
+)
 
 
 class CaptionStream:
@@ -92,6 +99,8 @@ class CaptionStream:
                 raise
         for number, line in enumerate(whole.splitlines(), 1):
             where = f"{self._partial}: line {number}"
+            if number == 1 and len(line) > LIST_BYTES:
+                raise DataError(f"{where}: {len(line)} bytes; expected at most {LIST_BYTES}")
             try:
                 entry = json.loads(line)
             except (ValueError, RecursionError) as error:

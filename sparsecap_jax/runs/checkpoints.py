@@ -176,7 +176,7 @@ class Checkpoints:
         meta, variables = self.meta(step), {}
         with self._hinting(step):
             for name in ("params", "masks"):
-                stored = name in meta["crc32"]
+                stored = name == "params" or name in meta["crc32"]
                 variables[name] = self._read(step, name, None, meta, expected) if stored else {}
                 expected = variables["params"]  # masks have the shapes of their weights
         return variables

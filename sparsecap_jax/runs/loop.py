@@ -195,10 +195,11 @@ def _run_steps(
 
 def _remove_results(run: Run, checkpoints: Checkpoints) -> None:
     """Remove the results of earlier steps, which would be scored in place of the newer ones."""
-    if (run.workdir / WEIGHTS).exists():
+    results = [run.workdir / name for name in (WEIGHTS, PARAMS, SUMMARY)]
+    if any(path.exists() for path in results):
         checkpoints.wait()
-        for name in (WEIGHTS, PARAMS, SUMMARY):
-            (run.workdir / name).unlink(missing_ok=True)
+        for path in results:
+            path.unlink(missing_ok=True)
 
 
 def _calls(run: Run, iterator, step: int) -> Iterator[tuple[np.ndarray, Objective, tuple]]:

@@ -31,6 +31,7 @@ def report_run(directory: str | pathlib.Path, report: Callable[[str], None] = pr
 
     Raises:
         CheckpointError: the run is not finished, or its weights do not fit its config.
+        ConfigError, DataError: its tokenizer is broken, or its `summary.json` is.
     """
     run, directory = directory, resolve_run(directory)
     if not (directory / WEIGHTS).exists():

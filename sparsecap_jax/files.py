@@ -38,6 +38,9 @@ MAX_BYTES = 2**30
 SETTINGS_BYTES = 2**20
 """Size of a file of settings, such as the config of a run."""
 
+LIST_BYTES = 2**26
+"""Size of a list of images that stands next to data, such as the description of a shard."""
+
 # What libraries raise for damaged input. UnicodeDecodeError and numpy's errors of shapes and types
 # are ValueErrors, RecursionError and NotImplementedError RuntimeErrors.
 FOREIGN = (

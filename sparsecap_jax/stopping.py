@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 CONTINUE = "run the same command to continue"
+# The same command would drop what was saved since.
+CONTINUE_LAST = "run the same command without --from_step to continue"
 _DEFAULTS = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
 _received: signal.Signals | None = None
 _deferring = 0

@@ -10,6 +10,7 @@ from typing import Any
 from sparsecap_jax.data.karpathy import ImageId
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.files import (
+    LIST_BYTES,
     MAX_BYTES,
     locked,
     named_errors,
@@ -96,6 +97,8 @@ class CaptionStream:
             raise DataError(f"{self._partial}: expected captions of {settings}; remove it to start")
         for number, line in enumerate(whole.splitlines(), 1):
             where = f"{self._partial}: line {number}"
+            if number == 1 and len(line) > LIST_BYTES:
+                raise DataError(f"{where}: {len(line)} bytes; expected at most {LIST_BYTES}")
             try:
                 entry = json.loads(line)
             except (ValueError, RecursionError) as error:

@@ -120,6 +120,15 @@ def test_a_full_disk_is_named_with_the_file(tmp_path):
     assert system_fault(raised.value) == f"{tmp_path}/c.json.partial: File too large"
 
 
+def test_settings_of_any_size_are_not_read(tmp_path):
+    with (tmp_path / "c.json.partial").open("wb") as file:
+        file.seek(2**26 + 1)
+        file.write(b"\n")
+    message = r"c\.json\.partial: line 1: 67108865 bytes; expected at most 67108864$"
+    with pytest.raises(DataError, match=message):
+        CaptionStream(tmp_path / "c.json", SETTINGS)
+
+
 def test_other_endings_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"c\.txt: expected a name that ends in \.json or \.jsonl"):
         CaptionStream(tmp_path / "c.txt", SETTINGS)

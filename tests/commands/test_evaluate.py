@@ -30,7 +30,7 @@ from sparsecap_jax.runs import published
 from sparsecap_jax.runs.directory import load_run
 from sparsecap_jax.runs.overrides import change_data
 from sparsecap_jax.runs.published import resolve_run
-from sparsecap_jax.runs.weights import load_weights
+from sparsecap_jax.runs.weights import load_weights, save_weights
 from sparsecap_jax.stopping import Stopped, on_signals
 
 COUNT = 3
@@ -182,6 +182,9 @@ def test_a_report_on_a_dense_run_counts_what_could_be_pruned(tmp_path):
     size = sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim == 2)
     row = next(line for line in lines if line.endswith("all prunable weights"))
     assert row.split()[:6] == ["0.0000%", "sparse", f"{size:,}", "of", f"{size:,}", "kept"]
+    save_weights(tmp_path / "run/weights.npz", {"kernel": np.ones((2, 3))})
+    with pytest.raises(CheckpointError, match=r"not as config\.json and tokenizer say: weight"):
+        report_run(tmp_path / "run", lines.append)
 
 
 @pytest.fixture

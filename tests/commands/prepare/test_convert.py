@@ -71,6 +71,9 @@ def test_a_stopped_conversion_goes_on_where_it_was(folder, tmp_path, monkeypatch
     description.write_text(json.dumps({"plan": shard["plan"], "bytes": 3}))
     with pytest.raises(DataError, match=r"00001\.json: key 'file' is missing"):
         convert(store, output, shard_size=2, report=lambda _: None)
+    os.truncate(description, 2**27)
+    with pytest.raises(DataError, match=r"00001\.json: 134217728 bytes; expected .* at most 6710"):
+        convert(store, output, shard_size=2, report=lambda _: None)
     description.write_text(json.dumps(shard))
     store.limit = None
     lines = []

@@ -149,7 +149,7 @@ def sign_flip(
     return {metric: (1 + at_least[metric]) / (1 + exchanges) for metric in seen}
 
 
-def _difference(middles: Sums, shifts: Sums, images: int) -> dict[str, Any]:
+def _difference(middles: dict, shifts: dict, images: int) -> dict[str, Any]:
     one = corpus_scores({kind: middles[kind] + shift for kind, shift in shifts.items()}, images)
     two = corpus_scores({kind: middles[kind] - shift for kind, shift in shifts.items()}, images)
     return {metric: one[metric] - two[metric] for metric in one}
@@ -224,7 +224,7 @@ def changed_words(
     ordered = sorted(changes, key=lambda word: (-abs(changes[word]), word))
     return {
         name: [
-            {"word": word, "images": sign * changes[word], "right": sign * right[word]}
+            {"word": word, "images": sign * changes[word], "right": sign * right[word] + 0.0}
             for word in [word for word in ordered if sign * changes[word] > 1e-9][:most]
         ]
         for name, sign in (("gained", 1), ("lost", -1))

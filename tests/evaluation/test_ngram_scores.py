@@ -45,13 +45,13 @@ def test_random_captions(seed):
 
 
 def test_long_and_lopsided_captions():
-    captions = ["a b " * 300, "", "c"]
-    assert_equal(captions, [["b a " * 200, "c"], ["", "d"], ["c " * 2000]])
+    captions = ["a b" + " a b" * 300, "", "c"]
+    assert_equal(captions, [["b a" + " b a" * 200, "c"], ["", "d"], ["c" + " c" * 2000]])
 
 
 def test_cider_with_document_frequencies_of_a_corpus():
     """One image scores by other images' counts: log(7) for "a", log(7 / 3) for "b"."""
-    frequency = from_ngrams({("a",): 1, ("b",): 3}, 7)
+    frequency = from_ngrams({("a",): 1.0, ("b",): 3.0}, 7)
     weights = np.array([math.log(7), math.log(7 / 3), math.log(7)])  # a, b, c
     found = NgramScores(["a b"], [["a b"]]).cider(frequency)
     np.testing.assert_allclose(found, [2 * 10 / 4], rtol=1e-12)  # no longer n-grams

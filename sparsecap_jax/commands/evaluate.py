@@ -137,7 +137,7 @@ def evaluate_run(
         extras,
         training or None,
     )
-    drawn = resampled(judged.sums)
+    drawn = resampled(judged.sums) if judged.sums else {}
     intervals = {f"{metric}_95%": interval(drawn[metric]) for metric in scores if metric in drawn}
     files = [directory / WEIGHTS for directory in directories]
     stored = step == "best" and all(file.exists() for file in files)

@@ -172,13 +172,15 @@ def compare(models: Sequence[Model], *, resamples: int = 10_000, seed: int = 0) 
         have it.
 
     Raises:
-        DataError: fewer than two models.
+        DataError: fewer than two models, or no metric that all of them have.
     """
     if len(models) < 2:
         names = ", ".join(model.name for model in models)
         raise DataError(f"nothing to compare {names} with; expected two recipes or more")
-    drawn = [resampled(model.sums, resamples=resamples, seed=seed) for model in models]
     metrics = [name for name in models[0].scores if all(name in model.scores for model in models)]
+    if not metrics:
+        raise DataError("nothing to compare by: METEOR alone needs Java; expected another metric")
+    drawn = [resampled(model.sums, resamples=resamples, seed=seed) for model in models]
     result: dict[str, Any] = {"images": len(models[0].words), "models": {}, "differences": []}
     for model, values in zip(models, drawn, strict=True):
         rows = {m: {"score": model.scores[m], "95%": interval(values[m])} for m in metrics}

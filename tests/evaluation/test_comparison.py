@@ -170,5 +170,8 @@ def test_other_images():
     cut = Judged(other.scores, {1: other.images[1]}, other.sums, other.captions, other.references)
     with pytest.raises(DataError, match="b: has other images than a; expected the same"):
         pool({"a": one, "b": cut})
+    silent = Judged({"METEOR": None}, one.images, {}, one.captions, one.references)
+    with pytest.raises(DataError, match="METEOR alone needs Java; expected another metric"):
+        compare(pool({"a": silent, "b": silent}))
     with pytest.raises(DataError, match="nothing to compare a with; expected two"):
         compare(pool({"a_seed1": one, "a_seed2": one}))

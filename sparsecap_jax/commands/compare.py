@@ -11,7 +11,7 @@ from sparsecap_jax.evaluation.comparison import changed_words, compare, pool
 from sparsecap_jax.evaluation.metrics import METRICS, judge_captions, load_extras
 from sparsecap_jax.files import write_json, write_table
 
-_SHOWN = ("CIDEr", "Bleu_1", "Bleu_4", "METEOR", "ROUGE_L")
+_SHOWN = ("CIDEr", "Bleu_1", "Bleu_4", "METEOR", "ROUGE_L", "SPICE")
 _FILE = "captions.json"
 
 
@@ -149,7 +149,8 @@ def _of_runs(
 def _lines(result: Mapping[str, Any]) -> list[str]:
     """Return the tables of a comparison."""
     models = result["models"]
-    metrics = [metric for metric in _SHOWN if metric in next(iter(models.values()))]
+    scored = [name for name in next(iter(models.values())) if name != "seeds"]
+    metrics = [metric for metric in _SHOWN if metric in scored] or scored
     width = max(12, *(len(name) + 2 for name in models))
     lines = [f"{result['images']} images; 95% intervals from images drawn with replacement"]
     lines.append(f"{'':{width}s}seeds" + "".join(f"{metric:>26s}" for metric in metrics))

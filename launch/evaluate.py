@@ -6,10 +6,13 @@ python launch/evaluate.py --checkpoint=runs/a --checkpoint=runs/b --step=last
 python launch/evaluate.py --checkpoint=runs/a --checkpoint=runs/b --ensemble --output=scores
 python launch/evaluate.py --captions=captions.json --references=references.json \
     --output=scores.json
+python launch/evaluate.py --caption_sets=samples.jsonl --references=references.json
+python launch/evaluate.py --compare runs/a runs/b captions.json --output=comparison
 
 The dataset is that of the run, unless flags name another: --data_dir, --features, or any
 --config.data.FIELD=VALUE. Captions: COCO results, `[{"image_id", "caption"}]`. References: a COCO
-annotation file, a Karpathy split, or `{image id: [captions]}`.
+annotation file, a Karpathy split, or `{image id: [captions]}`. --compare takes runs, folders of
+results and files of captions; seeds of one recipe (`.../seed_0`) are pooled.
 """
 
 from absl import app, flags
@@ -36,29 +39,96 @@ TOKENIZER = flags.DEFINE_enum(
     ["", "auto", "java", "python", "unicode", "none"],
     "Tokenizer of the scores (docs/metrics.md); unicode for Chinese and Japanese.",
 )
+COMPARE = flags.DEFINE_multi_string(
+    "compare", [], "Runs, folders or files of captions to compare; others may follow it."
+)
+GROUPS = flags.DEFINE_string("groups", "", "JSON file {image id: group}: scores of each group.")
+CIDER_DF = flags.DEFINE_string(
+    "cider_df", "", "CIDEr's document frequencies, of prepare_data.py df; else of the references."
+)
+SPICE_JARS = flags.DEFINE_string("spice_jars", "", "Folder of CoreNLP's jars, for SPICE.")
+CAPTION_SETS = flags.DEFINE_string(
+    "caption_sets", None, "File of several captions an image: reports how much they differ."
+)
+TRAINING = flags.DEFINE_string("training", "", "Training captions: counts copies in --captions.")
 search_flags.define()
 OF_RUNS = (ENSEMBLE, STEP, SPLIT, DATA_DIR, FEATURES, CHANGES, ATTENTION)
 
 
 def main(words: list[str]) -> None:
     """Parse flags and evaluate."""
+    if COMPARE.value:
+        compare([*COMPARE.value, *words])
+        return
+    if words:
+        raise app.UsageError(f"unexpected arguments: {' '.join(words)}")
     checkpoints = [name for value in CHECKPOINT.value for name in value.split(",") if name]
     if checkpoints:
         evaluate_checkpoints(checkpoints)
+        return
+    if CAPTION_SETS.value and REFERENCES.value:
+        from sparsecap_jax.evaluation.metrics import evaluate_caption_sets
+
+        paths = CAPTION_SETS.value, REFERENCES.value, OUTPUT.value
+        figures = evaluate_caption_sets(*paths, tokenizer=TOKENIZER.value or "auto")
+        for name, value in figures.items():
+            print(f"{name:10s} {value:.4g}")
         return
     if not (CAPTIONS.value and REFERENCES.value):
         raise app.UsageError("expected --checkpoint, or --captions and --references")
     names = [flag.name for flag in OF_RUNS] + [*search_flags.OPTIONS]
     if unused := ", ".join(f"--{name}" for name in names if flags.FLAGS[name].present):
         raise app.UsageError(f"{unused}: expected with --checkpoint only")
-    from sparsecap_jax.evaluation.metrics import evaluate_caption_files
+    from sparsecap_jax.evaluation.metrics import (
+        ALL_METRICS,
+        evaluate_caption_files,
+        more_lines,
+    )
 
     scores = evaluate_caption_files(
-        CAPTIONS.value, REFERENCES.value, OUTPUT.value, tokenizer=TOKENIZER.value or "auto"
+        CAPTIONS.value,
+        REFERENCES.value,
+        OUTPUT.value,
+        tokenizer=TOKENIZER.value or "auto",
+        training=TRAINING.value,
+        **_extras(),
     )
-    for name, value in scores.items():
+    for name in [name for name in scores if name in (*ALL_METRICS, "images")]:
+        value = scores[name]
         shown = f"{value:.4f}" if isinstance(value, float) else value
         print(f"{name:8s} {'not computed' if value is None else shown}")
+    print(*more_lines(scores), sep="\n")
+
+
+def _extras() -> dict[str, str]:
+    """Return options of scores that runs and files share."""
+    values = (CIDER_DF.value, SPICE_JARS.value, GROUPS.value)
+    return dict(zip(("document_frequency", "spice_jars", "groups"), values, strict=True))
+
+
+def _run_options() -> dict[str, object]:
+    """Return options of the evaluation of runs."""
+    shorthands = {"data.dir": DATA_DIR.value, "data.features": FEATURES.value}
+    given = [f"{path}={value}" for path, value in shorthands.items() if value is not None]
+    return {
+        "split": SPLIT.value,
+        "step": int(STEP.value) if STEP.value.isdecimal() else STEP.value,
+        "changes": [*CHANGES.value, *given],
+        "attention": ATTENTION.value,
+        "tokenizer": TOKENIZER.value,
+        **search_flags.given_options(),
+    }
+
+
+def compare(sources: list[str]) -> None:
+    """Compare captions of runs, folders and files."""
+    if CHECKPOINT.value or CAPTIONS.value:
+        raise app.UsageError("expected --compare, --checkpoint or --captions; one of them")
+    from sparsecap_jax.commands.compare import compare_captions
+
+    compare_captions(
+        sources, references=REFERENCES.value, output=OUTPUT.value, **_run_options(), **_extras()
+    )
 
 
 def evaluate_checkpoints(checkpoints: list[str]) -> None:
@@ -67,17 +137,7 @@ def evaluate_checkpoints(checkpoints: list[str]) -> None:
         raise app.UsageError("expected --checkpoint, or --captions and --references; not both")
     if ENSEMBLE.value and (len(checkpoints) < 2 or not OUTPUT.value):
         raise app.UsageError("--ensemble needs several checkpoints, and a folder --output")
-    shorthands = {"data.dir": DATA_DIR.value, "data.features": FEATURES.value}
-    given = [f"{path}={value}" for path, value in shorthands.items() if value is not None]
-    options = {
-        "split": SPLIT.value,
-        "step": int(STEP.value) if STEP.value.isdecimal() else STEP.value,
-        "output": OUTPUT.value,
-        "changes": [*CHANGES.value, *given],
-        "attention": ATTENTION.value,
-        "tokenizer": TOKENIZER.value,
-        **search_flags.given_options(),
-    }
+    options = {"output": OUTPUT.value, **_run_options(), **_extras()}
     from sparsecap_jax.commands.evaluate import evaluate_run, evaluate_runs
 
     if len(checkpoints) > 1 and not ENSEMBLE.value:
@@ -87,4 +147,4 @@ def evaluate_checkpoints(checkpoints: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, words=True)

@@ -17,8 +17,15 @@ from sparsecap_jax.data.datasets import Dataset, load_dataset
 from sparsecap_jax.data.features import FeatureStore
 from sparsecap_jax.data.karpathy import ImageId
 from sparsecap_jax.errors import ConfigError, DataError
-from sparsecap_jax.evaluation.metrics import METRICS, bootstrap_interval, score_captions
-from sparsecap_jax.files import remove_strays, write_json, write_table
+from sparsecap_jax.evaluation.comparison import interval, resampled
+from sparsecap_jax.evaluation.metrics import (
+    METRICS,
+    full_scores,
+    load_extras,
+    more_lines,
+    write_scores,
+)
+from sparsecap_jax.files import remove_strays, write_table
 from sparsecap_jax.runs.directory import WEIGHTS, load_run, weight_counts
 from sparsecap_jax.runs.overrides import change_data
 from sparsecap_jax.runs.published import resolve_run, results_folder
@@ -42,6 +49,9 @@ def evaluate_run(
     attention: bool = False,
     metrics: Sequence[str] = METRICS,
     tokenizer: str = "",
+    document_frequency: str | pathlib.Path = "",
+    spice_jars: str | pathlib.Path = "",
+    groups: str | pathlib.Path = "",
     report: Callable[[str], None] = print,
     **search: Any,
 ) -> dict[str, Any]:
@@ -56,7 +66,8 @@ def evaluate_run(
         split: "val" or "test".
         step: the weights: "best", "last", or the step of a checkpoint, see
             `runs.directory.load_variables`.
-        output: folder for `captions.json` and `scores.json`; by default
+        output: folder for `captions.json`, `scores.json`, and the scores of each image (see
+            `evaluation.metrics.write_scores`); by default
             `WORKDIR/SPLIT_beam_SIZE` (other searches: `WORKDIR/SPLIT_SEARCH`; other weights:
             `..._last`, `..._step_N`), for a name `NAME_SPLIT_beam_SIZE`. An ensemble needs one.
         dataset: the dataset, if it is open already.
@@ -65,14 +76,18 @@ def evaluate_run(
             word.
         metrics: see `score_captions`.
         tokenizer: see `score_captions`; "" for "unicode" where the config says so, else "auto".
+        document_frequency: see `evaluate_caption_files`.
+        spice_jars: see `score_captions`.
+        groups: see `evaluate_caption_files`.
         report: takes one line of progress at a time.
         **search: see `SearchOptions`; beams and their length penalty are by default the config's
             (`eval.beam_size_val` or `_test`, `eval.length_penalty`). The caption of the best
             score counts.
 
     Returns:
-        Scores on the 0-1 scale (`METEOR` None where Java is missing), and `sparsity`, `nonzeros`,
-        `bytes` of the weights (of all members; None for a checkpoint); the content of
+        Scores on the 0-1 scale (`METEOR` None where Java is missing) with 95% intervals,
+        figures of the "text" (see `text_statistics.describe`), and `sparsity`, `nonzeros`, `bytes`
+        of the weights (of all members; None for a checkpoint); the content of
         `scores.json`. A split without captions, such as COCO's test2014, has no scores.
 
     Raises:
@@ -107,6 +122,7 @@ def evaluate_run(
     settings |= {"options": repr(search)}
     options = {"batch_size": config.data.eval_batch_size, "attention": attention, **search}
     references = {image_id: record.raw for image_id, record in records.items()}
+    extras = load_extras(records, document_frequency, spice_jars, groups)
     with CaptionStream(folder / "captions.json", settings) as stream:
         remove_strays(folder, "scores.json")
         rate = _caption(stream, captioner, dataset.store, list(records), title, report, options)
@@ -114,31 +130,31 @@ def evaluate_run(
         if any(references.values()):
             by_config = "unicode" if config.eval.tokenizer == "unicode" else "auto"
             tokenizer = tokenizer or by_config
-            scores = score_captions(
-                captions, references, metrics=metrics, tokenizer=tokenizer, per_image=True
+            training = [t for record in dataset.splits.get("train", ()) for t in record.captions]
+            scores, judged = full_scores(
+                captions, references, metrics, tokenizer, extras, training or None
             )
         stream.finish(list(records))
         if not any(references.values()):  # COCO's test2014
             report(f"{title}: no references | {rate}\nwrote {folder}/captions.json")
             return {"images": len(captions), **search}
-        per_image = scores.pop("per_image").values()
-        intervals = {
-            f"{metric}_95%": list(bootstrap_interval([image[metric] for image in per_image]))
-            for metric in ("CIDEr", "ROUGE_L")
-            if metric in scores
-        }
+        drawn = resampled(judged.sums) if judged.sums else {}
+        intervals = {f"{name}_95%": interval(drawn[name]) for name in scores if name in drawn}
         files = [directory / WEIGHTS for directory in directories]
         stored = step == "best" and all(file.exists() for file in files)
         size = sum(file.stat().st_size for file in files) if stored else None
         params = {str(number): run.params for number, run in enumerate(runs)}
-        counts = {**weight_counts(jax.device_get(params)), "bytes": size, "images": len(captions)}
+        counts = {**weight_counts(jax.device_get(params)), "bytes": size}
         result = {**scores, **intervals, **counts, **search}
-        write_json(folder / "scores.json", result)
-    shown = " | ".join(f"{k} {v:.4f}" for k, v in scores.items() if v is not None)
+        name = f"{step:08d}" if isinstance(step, int) else step
+        write_scores(folder / "scores.json", result, judged, captions, name)
+    shown = " | ".join(f"{k} {v:.4f}" for k, v in judged.scores.items() if v is not None)
     if "CIDEr_95%" in intervals:
         shown += " (95% from {:.4f} to {:.4f})".format(*intervals["CIDEr_95%"])
     report(f"{title}: {shown} | {rate}")
-    report(f"wrote {folder}/captions.json and scores.json")
+    for line in more_lines(result):
+        report(line)
+    report(f"wrote {folder}/captions.json, scores.json and those of each image")
     return result
 
 

@@ -44,6 +44,30 @@ def load_captions(path: str | os.PathLike) -> dict[Hashable, str]:
     return captions
 
 
+def load_caption_sets(path: str | os.PathLike) -> dict[Hashable, list[str]]:
+    """Return several captions of each image, for `text_statistics.describe_sets`.
+
+    A file that `launch/caption.py --candidates` wrote, or any form of `load_references`: an image
+    several times in COCO's results, `{id: [captions]}`.
+
+    Raises:
+        DataError: the file is missing or broken; the message names the entry.
+    """
+    content = _read(path)
+    first = content[0] if isinstance(content, list) and content else None
+    if not isinstance(first, dict) or "candidates" not in first:
+        return load_references(path)
+    rows = []
+    for number, entry in enumerate(content):
+        where = f"{path}: entry {number}"
+        listed = _field(entry, "candidates", where)
+        if not isinstance(listed, list):
+            raise DataError(f"{where}.candidates: found {listed!r:.80}, expected a list")
+        texts = [_field(one, "caption", f"{where}.candidates[{n}]") for n, one in enumerate(listed)]
+        rows.append((where, _field(entry, "image_id", where), texts))
+    return _of_pairs(rows)
+
+
 def load_references(path: str | os.PathLike) -> dict[Hashable, list[str]]:
     """Return all reference captions of each image.
 

@@ -20,8 +20,10 @@ from sparsecap_jax.data.records import read_lines
 from sparsecap_jax.errors import DataError, SparsecapError
 from sparsecap_jax.evaluation.caption_files import load_references
 from sparsecap_jax.evaluation.ptb_tokenizer import PUNCTUATION, tokenize_captions
+from sparsecap_jax.files import foreign_errors
 
 _JAR = "tokenizer/stanford-corenlp-3.4.1.jar"
+_PATIENCE = 300.0  # seconds; all of COCO takes 8
 # Characters that end a line for Java. pycocoevalcap replaces "\n" only: any other in a caption
 # shifts all following captions to the wrong image.
 _LINE_ENDS = str.maketrans(dict.fromkeys("\n\r\v\f\u2028\u2029", " "))
@@ -49,7 +51,12 @@ def java_tokenize_captions(captions: Sequence[str]) -> list[str]:
         jar = pathlib.Path(next(iter(pycocoevalcap.__path__)), _JAR)
         command = ["java", "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer"]
         command += ["-preserveLines", "-lowerCase", str(path)]
-        done = subprocess.run(command, capture_output=True, check=False)
+        with foreign_errors("the Java tokenizer failed"):
+            try:
+                done = subprocess.run(command, capture_output=True, check=False, timeout=_PATIENCE)
+            except subprocess.TimeoutExpired as error:
+                problem = f"no end within {_PATIENCE:.0f} s"
+                raise DataError(f"the Java tokenizer failed: {problem}") from error
     if done.returncode:
         raise DataError(f"the Java tokenizer failed: {done.stderr.decode(errors='replace')[-300:]}")
     output = done.stdout.decode("utf-8").split("\n")

@@ -18,6 +18,7 @@ from PIL import Image
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.captioning.batches import Caption, to_coco
 from sparsecap_jax.captioning.stream import CaptionStream
+from sparsecap_jax.commands.compare import compare_captions
 from sparsecap_jax.commands.convert import export_reference
 from sparsecap_jax.commands.evaluate import evaluate_run
 from sparsecap_jax.commands.report import report_run
@@ -78,7 +79,8 @@ def test_a_run_is_evaluated_by_name_and_nothing_is_written_to_the_package(packag
     assert in_place == scores
     written = {path.relative_to(package) for path in set(package.rglob("*")) - set(before)}
     folder = pathlib.Path("tiny/test_beam_2")
-    assert written == {folder, folder / "captions.json", folder / "scores.json"}
+    names = ("captions.json", "scores.json", "scores_per_image.csv", "score_best_detailed.json")
+    assert written == {folder, *(folder / name for name in names)}
 
 
 def test_an_evaluation_that_a_signal_stopped_continues(coco, tmp_path):
@@ -252,6 +254,66 @@ def test_an_ensemble_is_scored_as_one(coco, tmp_path):
     assert scores["bytes"] == sum((run / "weights.npz").stat().st_size for run in runs)
     singles = [evaluate_run(run, **options) for run in runs]
     assert scores["nonzeros"] == sum(single["nonzeros"] for single in singles)
+
+
+def test_runs_are_compared(coco, tmp_path):
+    """Runs without results are captioned first; references are those of their dataset."""
+    runs = [make_run(tmp_path / name, seed=seed) for seed, name in enumerate("ab")]
+    options = {"changes": [f"data.dir={coco}"], "metrics": ["ROUGE_L"], "tokenizer": "python"}
+    captions = evaluate_run(runs[1], no_repeat_ngram=1, **{**options, **FAST})
+    lines = []
+    result = compare_captions(
+        runs,
+        output=tmp_path / "out",
+        report=lines.append,
+        no_repeat_ngram=1,
+        **options,
+    )
+    assert result["models"]["b"]["ROUGE_L"]["score"] == pytest.approx(captions["ROUGE_L"])
+    assert (runs[0] / "test_beam_2/scores.json").exists()
+    rows = read_csv(tmp_path / "out/comparison_per_image.csv")
+    assert list(rows[0]) == ["image_id", "a caption", "a ROUGE_L", "b caption", "b ROUGE_L"]
+    assert len(rows) == COUNT
+    assert read_json(tmp_path / "out/comparison.json")["images"] == COUNT
+    assert "a minus b:" in lines
+
+
+def test_files_of_captions_are_compared(tmp_path):
+    texts = ["a big dog runs home", "the small cat sleeps", "two red birds"]
+    write_json(tmp_path / "r.json", {str(n): [text] for n, text in enumerate(texts)})
+    write_json(tmp_path / "one/captions.json", {str(n): [text] for n, text in enumerate(texts)})
+    other = {"0": ["a big cat runs home"], "1": [texts[1]], "2": [texts[2]], "9": ["x"]}
+    write_json(tmp_path / "other.json", other)
+    lines = []
+    sources = [tmp_path / "one", tmp_path / "other.json"]
+    compare_captions(
+        sources, references=tmp_path / "r.json", metrics=["ROUGE_L"], report=lines.append
+    )
+    assert lines[:2] == [
+        "other: 1 images that others lack are left out",
+        "3 images; 95% intervals from images drawn with replacement",
+    ]
+    assert lines[3].split()[:3] == ["one", "1", "1.000"]
+    assert "  ROUGE_L  +0.0667 [" in lines[6] and "better on 1 images, worse on 0" in lines[6]
+    assert lines[7:] == ["  words gained: dog 1 (1 right)", "  words lost: cat 1 (0 right)"]
+    command = [sys.executable, str(REPO / "launch/evaluate.py"), "--compare", *map(str, sources)]
+    command += [f"--references={tmp_path / 'r.json'}", f"--output={tmp_path / 'out'}"]
+    environment = {**os.environ, "PYTHONPATH": str(REPO), "PATH": ""}  # no Java: no METEOR
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    assert "one minus other:\n  CIDEr " in done.stdout
+    assert (tmp_path / "out/comparison.json").exists()
+    for bad, message in (
+        ([sources[0]], "nothing to compare one with"),
+        ([sources[0], sources[0] / "captions.json"], "a source comes twice"),
+        ([sources[0], tmp_path / "absent"], "absent"),
+    ):
+        with pytest.raises(SparsecapError, match=message):
+            compare_captions(bad, references=tmp_path / "r.json", metrics=["ROUGE_L"])
+    with pytest.raises(ConfigError, match=r"no run among the sources; expected --references=FILE"):
+        compare_captions(sources, metrics=["ROUGE_L"])
+    write_json(tmp_path / "r.json", {"7": ["a"]})
+    with pytest.raises(DataError, match=r"one, other: 3 images in common, 3 of them without ref"):
+        compare_captions(sources, references=tmp_path / "r.json", metrics=["ROUGE_L"])
 
 
 def test_a_missing_caption_has_no_log_prob():

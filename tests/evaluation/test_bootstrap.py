@@ -2,7 +2,12 @@
 
 import numpy as np
 
-from sparsecap_jax.evaluation.metrics import bootstrap_interval
+from sparsecap_jax.evaluation.comparison import interval, resampled
+
+
+def bootstrap_interval(values, level=0.95):
+    drawn = resampled({"CIDEr": np.array(values)[:, None]})["CIDEr"]
+    return interval(drawn, level)
 
 
 def test_of_coins_is_a_binomial_quantile():
@@ -20,4 +25,4 @@ def test_of_many_values_is_the_normal_one():
 
 
 def test_of_one_image_is_its_score():
-    assert bootstrap_interval([0.7]) == (0.7, 0.7)
+    assert bootstrap_interval([0.7]) == [0.7, 0.7]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sparsecap_jax.errors import ConfigError, DataError, SparsecapError
-from sparsecap_jax.evaluation import ptb_java
+from sparsecap_jax.evaluation import java_scores, metrics, ptb_java
 from sparsecap_jax.evaluation.metrics import FAST_METRICS, METRICS, score_captions
 
 needs_java = pytest.mark.skipif(not ptb_java.java_available(), reason="no java on the path")
@@ -108,11 +108,19 @@ def test_without_java_meteor_is_missing_visibly(no_java, caplog):
         score_captions(candidates, references, tokenizer="java")
 
 
+def test_references_are_tokenized_once_for_equal_content():
+    kept = metrics._tokenize_kept
+    kept.cache_clear()
+    for caption in ("a cat", "two dogs"):
+        score_captions({1: caption}, {1: ["A cat."]}, ["Bleu_1"])
+    assert (kept.cache_info().misses, kept.cache_info().hits) == (1, 1)
+    other = score_captions({1: "a cat"}, {1: ["A dog."]}, ["Bleu_1"])
+    assert kept.cache_info().misses == 2 and other["Bleu_1"] == pytest.approx(0.5)
+
+
 @needs_java
 def test_failing_meteor_is_one_error(monkeypatch):
-    from pycocoevalcap.meteor import meteor
-
-    monkeypatch.setattr(meteor, "METEOR_JAR", "absent.jar")
+    monkeypatch.setattr(java_scores, "METEOR_JAR", "absent.jar")
     with pytest.raises(SparsecapError, match=r"METEOR failed: .*absent\.jar"):
         score_captions({1: "a"}, {1: ["a"]}, ["METEOR"], "python")
 

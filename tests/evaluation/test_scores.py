@@ -2,12 +2,25 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.evaluation import ptb_java
-from sparsecap_jax.evaluation.caption_files import load_captions, load_references
-from sparsecap_jax.evaluation.metrics import FAST_METRICS, evaluate_caption_files
+from sparsecap_jax.evaluation.caption_files import (
+    load_caption_sets,
+    load_captions,
+    load_references,
+)
+from sparsecap_jax.evaluation.metrics import (
+    FAST_METRICS,
+    evaluate_caption_files,
+    evaluate_caption_sets,
+    more_lines,
+    score_captions,
+)
+from sparsecap_jax.files import read_csv
+from sparsecap_jax.scst.document_frequency import count_documents
 
 
 def write(path, value):
@@ -35,7 +48,16 @@ def test_published_scores_to_the_last_digit(shared, published, tmp_path):
     scores = evaluate_caption_files(*published("up_down_tiny_97.5"), output)
     assert json.loads(output.read_text("utf-8")) == scores
     assert scores.pop("images") == 5000
-    assert scores == pytest.approx(expected, rel=1e-14)
+    text = scores.pop("text")
+    assert scores == expected
+    assert (text["vocabulary"], text["words"]) == (379, 8.9766)
+    entries = json.loads(output.with_name("scores_detailed.json").read_text("utf-8"))
+    rows = read_csv(output.with_name("scores_per_image.csv"))
+    assert len(entries) == len(rows) == 5000
+    for metric in ("ROUGE_L", "CIDEr"):
+        each = [entry[metric] for entry in entries]
+        assert np.mean(each) == expected[metric]
+        assert [float(row[metric]) for row in rows] == each
 
 
 @pytest.mark.parametrize("name", ["gru_80", "lstm_97.5"])
@@ -110,6 +132,7 @@ def test_forms_of_references(form, tmp_path, caplog):
     ]
     captions = write(tmp_path / "captions.json", captions)
     scores = evaluate_caption_files(captions, path, metrics=["ROUGE_L"], tokenizer="python")
+    assert scores.pop("text")["words"] == 2
     assert scores == {"ROUGE_L": 1.0, "images": 2}
     assert "no caption for 1 images of the references" in caplog.text
 
@@ -234,3 +257,114 @@ def test_captions_without_references(tmp_path):
     with pytest.raises(DataError, match=r"c\.json: 7 of 8 images have no references in .*r\.json"):
         evaluate_caption_files(captions, references, output)
     assert not output.exists()
+
+
+CAPTIONS = {"1": ["a cat"], "2": ["dogs run home"], "p_3": ["a cat"]}
+JUDGES = {"1": ["a cat", "one cat"], "2": ["two dogs"], "p_3": ["a cat."], "4": ["a red pig"]}
+
+
+@pytest.fixture
+def files(tmp_path):
+    return write(tmp_path / "c.json", CAPTIONS), write(tmp_path / "r.json", JUDGES)
+
+
+def test_scores_of_each_image_are_written(files, tmp_path):
+    fast = {"metrics": FAST_METRICS, "tokenizer": "python"}
+    result = evaluate_caption_files(*files, tmp_path / "out/s.json", **fast)
+    captions = {key: text for key, (text,) in load_references(files[0]).items()}
+    references = {key: load_references(files[1])[key] for key in captions}
+    expected = score_captions(captions, references, FAST_METRICS, "python", per_image=True)
+    rows = read_csv(tmp_path / "out/s_per_image.csv")
+    assert list(rows[0]) == ["image_id", "caption", *FAST_METRICS]
+    assert [(row["image_id"], row["caption"]) for row in rows][1] == ("2", "dogs run home")
+    entries = json.loads((tmp_path / "out/s_detailed.json").read_text("utf-8"))
+    for row, entry, (key, scores) in zip(rows, entries, expected["per_image"].items(), strict=True):
+        # The reference's entries have their keys in order, and ids as the annotations have them.
+        assert list(entry) == sorted(["image_id", *FAST_METRICS])
+        assert entry == {"image_id": key, **scores}
+        assert {name: float(row[name]) for name in FAST_METRICS} == scores
+    assert {*result} == {*FAST_METRICS, "images", "text"}
+
+
+def test_scores_of_groups(files, tmp_path):
+    """BLEU of a group is that of its counts; CIDEr keeps all images' document frequencies."""
+    groups = write(tmp_path / "g.json", {"0001": "pets", "p_3": "pets", "2": 7, "9": "others"})
+    fast = {"metrics": FAST_METRICS, "tokenizer": "python"}
+    result = evaluate_caption_files(*files, **fast, groups=groups)
+    assert {name: row["images"] for name, row in result["groups"].items()} == {"7": 1, "pets": 2}
+    pets = {key: load_references(files[1])[key] for key in (1, "p_3")}
+    alone = score_captions({1: "a cat", "p_3": "a cat"}, pets, FAST_METRICS, "python")
+    found = result["groups"]["pets"]
+    for metric in ("Bleu_1", "Bleu_4", "ROUGE_L"):
+        assert found[metric] == pytest.approx(alone[metric], rel=1e-12)
+    each = (result["groups"]["7"]["CIDEr"] + 2 * found["CIDEr"]) / 3
+    assert each == pytest.approx(result["CIDEr"], rel=1e-12) and found["CIDEr"] > 0
+    assert more_lines(result)[1].startswith("group pets: 2 images | Bleu_1 1.0000")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "g.json: broken JSON"),
+        ([], r"g.json: found \[\], expected \{image id: group\}"),
+        ({"1": None}, "'1': found None, expected the name of a group"),
+        ({"1": True}, "'1': found True, expected the name of a group"),
+        ({"5": "a"}, "has none of the captions' images"),
+    ],
+)
+def test_broken_groups(content, message, files, tmp_path):
+    groups = write(tmp_path / "g.json", content)
+    with pytest.raises(DataError, match=message):
+        evaluate_caption_files(*files, metrics=["CIDEr"], groups=groups)
+
+
+def test_document_frequencies_of_a_corpus_are_named(tmp_path):
+    """One image no longer scores 0."""
+    captions = write(tmp_path / "c.json", {"1": ["a cat"]})
+    references = write(tmp_path / "r.json", {"1": ["a cat"]})
+    count_documents([["a dog"], ["a cat"], ["x"]], dataset="pets").save(tmp_path / "df.npz")
+    options = {"metrics": ["CIDEr"], "tokenizer": "python"}
+    assert evaluate_caption_files(captions, references, **options)["CIDEr"] == 0
+    df = tmp_path / "df.npz"
+    scores = evaluate_caption_files(captions, references, document_frequency=df, **options)
+    assert scores["CIDEr"] == pytest.approx(5.0)  # two orders of four
+    assert scores["CIDEr_df"] == "pets, 3 images"
+    expected = "CIDEr: document frequencies of pets, 3 images, not of the references"
+    assert more_lines(scores)[0] == expected
+    count_documents([["1 2"]], dataset="").save(df)
+    with pytest.raises(DataError, match="not document frequencies"):
+        evaluate_caption_files(captions, references, document_frequency=captions, **options)
+
+
+def test_copies_of_training_captions(files, tmp_path):
+    training = write(tmp_path / "t.json", {"7": ["A cat.", "x"]})
+    scores = evaluate_caption_files(*files, metrics=["Bleu_1"], training=training)
+    assert scores["text"]["copied"] == pytest.approx(2 / 3)
+    assert "copied 0.6667" in more_lines(scores)[-1]
+
+
+def test_several_captions_of_an_image(tmp_path):
+    """As caption.py writes candidates, and in the forms of references."""
+    sets = {1: ["a cat", "one cat"], 2: ["two dogs", "two dogs"]}
+    entries = [
+        {"image_id": key, "caption": "x", "candidates": [{"caption": text} for text in texts]}
+        for key, texts in sets.items()
+    ]
+    path = write(tmp_path / "c.json", entries)
+    assert load_caption_sets(path) == sets
+    rows = [{"image_id": key, "caption": text} for key in sets for text in sets[key]]
+    assert load_caption_sets(write(tmp_path / "rows.json", rows)) == sets
+    references = write(tmp_path / "r.json", {"1": ["a cat."], "2": ["dogs"]})
+    figures = evaluate_caption_sets(path, references, tmp_path / "out.json")
+    assert figures["distinct_1"] == (3 / 4 + 2 / 4) / 2
+    assert json.loads((tmp_path / "out.json").read_text("utf-8")) == figures
+    for change, message in (
+        ({"candidates": 3}, r"entry 1.candidates: found 3, expected a list"),
+        ({"candidates": []}, r"entry 1: found \[\], expected a list of captions"),
+        ({"candidates": [{}]}, r"entry 1.candidates\[0\]: 'caption' is missing"),
+        ({"candidates": [{"caption": "a"}]}, r"captions per image: found \[1, 2\]"),
+        ({"image_id": 9}, r"1 of 2 images have no references in .*r.json: 9"),
+    ):
+        write(path, [entries[0], {**entries[1], **change}])
+        with pytest.raises(DataError, match=message):
+            evaluate_caption_sets(path, references)

@@ -39,7 +39,7 @@ from sparsecap_jax.data.features import RegionFeatures
 from sparsecap_jax.data.records import Record
 from sparsecap_jax.data.stores import array_records, convert, load_image_sizes, open_store
 from sparsecap_jax.errors import CheckpointError, ConfigError, DataError, SparsecapError
-from sparsecap_jax.evaluation import caption_files, plots, ptb_java, sparsity_report
+from sparsecap_jax.evaluation import caption_files, metrics, plots, ptb_java, sparsity_report
 from sparsecap_jax.experiments import sweeps
 from sparsecap_jax.files import read_json, write_json
 from sparsecap_jax.interop import reference
@@ -500,6 +500,25 @@ def _references(folder):
 def _read_references(folder):
     names = ("captions_val2014", "dataset_x", "captions", "plain")
     return [caption_files.load_references(folder / f"{name}.json") for name in names]
+
+
+def _groups(folder):
+    write_json(folder / "groups.json", {"1": "pets", "x": 7})
+
+
+@reader("groups", make=_groups)
+def _read_groups(folder):
+    return metrics.load_groups(folder / "groups.json", [1, "x"])
+
+
+def _caption_sets(folder):
+    candidates = [{"caption": "a dog", "score": -1.5}, {"caption": "the dog"}]
+    write_json(folder / "sets.json", [{"image_id": 1, "candidates": candidates}])
+
+
+@reader("caption_sets", make=_caption_sets)
+def _read_caption_sets(folder):
+    return caption_files.load_caption_sets(folder / "sets.json")
 
 
 def _stream(folder):

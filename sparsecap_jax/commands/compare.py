@@ -1,0 +1,190 @@
+"""Comparison of captions (`launch/evaluate.py --compare`): runs, folders of results, files."""
+
+import os
+import pathlib
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+from sparsecap_jax.errors import ConfigError, DataError
+from sparsecap_jax.evaluation.caption_files import load_captions, load_references
+from sparsecap_jax.evaluation.comparison import changed_words, compare, pool
+from sparsecap_jax.evaluation.metrics import METRICS, judge_captions, load_extras
+from sparsecap_jax.files import write_json, write_table
+
+_SHOWN = ("CIDEr", "Bleu_1", "Bleu_4", "METEOR", "ROUGE_L", "SPICE")
+_FILE = "captions.json"
+
+
+def compare_captions(
+    sources: Sequence[str | pathlib.Path],
+    *,
+    references: str | pathlib.Path | None = None,
+    output: str | pathlib.Path | None = None,
+    split: str = "test",
+    metrics: Sequence[str] = METRICS,
+    tokenizer: str = "",
+    resamples: int = 10_000,
+    changes: Sequence[str] = (),
+    document_frequency: str | pathlib.Path = "",
+    spice_jars: str | pathlib.Path = "",
+    report: Callable[[str], None] = print,
+    **options: Any,
+) -> dict[str, Any]:
+    """Compare captions of the same images and report tables.
+
+    Args:
+        sources: two or more; files of captions, folders that hold `captions.json`, or runs, whose
+            results of the split are taken, and made where there are none. Names that differ in
+            `seed_N` alone are pooled.
+        references: file of references; by default those of the first run's dataset.
+        output: folder for `comparison.json` and `comparison_per_image.csv`.
+        split: of the runs.
+        metrics: see `score_captions`.
+        tokenizer: see `score_captions`.
+        resamples: draws of images, and exchanges in the sign-flip test.
+        changes: `data.FIELD=VALUE` for the datasets of runs.
+        document_frequency: see `evaluate_caption_files`.
+        spice_jars: see `score_captions`.
+        report: takes one line at a time.
+        **options: see `evaluate_run`, for runs that have no results yet.
+
+    Returns:
+        See `evaluation.comparison.compare`.
+
+    Raises:
+        SparsecapError: a source is missing or broken, or sources have no image in common.
+    """
+    extras = load_extras((), document_frequency, spice_jars)
+    options = {"split": split, "changes": changes, "report": report, **options}
+    captions = {}
+    for name, source in zip(_names(sources), sources, strict=True):
+        captions[name] = load_captions(_captions_file(pathlib.Path(source), options))
+    judges = load_references(references) if references else _of_runs(sources, split, changes)
+    shared = [i for i in next(iter(captions.values())) if all(i in c for c in captions.values())]
+    missing = [image for image in shared if image not in judges]
+    if not shared or missing:
+        found = f"{len(shared)} images in common, {len(missing)} of them without references"
+        raise DataError(f"{', '.join(captions)}: {found}; expected the same images")
+    for name, texts in captions.items():
+        if len(texts) > len(shared):
+            report(f"{name}: {len(texts) - len(shared)} images that others lack are left out")
+    shared_references = {image: judges[image] for image in shared}
+    judged = {
+        name: judge_captions(
+            {image: texts[image] for image in shared},
+            shared_references,
+            metrics,
+            tokenizer or "auto",
+            document_frequency=extras.frequency,
+            spice_jars=spice_jars,
+        )
+        for name, texts in captions.items()
+    }
+    models = pool(judged)
+    result = compare(models, resamples=resamples)
+    tokens = [*next(iter(judged.values())).references.values()]
+    by_name = {model.name: model for model in models}
+    for row in result["differences"]:
+        row.update(changed_words(by_name[row["first"]], by_name[row["second"]], tokens))
+    if extras.corpus:
+        result["CIDEr_df"] = extras.corpus
+        report(f"CIDEr: document frequencies of {result['CIDEr_df']}, not of the references")
+    for line in _lines(result):
+        report(line)
+    if output is not None:
+        folder = pathlib.Path(output)
+        write_json(folder / "comparison.json", result)
+        write_table(folder / "comparison_per_image.csv", _table(shared, captions, judged))
+        report(f"wrote {folder}/comparison.json and comparison_per_image.csv")
+    return result
+
+
+def _names(sources: Sequence[str | pathlib.Path]) -> list[str]:
+    """Return the parts of paths that differ, without the names of files that say nothing."""
+    paths = [pathlib.Path(os.path.abspath(source)) for source in sources]
+    paths = [path.parent if path.name == _FILE else path for path in paths]
+    paths = [path.with_suffix("") if path.suffix in (".json", ".jsonl") else path for path in paths]
+    if len({*paths}) < len(paths):
+        raise ConfigError(f"--compare {' '.join(map(str, sources))}: a source comes twice")
+    folder = os.path.commonpath([path.parent for path in paths])
+    return [os.path.relpath(path, folder).replace(os.sep, "/") for path in paths]
+
+
+def _captions_file(source: pathlib.Path, options: dict[str, Any]) -> pathlib.Path:
+    if source.is_file():
+        return source
+    if (source / _FILE).is_file():
+        return source / _FILE
+    from sparsecap_jax.commands.evaluate import evaluate_run  # it loads JAX
+    from sparsecap_jax.runs.published import resolve_run
+
+    split = options["split"]
+    found = sorted(resolve_run(source).glob(f"{split}_*/{_FILE}"))
+    if len(found) > 1:
+        names = ", ".join(path.parent.name for path in found)
+        raise DataError(f"{source}: results {names}; expected one, or the folder of one")
+    if not found:
+        evaluate_run(source, **options)
+        return _captions_file(source, options)
+    return found[0]
+
+
+def _of_runs(
+    sources: Sequence[str | pathlib.Path], split: str, changes: Sequence[str]
+) -> dict[Hashable, list[str]]:
+    """Return the references of the dataset of the first run among the sources."""
+    runs = [pathlib.Path(source) for source in sources if pathlib.Path(source).is_dir()]
+    runs = [folder for run in runs for folder in (run, run.parent)]
+    runs = [folder for folder in runs if (folder / "config.json").is_file()]
+    if not runs:
+        raise ConfigError("--compare: no run among the sources; expected --references=FILE")
+    from sparsecap_jax.data.datasets import load_dataset
+    from sparsecap_jax.runs.directory import load_config
+    from sparsecap_jax.runs.overrides import change_data
+
+    dataset = load_dataset(change_data(load_config(runs[0]), changes).data)
+    return {record.image_id: [*record.raw] for record in dataset.splits[split]}
+
+
+def _lines(result: Mapping[str, Any]) -> list[str]:
+    """Return the tables of a comparison."""
+    models = result["models"]
+    scored = [name for name in next(iter(models.values())) if name != "seeds"]
+    metrics = [metric for metric in _SHOWN if metric in scored] or scored
+    width = max(12, *(len(name) + 2 for name in models))
+    lines = [f"{result['images']} images; 95% intervals from images drawn with replacement"]
+    lines.append(f"{'':{width}s}seeds" + "".join(f"{metric:>26s}" for metric in metrics))
+    for name, row in models.items():
+        cells = []
+        for metric in metrics:
+            low, high = row[metric]["95%"]
+            cells.append(f"{row[metric]['score']:.3f} [{low:.3f}, {high:.3f}]")
+        lines.append(f"{name:{width}s}{len(row['seeds']):5d}" + "".join(f"{c:>26s}" for c in cells))
+        if "sd" in row[metrics[0]]:
+            spread = [f"seeds' sd {row[metric]['sd']:.3f}" for metric in metrics]
+            lines.append(" " * (width + 5) + "".join(f"{cell:>26s}" for cell in spread))
+    for row in result["differences"]:
+        lines.append(f"{row['first']} minus {row['second']}:")
+        for metric in metrics:
+            cell = row[metric]
+            low, high = cell["95%"]
+            lines.append(
+                f"  {metric:8s} {cell['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
+                f"  p {cell['p_bootstrap']:.4f} (bootstrap) {cell['p_sign_flip']:.4f} (sign flip)"
+                f"  better on {cell['wins']} images, worse on {cell['losses']}"
+            )
+        for kind in ("gained", "lost"):
+            words = [f"{w['word']} {w['images']:.4g} ({w['right']:.4g} right)" for w in row[kind]]
+            lines.append(f"  words {kind}: {', '.join(words) or 'none'}")
+    return lines
+
+
+def _table(images: Sequence[Hashable], captions: Mapping, judged: Mapping) -> list[dict[str, Any]]:
+    rows = []
+    for image in images:
+        row: dict[str, Any] = {"image_id": image}
+        for name, one in judged.items():
+            row[f"{name} caption"] = captions[name][image]
+            row |= {f"{name} {metric}": score for metric, score in one.images[image].items()}
+        rows.append(row)
+    return rows

@@ -1,0 +1,257 @@
+"""METEOR 1.5 and SPICE: Java programs that score while Python does the rest."""
+
+import concurrent.futures
+import contextlib
+import gzip
+import itertools
+import os
+import pathlib
+import re
+import select
+import subprocess
+import tempfile
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from sparsecap_jax.errors import DataError, SparsecapError
+from sparsecap_jax.files import foreign_errors, read_json, write_json
+
+METEOR_JAR, _PARAPHRASES = "meteor/meteor-1.5.jar", "meteor/data/paraphrase-en.gz"
+SPICE_JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
+SPICE_PAGE = "https://nlp.stanford.edu/software/stanford-corenlp-full-2015-12-09.zip"
+_PATIENCE = 300.0  # seconds that METEOR may take to answer, start included
+_SPICE_PATIENCE = (600.0, 2.0)  # seconds of SPICE for all images, and for each
+_STATISTICS = 23
+_LONGEST = 7  # words of a paraphrase
+_BLOCK = 1 << 18
+# Quick to start, and the same arithmetic. Where a Java does not know one of them, it goes without.
+_FLAGS = ("-XX:+IgnoreUnrecognizedVMOptions", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+# SPICE looks into classes of Java itself, for which Java 9 and later want to be told.
+_OPENED = ("java.lang", "java.math", "java.net", "java.text", "java.util", "java.util.concurrent")
+
+MeteorScores = tuple[float, list[float], Float[np.ndarray, "N 23"]]
+
+
+def _toolkit(name: str | os.PathLike) -> pathlib.Path:
+    import pycocoevalcap
+
+    return pathlib.Path(next(iter(pycocoevalcap.__path__)), name)
+
+
+@contextlib.contextmanager
+def meteor(
+    captions: Sequence[str], references: Sequence[Sequence[str]]
+) -> Iterator[concurrent.futures.Future[MeteorScores]]:
+    """Start METEOR and yield what becomes its scores; the process ends with the block.
+
+    Args:
+        captions: tokens of one caption of each of N images, separated by blanks.
+        references: tokens of their references.
+
+    Returns:
+        A future of the corpus' score, the images', and the statistics that are summed over images.
+        Its `result` raises a SparsecapError where the program fails, dies or does not answer.
+    """
+    lines = []
+    for caption, texts in zip(captions, references, strict=True):
+        caption = caption.replace("|||", "").replace("  ", " ")  # as pycocoevalcap does
+        lines.append(" ||| ".join(("SCORE", *texts, caption)))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        concurrent.futures.ThreadPoolExecutor(2) as pool,
+        pathlib.Path(folder, "errors").open("w+b") as errors,
+    ):
+        table = pathlib.Path(folder, "paraphrases.gz")
+        with foreign_errors("METEOR: its paraphrases", SparsecapError):
+            rows = _paraphrases(_toolkit(_PARAPHRASES), [*captions, *itertools.chain(*references)])
+            with gzip.open(table, "wb", compresslevel=1) as file:
+                file.write(rows)
+        command = ["java", *_FLAGS, "-Xmx2G", "-jar", str(_toolkit(METEOR_JAR)), "-", "-", "-stdio"]
+        command += ["-l", "en", "-norm", "-a", str(table)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+        with foreign_errors("METEOR: java", SparsecapError):
+            process = subprocess.Popen(command, **pipes)
+        future = pool.submit(_converse, process, lines, pool, errors)
+        try:
+            yield future
+        finally:
+            process.kill()
+            concurrent.futures.wait([future])
+            for pipe in (process.stdin, process.stdout):
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+            process.wait()
+
+
+def _converse(process, lines, pool, errors) -> MeteorScores:
+    """Ask for the statistics of each image, then for the scores of all."""
+
+    def ask(requests: Sequence[str], answers: int) -> list[str]:
+        def write() -> None:
+            with contextlib.suppress(BrokenPipeError):  # the reader below finds that it has died
+                process.stdin.write("".join(f"{line}\n" for line in requests).encode())
+                process.stdin.flush()
+
+        writing = pool.submit(write)
+        received = b""
+        count = 0
+        while count < answers:
+            if not select.select([process.stdout], [], [], _PATIENCE)[0]:
+                process.kill()
+                raise SparsecapError(f"METEOR failed: no answer within {_PATIENCE:.0f} s")
+            block = os.read(process.stdout.fileno(), 1 << 16)
+            if not block:
+                errors.seek(0)
+                output = errors.read().decode(errors="replace").strip()
+                reason = output[-300:] or "it ended before it had answered"
+                raise SparsecapError(f"METEOR failed: {reason}")
+            received += block
+            count += block.count(b"\n")
+        writing.result()
+        return received.decode(errors="replace").splitlines()
+
+    answers = ask(lines, len(lines))
+    with foreign_errors("METEOR failed: not numbers", SparsecapError):
+        table = np.array([row.split() for row in answers], np.float64)
+        statistics = table.reshape(len(lines), _STATISTICS)
+        # METEOR adds no chunk for a caption that is its reference.
+        whole = np.all(statistics[:, [0, 1]] == statistics[:, [21, 22]], axis=1)
+        statistics[whole & (statistics[:, 20] == 1), 20] = 0
+        *each, total = map(float, ask([" ||| ".join(("EVAL", *answers))], len(lines) + 1))
+    return total, each, statistics
+
+
+def meteor_of_sums(sums: Float[np.ndarray, "*N 23"]) -> Float[np.ndarray, "*N"] | float:
+    """Return METEOR 1.5 (English, task "rank") of statistics that are summed over images."""
+    alpha, beta, gamma, delta = 0.85, 0.2, 0.6, 0.75
+    # Matches of content and function words, in captions and references, by kind of match.
+    stages = sums[..., 4:20].reshape(*sums.shape[:-1], 4, 4)
+    content, content_r, function, function_r = np.moveaxis(stages, -1, 0) @ [1.0, 0.6, 0.8, 0.6]
+    length, length_r, functions, functions_r, *_, chunks, matched, matched_r = np.moveaxis(
+        sums, -1, 0
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        weight = delta * (length - functions) + (1 - delta) * functions
+        weight_r = delta * (length_r - functions_r) + (1 - delta) * functions_r
+        precision = (delta * content + (1 - delta) * function) / weight
+        recall = (delta * content_r + (1 - delta) * function_r) / weight_r
+        mean = 1 / ((1 - alpha) / precision + alpha / recall)
+        penalty = gamma * (chunks / ((matched + matched_r) / 2)) ** beta
+        return np.nan_to_num(mean * (1 - penalty))
+
+
+def _paraphrases(path: pathlib.Path, texts: Sequence[str]) -> bytes:
+    """Return the part of METEOR's table of paraphrases that can match within `texts`.
+
+    The table has 5 million rows, which Java takes longer to read than to score 5,000 images. Rows
+    of plain words stay if both phrases occur in the texts; METEOR normalises text first, which
+    splits words at punctuation and drops the periods of acronyms. All other rows stay.
+    """
+    phrases: set[bytes] = set()
+    flat = []
+    for text in dict.fromkeys(texts):
+        lower = text.lower().encode()
+        variants = {lower, re.sub(rb"\.\.+", b" ", lower).replace(b".", b"")}
+        for variant in variants:
+            flat += [*re.findall(rb"[0-9a-z]+", variant), b"\n"]
+    for n in range(_LONGEST):
+        phrases.update(map(b" ".join, zip(*(flat[i:] for i in range(n + 1)), strict=False)))
+    kept, tail = [], b""
+    plain = re.compile(rb"[0-9a-z ]*").fullmatch
+
+    def stays(phrase: bytes) -> bool:
+        return phrase in phrases or not plain(phrase)
+
+    for block in _unzipped(path):
+        lines = (tail + block).split(b"\n")  # probability, phrase, paraphrase, ...
+        whole = (len(lines) - 1) // 3 * 3
+        tail = b"\n".join(lines[whole:])
+        for row in itertools.compress(range(0, whole, 3), map(stays, lines[1:whole:3])):
+            if stays(lines[row + 2]):
+                kept += lines[row : row + 3]
+    return b"".join(line + b"\n" for line in kept)
+
+
+def _unzipped(path: pathlib.Path) -> Iterator[bytes]:
+    """Yield the content of a gzip file; the next block is unpacked while one is used."""
+    unpack = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress
+    with path.open("rb") as file, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(unpack, file.read(_BLOCK))
+        while block := file.read(_BLOCK):
+            content, coming = coming.result(), pool.submit(unpack, block)
+            yield content
+        yield coming.result()
+
+
+def check_spice_jars(folder: str | os.PathLike) -> pathlib.Path:
+    """Return the folder of CoreNLP's jars; DataError where it lacks one, with what to fetch."""
+    for name in SPICE_JARS:
+        if not pathlib.Path(folder, name).is_file():
+            needed = f"{' and '.join(SPICE_JARS)} of {SPICE_PAGE}"
+            raise DataError(f"{folder}: {name} is missing; SPICE needs {needed}")
+    return pathlib.Path(folder).absolute()
+
+
+def spice(
+    captions: Sequence[str], references: Sequence[Sequence[str]], folder: str | os.PathLike
+) -> tuple[float, list[dict[str, dict[str, float | None]]]]:
+    """Return SPICE of all images, and counts and scores of each by kind ("All", "Object", ...).
+
+    Args:
+        captions: tokens of one caption of each of N images, separated by blanks.
+        references: tokens of their references.
+        folder: has `SPICE_JARS`; all its jars are loaded, before those of pycocoevalcap.
+
+    Raises:
+        DataError: a jar is missing.
+        SparsecapError: the program fails, or takes longer than some seconds an image.
+    """
+    jars = [check_spice_jars(folder), _toolkit("spice"), _toolkit("spice/lib")]
+    path = os.pathsep.join(str(jar / "*") for jar in jars)
+    opened = " ".join(f"--add-opens=java.base/{name}=ALL-UNNAMED" for name in _OPENED)
+    environment = {**os.environ, "JDK_JAVA_OPTIONS": opened}  # Java 8 does not read it
+    patience = _SPICE_PATIENCE[0] + _SPICE_PATIENCE[1] * len(captions)
+    pairs = enumerate(zip(captions, references, strict=True))
+    rows = [{"image_id": n, "test": text, "refs": [*texts]} for n, (text, texts) in pairs]
+    with tempfile.TemporaryDirectory() as work:
+        asked, answered = pathlib.Path(work, "in.json"), pathlib.Path(work, "out.json")
+        write_json(asked, rows)
+        command = ["java", "-Xmx8G", "-cp", path, "edu.anu.spice.SpiceScorer", str(asked)]
+        command += ["-out", str(answered), "-subset", "-silent"]
+        call = {"capture_output": True, "env": environment, "timeout": patience, "cwd": work}
+        with foreign_errors("SPICE: java", SparsecapError):
+            try:
+                done = subprocess.run(command, check=False, **call)
+            except subprocess.TimeoutExpired as error:
+                raise SparsecapError(f"SPICE failed: no end within {patience:.0f} s") from error
+        output = done.stderr.decode(errors="replace").strip()
+        if done.returncode:
+            if "scriptEngine" in output or "ScriptEngine" in output:
+                output = (
+                    f"it needs the JavaScript of Java 8 to 14, or nashorn-core's jars in {folder}"
+                )
+            raise SparsecapError(f"SPICE failed: {output[-300:] or 'it says nothing'}")
+        results = read_json(answered, "SPICE's scores")
+    with foreign_errors("SPICE failed: unknown form of its scores", SparsecapError):
+        by_image = {row["image_id"]: row["scores"] for row in results}
+        total = np.mean([_number(row["scores"]["All"]["f"]) for row in results])
+        if sorted(by_image) != list(range(len(captions))):
+            raise ValueError(f"{len(by_image)} images; expected {len(captions)}")
+        each = [
+            {kind: {k: _finite(v) for k, v in of.items()} for kind, of in by_image[n].items()}
+            for n in range(len(captions))
+        ]
+    return float(total), each
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _finite(value: Any) -> float | None:
+    """Return a number, None for what JSON has no number for."""
+    return None if value is None or not np.isfinite(float(value)) else float(value)

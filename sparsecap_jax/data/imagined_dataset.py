@@ -33,7 +33,7 @@ def prepare(
 
     Args:
         photos: folders with captions.json, each with the folder of its features.
-        text: datasets (`datasets.DATASETS`) and their folders, for captions alone.
+        text: datasets (`datasets.DATASETS`) and their folders, for captions alone; may be none.
         output: folder to write to.
         feature_size: width D of the features.
         report: takes one line at a time.
@@ -53,7 +53,8 @@ def prepare(
     for (_, features), splits in zip(photos, seen.values(), strict=True):
         _copy_features([r for name in SPLITS for r in splits[name]], features, output / "bu")
     read = {f.name: _training_only(load_splits(name, f), seen[main]) for name, f in text}
-    report(_fit(seen, output, feature_size))
+    if read:
+        report(_fit(seen, output, feature_size))
     settings = photos[0][1] / SETTINGS
     if settings.exists():
         shutil.copyfile(settings, output / SETTINGS)

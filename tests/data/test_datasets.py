@@ -178,11 +178,18 @@ def test_missing_instapic(tmp_path):
 # --- photos
 
 
-def test_photo_folders(shared, caplog):
+@pytest.mark.parametrize(
+    ("name", "expected", "unused"),
+    [
+        ("flickr8k_1k", {"train": 753, "val": 113, "test": 125}, 9),
+        ("flickr8k", {"train": 5999, "val": 1000, "test": 1000}, 91),
+    ],
+)
+def test_photo_folders(shared, caplog, name, expected, unused):
     with caplog.at_level(logging.INFO):
-        splits = load_splits("photos", shared / "data/flickr8k_1k")
-    assert sizes(splits) == {"train": 753, "val": 113, "test": 125}
-    assert "9 images are in no split" in caplog.text
+        splits = load_splits("photos", shared / "data" / name)
+    assert sizes(splits) == expected
+    assert f"json: {unused} images are in no split" in caplog.text
     assert splits["train"][0].captions[1] == "a girl going into a wooden building"
     assert sizes(load_splits("photos", shared / "data/coco_photos"))["train"] == 473
 

@@ -145,6 +145,18 @@ def test_dataset_of_photos_and_text(sources):
         open_dataset(sources / "out", mixture="men=2")
 
 
+def test_photos_of_several_folders_without_text(sources):
+    photos = [(sources / name, sources / f"{name}_features") for name in ("main", "more")]
+    prepare(photos, [], sources / "out", 3, report=lambda line: None)
+    assert not (sources / "out" / imagined.IMAGINED).exists()
+    dataset = open_dataset(sources / "out", mixture="main=1,more=2")
+    ids = [record.image_id for record in dataset.splits["train"]]
+    assert ids == [f"p{n}" for n in [*range(2, 14), *range(14, 20), *range(14, 20)]]
+    assert [r.image_id for name in ("val", "test") for r in dataset.splits[name]] == ["p1", "p0"]
+    stored = np.load(sources / "more_features" / "cocobu_att" / "p15.npy")
+    np.testing.assert_array_equal(dataset.store["p15"].features, stored)
+
+
 def test_missing_features_are_named(sources):
     (sources / "main_features" / "cocobu_fc" / "p4.npy").unlink()
     with pytest.raises(DataError, match=r"p4\.npy: no such file"):

@@ -44,7 +44,7 @@ from sparsecap_jax.experiments import sweeps
 from sparsecap_jax.files import read_json, write_json
 from sparsecap_jax.interop import reference
 from sparsecap_jax.interop.df_pickle import load_df_pickle
-from sparsecap_jax.photos import extract, extractors, lite0
+from sparsecap_jax.photos import efficientnet_lite, extract, extractors
 from sparsecap_jax.photos.extractors import EXTRACTORS, remake_extractor
 from sparsecap_jax.photos.images import open_photo
 from sparsecap_jax.pruning.step import PruneState, TrainState
@@ -630,15 +630,15 @@ for name in EXTRACTORS:
                 raise
 
 
-class _Narrow(lite0.EfficientNetLite0):
+class _Narrow(efficientnet_lite.EfficientNetLite):
     """A network of one block and a few features."""
 
     def setup(self):
         self.stem, self.head = nn.Conv(2, (3, 3), 2), nn.Conv(3, (1, 1))
-        self.blocks, self.classes = [lite0.Block(3, 1, 1, 2)], nn.Dense(4)
+        self.blocks, self.classes = [efficientnet_lite.Block(3, 1, 1, 2)], nn.Dense(4)
 
 
-_narrow = mock.patch.object(lite0, "EfficientNetLite0", _Narrow)
+_narrow = mock.patch.object(efficientnet_lite, "EfficientNetLite", _Narrow)
 
 
 @_narrow
@@ -657,14 +657,14 @@ def _lite0(folder):
 @reader("lite0_weights", errors=(CheckpointError,), make=_lite0)
 @_narrow
 def _read_lite0(folder):
-    return lite0.load_params(folder / "lite0.pth")
+    return efficientnet_lite.load_params("lite0", folder / "lite0.pth")
 
 
 def read_only():
     """Do what is no reading once (tracing models, loading published weights), or leave it out."""
     cached = functools.lru_cache(64)(models.abstract_params)
     directory.abstract_params = reference.abstract_params = cached
-    extractors.load_params = functools.cache(lite0.load_params)
+    extractors.load_params = functools.cache(efficientnet_lite.load_params)
     sparsity_report.SummaryWriter = mock.MagicMock()
     sparsity_report._draw = mock.MagicMock()
     attention_plot.Figure = attention_plot.FigureCanvasAgg = mock.MagicMock()

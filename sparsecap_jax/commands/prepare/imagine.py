@@ -6,7 +6,7 @@ python launch/prepare_data.py imagine --photos=data/flickr8k_1k,data/coco_photos
 
 Photo folders hold captions.json and images/; the first one's splits are used. Text is any dataset
 (`DATASETS` in sparsecap_jax/data/datasets.py): the captions of its training split, without images
-that the photos hold out.
+that the photos hold out. Without it the folder joins the photos, and nothing is imagined.
 """
 
 import pathlib

@@ -1,4 +1,4 @@
-"""Checkpoints of the PyTorch reference as run directories of ours, and back."""
+"""Runs in other forms, and checkpoints of the PyTorch reference as runs of ours, and back."""
 
 import pathlib
 from collections.abc import Callable, Mapping
@@ -10,22 +10,26 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from sparsecap_jax.errors import CheckpointError, ConfigError, SparsecapError
-from sparsecap_jax.files import write_json
+from sparsecap_jax.files import new_folder, write_json
 from sparsecap_jax.interop import reference as interop
 from sparsecap_jax.interop.checkpoint_dir import open_checkpoint_dir, save_checkpoint_dir
+from sparsecap_jax.model_files import FORMS
 from sparsecap_jax.pruning import PRUNERS, Pruner, make_pruner
 from sparsecap_jax.pruning.masks import finalize
 from sparsecap_jax.pruning.paths import select
 from sparsecap_jax.runs import config as sections
 from sparsecap_jax.runs.directory import (
     IMPORTED,
+    MODEL_SUFFIX,
     LoadedRun,
     load_raw_variables,
     load_run,
     prunable_masks,
+    save_model,
     save_run,
     weight_counts,
 )
+from sparsecap_jax.runs.published import resolve_run
 from sparsecap_jax.torch_files import SparseTensor
 
 # Suffixes that the reference gives to weights files.
@@ -46,16 +50,59 @@ _DEFAULTS = {
 }
 
 
+def convert_run(
+    source: str | pathlib.Path,
+    output: str | pathlib.Path,
+    *,
+    weights: str = "float32",
+    report: Callable[[str], None] = print,
+) -> pathlib.Path:
+    """Write a run with its weights in another form.
+
+    Args:
+        source: run directory, model file, or name of a captioner of the package.
+        output: what to write, which may not exist or must be empty: a model file if it ends with
+            `.scap`, else a run directory.
+        weights: form of the weights, see `runs.directory.save_finished`; a model file has
+            "float32", "float16" or "int8".
+        report: takes one line of progress.
+
+    Raises:
+        CheckpointError: there is no run, or `output` is in use.
+        ConfigError: another form than a model file has.
+    """
+    output = pathlib.Path(output)
+    _check_unused(output)
+    run = load_run(resolve_run(source))
+    if output.suffix == MODEL_SUFFIX:
+        if weights not in FORMS:
+            raise ConfigError(f"weights is {weights!r}; {output} can be one of {', '.join(FORMS)}")
+        size = save_model(output, run, weights)
+    else:
+        with new_folder(output) as folder:
+            size = save_run(folder, run, form=weights)
+    report(f"{weights}; wrote {output} ({size:,} bytes of weights)")
+    return output
+
+
+def _check_unused(output: pathlib.Path) -> None:
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise CheckpointError(f"{output}: exists; expected a new or empty folder to write to")
+
+
 def import_reference(
     source: str | pathlib.Path,
     output: str | pathlib.Path,
     report: Callable[[str], None] = print,
+    *,
+    weights: str = "float32",
 ) -> LoadedRun:
     """Import a folder or zip with config.json, `*.pth` and tokenizer/.
 
     Masks are applied to the weights (supermask logits after rounding), as the reference does for
     its published checkpoints. `imported.json` keeps what a run directory has no place for: the
-    reference's config, training settings included, and the scores that came with it.
+    reference's config, training settings included, and the scores that came with it. For `weights`
+    see `convert_run`.
 
     Raises:
         CheckpointError: the source is corrupt or incomplete, or the run directory `output` exists.
@@ -79,7 +126,7 @@ def import_reference(
     if not masks and config.pruner.name != "none":  # applied already, as published
         masks = prunable_masks(params, {}, config.pruner)
     run = LoadedRun(config, tokenizer, model, params, masks)
-    size = save_run(output, run)
+    size = save_run(output, run, form=weights)
     note = {"source": checkpoint.source, "weights": checkpoint.weights}
     note |= {"config": checkpoint.config, "scores": checkpoint.scores}
     write_json(pathlib.Path(output, IMPORTED), note)
@@ -148,8 +195,7 @@ def export_reference(
             dense and the masks or the form concern pruned ones.
     """
     output = pathlib.Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise CheckpointError(f"{output}: exists; expected a new or empty folder to write to")
+    _check_unused(output)
     run = load_run(source)
     config = checkpoint_config(run, masks=masks)
     file = _weights_name(run, form, masks)

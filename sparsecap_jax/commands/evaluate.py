@@ -17,7 +17,7 @@ from sparsecap_jax.data.karpathy import ImageId
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.evaluation.metrics import METRICS, bootstrap_interval, score_captions
 from sparsecap_jax.files import write_json, write_table
-from sparsecap_jax.runs.directory import WEIGHTS, load_run, weight_counts
+from sparsecap_jax.runs.directory import finished_weights, load_run, weight_counts
 from sparsecap_jax.runs.overrides import change_data
 from sparsecap_jax.runs.published import resolve_run, results_folder
 
@@ -124,8 +124,8 @@ def evaluate_run(
         for metric in ("CIDEr", "ROUGE_L")
         if metric in scores
     }
-    files = [directory / WEIGHTS for directory in directories]
-    stored = step == "best" and all(file.exists() for file in files)
+    files = [finished_weights(directory) for directory in directories]
+    stored = step == "best" and all(files)
     size = sum(file.stat().st_size for file in files) if stored else None
     params = {str(number): run.params for number, run in enumerate(runs)}
     counts = {**weight_counts(jax.device_get(params)), "bytes": size, "images": len(captions)}

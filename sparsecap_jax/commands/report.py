@@ -7,7 +7,13 @@ from sparsecap_jax.errors import CheckpointError, DataError
 from sparsecap_jax.evaluation.sparsity_report import FOLDER, write_sparsity_report
 from sparsecap_jax.files import read_settings
 from sparsecap_jax.pruning.summary import ALL, PRUNABLE
-from sparsecap_jax.runs.directory import INITIAL_WEIGHTS, WEIGHTS, load_config, prunable_masks
+from sparsecap_jax.runs.directory import (
+    INITIAL_WEIGHTS,
+    MODEL,
+    finished_weights,
+    load_config,
+    prunable_masks,
+)
 from sparsecap_jax.runs.published import resolve_run, results_folder
 from sparsecap_jax.runs.weights import load_weights
 
@@ -27,9 +33,10 @@ def report_run(directory: str | pathlib.Path, report: Callable[[str], None] = pr
         CheckpointError: the run is not finished.
     """
     run, directory = directory, resolve_run(directory)
-    if not (directory / WEIGHTS).exists():
-        raise CheckpointError(f"{directory}: no finished run: {WEIGHTS} is missing")
-    weights = load_weights(directory / WEIGHTS)
+    finished = finished_weights(directory)
+    if finished is None:
+        raise CheckpointError(f"{directory}: no finished run: {MODEL} is missing")
+    weights = load_weights(finished)
     weights["masks"] = prunable_masks(**weights, pruner=load_config(directory).pruner)
     initial = step = None
     if (directory / INITIAL_WEIGHTS).exists():

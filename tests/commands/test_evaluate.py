@@ -24,6 +24,7 @@ from sparsecap_jax.data.stores import open_store
 from sparsecap_jax.errors import CheckpointError, ConfigError, DataError
 from sparsecap_jax.files import read_csv, read_json, write_json
 from sparsecap_jax.runs import published
+from sparsecap_jax.runs.directory import load_run, save_run
 from sparsecap_jax.runs.published import resolve_run
 from sparsecap_jax.runs.weights import load_weights
 from sparsecap_jax.stopping import Stopped, on_signals
@@ -97,7 +98,7 @@ def test_a_signal_stops_an_evaluation_before_the_next_image(package, tmp_path):
 
 def test_a_report_by_name_does_without_logs_and_initial_weights(package):
     before = sorted(package.rglob("*"))
-    weights = load_weights(package / "tiny/weights.npz")
+    weights = load_weights(package / "tiny/model.scap")
     matrices = [leaf for leaf in jax.tree.leaves(weights["params"]) if leaf.ndim == 2]
     kept = sum(int(np.count_nonzero(leaf)) for leaf in matrices)
     lines = []
@@ -112,7 +113,8 @@ def test_a_report_by_name_does_without_logs_and_initial_weights(package):
 
 def test_a_report_on_a_dense_run_counts_what_could_be_pruned(tmp_path):
     """Biases, even if most are 0 and stored as sparse, are none of it."""
-    weights, lines = load_weights(make_run(tmp_path / "run") / "weights.npz"), []
+    save_run(tmp_path / "run", load_run(make_run(tmp_path / "run")), form="npz")
+    weights, lines = load_weights(tmp_path / "run/weights.npz"), []
     params = weights["params"]
     assert list(flatten_dict(weights["masks"], sep="/")) == ["logit_0/bias"]
     report_run(tmp_path / "run", lines.append)
@@ -183,7 +185,7 @@ def test_an_ensemble_is_scored_as_one(coco, tmp_path):
         image_id: caption.text for image_id, caption in together.items()
     }
     assert together != alone
-    assert scores["bytes"] == sum((run / "weights.npz").stat().st_size for run in runs)
+    assert scores["bytes"] == sum((run / "model.scap").stat().st_size for run in runs)
     singles = [evaluate_run(run, **options) for run in runs]
     assert scores["nonzeros"] == sum(single["nonzeros"] for single in singles)
 

@@ -17,10 +17,11 @@ test: $(STAMP)
 soak: $(STAMP)
 	$(BIN)/python benchmarks/soak.py
 
-# Damages the files of every reader, COUNT times each (docs/results/fuzz.md).
+# Damages the files of every reader, COUNT times each (docs/results/fuzz.md). Repeating it continues.
 COUNT ?= 20000
 fuzz: $(STAMP)
-	$(BIN)/python tests/fuzz/fuzz_runs.py --count=$(COUNT) --output=docs/results/fuzz.md
+	$(BIN)/python tests/fuzz/fuzz_runs.py --count=$(COUNT) --state=fuzz_failures.json \
+		--output=docs/results/fuzz.md
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -4,8 +4,9 @@
     python benchmarks/soak.py --kills=5 --methods=gradual --report=
 
 Each start is ended by SIGKILL, SIGTERM or SIGINT after a random line of its output and a random
-time. A run that comes to its end is compared bit for bit with one that was left alone: weights,
-checkpoints, tables and reports; then the next run begins. Every start adds a row to
+time; its exit status has to be that of the signal, and its output without a traceback. A run that
+comes to its end is compared bit for bit with one that was left alone: weights, checkpoints, tables,
+TensorBoard points and reports; then the next run begins. Every start adds a row to
 WORKDIR/soak.csv; repeating the command continues from there.
 """
 
@@ -17,11 +18,13 @@ import pathlib
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
 
 from absl import app, flags
+from tensorboardX.proto.event_pb2 import Event
 
 KILLS = flags.DEFINE_integer("kills", 40, "Kills of each method.", lower_bound=1)
 METHODS = flags.DEFINE_list("methods", ["supermask", "gradual", "self_critical"], "What to train.")
@@ -38,7 +41,8 @@ ARGUMENTS = {
 }
 SIZES = {"embed_size": 12, "rnn_size": 16, "attention_size": 10, "dropout": 0.1}
 STEPS, SAVE_EVERY = 24, 4
-SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
+# Exit statuses by signal; the second: before the package has begun, or once it has finished.
+SIGNALS = {"SIGKILL": (-9,), "SIGTERM": (143, -15), "SIGINT": (130, -2)}
 COLUMNS = ("method", "start", "signal", "lines", "seconds", "exit", "result")
 HANG = 300  # seconds after a signal
 
@@ -74,7 +78,28 @@ def fingerprint(workdir: pathlib.Path) -> dict[str, str]:
             rows = list(csv.DictReader(content.decode().splitlines()))
             content = json.dumps([{**row, "images_per_second": ""} for row in rows]).encode()
         digests[str(name)] = hashlib.sha256(content).hexdigest()
-    return digests
+    points = json.dumps(tensorboard_points(workdir / "tensorboard"))
+    return digests | {"tensorboard": hashlib.sha256(points.encode()).hexdigest()}
+
+
+def tensorboard_points(folder: pathlib.Path) -> list[tuple[int, str, float]]:
+    """Return step, name and value of the points that TensorBoard shows; speeds are left out.
+
+    A start voids the points from its step on. A kill may leave half a record at a file's end.
+    """
+    points: dict[tuple[int, str], float] = {}
+    for path in sorted(folder.iterdir()):
+        content, place = path.read_bytes(), 0
+        while len(content) >= place + 12:
+            (size,) = struct.unpack_from("<Q", content, place)
+            if len(content) < place + size + 16:
+                break
+            event = Event.FromString(content[place + 12 : place + 12 + size])
+            place += size + 16
+            if event.HasField("session_log"):
+                points = {key: value for key, value in points.items() if key[0] < event.step}
+            points |= {(event.step, one.tag): one.simple_value for one in event.summary.value}
+    return [(*key, points[key]) for key in sorted(points) if "images_per_second" not in key[1]]
 
 
 def differences(ours: dict[str, str], theirs: dict[str, str]) -> str:
@@ -92,18 +117,17 @@ def start(words: list[str], lines: int | None, delay: float, name: str) -> tuple
         name: of the signal.
 
     Returns:
-        Exit status, whether the signal was sent, and the last lines of output.
+        Exit status, whether the signal was sent, and the output.
     """
-    shown: collections.deque[str] = collections.deque(maxlen=5)
+    shown = []
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen(words, cwd=REPO, **pipe) as process:
-        count, sent = 0, False
-        while lines is None or count < lines:
+        sent = False
+        while lines is None or len(shown) < lines:
             line = process.stdout.readline()
             if not line:
                 break
             shown.append(line)
-            count += 1
         else:
             try:
                 process.wait(delay)
@@ -111,7 +135,7 @@ def start(words: list[str], lines: int | None, delay: float, name: str) -> tuple
                 process.send_signal(getattr(signal, name))
                 sent = True
         try:
-            shown.extend(process.communicate(timeout=HANG)[0].splitlines(keepends=True))
+            shown.append(process.communicate(timeout=HANG)[0])
         except subprocess.TimeoutExpired:
             process.kill()
             sys.exit(f"error: still running {HANG} s after {name}: {words}")
@@ -143,7 +167,7 @@ def soak(folder: pathlib.Path, method: str, table: pathlib.Path) -> None:
         if kills >= KILLS.value and not rows[-1]["signal"]:
             return
         rng = random.Random(f"{SEED.value} {method} {len(rows)}")
-        lines, name = rng.randrange(expected["lines"]), rng.choice(SIGNALS)
+        lines, name = rng.randrange(expected["lines"]), rng.choice([*SIGNALS])
         delay = rng.random() * (0.3 if lines else expected["startup"])
         begun = time.monotonic()
         words = command(folder, method, workdir)
@@ -152,14 +176,17 @@ def soak(folder: pathlib.Path, method: str, table: pathlib.Path) -> None:
         seconds = round(time.monotonic() - begun, 1)
         row = {"method": method, "start": len(rows), "lines": lines if sent else "", "exit": status}
         row |= {"seconds": seconds, "signal": name if sent else ""}
+        if not sent and status:
+            sys.exit(f"error: {method}, start {len(rows)} failed, exit {status}: {shown[-2000:]}")
         if not sent:
-            if status:
-                sys.exit(f"error: {method}, start {len(rows)} failed, exit {status}: {shown}")
             wrong = differences(fingerprint(workdir), expected["files"])
             row["result"] = f"differs: {wrong}" if wrong else "identical"
-            shutil.move(workdir, folder / f"{method}_{len(rows)}") if wrong else shutil.rmtree(
-                workdir
-            )
+            if wrong:
+                shutil.move(workdir, folder / f"{method}_{len(rows)}")
+            else:
+                shutil.rmtree(workdir)
+        elif status not in SIGNALS[name] or (status > 0 and "Traceback" in shown):
+            row["result"] = f"unclean: {shown[-2000:]}"
         append(table, row)
         what = f"{name} after {lines} lines" if sent else row["result"]
         print(f"{method} {kills + sent}/{KILLS.value} | {what} | exit {status} | {seconds} s")
@@ -179,26 +206,33 @@ def append(table: pathlib.Path, row: dict) -> None:
 
 def page(rows: list[dict[str, str]]) -> str:
     """Return the result as a page of Markdown."""
+    given = f"--kills={KILLS.value} --methods={','.join(METHODS.value)} --seed={SEED.value}"
     lines = [
         "# Killed runs",
         "",
-        f"`make soak`: tiny runs of {STEPS} steps with a checkpoint every {SAVE_EVERY}, ended by",
+        f"`python benchmarks/soak.py {given}`",
+        f"(`make soak`): tiny runs of {STEPS} steps with a checkpoint every {SAVE_EVERY}, ended by",
         "random signals at random moments, from the start of Python to the last report, and",
-        "repeated. Each run that came to its end was compared bit for bit with one that was left",
-        "alone: weights, checkpoints (weights, masks, optimizer, key, place in the data), tables",
-        "and reports.",
+        "repeated. The method, the seed and the number of the start decide signal and moment.",
         "",
-        "| method | kills (KILL, TERM, INT) | runs that ended | identical | different |",
-        "|---|---|---|---|---|",
+        "Each run that came to its end was compared bit for bit with one that was left alone:",
+        "weights, checkpoints (weights, masks, optimizer, key, place in the data), tables,",
+        "TensorBoard points and reports. An unclean end is one by SIGTERM or SIGINT with another",
+        "exit status than 143 or 130, or with a traceback; in the first tenth of a second, while",
+        "Python starts, a signal ends it as it does any program.",
+        "",
+        "| method | kills (KILL, TERM, INT) | unclean | runs that ended | identical | different |",
+        "|---|---|---|---|---|---|",
     ]
     for method in METHODS.value:
         ours = [row for row in rows if row["method"] == method]
         kills = collections.Counter(row["signal"] for row in ours if row["signal"])
         counts = ", ".join(str(kills[name]) for name in SIGNALS)
-        ends = collections.Counter(row["result"].partition(":")[0] for row in ours if row["result"])
+        ends = collections.Counter(row["result"].partition(":")[0] for row in ours)
+        same, different = ends["identical"], ends["differs"]
         lines.append(
-            f"| {method} | {kills.total()} ({counts}) | {ends.total()} | {ends['identical']} | "
-            f"{ends['differs']} |"
+            f"| {method} | {kills.total()} ({counts}) | {ends['unclean']} | {same + different} | "
+            f"{same} | {different} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -206,6 +240,7 @@ def page(rows: list[dict[str, str]]) -> str:
 def main(_: list[str]) -> None:
     """Soak all methods, and write the page."""
     sys.stdout.reconfigure(line_buffering=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's runs ignored it
     sys.path.insert(0, str(REPO))
     from sparsecap_jax.data.toy_scenes import make_toy_scenes
 
@@ -223,9 +258,9 @@ def main(_: list[str]) -> None:
     rows = read(table)
     if REPORT.value:
         (REPO / REPORT.value).write_text(page(rows))
-    wrong = [row for row in rows if row["result"].startswith("differs")]
+    wrong = [row for row in rows if row["result"] not in ("", "identical")]
     if wrong:
-        sys.exit(f"error: {len(wrong)} runs differ, first {wrong[0]}")
+        sys.exit(f"error: {len(wrong)} starts went wrong, first {wrong[0]}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,7 @@
 """Prepare captions and features: `python launch/prepare_data.py SUBCOMMAND --help`."""
 
-import sys
-
 from sparsecap_jax.commands import prepare
 from sparsecap_jax.commands.cli import run_main
 
 if __name__ == "__main__":
-    prepare.define(sys.argv)
-    run_main(prepare.main, words=True)
+    run_main(prepare.main, words=True, define=prepare.define)

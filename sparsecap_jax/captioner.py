@@ -21,8 +21,9 @@ from sparsecap_jax.data.stores import open_store
 from sparsecap_jax.decoding import make_ensemble
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.models import model_class
-from sparsecap_jax.photos.extractors import Extractor, remake_extractor
-from sparsecap_jax.photos.images import Photo, open_photo
+from sparsecap_jax.photos.extractors import Extractor, open_for, remake_extractor
+from sparsecap_jax.photos.images import Photo
+from sparsecap_jax.runs.checkpoints import crc32
 from sparsecap_jax.runs.directory import LoadedRun, load_run
 from sparsecap_jax.runs.published import resolve_run
 
@@ -81,6 +82,11 @@ class Captioner:
     def config(self) -> Any:
         """Config of the run, or of an ensemble's first run."""
         return self.run.config
+
+    @property
+    def checksum(self) -> int:
+        """Checksum of the weights, of all members of an ensemble."""
+        return crc32(self._params)
 
     @property
     def feature_size(self) -> int:
@@ -168,7 +174,7 @@ class Captioner:
         single = single or getattr(photos, "ndim", 0) in (2, 3)
         remaining = iter([photos] if single else photos)
         while batch := list(itertools.islice(remaining, batch_size)):
-            regions = self.extractor([open_photo(photo) for photo in batch])
+            regions = self.extractor([open_for(self.extractor, photo) for photo in batch])
             yield from self.candidates(
                 [image.features for image in regions],
                 [image.boxes for image in regions],

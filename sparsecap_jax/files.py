@@ -12,6 +12,7 @@ import pathlib
 import re
 import shutil
 import socket
+import stat
 import struct
 import tempfile
 import tokenize
@@ -136,10 +137,12 @@ def locked(path: str | pathlib.Path, *, folder: bool = True) -> Iterator[None]:
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         with _open_locked(lock, path) as file:
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
             try:
+                with contextlib.suppress(OSError):  # on a full disk it holds without a name
+                    os.truncate(file.fileno(), 0)
+                    os.write(
+                        file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode()
+                    )
                 yield
             finally:
                 lock.unlink(missing_ok=True)
@@ -151,7 +154,8 @@ def locked(path: str | pathlib.Path, *, folder: bool = True) -> Iterator[None]:
 
 def _open_locked(lock: pathlib.Path, path: pathlib.Path) -> IO:
     while True:
-        file = lock.open("a+", encoding="utf-8")
+        with named_errors(path):
+            file = lock.open("a+", encoding="utf-8")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -196,7 +200,10 @@ def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     with named_errors(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as folder:
         written = pathlib.Path(folder, path.name)
         written.mkdir()
-        yield written
+        try:
+            yield written
+        except SparsecapError as error:  # one that names a file in there
+            raise type(error)(str(error).replace(str(written), str(path))) from error
         if path.exists():
             path.rmdir()
         os.replace(written, path)
@@ -212,21 +219,34 @@ def write_json(path: str | pathlib.Path, value: Any, indent: int | None = 2) -> 
         raise DataError(f"{path}: {error.object!r:.80} is not valid Unicode text") from error
 
 
+def open_regular(path: str | os.PathLike, buffering: int = -1) -> IO:
+    """Open a file for reading bytes; OSError where it is a device, pipe, socket or folder."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NONBLOCK)  # a pipe would wait for its writer
+
+    file = open(path, "rb", buffering, opener=opener)  # noqa: SIM115 - it is returned
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "a device, pipe or socket; expected a regular file", str(path))
+    return file
+
+
 def read_bytes(
     path: str | pathlib.Path, expected: str = "a file", *, max_bytes: int = MAX_BYTES
 ) -> bytes:
     """Read a whole file of at most `max_bytes`; errors say what is `expected`.
 
     Raises:
-        DataError: it is missing, larger, or cannot be read.
+        DataError: it is missing, larger, no regular file, or cannot be read.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size > max_bytes:
                 at_most = f"expected {expected} of at most {max_bytes}"
                 raise DataError(f"{path}: {size} bytes; {at_most}")
-            return file.read()
+            return file.read(size)  # no more, should it grow
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; expected {expected}") from error
     except OSError as error:

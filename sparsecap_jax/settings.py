@@ -13,14 +13,15 @@ import contextlib
 import dataclasses
 import difflib
 import functools
-import importlib
+import importlib.machinery
+import importlib.util
 import inspect
 import math
 import re
 import sys
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from sparsecap_jax.errors import ConfigError
@@ -187,7 +188,7 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
         if isinstance(value, str | int) and value in choices:
             return value
         raise ConfigError(f"{where} is {value!r}; {nearest(value, choices)}")
-    if typing.get_origin(hint) is tuple:
+    if typing.get_origin(hint) in (tuple, Sequence):
         items = (value,) if isinstance(value, str) else value
         if isinstance(items, list | tuple):
             with contextlib.suppress(ConfigError):
@@ -205,7 +206,7 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
 def _type_name(hint: Any) -> str:
     if typing.get_origin(hint) is Literal:
         return " or ".join(repr(choice) for choice in typing.get_args(hint))
-    if typing.get_origin(hint) is tuple:
+    if typing.get_origin(hint) in (tuple, Sequence):
         return f"a list of {_type_name(typing.get_args(hint)[0])}"
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         names = [_type_name(h) for h in typing.get_args(hint) if h is not type(None)]
@@ -293,6 +294,19 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def optional_package(module: str, extra: str, purpose: str) -> importlib.machinery.ModuleSpec:
+    """Return the place of an optional package, which is not imported yet.
+
+    Raises:
+        ConfigError: it is not installed; the message names `purpose` and the extra that brings it.
+    """
+    spec = importlib.util.find_spec(module)
+    if spec is None:
+        install = f"pip install 'sparsecap_jax[{extra}]'"
+        raise ConfigError(f"{purpose} needs {module}, which is not installed: {install}")
+    return spec
 
 
 _plugins: set[str] = set()

@@ -37,7 +37,8 @@ class Stopped(SystemExit):
 def on_signals(*, last: bool = False) -> Iterator[None]:
     """Catch SIGTERM and SIGINT in the main thread while the block runs; print why it stopped.
 
-    Signals that are ignored or have a handler already (as under `nohup`) are left alone.
+    Signals that are ignored (as under `nohup`) or have a handler already, such as that of a block
+    around this one, are left alone.
 
     Args:
         last: whether nothing but the end of the program follows, which a signal then only hastens:
@@ -45,16 +46,17 @@ def on_signals(*, last: bool = False) -> Iterator[None]:
     """
     global _received
     changed = [number for number, usual in _DEFAULTS.items() if signal.getsignal(number) is usual]
-    if _received:  # by a block around this one
-        changed = []
+    if _received or not changed:  # a block around this one has them
+        yield
+        return
 
     def note(number: int, frame: Any) -> None:
         global _received
         _received = signal.Signals(number)
         for each in changed:
             signal.signal(each, signal.SIG_DFL)
-        if not _deferring:
-            check()
+        signal.signal(signal.SIGALRM, _stop)
+        _stop(number, frame)
 
     for number in changed:
         signal.signal(number, note)
@@ -64,6 +66,7 @@ def on_signals(*, last: bool = False) -> Iterator[None]:
         print(stopped, file=sys.stderr)
         raise
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number in changed:
             signal.signal(number, signal.SIG_DFL if last else _DEFAULTS[number])
             _received = None
@@ -80,21 +83,38 @@ def check(place: str = "", advice: str = "") -> None:
         raise Stopped(_received, place, advice)
 
 
+def _stop(number: int, frame: Any) -> None:
+    """Raise `Stopped`, unless a loop is to do so; a compiled module that is loading would abort."""
+    while frame and not frame.f_code.co_qualname.startswith("ExtensionFileLoader."):
+        frame = frame.f_back
+    if frame:
+        again()
+    elif not _deferring:
+        check()
+
+
+def again() -> None:
+    """Raise `Stopped` in a moment: a callback of a library has swallowed it, or would."""
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+
+
 @contextlib.contextmanager
-def deferred() -> Iterator[None]:
-    """Let signals wait for a `check` while the block runs: no other exception interrupts it."""
+def deferred(advice: str = "") -> Iterator[None]:
+    """Let signals wait for a `check` while the block runs, at the latest for the one at its end."""
     global _deferring
-    check()
+    check(advice=advice)
     _deferring += 1
     try:
         yield
     finally:
         _deferring -= 1
+    if not _deferring:
+        check(advice=advice)
 
 
 def between(items: Iterable[Any], advice: str = CONTINUE) -> Iterator[Any]:
     """Yield `items`; a signal stops the loop over them between two items, and nowhere else."""
-    with deferred():
+    with deferred(advice):
         for item in items:
             yield item
             check(advice=advice)

@@ -1,6 +1,7 @@
 """Files: locks between processes, and one line for what the system refuses."""
 
 import errno
+import os
 import pathlib
 import resource
 import signal
@@ -10,8 +11,19 @@ import sys
 
 import pytest
 
+from sparsecap_jax.arrays import ArrayFile, read_npy
 from sparsecap_jax.errors import DataError, SparsecapError
-from sparsecap_jax.files import locked, named_errors, system_fault, write_atomically, write_json
+from sparsecap_jax.files import (
+    locked,
+    named_errors,
+    new_folder,
+    read_json,
+    system_fault,
+    write_atomically,
+    write_json,
+)
+from sparsecap_jax.photos.images import open_photo
+from sparsecap_jax.torch_files import load_torch_file
 
 HOLD = (
     "import sys; from sparsecap_jax.files import locked\n"
@@ -52,6 +64,17 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_a_full_disk_leaves_no_lock(tmp_path):
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, usual[1]))
+    try:
+        with locked(tmp_path / "x"):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_system_without_locks_is_no_fault(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
@@ -76,6 +99,8 @@ def test_what_cannot_be_written_is_named_with_the_reason(tmp_path):
     long = tmp_path / ("a" * 300)
     assert fault_of(write_json, long, {}) == f"{long}: File name too long"
     assert fault_of(write_json, "/proc/x.json", {}) == "/proc/x.json: No such file or directory"
+    lock = locked("/proc/x.json", folder=False)
+    assert fault_of(lock.__enter__) == "/proc/x.json: No such file or directory"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -112,3 +137,25 @@ def test_a_library_that_cannot_write_names_no_file(tmp_path):
     assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(tmp_path / "x"))
     with pytest.raises(DataError, match="other: Perm"), named_errors(tmp_path / "x"):
         raise DataError("other: Permission denied")
+
+
+def test_a_fault_within_a_new_folder_names_the_folder_itself(tmp_path):
+    path = tmp_path / "exported"
+    with pytest.raises(DataError) as raised, new_folder(path) as folder:
+        raise DataError(f"{folder / 'model.pth'}: cannot be written: No space left on device")
+    assert str(raised.value) == f"{path}/model.pth: cannot be written: No space left on device"
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_regular_files_are_read(tmp_path):
+    """A pipe would wait for its writer, and `/dev/zero` has no end."""
+    os.mkfifo(tmp_path / "42.npy")
+    (tmp_path / "photo.png").symlink_to("/dev/zero")
+    readers = (read_json, read_npy, ArrayFile, load_torch_file, open_photo)
+    for read in readers:
+        for path in tmp_path.iterdir():
+            with pytest.raises(SparsecapError, match=f"{path.name}: .*"):
+                read(path)
+    with pytest.raises(DataError, match="file: 3 bytes; expected JSON of at most 2"):
+        (tmp_path / "file").write_bytes(b"123")
+        read_json(tmp_path / "file", max_bytes=2)

@@ -1,8 +1,10 @@
 """The package's imports run downwards: no cycle between folders or files, rooms in their order."""
 
 import ast
+import configparser
 import graphlib
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -100,3 +102,26 @@ def test_options_of_a_search_need_no_jax(module):
     command = [sys.executable, "-c", code]
     loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert loaded == "[]\n"
+
+
+def test_optional_packages_are_asked_for_with_their_extra():
+    """Packages that setup.cfg does not always install go through `optional_package`."""
+    setup = configparser.ConfigParser()
+    setup.read(REPO / "setup.cfg")
+    installed = re.findall(r"^[\w-]+", setup["options"]["install_requires"], re.MULTILINE)
+    installed = {name.replace("-", "_").lower() for name in installed}
+    # Named differently, or brought along by Orbax.
+    installed |= {"pil", "absl", "orbax", "tensorstore", "sparsecap_jax"}
+    imported = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            imported |= {name.partition(".")[0] for name in names}
+    missing = {name for name in imported if name.lower() not in installed}
+    missing -= sys.stdlib_module_names
+    assert missing == {"h5py", "torch", "torchvision"}  # and the weights, which are no import
+    extras = setup["options.extras_require"]
+    for path in (REPO / "README.md", *(REPO / "docs").rglob("*.md"), *PACKAGE.rglob("*.py")):
+        for names in re.findall(r"sparsecap_jax\[([a-z0-9,]+)\]", path.read_text("utf-8")):
+            assert {*names.split(",")} <= {*extras}, path

@@ -6,6 +6,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -56,6 +57,52 @@ def test_a_signal_that_a_callback_swallows_is_not_forgotten():
         with stopping.deferred():
             pytest.fail("went on")
     gc.collect()
+
+
+def test_a_signal_in_the_last_part_of_a_loop_is_not_forgotten():
+    def items():
+        yield 1
+        send(signal.SIGTERM)  # after the last item
+
+    advice = "^stopped by SIGTERM; run the same command to continue$"
+    with pytest.raises(stopping.Stopped, match=advice), stopping.on_signals():
+        for _ in stopping.between(items()):
+            pass
+        pytest.fail("went on")
+
+
+def test_a_signal_that_a_callback_swallows_is_raised_again():
+    script = (
+        "import os, signal, time; from sparsecap_jax.commands.cli import run_main\n"
+        "class Callback:\n"
+        "    def __del__(self): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "def main(words):\n"
+        "    callback = Callback()\n"
+        "    del callback\n"
+        "    time.sleep(60)\n"
+        "run_main(main)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stderr) == (143, "stopped by SIGTERM\n")
+
+
+class ExtensionFileLoader:
+    """Named like the one of importlib, whose frames are on the stack while a module loads."""
+
+    def exec_module(self):
+        send(signal.SIGINT)
+        return "loaded"
+
+
+def test_loading_a_compiled_module_is_not_interrupted():
+    """It aborts the process for an exception in its midst."""
+    with pytest.raises(stopping.Stopped), stopping.on_signals():
+        loaded = ExtensionFileLoader().exec_module()
+        time.sleep(30)
+        pytest.fail("went on")
+    assert loaded == "loaded"
 
 
 def test_signals_that_are_ignored_stay_ignored():

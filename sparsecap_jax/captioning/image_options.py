@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from sparsecap_jax.captioning.search import SearchOptions
-from sparsecap_jax.data.records import ImageId, normalize_id
+from sparsecap_jax.data.records import ImageId, by_id, normalize_id
 from sparsecap_jax.decoding import DecodeOptions, must_contain
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.tokenizers import Tokenizer
@@ -96,7 +96,7 @@ def image_options(
 def _of_images(value: Any, image_ids: Sequence[ImageId], default: Any) -> list[Any]:
     """Return the value of each image, or the only value where all images share it."""
     if isinstance(value, Mapping):
-        values = {normalize_id(image_id): of_image for image_id, of_image in value.items()}
+        values = by_id(value.items(), "prefix or required")
         return [values.get(normalize_id(image_id), default) for image_id in image_ids]
     return [value]
 

@@ -24,7 +24,8 @@ class CaptionStream:
         key: field of the entries that says which image they are of.
 
     Attributes:
-        done: values of `key` that have entries already.
+        entries: all entries so far, by their values of `key`.
+        done: those values that had entries in the beginning.
 
     Raises:
         DataError: `path` has another ending; `PATH.partial` has other settings or another format.
@@ -36,14 +37,14 @@ class CaptionStream:
         if self._path.suffix not in (".json", ".jsonl"):
             raise DataError(f"{path}: expected a name that ends in .json or .jsonl")
         self._partial = self._path.with_name(f"{self._path.name}.partial")
-        self._entries: dict[ImageId, dict[str, Any]] = {}
+        self.entries: dict[ImageId, dict[str, Any]] = {}
         with contextlib.ExitStack() as opened:
             opened.enter_context(locked(self._path, folder=False))
             opened.enter_context(named_errors(self._partial))
             self._file = opened.enter_context(self._partial.open("a+b"))
             self._continue(settings)
             self._opened = opened.pop_all()
-        self.done = frozenset(self._entries)
+        self.done = frozenset(self.entries)
 
     def __enter__(self) -> "CaptionStream":
         return self
@@ -54,10 +55,10 @@ class CaptionStream:
     def write(self, entry: dict[str, Any]) -> None:
         """Add the entry of `entry[key]`."""
         image = entry[self._key]
-        if image in self._entries:
+        if image in self.entries:
             raise DataError(f"{self._partial}: image {image!r} was captioned before")
         self._append(entry)
-        self._entries[image] = entry
+        self.entries[image] = entry
 
     def finish(
         self, images: Sequence[ImageId], content: Callable[[list[dict[str, Any]]], Any] = list
@@ -66,7 +67,7 @@ class CaptionStream:
 
         A `.json` file holds `content` of the entries.
         """
-        entries = [self._entries[image] for image in images]
+        entries = [self.entries[image] for image in images]
         if self._path.suffix == ".jsonl":
             with write_atomically(self._path) as file:
                 file.writelines(_line(entry) for entry in entries)
@@ -84,7 +85,11 @@ class CaptionStream:
         whole = content[: content.rfind(b"\n") + 1]
         self._file.truncate(len(whole))
         if not whole:
-            self._append({"settings": settings})
+            try:
+                self._append({"settings": settings})
+            except OSError:
+                self._partial.unlink()
+                raise
         for number, line in enumerate(whole.splitlines(), 1):
             where = f"{self._partial}: line {number}"
             try:
@@ -100,9 +105,9 @@ class CaptionStream:
                 )
             if number > 1:
                 image = entry.get(self._key)
-                if not isinstance(image, int | str) or image in self._entries:
+                if not isinstance(image, int | str) or image in self.entries:
                     raise DataError(f"{where}: expected an image of its own")
-                self._entries[image] = entry
+                self.entries[image] = entry
 
     def _append(self, value: dict[str, Any]) -> None:
         # Flushed line by line: a killed process leaves whole lines, or part of the last one.

@@ -5,6 +5,7 @@ import itertools
 import math
 import os
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -69,8 +70,9 @@ def caption_folder(
     image_ids = store.image_ids()
     if not image_ids:
         raise DataError(f"{features}: no ID.npy in cocobu_att/; expected one per image")
-    settings = {"checkpoint": repr(checkpoint), "features": str(features)}
-    settings |= {"options": repr(options), "candidates": candidates, "attention": attention}
+    settings = {"checkpoint": repr(checkpoint), "weights": captioner.checksum}
+    settings |= {"features": str(features), "options": repr(options)}
+    settings |= {"candidates": candidates, "attention": attention}
     with CaptionStream(output, settings) as stream:
         remaining = [image_id for image_id in image_ids if image_id not in stream.done]
         if stream.done:
@@ -105,8 +107,8 @@ def caption_photos(
 ) -> dict[str, str]:
     """Caption photos and report each caption as it is found.
 
-    Photos that cannot be read are left out, and end the call with an error once the others are
-    captioned. With `output`, the same call continues after an interruption.
+    Photos that cannot be read are left out, named on stderr, and end the call with an error once
+    the others are captioned. With `output`, the same call continues after an interruption.
 
     Args:
         checkpoint: run directory or name of a captioner, or several for an ensemble.
@@ -118,7 +120,7 @@ def caption_photos(
         strict: whether to stop at the first photo that cannot be read.
         candidates: as in `caption_folder`.
         attention: as in `caption_folder`.
-        report: takes one line at a time.
+        report: takes one caption at a time, `PATH: caption`.
         **search: see `Captioner.caption_photos`.
 
     Returns:
@@ -139,7 +141,7 @@ def caption_photos(
             faults[photo_name(place)] = str(error)
 
     def results(todo: dict[str, str | os.PathLike]) -> Iterator[dict]:
-        opened = open_photos(todo, batch_size, faults, skip_bad=not strict)
+        opened = open_photos(todo, captioner.extractor, batch_size, faults, skip_bad=not strict)
         while batch := dict(itertools.islice(opened, batch_size)):
             found = captioner.photo_candidates(batch.values(), attention=attention, **search)
             for name, captions in zip(batch, found, strict=True):
@@ -150,12 +152,13 @@ def caption_photos(
         whole = candidates or attention
         return {entry["photo"]: entry if whole else entry["caption"] for entry in entries}
 
-    settings = {"checkpoint": repr(checkpoint), "options": repr(search)}
-    settings |= {"candidates": candidates, "attention": attention}
+    settings = {"checkpoint": repr(checkpoint), "weights": captioner.checksum}
+    settings |= {"options": repr(search), "candidates": candidates, "attention": attention}
     with CaptionStream(output, settings, "photo") if output else nullcontext() as stream:
         done = stream.done if stream else ()
         if done:
-            report(f"continuing: {len(paths.keys() & done)} of {len(paths)} photos are captioned")
+            count = len(paths.keys() & done)
+            print(f"continuing: {count} of {len(paths)} photos are captioned", file=sys.stderr)
         todo = {name: path for name, path in paths.items() if name not in done}
         entries, advice = [], stopping.CONTINUE if stream else ""
         for entry in stopping.between(results(todo), advice):
@@ -166,7 +169,7 @@ def caption_photos(
         if stream:
             entries = stream.finish([name for name in paths if name not in faults], by_path)
     for fault in faults.values():
-        report(f"left out: {fault}")
+        print(f"left out: {fault}", file=sys.stderr)
     if faults:
         raise DataError(f"{len(faults)} photos are left out, {len(entries)} are captioned")
     return {entry["photo"]: entry["caption"] for entry in entries}

@@ -26,7 +26,11 @@ _PLUGINS = flags.DEFINE_multi_string(
 )
 
 
-def run_main(main: Callable[[list[str]], None], words: bool = False) -> None:
+def run_main(
+    main: Callable[[list[str]], None],
+    words: bool = False,
+    define: Callable[[list[str]], None] | None = None,
+) -> None:
     """Run `main` as an absl app; errors and wrong usage are printed as one line, exit status 1.
 
     SIGTERM and SIGINT end it in one line too (see `stopping`), with exit status 143 and 130.
@@ -34,10 +38,13 @@ def run_main(main: Callable[[list[str]], None], words: bool = False) -> None:
     Args:
         main: takes the words of the command line that are no flags.
         words: whether there may be any.
+        define: takes the command line, and defines the flags that it needs.
     """
 
     def parse(argv: list[str]) -> list[str]:
-        with _errors_in_one_line(), stopping.on_signals():
+        with _errors_in_one_line():
+            if define:
+                define(argv)
             for module, defined in flags.FLAGS.flags_by_module_dict().items():
                 for flag in defined if module.startswith("sparsecap_jax.") else ():
                     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # in --help
@@ -45,6 +52,8 @@ def run_main(main: Callable[[list[str]], None], words: bool = False) -> None:
             argv = flags.FLAGS.read_flags_from_files(argv)
             try:
                 return flags.FLAGS(list(collect_changes(argv) if _CHANGES in flags.FLAGS else argv))
+            except stopping.Stopped:
+                raise
             except SystemExit:  # --help
                 sys.exit(0)
 
@@ -56,7 +65,7 @@ def run_main(main: Callable[[list[str]], None], words: bool = False) -> None:
         enable_compilation_cache()
         sys.unraisablehook = _report_unless_repeated
         sys.stdout.reconfigure(line_buffering=True)  # progress shows in pipes and logs too
-        with _errors_in_one_line(), stopping.on_signals(last=True):
+        with _errors_in_one_line():
             if argv[1:] and not words:
                 raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
             if _PLUGINS.value:
@@ -65,7 +74,8 @@ def run_main(main: Callable[[list[str]], None], words: bool = False) -> None:
                 trust(_PLUGINS.value)
             main(argv[1:])
 
-    app.run(guarded, flags_parser=parse)
+    with stopping.on_signals(last=True):
+        app.run(guarded, flags_parser=parse)
 
 
 @contextlib.contextmanager
@@ -90,7 +100,9 @@ def _errors_in_one_line() -> Iterator[None]:
 
 def _report_unless_repeated(unraisable: Any) -> None:
     """Print an error of a callback; not what TensorStore's say after a first failed write."""
-    if str(unraisable.exc_value) != "Event loop is closed":
+    if isinstance(unraisable.exc_value, stopping.Stopped):
+        stopping.again()
+    elif str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
 
 

@@ -71,8 +71,7 @@ def convert_run(
         CheckpointError: there is no run, or `output` is in use.
         ConfigError: another form than a model file has.
     """
-    output = pathlib.Path(output)
-    _check_unused(output)
+    output = _unused(output)
     run = load_run(resolve_run(source))
     if output.suffix == MODEL_SUFFIX:
         if weights not in FORMS:
@@ -83,11 +82,6 @@ def convert_run(
             size = save_run(folder, run, form=weights)
     report(f"{weights}; wrote {output} ({size:,} bytes of weights)")
     return output
-
-
-def _check_unused(output: pathlib.Path) -> None:
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise CheckpointError(f"{output}: exists; expected a new or empty folder to write to")
 
 
 def import_reference(
@@ -105,11 +99,10 @@ def import_reference(
     see `convert_run`.
 
     Raises:
-        CheckpointError: the source is corrupt or incomplete, or the run directory `output` exists.
+        CheckpointError: the source is corrupt or incomplete, or `output` is in use.
         ConfigError: a model or tokenizer that we do not have.
     """
-    if pathlib.Path(output, "config.json").exists():
-        raise CheckpointError(f"{output}: holds a run already; expected a new directory")
+    output = _unused(output)
     checkpoint = open_checkpoint_dir(source)
     try:
         model, variables = interop.load_state_dict(checkpoint.state_dict, checkpoint.config)
@@ -126,10 +119,11 @@ def import_reference(
     if not masks and config.pruner.name != "none":  # applied already, as published
         masks = prunable_masks(params, {}, config.pruner)
     run = LoadedRun(config, tokenizer, model, params, masks)
-    size = save_run(output, run, form=weights)
     note = {"source": checkpoint.source, "weights": checkpoint.weights}
     note |= {"config": checkpoint.config, "scores": checkpoint.scores}
-    write_json(pathlib.Path(output, IMPORTED), note)
+    with new_folder(output) as folder:
+        size = save_run(folder, run, form=weights)
+        write_json(folder / IMPORTED, note)
     counts = weight_counts(params)
     shown = f"{counts['nonzeros']:,} nonzero weights, sparsity {counts['sparsity']:.4f}"
     name = checkpoint.config["caption_model"]
@@ -176,7 +170,7 @@ def export_reference(
     It holds `config.json` in its newest form, one `model_best*.pth`, and `tokenizer/`.
 
     Args:
-        source: run directory of ours, finished or not.
+        source: run directory of ours, finished or not, or name of a captioner of the package.
         output: folder to write; it may not exist, or must be empty.
         form: "dense", or "sparse": the prunable weights as COO tensors, as published.
         masks: "applied": weights with zeros where they are pruned, no masks, as published (for the
@@ -194,8 +188,8 @@ def export_reference(
         ConfigError: the reference has no such model or no class of it with masks, or the model is
             dense and the masks or the form concern pruned ones.
     """
-    output = pathlib.Path(output)
-    _check_unused(output)
+    output = _unused(output)
+    source = resolve_run(source)
     run = load_run(source)
     config = checkpoint_config(run, masks=masks)
     file = _weights_name(run, form, masks)
@@ -208,6 +202,13 @@ def export_reference(
     tensors = f"{config['caption_model']}: {len(state)} tensors"
     report(f"{tensors}; wrote {path} ({path.stat().st_size:,} bytes)")
     return path
+
+
+def _unused(output: str | pathlib.Path) -> pathlib.Path:
+    output = pathlib.Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise CheckpointError(f"{output}: exists; expected a new or empty folder to write to")
+    return output
 
 
 def checkpoint_config(run: LoadedRun, *, masks: str = "applied") -> dict[str, Any]:

@@ -4,15 +4,17 @@ import dataclasses
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from sparsecap_jax import stopping
 from sparsecap_jax.captioner import Captioner
-from sparsecap_jax.captioning.batches import Caption, best_caption, to_coco
+from sparsecap_jax.captioning.batches import best_caption, to_coco
+from sparsecap_jax.captioning.stream import CaptionStream
 from sparsecap_jax.data.datasets import Dataset, load_dataset
+from sparsecap_jax.data.features import FeatureStore
 from sparsecap_jax.data.karpathy import ImageId
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.evaluation.metrics import METRICS, bootstrap_interval, score_captions
@@ -44,6 +46,8 @@ def evaluate_run(
     **search: Any,
 ) -> dict[str, Any]:
     """Caption a split with a run and score the captions.
+
+    The same call continues after an interruption, from `captions.json.partial`.
 
     Args:
         workdir: the run directory, or the name of a captioner that comes with the package; its
@@ -98,26 +102,24 @@ def evaluate_run(
     records = {record.image_id: record for record in dataset.splits[split]}
     if not records:
         raise DataError(f"{split} split of {config.data.dir or config.data.name}: no images")
-    results = captioner.caption_store(
-        dataset.store,
-        list(records),
-        batch_size=config.data.eval_batch_size,
-        attention=attention,
-        **search,
-    )
-    captions, rate = _best_captions(results, f"/{len(records)}", title, report)
-    write_json(folder / "captions.json", [to_coco(*item) for item in captions.items()])
-    if not any(record.raw for record in records.values()):  # COCO's test2014
+    settings = {"checkpoint": [*map(str, directories)], "weights": captioner.checksum}
+    settings |= {"data": config.data.dir, "changes": [*changes], "attention": attention}
+    settings |= {"options": repr(search)}
+    options = {"batch_size": config.data.eval_batch_size, "attention": attention, **search}
+    references = {image_id: record.raw for image_id, record in records.items()}
+    with CaptionStream(folder / "captions.json", settings) as stream:
+        rate = _caption(stream, captioner, dataset.store, list(records), title, report, options)
+        captions = {image_id: stream.entries[image_id]["caption"] for image_id in records}
+        if any(references.values()):
+            by_config = "unicode" if config.eval.tokenizer == "unicode" else "auto"
+            tokenizer = tokenizer or by_config
+            scores = score_captions(
+                captions, references, metrics=metrics, tokenizer=tokenizer, per_image=True
+            )
+        stream.finish(list(records))
+    if not any(references.values()):  # COCO's test2014
         report(f"{title}: no references | {rate}\nwrote {folder}/captions.json")
         return {"images": len(captions), **search}
-    by_config = "unicode" if config.eval.tokenizer == "unicode" else "auto"
-    scores = score_captions(
-        {image_id: caption.text for image_id, caption in captions.items()},
-        {image_id: record.raw for image_id, record in records.items()},
-        metrics=metrics,
-        tokenizer=tokenizer or by_config,
-        per_image=True,
-    )
     per_image = scores.pop("per_image").values()
     intervals = {
         f"{metric}_95%": list(bootstrap_interval([image[metric] for image in per_image]))
@@ -139,23 +141,31 @@ def evaluate_run(
     return result
 
 
-def _best_captions(
-    results: Iterable[tuple[ImageId, list[Caption]]],
-    of_all: str,
+def _caption(
+    stream: CaptionStream,
+    captioner: Captioner,
+    store: FeatureStore,
+    image_ids: Sequence[ImageId],
     title: str,
     report: Callable[[str], None],
-) -> tuple[dict[ImageId, Caption], str]:
-    """Collect the best caption of each image and the speed, and report progress."""
-    captions, rate, start = {}, "", time.monotonic()
-    reported = start
-    for count, (image_id, candidates) in enumerate(stopping.between(results, advice=""), 1):
-        captions[image_id] = best_caption(candidates)
+    options: Mapping[str, Any],
+) -> str:
+    """Caption the images that have no caption yet; report progress and return the speed."""
+    remaining = [image_id for image_id in image_ids if image_id not in stream.done]
+    if stream.done:
+        report(f"continuing: {len(stream.done)} of {len(image_ids)} images are captioned")
+    if not remaining:
+        return "captioned before"
+    start = reported = time.monotonic()
+    results = captioner.caption_store(store, remaining, **options)
+    for count, (image_id, candidates) in enumerate(stopping.between(results), 1):
+        stream.write(to_coco(image_id, best_caption(candidates)))
         now = time.monotonic()
         rate = f"{count / max(now - start, 1e-9):.1f} images/s"
         if now - reported > _SECONDS:
             reported = now
-            report(f"{title}: {count}{of_all} images | {rate}")
-    return captions, rate
+            report(f"{title}: {count}/{len(remaining)} images | {rate}")
+    return rate
 
 
 def evaluate_runs(
@@ -196,13 +206,13 @@ def evaluate_runs(
     return results
 
 
-def format_table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return `COLUMNS` of results as a table of text, one line a model."""
-    table = {"": COLUMNS}
-    table |= {name: [_cell(row.get(column)) for column in COLUMNS] for name, row in results.items()}
+def format_table(results: Mapping[str, Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> str:
+    """Return some figures of results as a table of text, one line a model."""
+    table = {"": columns}
+    table |= {name: [_cell(row.get(column)) for column in columns] for name, row in results.items()}
     width = max(10, *(len(name) + 1 for name in table))
     return "\n".join(
-        f"{name:{width}s}" + "".join(f"{c:>10s}" for c in row) for name, row in table.items()
+        f"{name:{width}s}" + "".join(f"{c:>11s}" for c in row) for name, row in table.items()
     )
 
 

@@ -3,7 +3,7 @@
 import pathlib
 from collections.abc import Callable
 
-from sparsecap_jax.errors import CheckpointError, DataError
+from sparsecap_jax.errors import CheckpointError, ConfigError, DataError
 from sparsecap_jax.evaluation.sparsity_report import FOLDER, write_sparsity_report
 from sparsecap_jax.files import read_settings
 from sparsecap_jax.pruning.summary import ALL, PRUNABLE
@@ -37,7 +37,10 @@ def report_run(directory: str | pathlib.Path, report: Callable[[str], None] = pr
     if finished is None:
         raise CheckpointError(f"{directory}: no finished run: {MODEL} is missing")
     weights = load_weights(finished)
-    weights["masks"] = prunable_masks(**weights, pruner=load_config(directory).pruner)
+    try:
+        weights["masks"] = prunable_masks(**weights, pruner=load_config(directory).pruner)
+    except ConfigError as error:
+        raise CheckpointError(f"{directory}: {error}") from error
     initial = step = None
     if (directory / INITIAL_WEIGHTS).exists():
         initial = load_weights(directory / INITIAL_WEIGHTS, weights["params"])["params"]

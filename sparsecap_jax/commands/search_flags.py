@@ -11,7 +11,7 @@ from typing import Any, Literal
 from absl import flags
 
 from sparsecap_jax.captioning.search import BY_IMAGE, USED_BY, SearchOptions
-from sparsecap_jax.data.records import normalize_id
+from sparsecap_jax.data.records import by_id
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.files import read_json
 from sparsecap_jax.settings import Field, fields_of
@@ -52,7 +52,7 @@ def given_options() -> dict[str, Any]:
                 values = [text for one in values for text in (one if type(one) is list else [None])]
             if not all(isinstance(one, str) for one in values):
                 raise DataError(f"{value}: expected an object with {expected} for each image id")
-            options[name] = {normalize_id(image_id): one for image_id, one in content.items()}
+            options[name] = by_id(content.items(), value)
         elif name == "required":
             options[name] = tuple(phrase.strip() for phrase in value.split(","))
         elif isinstance(value, list):

@@ -6,7 +6,6 @@ The stores themselves are in `sparsecap_jax.data.stores`; `open_store` there fin
 import abc
 import dataclasses
 import functools
-import importlib
 import math
 import os
 import pathlib
@@ -191,7 +190,8 @@ class IndexedStore(abc.ABC):
         sizes: (width, height) of the images, for formats whose boxes are in pixels without them.
 
     Raises:
-        DataError: `path` is not of the store's format, or a package that reads it is missing.
+        ConfigError: a package that reads it is missing.
+        DataError: `path` is not of the store's format.
     """
 
     unit = "features"
@@ -285,14 +285,6 @@ class IndexedStore(abc.ABC):
             if other != key:
                 raise DataError(f"{self.path}: {other} and {key} are one image id")
         return index
-
-    def _import(self, module: str, kind: str, extra: str) -> Any:
-        """Import an optional package; the error names the extra that brings it."""
-        try:
-            return importlib.import_module(module)
-        except ModuleNotFoundError:
-            message = f"reading {kind} takes {module}; pip install 'sparsecap_jax[{extra}]'"
-            raise DataError(f"{self.path}: {message}") from None
 
     @abc.abstractmethod
     def _load_index(self) -> dict[ImageId, Any]:

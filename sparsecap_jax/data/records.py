@@ -20,9 +20,13 @@ SPLITS = ("train", "val", "test")
 # COCO names carry their id: COCO_val2014_000000391895.jpg, or plain 000000391895.jpg. Other
 # underscored names stay whole: the last part of a Flickr8k name may be all digits by chance.
 _COCO_NAME = re.compile(r"(?:COCO_[a-z]+[0-9]{4}_)?([0-9]+)")
-PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-"""Formats of pictures that are read, by their names in Pillow."""
-_EXTENSION = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif)$", re.IGNORECASE)
+PICTURE_ENDINGS = {
+    **{"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP"},
+    **{"tif": "TIFF", "tiff": "TIFF", "avif": "AVIF"},
+}
+"""Pillow's names of the formats of pictures that are read, by the endings of files."""
+PICTURE_FORMATS = tuple(dict.fromkeys(PICTURE_ENDINGS.values()))
+_EXTENSION = re.compile(rf"\.({'|'.join(PICTURE_ENDINGS)})$", re.IGNORECASE)
 _JSON_NAMES = {list: "a list", str: "a string", int | str: "an integer or a name"}
 _MAX_NAME = 255  # bytes of the name of a file or folder, the limit of file systems
 _MAX_LOGGED = 5  # faults that are logged one by one
@@ -68,6 +72,18 @@ def normalize_id(image_id: ImageId) -> ImageId:
     if isinstance(image_id, int) and not 0 <= image_id <= _MAX_ID:
         return str(image_id)
     return image_id
+
+
+def by_id(pairs: Iterable[tuple[ImageId, Any]], where: Any) -> dict[ImageId, Any]:
+    """Return values by normalized id, of (id, value) pairs; DataError where two ids are one."""
+    values: dict[ImageId, Any] = {}
+    spelled: dict[ImageId, ImageId] = {}
+    for image_id, value in pairs:
+        key = normalize_id(image_id)
+        if key in values:
+            raise DataError(f"{where}: {spelled[key]!r:.80} and {image_id!r:.80} are one image id")
+        values[key], spelled[key] = value, image_id
+    return values
 
 
 def image_id_from_filename(filename: str) -> ImageId:

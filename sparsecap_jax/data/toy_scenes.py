@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsecap_jax.data.npy import to_npy
+from sparsecap_jax.arrays import to_npy
 from sparsecap_jax.data.records import SPLITS
 from sparsecap_jax.data.toy_drawing import draw_scene
 from sparsecap_jax.data.toy_grammar import caption_scene, near_caption, plain_caption

@@ -1,1 +1,1 @@
-"""Experiments that `launch/sweep.py` runs; each module defines `SWEEP`."""
+"""The demo, and the experiments of `launch/sweep.py`, whose modules define `SWEEP`."""

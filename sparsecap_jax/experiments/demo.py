@@ -11,6 +11,7 @@ from sparsecap_jax.commands.evaluate import COLUMNS, evaluate_run, format_table
 from sparsecap_jax.data.datasets import Dataset, load_dataset
 from sparsecap_jax.evaluation.metrics import score_captions
 from sparsecap_jax.evaluation.plots import caption_grid, training_curves
+from sparsecap_jax.evaluation.toy_relations import FACTS, wrong_facts
 from sparsecap_jax.files import read_json, write_json
 from sparsecap_jax.runs.loop import train
 
@@ -24,16 +25,19 @@ def run_demo(
 ) -> dict[str, Any]:
     """Train and evaluate a model for each config, and score a constant caption for comparison.
 
+    Along with the scores, it counts the captions that state wrong facts, which scores hide.
+
     Writes `WORKDIR/results.json`, `captions.png`, `curves.png` and a run directory for each model.
 
     Args:
-        configs: config by name; all of one dataset.
+        configs: config by name; all of the same toy scenes.
         workdir: folder to write to; a second call continues there.
         report: takes one line at a time.
 
     Returns:
-        Content of `results.json`: `{name: {"sparsity", "nonzeros", "bytes", scores...}}` with
-        `baseline` among the names; None for a figure that does not apply.
+        Content of `results.json`: `{name: {"sparsity", "nonzeros", "bytes", scores..., "wrong"}}`
+        with `baseline` among the names; None for a figure that does not apply. "wrong" holds the
+        counts of `wrong_facts`.
     """
     workdir = pathlib.Path(workdir)
     results = {}
@@ -43,15 +47,21 @@ def run_demo(
         results[name] = evaluate_run(workdir / name, report=report)
     dataset = load_dataset(next(iter(configs.values())).data, need_boxes=True)
     results["baseline"] = constant_caption_scores(dataset)
-    results = {name: {**dict.fromkeys(COLUMNS), **scores} for name, scores in results.items()}
-    write_json(workdir / "results.json", results)
     captions = {}
     for name, config in configs.items():
         file = workdir / name / f"test_beam_{config.eval.beam_size_test}" / "captions.json"
         captions[name] = {entry["image_id"]: entry["caption"] for entry in read_json(file)}
+    ids = [record.image_id for record in dataset.splits["test"]]
+    everything = {**captions, "baseline": dict.fromkeys(ids, results["baseline"]["caption"])}
+    for name, texts in everything.items():
+        wrong = wrong_facts(texts, dataset.images.parent)
+        results[name] = {**dict.fromkeys(COLUMNS), **results[name], "wrong": wrong}
+    write_json(workdir / "results.json", results)
     caption_grid(workdir / "captions.png", dataset.splits["test"][:9], dataset, captions)
     training_curves(workdir / "curves.png", {name: workdir / name for name in configs})
     report(format_table(results))
+    report(f"captions of {len(ids)} that state a wrong fact:")
+    report(format_table({name: row["wrong"] for name, row in results.items()}, FACTS))
     report(f"results: {workdir / 'results.json'}")
     report(f"captions, along with their scenes: {workdir / 'captions.png'}")
     report(f"training curves: {workdir / 'curves.png'}")

@@ -20,7 +20,7 @@ from sparsecap_jax.commands.evaluate import evaluate_run
 from sparsecap_jax.data.datasets import Dataset, load_dataset
 from sparsecap_jax.errors import ConfigError, SparsecapError
 from sparsecap_jax.evaluation.metrics import FAST_METRICS
-from sparsecap_jax.files import read_settings, write_json, write_table
+from sparsecap_jax.files import locked, read_settings, write_json, write_table
 from sparsecap_jax.models import model_class
 from sparsecap_jax.runs.config import to_json
 from sparsecap_jax.runs.loop import train
@@ -179,9 +179,10 @@ def _take(sweep: Sweep, directory: pathlib.Path, config: ConfigDict, datasets: d
         datasets[key] = load_dataset(config.data, need_boxes=boxes)
     dataset = datasets[key]
     began = time.monotonic()
-    train(config, directory, lambda line: None, dataset=dataset)
-    seconds = round(time.monotonic() - began, 1)
-    row = {**sweep.evaluate(directory, dataset), "seconds": seconds}
-    write_json(directory / RESULT, row)
-    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+    with locked(directory / RESULT, folder=False):
+        train(config, directory, lambda line: None, dataset=dataset)
+        seconds = round(time.monotonic() - began, 1)
+        row = {**sweep.evaluate(directory, dataset), "seconds": seconds}
+        write_json(directory / RESULT, row)
+        shutil.rmtree(directory / "checkpoints", ignore_errors=True)
     return row

@@ -15,14 +15,14 @@ from sparsecap_jax.pruning import make_pruner
 from sparsecap_jax.runs.recipes import TINY_TRANSFORMER
 
 SPARSITIES = (0.8, 0.9, 0.95, 0.975, 0.99)
-# The papers' main methods, and the one that jaxpruner's users would miss most.
+# The papers' main methods, and jaxpruner's RigL.
 METHODS = ("supermask", "mag_grad_blind", "mag_blind", "snip", "rigl")
 MODELS = {
     "up_down": {},
     "ort": {"model": "relation_transformer", "tiny": TINY_TRANSFORMER, "weight_scale": 1.5},
 }
 # Plain captions (CIDEr is 0 to 10), and runs just long enough to separate the methods.
-STEPS = {"up_down": 900, "ort": 600}  # two thirds of it for methods that prune a trained model
+STEPS = {"up_down": 900, "ort": 600}  # methods that prune a trained model take two thirds of these
 # Supermasks: the weight of the sparsity loss, times 1 / (1 - sparsity) as in the papers, and the
 # epsilon of the logits' Adam. Light weights were the best of those tried: with a heavier one, or a
 # smaller epsilon, weights are pruned before the captioner has learnt which it needs.

@@ -155,7 +155,7 @@ def _read(files: _Files, weights: str | None, source: str) -> ReferenceCheckpoin
 
 def _json(files: _Files, name: str, *limit: int) -> dict[str, Any]:
     try:
-        content = json.loads(files[name](*limit).decode(), object_pairs_hook=unique_keys)
+        content = json.loads(files[name](*limit).decode("utf-8-sig"), object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{name}: not JSON: {error}") from error
     if not isinstance(content, dict):

@@ -2,11 +2,13 @@
 
 Their form is `{"ref_len": images, "document_frequency": {n-gram: count}}`, a dict of any kind, with
 tuples of words, or of word numbers as text; rare words are `UNK`, captions end in `<eos>` or `0`.
-Numbers may be numpy's, and text that of Python 2, UTF-8 or Latin-1.
+Numbers may be numpy's, words bytes or text of Python 2, UTF-8 or Latin-1, and `ref_len` the
+logarithm of the number of images, where no other reading is possible.
 Source: `scripts/dataset/prepro_ngrams.py` of the reference.
 """
 
 import io
+import math
 import pathlib
 import re
 import reprlib
@@ -103,29 +105,43 @@ def _convert(content: Any, name: str) -> DocumentFrequency:
     if type(content) is not dict or set(content) != {"ref_len", "document_frequency"}:
         raise ValueError("expected a dict of ref_len and document_frequency")
     images, counts = content["ref_len"], content["document_frequency"]
-    if type(images) not in (int, float) or images < 1 or images != int(images):
-        raise ValueError(f"ref_len is {reprlib.repr(images)}; expected the number of images")
     if type(counts) is not dict or not counts:
         raise ValueError("document_frequency is not a dict of n-grams")
+    images = _number_of_images(images)
     for ngram, count in counts.items():
         is_tuple = type(ngram) is tuple and 1 <= len(ngram) <= MAX_N
-        if not is_tuple or any(type(word) is not str or "\n" in word for word in ngram):
+        if not is_tuple or any(type(w) not in (str, bytes) or "\n" in _text(w) for w in ngram):
             expected = f"expected a tuple of one to {MAX_N} words"
             raise ValueError(f"n-gram {reprlib.repr(ngram)}; {expected}")
         if type(count) not in (int, float) or not 0 <= count < float("inf"):
             raise ValueError(f"n-gram {reprlib.repr(ngram)} has the count {reprlib.repr(count)}")
+        if count > images:
+            more = f"the count {count:g}, but ref_len stands for {images} images"
+            raise ValueError(f"n-gram {reprlib.repr(ngram)} has {more}")
     counts = {tuple(map(_text, ngram)): float(count) for ngram, count in counts.items()}
     words = {ngram[0] for ngram in counts if len(ngram) == 1}
     tokens = "ids" if all(word.isdigit() for word in words) else "words"
     eos, unk = "0" if tokens == "ids" else "<eos>", "UNK"
     special = {"eos": eos if eos in words else "", "unk": unk if unk in words else ""}
-    return from_ngrams(counts, int(images), **special, dataset=name, tokens=tokens)
+    return from_ngrams(counts, images, **special, dataset=name, tokens=tokens)
 
 
-def _text(word: str) -> str:
-    """Return a word; one that is not UTF-8 in a file of Python 2 was Latin-1."""
+def _number_of_images(ref_len: Any) -> int:
+    """Return `ref_len`, or the whole number of which it is the logarithm to the last digits."""
+    if type(ref_len) in (int, float) and 0 < ref_len < 2**53:
+        if ref_len == int(ref_len):
+            return int(ref_len)
+        images = round(math.exp(min(ref_len, 40.0)))
+        if images > 1 and abs(ref_len - math.log(images)) < 1e-13:
+            return images
+    expected = "the number of images, or its logarithm"
+    raise ValueError(f"ref_len is {reprlib.repr(ref_len)}; expected {expected}")
+
+
+def _text(word: str | bytes) -> str:
+    """Return a word; one that is not UTF-8 was Latin-1."""
+    content = word if type(word) is bytes else word.encode(errors=_ERRORS)
     try:
-        word.encode()
-    except UnicodeEncodeError:
-        return word.encode(errors=_ERRORS).decode("latin1")
-    return word
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("latin1")

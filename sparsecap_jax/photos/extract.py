@@ -4,6 +4,7 @@ It writes `OUTPUT/cocobu_att/ID.npy`, `cocobu_box_relative/ID.npy` and `cocobu_f
 photo, and `extractor.json`, the settings that made them.
 """
 
+import functools
 import itertools
 import os
 import pathlib
@@ -16,14 +17,14 @@ import numpy as np
 from PIL import Image
 
 from sparsecap_jax import stopping
+from sparsecap_jax.arrays import to_npy
 from sparsecap_jax.data.batches import read_ahead
 from sparsecap_jax.data.features import RegionFeatures, validated
-from sparsecap_jax.data.npy import to_npy
 from sparsecap_jax.data.records import ImageId, image_id_from_filename
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.files import read_json, write_atomically, write_json
-from sparsecap_jax.photos.extractors import Extractor
-from sparsecap_jax.photos.images import list_photos, open_photo, photo_name
+from sparsecap_jax.photos.extractors import Extractor, open_for
+from sparsecap_jax.photos.images import list_photos, photo_name
 
 SETTINGS = "extractor.json"
 # In the order of writing: a photo with a file in the last one is finished.
@@ -89,7 +90,7 @@ def extract_folder(
     skipped, done, faults, start = len(photos) - len(todo), 0, {}, time.monotonic()
     if skipped:
         report(f"{skipped} of {len(photos)} photos have features already")
-    opened = open_photos(todo, 2 * batch_size, faults, skip_bad)
+    opened = open_photos(todo, extractor, 2 * batch_size, faults, skip_bad)
     batches = iter(lambda: dict(itertools.islice(opened, batch_size)), {})
     for batch in stopping.between(batches):
         for image_id, regions in zip(batch, extractor([*batch.values()]), strict=True):
@@ -105,14 +106,20 @@ def extract_folder(
 
 
 def open_photos(
-    photos: Mapping[ImageId, str | os.PathLike], ahead: int, faults: dict[str, str], skip_bad: bool
+    photos: Mapping[ImageId, str | os.PathLike],
+    extractor: Extractor,
+    ahead: int,
+    faults: dict[str, str],
+    skip_bad: bool,
 ) -> Iterator[tuple[ImageId, Image.Image]]:
     """Yield the keys of `photos` and the pictures, the next ones being read meanwhile.
 
-    With `skip_bad`, photos that cannot be read are left out, and why is noted in `faults` by path.
+    Each is shrunk as soon as it is read (see `open_for`). With `skip_bad`, photos that cannot be
+    read are left out, and why is noted in `faults` by path.
     """
     with ThreadPoolExecutor(2, thread_name_prefix="photos") as executor:
-        futures = ((key, executor.submit(open_photo, path)) for key, path in photos.items())
+        read = functools.partial(executor.submit, open_for, extractor)
+        futures = ((key, read(path)) for key, path in photos.items())
         for image_id, photo in read_ahead(futures, ahead):
             try:
                 yield image_id, photo.result()

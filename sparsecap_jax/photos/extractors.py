@@ -19,8 +19,10 @@ from PIL import Image
 from sparsecap_jax import settings
 from sparsecap_jax.data.features import RegionFeatures
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.photos.images import squeeze
+from sparsecap_jax.photos.images import Photo, open_photo, squeeze
 from sparsecap_jax.photos.lite0 import FEATURES, STRIDE, EfficientNetLite0, load_params
+
+_SIDE = 1333  # longest side of a picture in torchvision's detectors
 
 
 @runtime_checkable
@@ -31,6 +33,9 @@ class Extractor(Protocol):
         feature_size: width D of its features.
         settings: all that makes it again, as JSON values: `extractor`, its name, and its options.
             Features of different settings do not mix.
+
+    An extractor may also offer `shrink(photo)`: it returns a photo no larger than the extractor
+    needs it, so that a batch of large ones is not held in full.
     """
 
     feature_size: int
@@ -38,6 +43,12 @@ class Extractor(Protocol):
 
     def __call__(self, photos: Sequence[Image.Image]) -> list[RegionFeatures]:
         """Return the regions of upright RGB photos: features, relative boxes, fc."""
+
+
+def open_for(extractor: Extractor, photo: Photo) -> Image.Image:
+    """Return a photo as `open_photo` reads it, shrunk where the extractor offers that."""
+    shrink = getattr(extractor, "shrink", lambda photo: photo)
+    return shrink(open_photo(photo))
 
 
 def make_extractor(name: str, /, **options: Any) -> Extractor:
@@ -122,6 +133,10 @@ class Lite0:
         self._pooling = pooling_weights(self.boxes, *2 * [windows.size // STRIDE])
         self._params = jax.device_put(load_params())
 
+    def shrink(self, photo: Image.Image) -> Image.Image:
+        """Return the photo as the network sees it."""
+        return Image.fromarray(squeeze(photo, self.windows.size))
+
     def __call__(self, photos: Sequence[Image.Image]) -> list[RegionFeatures]:
         """Return the windows' features `[R, 1280]`, boxes `[R, 4]` and fc `[1280]` of photos."""
         regions, side, count = [], self.windows.size, self.windows.batch_size
@@ -160,6 +175,8 @@ class FasterRCNN:
     feature_size = 1024
 
     def __init__(self, *, max_regions: int = 36, min_score: float = 0.2, weights: str = ""):
+        for package in ("torch", "torchvision"):
+            settings.optional_package(package, "torchvision", "extractor 'torchvision'")
         import torch
         from torchvision.models import detection
 
@@ -177,6 +194,13 @@ class FasterRCNN:
         ).eval()
         if weights not in ("", "random"):
             self._model.load_state_dict(torch.load(weights, weights_only=True))
+
+    @staticmethod
+    def shrink(photo: Image.Image) -> Image.Image:
+        """Shrink a photo to twice the sides that torchvision shrinks it to."""
+        small = photo.copy()
+        small.thumbnail((2 * _SIDE, 2 * _SIDE))
+        return small
 
     def __call__(self, photos: Sequence[Image.Image]) -> list[RegionFeatures]:
         """Return the boxes' features `[R, 1024]`, boxes `[R, 4]` and the mean of the features."""

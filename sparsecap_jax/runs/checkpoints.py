@@ -12,7 +12,7 @@ import logging
 import pathlib
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +29,7 @@ from sparsecap_jax.types import PyTree
 
 _META = {"step", "score", "rng", "data", "crc32"}
 _CHECKSUM = "its checksum differs from the one saved with it"
+_MAX_BYTES = 2**26  # of the descriptions of arrays, which are read whole
 ITEMS = ("params", "masks", "extras", "optimizer")
 
 
@@ -47,7 +48,7 @@ class Checkpoints:
         corrupt: steps whose score could not be read; they are kept.
 
     Raises:
-        CheckpointError: `read_only`, and there is no checkpoint.
+        CheckpointError: `read_only`, and there is no checkpoint; or metadata are corrupt.
     """
 
     def __init__(self, workdir: str | pathlib.Path, *, read_only: bool = False):
@@ -66,10 +67,19 @@ class Checkpoints:
         self._scores: dict[int, float | None] = {}
         self.corrupt: set[int] = set()
         self._writes = not read_only
-        self._manager = ocp.CheckpointManager(
-            self.directory, options=options, item_names=tuple(handlers), item_handlers=handlers
-        )
+        try:
+            _check_sizes(self.directory.glob("*/*"))
+            self._manager = ocp.CheckpointManager(
+                self.directory, options=options, item_names=tuple(handlers), item_handlers=handlers
+            )
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            reason = str(error).strip() or repr(error)
+            raise CheckpointError(
+                f"{self.directory}/*/_CHECKPOINT_METADATA: one is corrupt: "
+                f"{reason.splitlines()[0][:200]}"
+            ) from error
         if read_only and not self.steps():
+            self._manager.close()
             raise CheckpointError(f"{self.directory}: no finished checkpoint there")
 
     def steps(self) -> Sequence[int]:
@@ -116,7 +126,7 @@ class Checkpoints:
             "score": score,
             "rng": np.asarray(jax.random.key_data(state.rng)).tolist(),
             "data": data,
-            "crc32": {name: _crc32(tree) for name, tree in trees.items()},
+            "crc32": {name: crc32(tree) for name, tree in trees.items()},
         }
         meta["crc32"]["meta"] = _crc32_of_json(meta)
         items = {name: ocp.args.PyTreeSave(tree) for name, tree in trees.items()}
@@ -213,7 +223,9 @@ class Checkpoints:
 
     def _read_meta(self, step: int) -> dict[str, Any]:
         with self._naming(step, "meta"):
-            meta = self._handlers["meta"].restore(self.directory / str(step) / "meta")
+            path = self.directory / str(step) / "meta"
+            _check_sizes(path.rglob("*"))
+            meta = self._handlers["meta"].restore(path)
             if not isinstance(meta, dict) or not meta.keys() >= _META:
                 raise ValueError("fields are missing")
             if _crc32_of_json(meta) != meta["crc32"].get("meta", _crc32_of_json(meta)):
@@ -223,6 +235,7 @@ class Checkpoints:
     def _read(self, step: int, name: str, like: PyTree | None, meta: Mapping) -> PyTree:
         path, handler = self.directory / str(step) / name, self._handlers[name]
         with self._naming(step, name):
+            _check_sizes(path.rglob("*"))
             # First one by one: a read that fails among others leaves tracebacks of these behind.
             for notes in path.glob("array_metadatas/*"):
                 json.loads(notes.read_bytes())
@@ -240,7 +253,7 @@ class Checkpoints:
                 restore_args = ocp.checkpoint_utils.construct_restore_args(like)
             args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args)
             tree = handler.restore(path, args=args)
-            if _crc32(tree) != meta["crc32"].get(name):
+            if crc32(tree) != meta["crc32"].get(name):
                 raise ValueError(_CHECKSUM)
             for path, leaf in jax.tree.leaves_with_path(tree):
                 if not np.all(np.isfinite(leaf)):
@@ -281,6 +294,14 @@ class _KeepBestAndLast(checkpoint_managers.PreservationPolicy):
         return [step in keep for step in steps]
 
 
+def _check_sizes(paths: Iterable[pathlib.Path]) -> None:
+    """Raise a ValueError about a file that is larger than any but those of the arrays, in `d/`."""
+    for path in paths:
+        if path.is_file() and path.parent.name != "d" and path.stat().st_size > _MAX_BYTES:
+            size = path.stat().st_size
+            raise ValueError(f"{path.name} has {size} bytes, expected at most {_MAX_BYTES}")
+
+
 def _plain(name: str, tree: PyTree) -> dict[str, Any]:
     """Return params and masks unchanged, other trees as dicts by leaf number."""
     if name in ("params", "masks"):
@@ -288,7 +309,8 @@ def _plain(name: str, tree: PyTree) -> dict[str, Any]:
     return {f"{i:05d}": leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
 
 
-def _crc32(tree: PyTree) -> int:
+def crc32(tree: PyTree) -> int:
+    """Return a checksum of the values of all leaves."""
     total = 0
     for leaf in jax.tree.leaves(tree):
         total = zlib.crc32(np.ascontiguousarray(leaf), total)

@@ -55,8 +55,8 @@ SIGTERM and SIGINT (Ctrl-C) let the step under way end, save a checkpoint, and e
 one line that names the step. The same command continues, with the same bits as a run that was never
 stopped. A second signal ends the process at once; like after a kill, the run then continues from
 its last checkpoint. `caption.py`, `evaluate.py` and `prepare_data.py` (`extract`, `convert`) stop
-before the next image; the same command continues, but for photos and scores. Other commands stop at
-once.
+before the next image; the same command continues, but for photos without an `--output`. Other
+commands stop at once.
 
 | exit status | |
 |---|---|

@@ -19,13 +19,14 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
+from sparsecap_jax.captioning.search import SearchOptions
 from sparsecap_jax.errors import CheckpointError, ConfigError, SparsecapError
 from sparsecap_jax.files import foreign_errors, read_settings, write_atomically, write_json
 from sparsecap_jax.model_files import FORMS, ModelFile, write_model
 from sparsecap_jax.models import abstract_params, make_model
 from sparsecap_jax.pruning import make_pruner
 from sparsecap_jax.pruning.masks import finalize
-from sparsecap_jax.pruning.paths import by_path, nest, select
+from sparsecap_jax.pruning.paths import Path, by_path, nest, select
 from sparsecap_jax.pruning.summary import by_module, summarize
 from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.config import from_dict, model_config, to_json
@@ -37,6 +38,7 @@ from sparsecap_jax.runs.weights import (
     save_safetensors,
     save_weights,
 )
+from sparsecap_jax.settings import build
 from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer
 from sparsecap_jax.types import PyTree
 
@@ -88,7 +90,7 @@ def load_run(directory: str | pathlib.Path, step: int | str = "best") -> LoadedR
     Raises:
         CheckpointError: there is no run or no such step, its config is faulty, or its weights are
             corrupt or do not fit its config.
-        ConfigError, DataError: its tokenizer is broken.
+        ConfigError, DataError: its tokenizer is broken, or its `search.json` is.
     """
     directory = pathlib.Path(directory)
     if directory.is_file():
@@ -99,6 +101,7 @@ def load_run(directory: str | pathlib.Path, step: int | str = "best") -> LoadedR
     variables = load_variables(directory, config, abstract_params(model), step)
     files = [directory / name for name in (EXTRACTOR, SEARCH)]
     notes = [read_settings(file) if file.exists() else {} for file in files]
+    build(SearchOptions, notes[1], str(files[1]))  # a fault is reported along with its file
     return LoadedRun(config, tokenizer, model, variables["params"], variables["masks"], *notes)
 
 
@@ -114,6 +117,7 @@ def _load_file(path: pathlib.Path, step: int | str) -> LoadedRun:
             config = from_dict(notes["config"], f"{path}: config")
         except SparsecapError as error:
             raise CheckpointError(str(error)) from error
+        build(SearchOptions, notes["search"], f"{path}: search")
         with tempfile.TemporaryDirectory() as folder, _named(path, folder):
             for name, content in file.files().items():
                 target = pathlib.Path(folder, name)
@@ -164,9 +168,15 @@ def load_variables(
             of params.
     """
     directory = pathlib.Path(directory)
-    if step == "best" and (finished := finished_weights(directory)):
-        return load_weights(finished, expected)
     config = config or load_config(directory)
+    if step == "best" and (finished := finished_weights(directory)):
+        variables = load_weights(finished, expected)
+        # Biases that are mostly 0 are stored as sparse leaves too.
+        prunable = _prunable(variables["params"], config.pruner)
+        masks = {
+            path: leaf for path, leaf in by_path(variables["masks"]).items() if path in prunable
+        }
+        return {**variables, "masks": nest(masks)}
     variables = load_raw_variables(directory, step)
     if expected is not None:
         check_fit(directory, variables["params"], expected)
@@ -277,8 +287,12 @@ def prunable_masks(params: PyTree, masks: PyTree, pruner: ConfigDict) -> PyTree:
     Weights without a mask, as in a dense or an imported model, get one that keeps all but zeros.
     """
     leaves, known = by_path(params), by_path(masks)
-    paths = select(params, tuple(pruner.include), tuple(pruner.exclude))
+    paths = _prunable(params, pruner)
     return nest({path: known.get(path, np.float32(leaves[path] != 0)) for path in paths})
+
+
+def _prunable(params: PyTree, pruner: ConfigDict) -> list[Path]:
+    return select(params, tuple(pruner.include), tuple(pruner.exclude))
 
 
 def weight_counts(params: PyTree) -> dict[str, float | int]:

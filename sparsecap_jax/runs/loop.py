@@ -98,7 +98,7 @@ def _train(
         claim_workdir(run)
         checkpoints.drop_after(int(state.step))
         watch = FiniteWatch(run, checkpoints, skipped)
-        with stopping.deferred():
+        with stopping.deferred(stopping.CONTINUE):
             _run_steps(run, state, iterator, checkpoints, watch)
         return _finish(run, checkpoints)
     finally:

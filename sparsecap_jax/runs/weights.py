@@ -141,7 +141,7 @@ def load_safetensors(path: str | pathlib.Path, expected: PyTree | None = None) -
 def _load_npz(path: pathlib.Path, expected: PyTree | None) -> dict[str, Any]:
     """Read what `save_weights` wrote."""
     with ArrayFile(path, "corrupt or not a weights file (.npz)", CheckpointError) as file:
-        version = file.read("format_version", "iu") if "format_version" in file.headers else None
+        version = file.read("format_version", "iu") if "format_version" in file.names else None
         if version is None or version.shape or version != FORMAT_VERSION:
             raise CheckpointError(
                 f"{path}: format_version is {version}; this release reads {FORMAT_VERSION}"
@@ -154,7 +154,7 @@ def _load_npz(path: pathlib.Path, expected: PyTree | None) -> dict[str, Any]:
             raise CheckpointError(f"{path}: {total} weights; expected at most {MAX_WEIGHTS}")
         params, masks = {}, {}
         for name, shape in shapes.items():
-            if f"shape:{name}" in file.headers:
+            if f"shape:{name}" in file.names:
                 params[name], masks[name] = _unpack(path, name, shape, file)
             else:
                 params[name] = file.read(f"dense:{name}").astype(np.float32)
@@ -193,15 +193,15 @@ def misfits(tree: PyTree, expected: PyTree) -> dict[str, str]:
 def _stored_shapes(path: Any, file: ArrayFile) -> dict[str, tuple[int, ...]]:
     """Return the shapes of all leaves by path; no path may lie within another."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for entry, header in file.headers.items():
+    for entry in file.names:
         kind, _, name = entry.partition(":")
         if kind not in ("dense", "shape"):
             continue
         if name in shapes or not name.isprintable():
             raise CheckpointError(f"{path}: {name!r:.200}: expected plain names, each once")
-        shapes[name] = header.shape
+        shapes[name] = file.shape(entry, "fiuU")
         if kind == "shape":
-            sizes = file.read(entry, "iu", 1).tolist() if header.shape < (_MAX_RANK,) else [-1]
+            sizes = file.read(entry, "iu", 1).tolist() if shapes[name] < (_MAX_RANK,) else [-1]
             if min(sizes, default=0) < 0:
                 raise CheckpointError(f"{path}: {entry}: {sizes} is no shape")
             shapes[name] = tuple(sizes)
@@ -214,15 +214,15 @@ def _unpack(
     path: Any, name: str, shape: tuple[int, ...], file: ArrayFile
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weights and binary mask of one sparse leaf."""
-    bits, values = (file.headers.get(f"{kind}:{name}") for kind in ("bits", "values"))
-    count = math.prod(shape)
-    if bits is None or values is None or bits.shape != (-(-count // 8),):
-        raise CheckpointError(f"{path}: {name}: bits or values are missing or of another size")
-    packed = file.read(f"bits:{name}", "u")
+    count, packed = math.prod(shape), file.read(f"bits:{name}", "u")
+    if packed.shape != (-(-count // 8),):
+        found = f"{list(packed.shape)} bytes of bits for {count} weights"
+        raise CheckpointError(f"{path}: {name}: {found}")
     kept = np.unpackbits(packed, count=count).astype(bool).reshape(shape)
+    values = file.read(f"values:{name}")
     if values.shape != (int(kept.sum()),):
         found = f"{list(values.shape)} values for {int(kept.sum())} bits"
         raise CheckpointError(f"{path}: {name}: {found}")
     weights = np.zeros(shape, np.float32)
-    weights[kept] = file.read(f"values:{name}")
+    weights[kept] = values
     return weights, kept.astype(np.float32)

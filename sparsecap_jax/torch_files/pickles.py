@@ -25,14 +25,14 @@ from sparsecap_jax.torch_files.tensors import (
 _SCALAR_OPCODES = frozenset(
     """
     BININT BININT1 BININT2 LONG1 SHORT_BINSTRING BINSTRING BINUNICODE SHORT_BINUNICODE BINUNICODE8
-    INT LONG STRING UNICODE
+    INT LONG STRING UNICODE SHORT_BINBYTES BINBYTES
     """.split()  # noqa: SIM905
 )
 _TUPLE_OPCODES = frozenset(["EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "TUPLE"])
 _DICT_OPCODES = frozenset(["DICT", "SETITEM", "SETITEMS"])
 _MAX_ARGUMENT = 2**24  # bytes of one text or number
 _MAX_KEY_PARTS = 32  # a tuple is hashed anew, part by part, each time that it is a key
-_MARK, _SCALAR, _FLAT, _OTHER = "mark", "text or integer", "tuple of these", "anything else"
+_MARK, _SCALAR, _FLAT, _OTHER = "mark", "text, bytes or integer", "tuple of these", "anything else"
 
 
 def load_restricted(

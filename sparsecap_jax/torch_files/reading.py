@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sparsecap_jax.errors import CheckpointError
+from sparsecap_jax.files import open_regular
 from sparsecap_jax.torch_files.pickles import load_inert
 from sparsecap_jax.torch_files.tensors import StorageRef, TensorBuilder
 
@@ -59,7 +60,7 @@ def load_torch_file(
     is_path = isinstance(file, str | os.PathLike)
     name = name or (os.fspath(file) if is_path else str(getattr(file, "name", "<checkpoint>")))
     try:
-        with open(file, "rb") if is_path else contextlib.nullcontext(file) as stream:
+        with open_regular(file) if is_path else contextlib.nullcontext(file) as stream:
             return _read(stream)
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from error

@@ -15,7 +15,7 @@ from sparsecap_jax.captioning.image_options import decode_options, image_options
 from sparsecap_jax.captioning.search import SEARCHES, SearchOptions
 from sparsecap_jax.commands import search_flags
 from sparsecap_jax.decoding import DecodeOptions, must_contain
-from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.tokenizers import TOKENIZERS
 
 REPO = pathlib.Path(__file__).parents[2]
@@ -238,4 +238,7 @@ def test_there_is_a_flag_for_every_option(monkeypatch, tmp_path):
     ]:
         values(["", f"--required={text}"])
         assert search_flags.given_options()["required"] == expected
+    words.write_text('{"17": ["dog"], "017": ["cat"]}')
+    with pytest.raises(DataError, match=r"words\.json: '17' and '017' are one image id"):
+        search_flags.given_options()
     assert SearchOptions(**given).top_p == 0.5

@@ -1,11 +1,13 @@
 """Files of captions that grow: interruptions lose nothing and double nothing."""
 
 import json
+import resource
 
 import pytest
 
 from sparsecap_jax.captioning.stream import CaptionStream
 from sparsecap_jax.errors import DataError
+from sparsecap_jax.files import system_fault
 
 SETTINGS = {"options": "beam", "size": 5}
 ENTRIES = [{"image_id": i, "caption": text} for i, text in enumerate(["a dog", "zwei Äpfel", "x"])]
@@ -88,4 +90,16 @@ def test_what_is_not_ours_is_left_alone(tmp_path, content, message):
 def test_other_endings_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"c\.txt: expected a name that ends in \.json or \.jsonl"):
         CaptionStream(tmp_path / "c.txt", SETTINGS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_no_empty_file(tmp_path):
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, usual[1]))
+    try:
+        with pytest.raises(OSError) as raised:
+            CaptionStream(tmp_path / "captions.json", {"beam_size": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert system_fault(raised.value) == f"{tmp_path}/captions.json.partial: File too large"
     assert not list(tmp_path.iterdir())

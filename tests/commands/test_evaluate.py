@@ -1,5 +1,6 @@
 """Runs by name: a captioner of the package stands wherever a run directory does."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -16,15 +17,18 @@ from PIL import Image
 
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.captioning.batches import Caption, to_coco
+from sparsecap_jax.captioning.stream import CaptionStream
+from sparsecap_jax.commands.convert import export_reference
 from sparsecap_jax.commands.evaluate import evaluate_run
 from sparsecap_jax.commands.report import report_run
-from sparsecap_jax.data.datasets import Dataset
+from sparsecap_jax.data.datasets import Dataset, load_dataset
 from sparsecap_jax.data.karpathy import Record
 from sparsecap_jax.data.stores import open_store
-from sparsecap_jax.errors import CheckpointError, ConfigError, DataError
+from sparsecap_jax.errors import CheckpointError, ConfigError, DataError, SparsecapError
 from sparsecap_jax.files import read_csv, read_json, write_json
 from sparsecap_jax.runs import published
 from sparsecap_jax.runs.directory import load_run, save_run
+from sparsecap_jax.runs.overrides import change_data
 from sparsecap_jax.runs.published import resolve_run
 from sparsecap_jax.runs.weights import load_weights
 from sparsecap_jax.stopping import Stopped, on_signals
@@ -77,23 +81,70 @@ def test_a_run_is_evaluated_by_name_and_nothing_is_written_to_the_package(packag
     assert written == {folder, folder / "captions.json", folder / "scores.json"}
 
 
-def test_a_signal_stops_an_evaluation_before_the_next_image(package, tmp_path):
-    store = open_store(write_features(tmp_path / "features", COUNT), 6, False)
+def test_an_evaluation_that_a_signal_stopped_continues(coco, tmp_path):
+    run, lines = make_run(tmp_path / "run"), []
+    dataset = load_dataset(change_data(load_run(run).config, [f"data.dir={coco}"]).data)
+    options = {**FAST, "dataset": dataset, "changes": ["data.eval_batch_size=1"]}
+    options |= {"report": lines.append, "no_repeat_ngram": 1}
+    expected = evaluate_run(run, output=tmp_path / "whole", **options)
 
     class Signalled:
         def __getattr__(self, name):
-            return getattr(store, name)
+            return getattr(dataset.store, name)
 
         def __getitem__(self, image_id):
-            os.kill(os.getpid(), signal.SIGTERM)
-            return store[image_id]
+            if image_id == dataset.splits["test"][1].image_id:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return dataset.store[image_id]
 
-    records = [Record(image_id, raw=("x",)) for image_id in store.image_ids()]
-    dataset = Dataset({"test": records}, Signalled(), tmp_path)
-    with pytest.raises(Stopped, match=r"^stopped by SIGTERM$") as stopped, on_signals():
-        evaluate_run("tiny", dataset=dataset, report=lambda line: None)
+    output, again = tmp_path / "output", {**options, "output": tmp_path / "output"}
+    message = "^stopped by SIGTERM; run the same command to continue$"
+    with pytest.raises(Stopped, match=message) as stopped, on_signals():
+        evaluate_run(run, **{**again, "dataset": dataclasses.replace(dataset, store=Signalled())})
     assert stopped.value.code == 143
-    assert not list(pathlib.Path().iterdir())
+    assert [path.name for path in output.iterdir()] == ["captions.json.partial"]
+    captioned = len((output / "captions.json.partial").read_text().splitlines()) - 1
+    assert 1 <= captioned < COUNT
+    with pytest.raises(DataError, match=r"captions\.json\.partial: belongs to .*; remove it to"):
+        evaluate_run(run, **again, beam_size=1)
+    assert evaluate_run(run, **again) == expected
+    assert f"continuing: {captioned} of {COUNT} images are captioned" in lines
+    for name in ("captions.json", "scores.json"):
+        assert (output / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+def test_captions_of_other_weights_are_not_continued(coco, tmp_path):
+    run, options = make_run(tmp_path / "run"), {"changes": [f"data.dir={coco}"], **FAST}
+    evaluate_run(run, **options)
+    settings = CaptionStream.__init__
+    first = []
+
+    def noted(stream, path, given, key="image_id"):
+        first.append(given)
+        settings(stream, path, given, key)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CaptionStream, "__init__", noted)
+        evaluate_run(run, **options)
+        make_run(run, seed=1)
+        evaluate_run(run, **options)
+    assert first[0].pop("weights") != first[1].pop("weights")
+    assert first[0] == first[1]
+
+
+def test_a_second_evaluation_into_a_folder_is_refused(coco, tmp_path):
+    run, output = make_run(tmp_path / "run"), tmp_path / "output"
+    holder = f"captions\\.json: process {os.getpid()} on .* is writing to it"
+    with CaptionStream(output / "captions.json", {}), pytest.raises(SparsecapError, match=holder):
+        evaluate_run(run, output=output, changes=[f"data.dir={coco}"], **FAST)
+
+
+def test_a_dense_run_has_no_masks(tmp_path):
+    """Its bias, which is mostly 0, is stored as a sparse leaf."""
+    run = make_run(tmp_path / "run")
+    save_run(run, load_run(run), form="npz")
+    assert load_weights(run / "weights.npz")["masks"]
+    assert load_run(run).masks == {}
 
 
 def test_a_report_by_name_does_without_logs_and_initial_weights(package):
@@ -109,6 +160,11 @@ def test_a_report_by_name_does_without_logs_and_initial_weights(package):
     with Image.open("tiny_sparsity/report.png") as picture:
         assert picture.width > 1000
     assert sorted(package.rglob("*")) == before
+
+
+def test_an_export_by_name(package, tmp_path):
+    path = export_reference("tiny", tmp_path / "exported", report=lambda line: None)
+    assert path == tmp_path / "exported/model_best.pth" and path.exists()
 
 
 def test_a_report_on_a_dense_run_counts_what_could_be_pruned(tmp_path):

@@ -181,6 +181,7 @@ def test_a_row_without_end_is_not_read(tmp_path, row):
 def test_bad_vinvl_rows(tmp_path):
     for text, message in (
         ('{"num_boxes": 2, "features": "AAAA", }', "broken JSON"),
+        ('{"num_boxes": 1, "num_boxes": 2, "features": "AAAA"}', "'num_boxes' occurs 2 times"),
         ('{"num_boxes": 2}', r'expected JSON with "num_boxes" and "features"'),
         ('{"num_boxes": 2, "features": 5}', "features: not base64"),
         ('{"num_boxes": 2, "features": "AAAA"}', "3 bytes are not 2 rows"),

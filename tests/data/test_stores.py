@@ -146,6 +146,8 @@ def test_image_sizes(tmp_path, shared):
         ({"8": [3, 0]}, "8: expected width and height"),
         ({"8": [True, 1.5]}, "8: expected width and height"),
         ({"images": [{"id": 1, "width": 2}]}, r"images\[0\]: expected width and height"),
+        ({"42": [1, 2], "042": [3, 4]}, r"s\.json: '42' and '042' are one image id"),
+        ({"images": [{"id": i, "width": 2, "height": 3} for i in (7, "07")]}, "7 and '07' are one"),
         ({}, "no image sizes; expected"),
         ([], "no image sizes; expected"),
     ],

@@ -1,4 +1,4 @@
-"""Relations in captions of toy scenes, against the scenes themselves."""
+"""Facts in captions of toy scenes, against the scenes themselves."""
 
 import pytest
 
@@ -7,10 +7,12 @@ from sparsecap_jax.data.toy_scenes import make_toy_scenes
 from sparsecap_jax.data.toy_world import INVERSE, Draws, Group, Scene, sample_scene
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.evaluation.toy_relations import (
+    FACTS,
     names_nearest,
     nearest_scores,
     relation_scores,
     told_relation,
+    wrong_facts,
 )
 
 
@@ -108,3 +110,39 @@ def test_nearest_scores_of_a_folder(tmp_path):
     assert nearest_scores(captions, folder) == {"nearest_accuracy": 1.0, "nearest_second": second}
     captions[2] = "a dog next to a cat"
     assert nearest_scores(captions, folder)["nearest_accuracy"] == 0.75
+
+
+@pytest.mark.parametrize(
+    ("caption", "wrong"),
+    [
+        ("three purple cones to the left of two stripy blue crescents on a tiled floor", ""),
+        ("in a kitchen a pair of blue moons right of a row of three violet cones", ""),
+        ("three purple cones and two striped blue moons", ""),  # leaves out what it may
+        ("three purple cones left of two striped blue moons on the road", "background"),
+        ("three purple cones right of two striped blue moons on the tiles", "relation"),
+        ("two purple cones left of a striped blue moon on the tiles", "number"),
+        ("three spotted purple cones left of two shiny blue moons on the tiles", "pattern"),
+        ("three purple cones left of two blue cups on the tiles", "object"),
+        ("three purple cones left of two striped cones", "colour object"),
+        ("one blue cone left of one purple moon on asphalt", "background colour number"),
+        ("a dog on the grass", "background colour number object"),
+    ],
+)
+def test_wrong_facts_by_hand(tmp_path, caption, wrong):
+    folder = make_toy_scenes(tmp_path / "scenes", sizes=(0, 0, 1), seed=3)
+    scene = sample_scene(3, 0)
+    facts = [(g.count, g.pattern, g.colour, g.shape) for g in scene.groups]
+    assert facts == [(3, "plain", "purple", "cone"), (2, "striped", "blue", "moon")]
+    assert (scene.relation, scene.background) == ("left", "tiles")
+    counts = wrong_facts({1: caption}, folder)
+    assert tuple(counts) == FACTS
+    assert {kind for kind, count in counts.items() if count} == {*wrong.split()}
+
+
+def test_captions_of_the_dataset_state_no_wrong_facts(tmp_path):
+    folder = make_toy_scenes(tmp_path / "scenes", sizes=(0, 0, 1), seed=0)
+    captions = {}
+    for number in range(400):
+        captions[number + 1] = " ".join(caption_scene(sample_scene(0, number), Draws(0, number, 1)))
+    counts = wrong_facts(captions, folder)
+    assert set(counts.values()) == {0}

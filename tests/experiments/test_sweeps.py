@@ -12,7 +12,7 @@ from sparsecap_jax.errors import ConfigError, SparsecapError
 from sparsecap_jax.evaluation.plots import error_bar_curves
 from sparsecap_jax.experiments import sweeps
 from sparsecap_jax.experiments.sweeps import SWEEPS, Sweep, SweepRun, load_sweep, run_sweep
-from sparsecap_jax.files import read_csv, read_json
+from sparsecap_jax.files import locked, read_csv, read_json
 from sparsecap_jax.stopping import Stopped, on_signals
 
 
@@ -86,6 +86,15 @@ def test_a_signal_ends_a_sweep_and_is_no_failed_run(swept, monkeypatch):
         run_sweep(sweep, folder, seeds=1, report=lambda line: None)
     assert stopped.value.code == 130
     assert (folder / "results.csv").read_bytes() == table
+
+
+def test_a_run_that_another_sweep_takes_is_left_to_it(swept):
+    sweep, folder, _ = swept
+    with (
+        locked(folder / "fails/result.json", folder=False),
+        pytest.raises(SparsecapError, match=r"1 runs failed: fails: .*result\.json: process \d+"),
+    ):
+        run_sweep(sweep, folder, seeds=1, report=lambda line: None)
 
 
 def test_a_run_of_another_config_is_not_taken_for_finished(swept):

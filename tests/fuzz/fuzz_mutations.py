@@ -194,20 +194,22 @@ def _npy(content, rng):
     descr = re.search(rb"'descr': ('[^']*')", content[:200])
     if not shape or not descr:
         return _flip(content, rng, ())
-    parts = {"shape": shape[1].decode(), "descr": descr[1].decode()}
+    parts = {"shape": shape[1].decode("latin1"), "descr": descr[1].decode("latin1")}
     shape, descr = {"shape": rng.choice(_SHAPES)}, {"descr": rng.choice(_DTYPES)}
     parts |= rng.choice([shape, descr, shape | descr, {"fortran": "True"}])
     order = parts.get("fortran", rng.choice(["False", "False", "0", "None"]))
     text = f"{{'descr': {parts['descr']}, 'fortran_order': {order}, 'shape': {parts['shape']}, }}\n"
     version = rng.choice([b"\1\0", b"\1\0", b"\2\0", b"\3\0", b"\0\0"])
     size = struct.pack("<I" if version[0] > 1 else "<H", len(text) % 65536)
-    return b"\x93NUMPY" + version + size + text.encode() + content[10 + length :]
+    return b"\x93NUMPY" + version + size + text.encode("latin1") + content[10 + length :]
 
 
 def _zip(content, rng):
     """Write an archive anew with a member that was damaged, swapped, renamed or doubled."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(info.file_size for info in archive.infolist()) > 2**26:  # a bomb already
+                return _flip(content, rng, ())
             members = {info.filename: archive.read(info) for info in archive.infolist()}
             kind = archive.infolist()[0].compress_type
     except Exception:  # a member that was damaged before

@@ -9,13 +9,16 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 import pickle
 import shutil
 import tempfile
 from collections.abc import Callable
+from unittest import mock
 
 import captioner_runs
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +28,7 @@ from dataset_files import karpathy_image
 from flax.traverse_util import flatten_dict
 from PIL import Image
 
+from sparsecap_jax import models
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.captioning import attention_plot, stream
 from sparsecap_jax.captioning.batches import Caption
@@ -37,16 +41,17 @@ from sparsecap_jax.data.features import RegionFeatures
 from sparsecap_jax.data.records import Record
 from sparsecap_jax.data.stores import array_records, convert, load_image_sizes, open_store
 from sparsecap_jax.errors import CheckpointError, ConfigError, DataError
-from sparsecap_jax.evaluation import caption_files, plots, ptb_java
+from sparsecap_jax.evaluation import caption_files, plots, ptb_java, sparsity_report
 from sparsecap_jax.experiments import sweeps
 from sparsecap_jax.files import read_json, write_json
+from sparsecap_jax.interop import reference
 from sparsecap_jax.interop.df_pickle import load_df_pickle
 from sparsecap_jax.model_files import FORMS, ModelFile, write_model
-from sparsecap_jax.photos import extract, lite0
+from sparsecap_jax.photos import extract, extractors, lite0
 from sparsecap_jax.photos.extractors import EXTRACTORS, remake_extractor
 from sparsecap_jax.photos.images import open_photo
 from sparsecap_jax.pruning.step import PruneState, TrainState
-from sparsecap_jax.runs import checkpoints, logs
+from sparsecap_jax.runs import checkpoints, directory, logs
 from sparsecap_jax.runs.config import default_config
 from sparsecap_jax.runs.directory import load_raw_variables, load_run, save_model
 from sparsecap_jax.runs.run import Run, _note_extractor, check_workdir
@@ -59,6 +64,8 @@ TESTS = pathlib.Path(__file__).resolve().parents[1]
 WIDTH = 6
 PHOTOS = store_files.random_photos({42: 3, 7: 2, 391895: 5}, WIDTH)
 WORDS = captioner_runs.WORDS
+Image.init()
+_SAVED = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.SAVE}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +86,7 @@ class Reader:
 
 
 READERS: dict[str, Reader] = {}
+_CONFIG = default_config()
 
 
 def reader(name, *, errors=(DataError,), slower=1, make=None):
@@ -181,7 +189,6 @@ for model in captioner_runs.SIZES:
     @reader(
         f"run:{model}",
         errors=(CheckpointError, ConfigError, DataError),
-        slower=20,
         make=functools.partial(_run, model=model),
     )
     def _read_run(folder):
@@ -200,7 +207,7 @@ def _checkpoints(folder):
             saved.save(whole, score=float(step), data={"epoch": 1}, info={})
 
 
-@reader("checkpoints", errors=(CheckpointError,), slower=20, make=_checkpoints)
+@reader("checkpoints", errors=(CheckpointError,), make=_checkpoints)
 def _read_checkpoints(folder):
     return load_raw_variables(folder / "run")
 
@@ -214,13 +221,18 @@ def _logs(folder):
 @reader("logs", make=_logs)
 def _read_logs(folder):
     run = object.__new__(Run)
-    vars(run).update(workdir=folder)
+    vars(run).update(workdir=folder, config=_CONFIG, total_steps=9, steps_per_epoch=3)
     with contextlib.closing(logs.Logs(run, 1)) as opened:
         opened.write("train", 2, {"another": 1.0})
     return plots.table_column(folder / "train.csv", "sparsity")
 
 
-@reader("report", errors=(CheckpointError, DataError), slower=100, make=_logs)
+def _finished(folder):
+    _logs(folder)
+    write_json(folder / "config.json", default_config().to_dict())
+
+
+@reader("report", errors=(CheckpointError, DataError), make=_finished)
 def _read_report(folder):
     return report.report_run(folder, lambda line: None)
 
@@ -278,7 +290,6 @@ for model in captioner_runs.SIZES:
         @reader(
             f"reference:{model}{suffix}",
             errors=(CheckpointError, ConfigError, DataError),
-            slower=20,
             make=functools.partial(_reference, model=model, packed=bool(suffix)),
         )
         def _read_reference(folder, suffix=suffix):
@@ -384,11 +395,9 @@ _WRITERS = {
     for name, kind in store_files.FORMATS.items()
 }
 _WRITERS |= {"array_record": _array_record, "tfds": _tfds}
-_SLOW_STORES = {"tfds": 20}
-
 for name, write in _WRITERS.items():
 
-    @reader(f"store:{name}", make=write, slower=_SLOW_STORES.get(name, 1))
+    @reader(f"store:{name}", make=write)
     def _read_store(folder, kind=name):
         path, (kind, _, _) = folder / "features", kind.partition(":")
         if kind == "hdf5":
@@ -410,7 +419,8 @@ def _conversion(folder):
     write_json((folder / "features" / shard["file"]).with_suffix(".json"), shard)
 
 
-@reader("conversion", errors=(ConfigError, DataError), slower=20, make=_conversion)
+# It writes too: see `caption_stream`.
+@reader("conversion", errors=(ConfigError, DataError, OSError), make=_conversion)
 def _read_conversion(folder):
     store = open_store(folder / "source", WIDTH, True, format="npy")
     convert.convert(store, folder / "features", report=lambda line: None)
@@ -498,7 +508,7 @@ _DATASETS |= {name: _karpathy for name in DATASETS if name.startswith("toy")}
 
 for name, make in _DATASETS.items():
 
-    @reader(f"dataset:{name}", make=make, slower=20 if name.startswith("toy_") else 1)
+    @reader(f"dataset:{name}", make=make)
     def _read_dataset(folder, name=name):
         for options in ({"skip_bad": True}, {"text": "raw"}):
             splits = load_splits(name, folder, **options)
@@ -589,18 +599,31 @@ def _read_sweep(folder):
     return sweeps.finished_rows(folder, [sweeps.SweepRun("a", {"seed": 1}, default_config())])
 
 
+_PICTURES = {"a.png": "RGBA", "b.jpg": "RGB", "c.png": "I;16", "d.png": "P", "e.gif": "P"}
+_PICTURES |= {f"{suffix}.{suffix}": "RGB" for suffix in ("webp", "bmp", "tiff", "avif")}
+_PICTURES = {name: mode for name, mode in _PICTURES.items() if pathlib.Path(name).suffix in _SAVED}
+
+
 def _photos(folder):
     folder.mkdir(exist_ok=True)
-    for name, mode in (("a.png", "RGBA"), ("b.jpg", "RGB"), ("c.png", "I;16"), ("d.png", "P")):
+    for name, mode in _PICTURES.items():
         Image.new(mode, (40, 30)).save(folder / name)
 
 
 @reader("photos", make=_photos)
 def _read_photos(folder):
-    return [open_photo(folder / name) for name in ("a.png", "b.jpg", "c.png", "d.png")]
+    """Read all photos, also after one that cannot be read."""
+    faults = []
+    for name in _PICTURES:
+        try:
+            open_photo(folder / name)
+        except DataError as error:
+            faults.append(error)
+    if faults:
+        raise faults[0]
 
 
-@reader("picture", make=_photos, slower=200)
+@reader("picture", make=_photos)
 def _read_picture(folder):
     boxes = np.float32([[0, 0, 1, 1]])
     caption = Caption("dog", 0.0, (1,), 0.0, attention=np.ones((1, 1), np.float32))
@@ -608,7 +631,9 @@ def _read_picture(folder):
 
 
 def _extracted(folder):
-    _photos(folder / "photos")
+    (folder / "photos").mkdir()
+    for name in ("a.png", "b.jpg"):
+        Image.new("RGB", (8, 6)).save(folder / "photos" / name)
     settings = {"extractor": "none", "half": False}
     write_json(folder / "features/extractor.json", settings)
 
@@ -625,7 +650,7 @@ class _Means:
         return [RegionFeatures(mean, boxes, mean[0]) for mean in means]
 
 
-@reader("extraction", errors=(ConfigError, DataError), slower=10, make=_extracted)
+@reader("extraction", errors=(ConfigError, DataError), make=_extracted)
 def _read_extraction(folder):
     output = folder / "features"
     return extract.extract_folder(folder / "photos", output, _Means(), report=lambda line: None)
@@ -636,7 +661,6 @@ for name in EXTRACTORS:
     @reader(
         f"extractor:{name}",
         errors=(ConfigError, DataError),
-        slower=200,
         make=lambda folder, name=name: write_json(folder / "extractor.json", {"extractor": name}),
     )
     def _read_extractor(folder):
@@ -645,15 +669,46 @@ for name in EXTRACTORS:
         try:
             return remake_extractor(content, path)
         except ConfigError as error:
-            if "cannot be imported" not in str(error):  # torchvision, which is optional
+            if "not installed" not in str(error):  # torchvision, which is optional
                 raise
 
 
-@reader(
-    "lite0_weights",
-    errors=(CheckpointError,),
-    slower=200,
-    make=lambda folder: shutil.copy(lite0.published_weights(), folder / "lite0.pth"),
-)
+class _Narrow(lite0.EfficientNetLite0):
+    """A network of one block and a few features."""
+
+    def setup(self):
+        self.stem, self.head = nn.Conv(2, (3, 3), 2), nn.Conv(3, (1, 1))
+        self.blocks, self.classes = [lite0.Block(3, 1, 1, 2)], nn.Dense(4)
+
+
+_narrow = mock.patch.object(lite0, "EfficientNetLite0", _Narrow)
+
+
+@_narrow
+def _lite0(folder):
+    tensors = {"_fc.weight": np.ones((4, 3), np.float32), "_fc.bias": np.ones(4, np.float32)}
+    convolutions = {"_conv_stem": (2, 3, 3, 3), "_blocks.0._depthwise_conv": (2, 1, 3, 3)}
+    convolutions |= {"_blocks.0._project_conv": (2, 2, 1, 1), "_conv_head": (3, 2, 1, 1)}
+    norms = "_bn0", "_blocks.0._bn1", "_blocks.0._bn2", "_bn1"
+    for norm, (name, shape) in zip(norms, convolutions.items(), strict=True):
+        tensors[f"{name}.weight"] = np.ones(shape, np.float32)
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            tensors[f"{norm}.{part}"] = np.ones(shape[0], np.float32)
+    save_torch_file(folder / "lite0.pth", tensors)
+
+
+@reader("lite0_weights", errors=(CheckpointError,), make=_lite0)
+@_narrow
 def _read_lite0(folder):
     return lite0.load_params(folder / "lite0.pth")
+
+
+def read_only():
+    """Do what is no reading once (tracing models, loading published weights), or leave it out."""
+    cached = functools.lru_cache(64)(models.abstract_params)
+    directory.abstract_params = reference.abstract_params = cached
+    extractors.load_params = functools.cache(lite0.load_params)
+    sparsity_report.SummaryWriter = mock.MagicMock()
+    sparsity_report._draw = mock.MagicMock()
+    attention_plot.Figure = attention_plot.FigureCanvasAgg = mock.MagicMock()
+    os.fsync = lambda file: None

@@ -1,7 +1,7 @@
 """Runs of damaged files through every reader, in worker processes of limited time and memory.
 
-python tests/fuzz/fuzz_runs.py --count=20000 --output=docs/results/fuzz.md
-python tests/fuzz/fuzz_runs.py --reader=weights --first=812 --count=1 --trace
+python tests/fuzz/fuzz_runs.py --count=20000 --state=fuzz.json --output=docs/results/fuzz.md
+python tests/fuzz/fuzz_runs.py --reader=weights:plain --trace=812
 
 A failure is an exception that is none of the reader's, a message of several lines or without the
 name of a file, a crash of the process, more than `SECONDS` of computing, or memory beyond the
@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 
@@ -29,8 +30,10 @@ import psutil
 from fuzz_mutations import FOLDER, GIB, Sparse, mutated, rng_of
 
 SECONDS = 5.0
-MEMORY = GIB  # beyond what a worker has once it has read whole files
+MEMORY = GIB  # beyond what a worker has before
+CHUNK = 2000  # mutations after which the state is written
 _START_SECONDS = 300.0
+_KILL_SECONDS = 120
 _HERE = pathlib.Path(__file__).resolve()
 _TESTS = _HERE.parents[1]
 
@@ -114,37 +117,46 @@ def _place(error):
     return f"at {pathlib.Path(frame.filename).name}:{frame.lineno} in {frame.name}"
 
 
-def work(names, seed, first, count):
-    """Run mutations of readers one after another, and print what becomes of each."""
+def work():
+    """Run the mutations that lines of the input ask for, and print what becomes of each."""
     lines = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # libraries print to it
-    from fuzz_readers import READERS
+    import fuzz_readers
 
     def say(*values):
         print(json.dumps(values), file=lines, flush=True)
 
-    for name in names:
-        reader = READERS[name]
-        say("start", name, first)
+    parent = os.getppid()
+    fuzz_readers.read_only()
+    for task in map(json.loads, sys.stdin):
+        name, seed, first, end = task
+        reader = fuzz_readers.READERS[name]
         with tempfile.TemporaryDirectory(prefix="fuzz") as folder:
             top = pathlib.Path(folder)
             files = made(reader, top / "whole")
-            pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
-            limit = pages * resource.getpagesize() + MEMORY
-            _, hard = resource.getrlimit(resource.RLIMIT_AS)
-            resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-            for number in range(first, share_of(reader, count)):
-                damaged = mutated(files, rng_of(name, seed, number))
+            for number in range(first, end):
+                _limit_memory()
+                signal.alarm(_KILL_SECONDS)  # kills a reader that hangs when nobody watches it
+                start = time.process_time()
                 place = top / f"m{number}"
-                write(damaged, place)
+                write(mutated(files, rng_of(name, seed, number)), place)
                 say("try", name, number)
-                start = time.perf_counter()
+                read = time.process_time()
                 fault = fault_of(reader, place)
-                say("done", name, number, time.perf_counter() - start, fault)
+                now = time.process_time()
+                say("done", name, number, now - start, now - read, fault)
                 shutil.rmtree(place)
-            resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
-        first = 0
-    say("end")
+                if os.getppid() != parent:
+                    return
+            signal.alarm(0)
+        say("end")
+
+
+def _limit_memory():
+    """Let the process take `MEMORY` beyond what it has now."""
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, hard))
 
 
 def share_of(reader, count):
@@ -152,79 +164,157 @@ def share_of(reader, count):
     return max(min(count, 5), count // reader.slower)
 
 
-def fuzz(names, count, seed=0, failures=None, jobs=1, progress=lambda line: None):
-    """Run `count` mutations through every reader; return results by name."""
-    results = {name: Result() for name in names}
-    groups = [names[start::jobs] for start in range(jobs)]
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        futures = [
-            pool.submit(_watch, group, count, seed, failures, results, progress)
-            for group in groups
-            if group
-        ]
-        for future in futures:
-            future.result()
-    return results
+class Runs:
+    """Mutations of readers, which worker processes make; `state` is a file that they continue from.
 
+    Readers that failed before, and all of another seed, begin anew.
+    """
 
-def _watch(names, count, seed, failures, results, progress):
-    """Drive one worker after another until all of `names` are through."""
-    first = 0
-    while names:
-        name, number, why = _one_worker(names, count, seed, first, results, failures, progress)
-        if name is None:
-            return
-        results[name].runs += 1
-        _fail(results[name], name, number, seed, why, failures)
-        names, first = names[names.index(name) :], number + 1
-
-
-def _one_worker(names, count, seed, first, results, failures, progress):
-    """Return None once all are through, else reader and number of a crash, and its kind."""
-    command = [sys.executable, str(_HERE), "--worker", f"--seed={seed}", f"--count={count}"]
-    command += [f"--first={first}", *(f"--reader={name}" for name in names)]
-    with (
-        tempfile.TemporaryFile() as errors,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as process,
-        contextlib.ExitStack() as stack,
+    def __init__(
+        self,
+        names,
+        count,
+        seed=0,
+        failures=None,
+        state=None,
+        chunk=CHUNK,
+        progress=lambda line: None,
     ):
-        stack.callback(process.kill)
-        selector = stack.enter_context(selectors.DefaultSelector())
-        selector.register(process.stdout, selectors.EVENT_READ)
+        from fuzz_readers import READERS
+
+        self.shares = {name: share_of(READERS[name], count) for name in names}
+        self.results = {name: Result() for name in names}
+        self.seed, self.failures, self.chunk, self.progress = seed, failures, chunk, progress
+        self._state = pathlib.Path(state) if state else None
+        self._saved = {"seed": seed, "readers": {}}
+        if self._state and self._state.exists():
+            saved = json.loads(self._state.read_text())
+            self._saved = saved if saved["seed"] == seed else self._saved
+        for name, fields in self._saved["readers"].items():
+            if name in self.results and not fields["failures"]:
+                self.results[name] = Result(**fields)
+        self._pending = [name for name in reversed(names) if self._left(name) > 0]
+        self._lock, self._processes, self._stopped = threading.Lock(), set(), False
+
+    def run(self, jobs=1):
+        """Run what is left; no process outlives it."""
+        with (
+            tempfile.TemporaryDirectory(prefix="fuzz") as folder,
+            concurrent.futures.ThreadPoolExecutor(jobs) as pool,
+        ):
+            futures = [pool.submit(self._watch, folder) for _ in range(jobs)]
+            try:
+                for future in concurrent.futures.as_completed(futures):
+                    future.result()
+            finally:
+                with self._lock:
+                    self._stopped = True
+                    for process in self._processes:
+                        process.kill()
+        return self.results
+
+    def _left(self, name):
+        return self.shares[name] - self.results[name].runs
+
+    def _watch(self, folder):
+        """Drive one worker after another, a new one after each crash, until no reader is left."""
+        while self._pending and not self._stopped:
+            with tempfile.TemporaryFile() as errors, self._worker(folder, errors) as process:
+                while name := self._next():
+                    crash = self._one_reader(process, name, errors)
+                    self._save(name)
+                    if crash:
+                        if self._left(name) > 0:
+                            self._pending.append(name)
+                        break
+
+    def _next(self):
+        with self._lock:
+            return self._pending.pop() if self._pending and not self._stopped else None
+
+    @contextlib.contextmanager
+    def _worker(self, folder, errors):
+        command = [sys.executable, str(_HERE), "--worker"]
+        options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+        options |= {"env": {**os.environ, "TMPDIR": folder}}
+        # A session of its own keeps Ctrl-C from it, which would look like a crash.
+        with subprocess.Popen(command, **options, start_new_session=True) as process:
+            with self._lock:
+                self._processes.add(process)
+                if self._stopped:
+                    process.kill()
+            try:
+                yield process
+            finally:
+                with self._lock:
+                    self._processes.discard(process)
+                process.kill()
+
+    def _one_reader(self, process, name, errors):
+        """Return whether the process ended before the reader was through."""
+        result = self.results[name]
+        task = json.dumps([name, self.seed, result.runs, self.shares[name]])
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(task.encode() + b"\n")
+            process.stdin.flush()
         trying, buffer = None, b""
-        while True:
-            used, patience = _cpu(process), time.monotonic()
-            while not selector.select(0.5):
-                spent, waited = _cpu(process) - used, time.monotonic() - patience
-                limit = SECONDS if trying else _START_SECONDS
-                if spent > limit or waited > 12 * limit:
-                    if trying:
-                        return (*trying, f"takes more than {SECONDS:g} s")
-                    raise RuntimeError(f"fuzz worker of {names} does not start")
-            chunk = os.read(process.stdout.fileno(), 65536)
-            *lines, buffer = (buffer + chunk).split(b"\n")
-            for what, *values in map(json.loads, lines):
-                if what == "end":
-                    return None, None, None
-                if what == "start":
-                    progress(f"{values[0]} ...")
-                trying = values if what == "try" else None
-                if what == "done":
-                    name, number, seconds, fault = values
-                    result = results[name]
-                    result.runs += 1
-                    result.accepted += fault is None
-                    result.seconds += seconds
-                    result.slowest = max(result.slowest, seconds)
-                    if fault:
-                        _fail(result, name, number, seed, fault, failures)
-            if not chunk:
-                code = process.wait()
-                if trying:
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            while True:
+                used, patience = _cpu(process), time.monotonic()
+                while not selector.select(0.5):
+                    spent, waited = _cpu(process) - used, time.monotonic() - patience
+                    limit = SECONDS if trying is not None else _START_SECONDS
+                    if spent > limit or waited > 12 * limit:
+                        if trying is None:
+                            raise RuntimeError(f"fuzz worker of {name} does not start")
+                        return self._crash(name, trying, f"takes more than {SECONDS:g} s")
+                chunk = os.read(process.stdout.fileno(), 65536)
+                *lines, buffer = (buffer + chunk).split(b"\n")
+                for what, *values in map(json.loads, lines):
+                    if what == "end":
+                        return False
+                    trying = values[1] if what == "try" else None
+                    if what == "done":
+                        self._add(name, *values[1:])
+                if not chunk:
+                    code = process.wait()
+                    if self._stopped:
+                        return True
+                    if trying is None:
+                        errors.seek(0)
+                        raise RuntimeError(f"fuzz worker: {errors.read().decode()[-3000:]}")
                     why = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-                    return (*trying, f"the process ends with {why}")
-                errors.seek(0)
-                raise RuntimeError(f"fuzz worker: {errors.read().decode()[-3000:]}")
+                    return self._crash(name, trying, f"the process ends with {why}")
+
+    def _add(self, name, number, seconds, slowest, fault):
+        result = self.results[name]
+        result.runs += 1
+        result.accepted += fault is None
+        result.seconds += seconds
+        result.slowest = max(result.slowest, slowest)
+        if fault:
+            _fail(result, name, number, self.seed, fault, self.failures)
+        if result.runs % self.chunk == 0:
+            self._save(name)
+
+    def _crash(self, name, number, why):
+        self.results[name].runs += 1
+        _fail(self.results[name], name, number, self.seed, why, self.failures)
+        return True
+
+    def _save(self, name):
+        with self._lock:
+            whole = sum(self._left(other) <= 0 for other in self.results)
+            runs, share = self.results[name].runs, self.shares[name]
+            self.progress(
+                f"{name}: {runs:,} of {share:,}; {whole} of {len(self.results)} readers done"
+            )
+            if self._state:
+                self._saved["readers"][name] = dataclasses.asdict(self.results[name])
+                partial = self._state.with_name(self._state.name + ".partial")
+                partial.write_text(json.dumps(self._saved))
+                partial.replace(self._state)
 
 
 def _cpu(process):
@@ -273,32 +363,45 @@ def main():
     )
     parser.add_argument("--reader", action="append", help="by default all")
     parser.add_argument("--count", type=int, default=20_000, help="mutations of each reader")
-    parser.add_argument("--first", type=int, default=0, help="number of the first one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--failures", default="fuzz_failures", help="folder of what failed")
+    parser.add_argument("--state", help="JSON file of what is done; a repeat continues from it")
+    parser.add_argument("--chunk", type=int, default=CHUNK, help="mutations between writing it")
     parser.add_argument("--output", help="Markdown file of the table")
-    parser.add_argument("--trace", action="store_true", help="read here, and let errors through")
+    parser.add_argument("--trace", type=int, help="number of one to read here, with its errors")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        return work(args.reader, args.seed, args.first, args.count)
+        return work()
     from fuzz_readers import READERS
 
     names = args.reader or list(READERS)
-    if args.trace:
-        return trace(READERS[names[0]], names[0], args.seed, args.first)
-    start = time.monotonic()
-    results = fuzz(names, args.count, args.seed, args.failures, args.jobs, print)
+    if args.trace is not None:
+        return trace(READERS[names[0]], names[0], args.seed, args.trace)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+
+    def progress(line):
+        print(line, flush=True)
+
+    options = args.failures, args.state, args.chunk, progress
+    runs = Runs(names, args.count, args.seed, *options)
+    try:
+        results = runs.run(args.jobs)
+    except KeyboardInterrupt:
+        return "interrupted"
     text = table(results)
     print(text, *faults(results), sep="\n")
     if args.output:
-        minutes = (time.monotonic() - start) / 60
-        runs = sum(result.runs for result in results.values())
+        number = sum(result.runs for result in results.values())
         failed = sum(result.failed for result in results.values())
-        head = f"{runs:,} damaged inputs, {failed} failures, {minutes:.0f} minutes"
-        head += f" on {args.jobs} cores; seed {args.seed}."
-        pathlib.Path(args.output).write_text(_PAGE.format(head=head, table=text))
+        minutes = sum(result.seconds for result in results.values()) / 60
+        head = f"{number:,} damaged inputs, {failed} failures, {minutes:.0f} minutes of one core;"
+        slow = [f"`{name}` {share:,}" for name, share in runs.shares.items() if share < args.count]
+        fewer = f"\n\nOf slow readers fewer: {', '.join(slow)}." if slow else ""
+        page = _PAGE.format(head=f"{head} seed {args.seed}.{fewer}", table=text)
+        pathlib.Path(args.output).write_text(page)
     return bool(faults(results))
 
 
@@ -307,7 +410,7 @@ _PAGE = """# Damaged files through every reader
 `make fuzz` damages whole files of every format (bits, cuts, splices, huge numbers, JSON nodes,
 array headers, members of archives, bombs) and reads them in a process with {seconds} s of time and
 {memory} GiB of memory beyond what it starts with. Every damaged input must be read, or refused with
-one line that names the file. Readers that take long get a share of the mutations.
+one line that names the file. What is no reading (tracing models, drawing) is done once, or not.
 
 {{head}}
 

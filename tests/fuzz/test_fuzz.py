@@ -1,13 +1,18 @@
 """Damaged files through every reader of the package, and proof that the table has every reader."""
 
 import ast
+import json
 import pathlib
+import signal
+import subprocess
 import sys
 import threading
 
+import fuzz_runs
+import psutil
 import pytest
 from fuzz_readers import READERS
-from fuzz_runs import faults, fuzz, made
+from fuzz_runs import Runs, faults, made
 
 import sparsecap_jax
 from sparsecap_jax.data.datasets import DATASETS
@@ -18,7 +23,17 @@ from sparsecap_jax.tokenizers import TOKENIZERS
 PACKAGE = pathlib.Path(sparsecap_jax.__file__).parent
 KINDS = {"store": STORES, "dataset": DATASETS, "tokenizer": TOKENIZERS, "extractor": EXTRACTORS}
 OPENERS = {
-    *("open", "read_text", "read_bytes", "fromfile", "memmap", "loadtxt", "genfromtxt", "ZipFile"),
+    *(
+        "open",
+        "open_regular",
+        "read_text",
+        "read_bytes",
+        "fromfile",
+        "memmap",
+        "loadtxt",
+        "genfromtxt",
+        "ZipFile",
+    ),
     *("File", "connect", "read_json", "read_settings", "read_csv", "read_lines", "ArrayFile"),
     *("load_restricted", "load_torch_file", "LoadFromSerializedProto"),
     *("ArrayRecordReader", "builder_from_directory"),
@@ -126,7 +141,30 @@ h5py.File(path, "r")
     assert sorted(found) == ["", "A.f", "A.f.<locals>.g"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_run_leaves_no_process_and_continues(tmp_path, number):
+    command = [sys.executable, fuzz_runs.__file__, "--reader=weights:plain", "--jobs=1", "--seed=7"]
+    command += ["--count=100000", "--chunk=20", f"--state={tmp_path}/state"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline().startswith("weights:plain: 20 of 100,000;")
+        (worker,) = psutil.Process(process.pid).children()
+        process.send_signal(number)
+        process.wait()
+        psutil.wait_procs([worker], timeout=30)
+        assert not worker.is_running()
+    done = json.loads((tmp_path / "state").read_text())["readers"]["weights:plain"]
+    assert done["runs"] >= 20 and not done["failures"]
+    repeated = Runs(["weights:plain"], done["runs"] + 1, 7, state=tmp_path / "state")
+    assert repeated.results["weights:plain"].runs == done["runs"]
+    if number == signal.SIGTERM:
+        (result,) = repeated.run().values()
+        assert result.runs == done["runs"] + 1
+        assert result.accepted - done["accepted"] in (0, 1)
+    anew = Runs(["weights:plain"], 3, 8, state=tmp_path / "state")
+    assert anew.results["weights:plain"].runs == 0
+
+
 def test_damaged_files(tmp_path):
-    results = fuzz(list(READERS), 24, failures=tmp_path)
+    results = Runs(list(READERS), 24, failures=tmp_path).run()
     assert set(results) == set(READERS) and all(result.runs for result in results.values())
     assert faults(results) == []

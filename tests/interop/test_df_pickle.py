@@ -128,6 +128,8 @@ def test_nothing_is_executed(tmp_path):
         ({"ref_len": 3}, "expected a dict of ref_len and document_frequency"),
         ({"ref_len": 0, "document_frequency": {("a",): 1}}, "ref_len is 0"),
         ({"ref_len": 2.5, "document_frequency": {("a",): 1}}, "ref_len is 2.5"),
+        ({"ref_len": float(np.log(np.float32(3))), "document_frequency": {("a",): 1}}, "ref_len"),
+        ({"ref_len": 2, "document_frequency": {("a",): 3.0}}, r"count 3, but .* for 2 images"),
         ({"ref_len": 2, "document_frequency": {}}, "not a dict of n-grams"),
         ({"ref_len": 2, "document_frequency": {"a": 1}}, "n-gram 'a'"),
         ({"ref_len": 2, "document_frequency": {("a",) * 5: 1}}, "expected a tuple of one to 4"),
@@ -151,3 +153,23 @@ def test_truncated_and_missing(tmp_path):
     path.write_bytes(pickle.dumps({"ref_len": 3})[:-4])
     with pytest.raises(DataError, match="not a document-frequency pickle"):
         load_df_pickle(path)
+
+
+@pytest.mark.parametrize("images", [3, 82_783, 113_287])
+def test_the_logarithm_of_the_number_of_images(tmp_path, images):
+    path = tmp_path / "df.p"
+    counts = {("a",): 2.0, ("<eos>",): float(images)}
+    content = {"ref_len": float(np.log(float(images))), "document_frequency": counts}
+    path.write_bytes(pickle.dumps(content))
+    found = load_df_pickle(path)
+    assert found.num_images == images
+    assert found.document_count(("a",)) == 2
+
+
+def test_words_may_be_bytes(tmp_path):
+    path = tmp_path / "df.p"
+    counts = {(b"caf\xc3\xa9",): 2.0, (b"caf\xe9", b"a"): 1.0}
+    path.write_bytes(pickle.dumps({"ref_len": 3, "document_frequency": counts}))
+    found = load_df_pickle(path)
+    assert found.document_count(("café",)) == 2
+    assert found.document_count(("café", "a")) == 1

@@ -172,7 +172,7 @@ def test_one_image_at_a_time_gives_the_same_caption(captioner, shared):
 def test_bad_input_is_one_clear_error(captioner, workdir, shared, tmp_path):
     with pytest.raises(DataError, match="features"):
         captioner.caption(np.zeros((3, 7), np.float32))
-    with pytest.raises(CheckpointError, match="holds a run already"):
+    with pytest.raises(CheckpointError, match="exists; expected a new or empty folder"):
         import_reference(shared / ZIP, workdir, LINES.append)
     with pytest.raises(CheckpointError, match=r"config\.json is missing"):
         Captioner.load(tmp_path)

@@ -75,6 +75,9 @@ def test_pictures_in_memory_and_other_searches(run, photos):
     one = HalfColours(0.01)([picture])[0]
     expected = captioner.caption(one.features, one.boxes, one.fc, search="beam", beam_size=2)
     assert found.text == expected.text
+    sizes = []
+    captioner.extractor.shrink = lambda photo: sizes.append(photo.size) or photo.resize((2, 1))
+    assert [found.text for found in captioner.caption_photos(photos[:1])] and sizes == [(20, 10)]
 
 
 def test_command_reports_and_writes(run, photos, tmp_path):
@@ -95,7 +98,7 @@ def test_one_photo_in_place_of_many(run, photos):
     assert list(caption_photos(run, str(photos[0]), report=LINES.append)) == [str(photos[0])]
 
 
-def test_bad_photos_are_left_out_and_named(run, photos, tmp_path):
+def test_bad_photos_are_left_out_and_named(run, photos, tmp_path, capsys):
     (tmp_path / "bad.jpg").write_bytes(b"text")
     places = ["http://x.org/1.jpg", photos[0], tmp_path / "bad.jpg", tmp_path / "*.gif", photos[1]]
     lines, formats = [], "JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF"
@@ -104,8 +107,10 @@ def test_bad_photos_are_left_out_and_named(run, photos, tmp_path):
     found = dict(zip(photos, Captioner.load(run).caption_photos(photos[:2]), strict=False))
     good = {str(path): caption.text for path, caption in found.items()}
     assert json.loads((tmp_path / "c.json").read_text()) == good
-    assert lines[:2] == [f"{path}: {caption}" for path, caption in good.items()]
-    assert sorted(lines[2:]) == [
+    assert lines == [f"{path}: {caption}" for path, caption in good.items()]
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert sorted(shown.err.splitlines()) == [
         f"left out: {tmp_path}/*.gif: no photos ({formats})",
         f"left out: {tmp_path}/bad.jpg: not an image; expected {formats}",
         "left out: http://x.org/1.jpg: a URL; expected a file, nothing is downloaded",
@@ -147,7 +152,7 @@ def test_candidates_and_attention_of_photos(run, photos, tmp_path, ending):
         np.testing.assert_allclose(entry["attention"], best.attention, atol=1e-4)
 
 
-def test_an_interrupted_command_continues(run, photos, tmp_path):
+def test_an_interrupted_command_continues(run, photos, tmp_path, capsys):
     whole = caption_photos(run, photos, report=LINES.append)
 
     class Interruption(Exception):
@@ -163,9 +168,27 @@ def test_an_interrupted_command_continues(run, photos, tmp_path):
     lines = []
     assert caption_photos(run, photos, output, report=lines.append) == whole
     last = f"{photos[2]}: {whole[str(photos[2])]}"
-    assert lines == ["continuing: 2 of 3 photos are captioned", last]
+    assert lines == [last]
+    assert capsys.readouterr().err == "continuing: 2 of 3 photos are captioned\n"
     assert json.loads(output.read_text()) == whole
     assert [path.name for path in tmp_path.iterdir()] == ["c.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], r"search\.json: expected an object"),
+        ({"length_penalty": 5}, r"search\.json\.length_penalty is 5; expected str"),
+        ({"prefix": 5}, r"search\.json\.prefix is 5; expected str"),
+        ({"suppress": 5}, r"search\.json\.suppress is 5; expected a list of str"),
+        ({"beams": 3}, r"search\.json\.beams.*did you mean .*beam_size"),
+    ],
+)
+def test_a_faulty_search_of_a_run_is_one_error_that_names_the_file(tmp_path, content, message):
+    directory = make_run(tmp_path / "run")
+    (directory / "search.json").write_text(json.dumps(content))
+    with pytest.raises((ConfigError, DataError), match=message):
+        Captioner.load(directory)
 
 
 def test_faults(run, photos, tmp_path):

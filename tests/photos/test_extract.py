@@ -2,13 +2,18 @@
 
 import json
 import os
+import pathlib
+import re
+import shutil
 import signal
+import weakref
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from sparsecap_jax.data.features import RegionFeatures
+from sparsecap_jax.data.records import PICTURE_ENDINGS
 from sparsecap_jax.data.stores import NpyFolderStore, load_image_sizes
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.photos.extract import extract_folder, find_photos
@@ -75,6 +80,34 @@ def test_continues_where_it_stopped(photos, tmp_path):
     assert len(NpyFolderStore(tmp_path / "out", 3).image_ids()) == 5
 
 
+class Shrinking(MeanColours):
+    """Takes photos of one pixel for each half, and counts those of full size that are alive."""
+
+    def __init__(self):
+        super().__init__()
+        self.full, self.alive = [], []
+
+    def shrink(self, photo):
+        self.full.append(weakref.ref(photo))
+        return photo.resize((2, 1), Image.Resampling.NEAREST)
+
+    def __call__(self, photos):
+        assert {photo.size for photo in photos} == {(2, 1)}
+        self.alive.append(sum(photo() is not None for photo in self.full))
+        return super().__call__(photos)
+
+
+def test_photos_are_shrunk_one_at_a_time(photos, tmp_path):
+    for number in range(5, 30):
+        shutil.copy(photos / "0.png", photos / f"{number}.png")
+    extractor = Shrinking()
+    extract_folder(photos, tmp_path / "out", extractor, batch_size=10, report=lambda line: None)
+    assert len(extractor.full) == 30 and len(extractor.alive) == 3
+    assert max(extractor.alive) <= 2  # of the two threads that read ahead
+    store = NpyFolderStore(tmp_path / "out", 3)
+    np.testing.assert_array_equal(store[3].features, [[30, 0, 0], [0, 200, 0]])
+
+
 def test_a_signal_stops_it_before_the_next_photos(photos, tmp_path):
     class Signalled(MeanColours):
         def __call__(self, pictures):
@@ -130,6 +163,14 @@ def test_photos_of_other_formats_and_without_hidden_files(photos):
         Image.new("RGB", (2, 2)).save(photos / name)
     assert sorted(find_photos(photos)) == sorted([*before, 21, 22, 23])
     assert {load_image_sizes(photos)[image_id] for image_id in (21, 22, 23)} == {(2, 2)}
+
+
+def test_endings_are_those_of_the_docs_and_of_pillow():
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "photos.md").read_text("utf-8")
+    listed = re.search(r"by their endings \((.*?),\s+in any case\)", page, re.DOTALL)[1]
+    assert re.findall(r"`\.(\w+)`", listed) == [*PICTURE_ENDINGS]
+    formats = Image.registered_extensions()
+    assert {ending: formats[f".{ending}"] for ending in PICTURE_ENDINGS} == PICTURE_ENDINGS
 
 
 def test_nothing_to_extract(tmp_path):

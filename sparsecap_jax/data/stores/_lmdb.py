@@ -9,8 +9,9 @@ import os
 import pathlib
 import struct
 
-from sparsecap_jax.data.npy import MAX_BYTES
+from sparsecap_jax.arrays import IMAGE_BYTES
 from sparsecap_jax.data.records import data_error
+from sparsecap_jax.files import open_regular
 
 _BRANCH, _LEAF, _BIG = 1, 2, 1  # kinds of pages; a value that has pages of its own
 _HEADER = struct.Struct("<10xHH2x")  # kind, end of the offsets of nodes
@@ -29,7 +30,7 @@ def read_places(path: pathlib.Path) -> dict[bytes, tuple[int, int]]:
         DataError: not an LMDB database, truncated, or damaged.
     """
     problem = f"{path}: not an LMDB database, or a damaged one"
-    with data_error(problem, OSError, struct.error, ValueError), path.open("rb") as file:
+    with data_error(problem, OSError, struct.error, ValueError), open_regular(path) as file:
         return _places(file.fileno())
 
 
@@ -60,7 +61,7 @@ def _places(file: int) -> dict[bytes, tuple[int, int]]:
                 place = _PAGE.unpack_from(page, place - start)[0] * page_size + _HEADER.size
             elif flags:
                 raise ValueError(f"key {key!r:.40} has a database of its own")
-            if place + size > end or size > MAX_BYTES:
+            if place + size > end or size > IMAGE_BYTES:
                 raise ValueError(f"key {key!r:.40} has {size} bytes beyond the end")
             places[key] = place, size
         pages += reversed(children)

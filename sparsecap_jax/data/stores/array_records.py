@@ -126,15 +126,19 @@ def load_manifest(directory: pathlib.Path) -> dict[str, Any]:
     if not isinstance(manifest.get("boxes"), bool):
         raise DataError(f"{path}: boxes: expected true or false, found {manifest.get('boxes')!r}")
     for place, shard in entries(manifest, "shards", path):
-        check_path(field(shard, "file", str, place), f"{place}.file")
-        ids = field(shard, "ids", list, place)
-        regions = field(shard, "regions", list, place)
-        known = all(isinstance(i, int | str) for i in ids)
-        known = known and all(type(n) is int and n > 0 for n in regions)
-        if len(ids) != len(regions) or not known:
-            raise DataError(f"{place}: {len(ids)} ids and {len(regions)} numbers of regions")
-        shard["ids"] = [normalize_id(image_id) for image_id in ids]
+        check_shard(shard, place)
     return manifest
+
+
+def check_shard(shard: Any, where: str) -> None:
+    """Check the description of a shard, and normalize its ids; DataError where it is malformed."""
+    check_path(field(shard, "file", str, where), f"{where}.file")
+    ids, regions = field(shard, "ids", list, where), field(shard, "regions", list, where)
+    known = all(isinstance(i, int | str) for i in ids)
+    known = known and all(type(n) is int and n > 0 for n in regions)
+    if len(ids) != len(regions) or not known:
+        raise DataError(f"{where}: {len(ids)} ids and {len(regions)} numbers of regions")
+    shard["ids"] = [normalize_id(image_id) for image_id in ids]
 
 
 class TfdsStore(IndexedStore):

@@ -18,6 +18,7 @@ from sparsecap_jax.data.stores.array_records import (
     DTYPES,
     MANIFEST,
     VERSION,
+    check_shard,
     encode,
     load_manifest,
 )
@@ -113,8 +114,8 @@ def _resumed(path: pathlib.Path, plan: str) -> dict[str, Any] | None:
     if not (description.exists() and path.exists()):
         return None
     shard = _check_plan(path.parent, read_json(description), plan)
-    names = ("file", "ids", "regions", "bytes", "sha256")
-    whole = all(name in shard for name in names) and path.stat().st_size == shard["bytes"]
+    check_shard(shard, str(description))
+    whole = "sha256" in shard and path.stat().st_size == shard.get("bytes")
     return shard if whole else None
 
 
@@ -143,9 +144,11 @@ def _write_shard(
         digest, size = checksum(partial)
         partial.replace(path)
     except BaseException:
-        if writer.is_open():
-            writer.close()
-        partial.unlink(missing_ok=True)
+        try:
+            if writer.is_open():
+                writer.close()  # fails where the disk is full
+        finally:
+            partial.unlink(missing_ok=True)
         raise
     return {"file": path.name, "ids": kept, "regions": regions, "bytes": size, "sha256": digest}
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from sparsecap_jax.arrays import IMAGE_BYTES, ArrayFile, check_size, parse_npy
 from sparsecap_jax.data.features import Arrays, IndexedStore
-from sparsecap_jax.data.npy import Npz, check_size, parse_npy
 from sparsecap_jax.data.records import ImageId, data_error, normalize_id
 from sparsecap_jax.data.stores._lmdb import read_places
 from sparsecap_jax.errors import DataError
+from sparsecap_jax.files import open_regular
+from sparsecap_jax.settings import optional_package
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 _SUFFIX = "_features"
@@ -28,6 +30,7 @@ class Hdf5Store(IndexedStore):
     """
 
     def __init__(self, *args: Any, **options: Any):
+        optional_package("h5py", "h5", "reading HDF5")
         super().__init__(*args, **options)
         files = hdf5_files(self.path)
         if len(files) > 1:
@@ -36,7 +39,8 @@ class Hdf5Store(IndexedStore):
         self.path = files[0] if files else self.path
 
     def _open(self, path: str) -> Any:
-        h5py = self._import("h5py", "HDF5", "h5")
+        import h5py
+
         if not self.path.exists():
             raise DataError(f"{path}: not an HDF5 file: no such file")
         with data_error(f"{path}: not an HDF5 file", OSError):
@@ -67,7 +71,9 @@ class Hdf5Store(IndexedStore):
 
     def _dataset(self, name: str) -> Any:
         """Return an array that lies in this very file, and is not too large to be read."""
-        h5py, where = self._import("h5py", "HDF5", "h5"), f"{self.path}: {name}"
+        import h5py
+
+        where = f"{self.path}: {name}"
         file = self._opened(str(self.path), self._open).id
         with data_error(f"{where}: no such array", KeyError, RuntimeError):
             is_link = file.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD
@@ -136,14 +142,14 @@ class LmdbStore(IndexedStore):
         start, size = self._places_of(path).get(key, (0, -1))
         if size < 0:
             raise DataError(f"{where}: no such key")
-        with data_error(f"{where}: cannot be read", OSError), _file(path).open("rb", 0) as file:
+        with data_error(f"{where}: cannot be read", OSError), open_regular(_file(path), 0) as file:
             value = os.pread(file.fileno(), size, start)
         if len(value) != size:
             raise DataError(f"{where}: truncated: {len(value)} bytes, expected {size}")
         if value[:2] == b"PK":
-            with Npz(value, where) as archive:
-                names = archive.names()
-                return archive["feat" if "feat" in names or not names else names[0]]
+            with ArrayFile(value, where=where, max_bytes=IMAGE_BYTES) as archive:
+                names = archive.names
+                return archive.read("feat" if "feat" in names or not names else names[0])
         if value[:1] == b"\x80":
             raise DataError(f"{where}: a pickle, which is never read; expected .npy or .npz")
         return parse_npy(value, where)

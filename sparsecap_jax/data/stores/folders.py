@@ -6,8 +6,8 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
+from sparsecap_jax.arrays import IMAGE_BYTES, ArrayFile, npy_shape, read_npy
 from sparsecap_jax.data.features import Arrays, IndexedStore, raise_missing, relative_boxes
-from sparsecap_jax.data.npy import Npz, npy_shape, read_npy
 from sparsecap_jax.data.records import ImageId, data_error, image_id_from_stem, normalize_id
 from sparsecap_jax.errors import DataError
 
@@ -60,7 +60,7 @@ class NpyFolderStore(IndexedStore):
         path = self.path / key
         if path.suffix == ".npy":
             return math.prod(npy_shape(path)[:-1])
-        with Npz(path) as archive:
+        with _archive(path) as archive:
             return math.prod(archive.shape(_feature_name(archive))[:-1])
 
     def _read(self, key: str, image_id: ImageId) -> Arrays:
@@ -69,8 +69,8 @@ class NpyFolderStore(IndexedStore):
         if path.suffix == ".npy":
             features = read_npy(path)
         else:
-            with Npz(path) as archive:
-                features = archive[_feature_name(archive)]
+            with _archive(path) as archive:
+                features = archive.read(_feature_name(archive))
         names = f"{path}: features", f"{boxes_path}: boxes", f"{fc_path}: fc"
         boxes = read_npy(boxes_path) if self.need_boxes else None
         if boxes is not None and self._in_pixels:
@@ -85,10 +85,13 @@ def attention_folders(root: pathlib.Path) -> list[pathlib.Path]:
     return sorted(folders, key=lambda folder: folder.name != "cocobu_att")
 
 
-def _feature_name(archive: Npz) -> str:
+def _feature_name(archive: ArrayFile) -> str:
     """Return the name of the features in an archive of self-critical training codes: `feat`."""
-    names = archive.names()
-    return next((name for name in _NPZ_NAMES if name in names), _NPZ_NAMES[0])
+    return next((name for name in _NPZ_NAMES if name in archive.names), _NPZ_NAMES[0])
+
+
+def _archive(path: pathlib.Path) -> ArrayFile:
+    return ArrayFile(path, max_bytes=IMAGE_BYTES)
 
 
 class NpzFolderStore(IndexedStore):
@@ -109,20 +112,20 @@ class NpzFolderStore(IndexedStore):
         return self._unique((image_id_from_stem(name[:-4]), name) for name in names)
 
     def _count(self, key: str, image_id: ImageId) -> int:
-        with Npz(self.path / key) as archive:
+        with _archive(self.path / key) as archive:
             shape = archive.shape("x")
             return _regions(archive, shape[-1] if self._turned(shape) else (*shape, 0)[0])
 
     def _read(self, key: str, image_id: ImageId) -> Arrays:
         path = str(self.path / key)
-        with Npz(self.path / key) as archive:
-            features = archive["x"]
+        with _archive(self.path / key) as archive:
+            features = archive.read("x")
             features = features.T if self._turned(features.shape) else features
             count = _regions(archive, (*features.shape, 0)[0])
             boxes = None
             if self.need_boxes:
                 width, height = archive.number("image_w"), archive.number("image_h")
-                boxes = relative_boxes(archive["bbox"], width, height, f"{path}: bbox")[:count]
+                boxes = relative_boxes(archive.read("bbox"), width, height, f"{path}: bbox")[:count]
         if features.shape[-1:] == (self.feature_size,):  # else the error shows them whole
             features = features[:count]
         return Arrays(features, boxes, None, (f"{path}: x", f"{path}: bbox", path))
@@ -132,9 +135,9 @@ class NpzFolderStore(IndexedStore):
         return len(shape) == 2 and shape[0] == self.feature_size != shape[1]
 
 
-def _regions(archive: Npz, rows: int) -> int:
+def _regions(archive: ArrayFile, rows: int) -> int:
     """Return the number of regions: `num_bbox`, of which `x` may have more rows."""
-    count = archive.number("num_bbox") if "num_bbox" in archive.names() else rows
+    count = archive.number("num_bbox") if "num_bbox" in archive.names else rows
     if not 0 < count <= rows:
         raise DataError(f"{archive.where}: num_bbox is {count}, but x has {rows} rows")
     return count

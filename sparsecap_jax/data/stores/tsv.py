@@ -20,6 +20,7 @@ import numpy as np
 from sparsecap_jax.data.features import BOX_TOLERANCE, Arrays, IndexedStore, relative_boxes
 from sparsecap_jax.data.records import ImageId, data_error, field, image_id_from_stem
 from sparsecap_jax.errors import DataError
+from sparsecap_jax.files import open_regular, unique_keys
 
 LAYOUTS = {
     6: ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features"),
@@ -60,7 +61,7 @@ class Row:
 
     def read(self) -> bytes:
         """Read the row; opening the file anew costs little compared with reading it."""
-        with data_error(f"{self.path}: cannot be read", OSError), self.path.open("rb") as file:
+        with data_error(f"{self.path}: cannot be read", OSError), open_regular(self.path) as file:
             file.seek(self.start)
             return file.read(self.end - self.start)
 
@@ -137,7 +138,7 @@ def read_row(
     row: dict[str, Any] = _columns(line, where)
     if "json" in row:
         with data_error(f"{where}: broken JSON", ValueError, RecursionError):
-            row = json.loads(row["json"])
+            row = json.loads(row["json"], object_pairs_hook=unique_keys)
         if isinstance(row, dict) and "features" not in row and row.get("objects"):
             return _read_objects(row, where, feature_size, need_boxes, size)
         if not isinstance(row, dict) or not {"num_boxes", "features"} <= row.keys():
@@ -188,7 +189,7 @@ def _read_objects(
 
 def _scan(path: pathlib.Path, feature_size: int) -> Iterator[tuple[Row, ImageId, str]]:
     """Yield every row of a file, its image id, and its fault ("" if there is none)."""
-    with data_error(f"{path}: cannot be read", OSError), path.open("rb") as file:
+    with data_error(f"{path}: cannot be read", OSError), open_regular(path) as file:
         if not os.fstat(file.fileno()).st_size:
             raise DataError(f"{path}: the file is empty, expected tab-separated rows")
         end = 0

@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import resource
 import signal
 
 import numpy as np
@@ -12,7 +13,7 @@ from sparsecap_jax.data.stores import STORES, NpyFolderStore, open_store
 from sparsecap_jax.data.stores.array_records import decode, encode, load_manifest
 from sparsecap_jax.data.stores.convert import convert, verify
 from sparsecap_jax.errors import ConfigError, DataError, SparsecapError
-from sparsecap_jax.files import locked
+from sparsecap_jax.files import locked, system_fault
 
 WIDTH = 4
 
@@ -112,6 +113,19 @@ def test_two_commands_with_one_output(folder, tmp_path):
     with locked(output), pytest.raises(SparsecapError, match=r"out: process .* is writing to it"):
         run("convert", *options(folder, output))
     assert not output.exists()
+
+
+def test_a_full_disk_leaves_no_part_of_a_shard(folder, tmp_path):
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, usual[1]))
+    try:
+        with pytest.raises(OSError) as raised:
+            run("convert", *options(folder, tmp_path / "out"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    fault = f"{tmp_path}/out/features-00000.array_record: File too large"
+    assert system_fault(raised.value) == fault
+    assert not (tmp_path / "out").exists()
 
 
 def test_commands(folder, tmp_path, capsys):

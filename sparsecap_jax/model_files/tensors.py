@@ -154,19 +154,21 @@ def plan(
     flat = np.ravel(value)
     flags = np.ravel(mask) != 0 if mask is not None else flat.view(np.uint32) != 0
     kept = np.flatnonzero(flags)
-    entry = Entry(name, value.shape, form, 0, 0, masked=mask is not None)
-    dense = None
+    choices = []
+    if len(kept) < flat.size:
+        choices.append(encoded(name, value, kept, form))
     if len(kept) == flat.size or mask is None:
-        dense = _encoded(entry, flat, None, form)
-    if len(kept) == flat.size or (dense and len(kept) > 0.95 * flat.size):
-        return dense
-    sparse = _encoded(entry, flat, kept, form)
-    return sparse if dense is None or _size(sparse) < _size(dense) else dense
+        choices.append(encoded(name, value, None, form))
+    entry, planes, raw = min(choices, key=_size)
+    return dataclasses.replace(entry, masked=mask is not None), planes, raw
 
 
-def _encoded(
-    entry: Entry, flat: np.ndarray, kept: np.ndarray | None, form: str
+def encoded(
+    name: str, value: np.ndarray, kept: np.ndarray | None, form: str
 ) -> tuple[Entry, list[Plane], bytes]:
+    """Encode the values at the indices `kept` and these positions, or all values; as `plan`."""
+    flat = np.ravel(value)
+    entry = Entry(name, value.shape, form, 0, 0)
     rows, columns = entry.matrix
     changes, planes = {}, []
     cells = np.arange(flat.size) if kept is None else kept
@@ -208,8 +210,8 @@ def bits(counts: np.ndarray) -> float:
     return float((counts * np.log2(counts.sum() / counts)).sum())
 
 
-def _size(encoded: tuple[Entry, list[Plane], bytes]) -> float:
-    _, planes, raw = encoded
+def _size(choice: tuple[Entry, list[Plane], bytes]) -> float:
+    _, planes, raw = choice
     return sum(bits(plane.counts) for plane in planes) + 8 * len(raw)
 
 

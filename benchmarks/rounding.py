@@ -25,7 +25,7 @@ HEADER = """# CIDEr with rounded values
 CIDEr x 100 on the validation split with the values of a model file as they are, in float16, and in
 int8 ([formats.md](../formats.md)); masks and everything else are the same.
 
-    {command}
+`{command}`
 
 | model | sparsity | images | float32 | float16 | int8 | captions that differ: float16, int8 |
 |---|---|---|---|---|---|---|

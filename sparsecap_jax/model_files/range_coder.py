@@ -21,8 +21,8 @@ LEVELS = 52
 """Number of densities that have a table of their own, see `gap_table`."""
 
 _LOW = 1 << 16
-_SYMBOLS_PER_LANE = 1024
-_MAX_LANES = 4096
+_SYMBOLS_PER_LANE = 256
+_MAX_LANES = 8192
 _ROOTS = (65536, 55109, 46341, 38968)  # 2**16 * 2**(-n / 4)
 
 

@@ -249,16 +249,16 @@ def _model(content, rng):
         magic, version, packed, *_ = head.unpack(content[: head.size])
         text = zlib.decompress(content[head.size : head.size + packed])
         header = json.loads(text)
-        sections = [entry["raw_bytes"] for entry in header["tensors"]]
-        sections = [file[2] for file in header["files"]] + sections
+        sections = [size for _, _, size, _ in header["files"]]
+        sections += [entry["raw_bytes"] for entry in header["tensors"]]
         sections += [size for size, _ in header["chunks"]]
+        payload, rest = [], content[head.size + packed :]
+        for size in sections:
+            payload.append(rest[:size])
+            rest = rest[size:]
     except Exception:  # damaged before
         return _flip(content, rng, ())
-    payload, rest = [], content[head.size + packed :]
-    for size in sections:
-        payload.append(rest[:size])
-        rest = rest[size:]
-    if rng.random() < 0.4:
+    if payload and rng.random() < 0.4:
         number = rng.randrange(len(payload))
         payload[number] = damage(payload[number], rng)
         files, tensors = len(header["files"]), len(header["tensors"])
@@ -272,7 +272,7 @@ def _model(content, rng):
         text = json.dumps(header).encode()
     else:
         part = rng.choice(["tensors", "tensors", "tables", "chunks", "files", "notes", None])
-        if part is None:
+        if part is None or not isinstance(header.get(part), dict | list):
             text = _json(text, rng)
         else:
             inner = _json(json.dumps(header[part]).encode(), rng).decode()

@@ -37,7 +37,6 @@ _HEAD = struct.Struct("<8sIIII")
 _CHUNK = 2**22  # symbols
 _MAX_HEADER = 2**22
 _MAX_FILE = 2**24
-_MAX_TABLES = 512
 _WEIGHTS_PER_BYTE = 2**16  # far beyond what any model has
 
 
@@ -205,7 +204,7 @@ class ModelFile:
             _check_name(name)
             self._files.append((name, inflated, tensors.whole(stored, size), offset, checksum))
             offset += stored
-        self._tables = [_table(listed) for listed in header["tables"][:_MAX_TABLES]]
+        self._tables = [_table(listed) for listed in header["tables"][: tensors.MAX_TABLES]]
         most = _WEIGHTS_PER_BYTE * size
         self.entries = [
             tensors.Entry.from_json(entry, len(self._tables), most) for entry in header["tensors"]

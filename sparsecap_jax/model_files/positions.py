@@ -44,6 +44,9 @@ class Order:
 
     def __init__(self, classes: Classes):
         self.classes = classes
+        if classes.sums == 1:  # row by row
+            self.cells = np.array([len(classes.rows) * len(classes.columns)])
+            return
         counts = [np.bincount(axis, minlength=1) for axis in classes]
         self._row_class, self._column_class = (
             grid.ravel() for grid in np.indices([len(count) for count in counts])
@@ -61,6 +64,8 @@ class Order:
 
     def places_of(self, flat: np.ndarray) -> np.ndarray:
         """Return the places in this order of cells, given as row-major indices."""
+        if len(self.cells) == 1:
+            return flat
         row, column = np.divmod(flat, len(self.classes.columns))
         number = np.empty((len(self._first[0]), len(self._first[1])), np.int64)
         number[self._row_class, self._column_class] = self._starts
@@ -72,8 +77,7 @@ class Order:
 
     def cells_at(self, places: np.ndarray) -> np.ndarray:
         """Return the row-major indices of the cells at some places, which ascend."""
-        width = len(self.classes.columns)
-        if len(self._starts) == 1:
+        if len(self.cells) == 1:
             return places
         bounds = np.searchsorted(places, self._starts)
         counts = np.diff(bounds, append=len(places))
@@ -85,7 +89,7 @@ class Order:
         )
         row += np.repeat(self._first[0][row_class], counts)
         column += np.repeat(self._first[1][column_class], counts)
-        return self._ordered[0][row] * width + self._ordered[1][column]
+        return self._ordered[0][row] * len(self.classes.columns) + self._ordered[1][column]
 
 
 def choose_classes(flat: np.ndarray, rows: int, columns: int) -> Classes:

@@ -11,6 +11,8 @@ from sparsecap_jax.errors import CheckpointError
 from sparsecap_jax.model_files import positions, values
 from sparsecap_jax.model_files.range_coder import LEVELS
 
+MAX_TABLES = 512
+
 # In bits: what the frequency of a symbol takes in the header.
 _BITS_PER_FREQUENCY = 14
 
@@ -232,7 +234,7 @@ def share_tables(planes: list[Plane]) -> tuple[list[np.ndarray], dict[int, int]]
             for table in tables
         ]
         best = int(np.argmin(costs)) if costs else 0
-        if costs and costs[best] <= own:
+        if costs and (costs[best] <= own or len(tables) == MAX_TABLES):
             tables[best] = tables[best] + plane.counts
         else:
             best = len(tables)

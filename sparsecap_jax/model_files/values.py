@@ -17,6 +17,7 @@ RAW_BYTES = {"float32": 3, "float16": 1, "int8": 0}
 """Bytes of a value that are not coded."""
 
 _STEPS_PER_RMS = 20
+_LARGEST = 1e38  # what int8 rounds up to a float32
 _ROOTS = np.array(
     [1.0, 1.0905077, 1.1892071, 1.2968396, 1.4142135, 1.5422108, 1.6817929, 1.8340081], np.float32
 )  # 2**(n / 8)
@@ -24,7 +25,7 @@ _ROOTS = np.array(
 
 def form_of(values: np.ndarray, form: str, rank: int) -> str:
     """Return the form that values of a tensor of `rank` get where `form` is wanted."""
-    if form == "int8" and (rank < 2 or not np.all(np.isfinite(values))):
+    if form == "int8" and (rank < 2 or not np.all(np.abs(values) < _LARGEST)):
         form = "float16"
     with np.errstate(over="ignore"):
         if form == "float16" and np.any(np.isinf(values.astype(np.float16)) & np.isfinite(values)):
@@ -94,7 +95,7 @@ def quantize(
     return (multiples + 128).astype(np.uint8), (exponents - lowest).astype(np.uint8), lowest
 
 
-MIN_EXPONENT, MAX_EXPONENT = -8 * 126, 8 * 120
+MIN_EXPONENT, MAX_EXPONENT = -8 * 126, 8 * 124
 
 
 def dequantize(

@@ -114,10 +114,12 @@ def test_int8_errs_by_half_a_step_of_its_output(tmp_path, name):
 
 
 def test_int8_leaves_vectors_and_values_that_are_not_finite_alone(tmp_path):
-    write_model(tmp_path / "m.scap", LEAVES, {}, form="int8")
+    leaves = LEAVES | {"large": np.full((3, 3), 9e37, np.float32)}
+    write_model(tmp_path / "m.scap", leaves, {}, form="int8")
     with ModelFile(tmp_path / "m.scap") as file:
         forms = {entry.name: entry.form for entry in file.entries}
         found, _ = file.read()
+    assert forms["large"] == "int8" and np.abs(found["large"] / 9e37 - 1).max() < 0.03
     assert forms["special"] == forms["special_matrix"] == "float32"
     assert forms["one"] == forms["scalar"] == "float16" and forms["attention/kernel"] == "int8"
     np.testing.assert_array_equal(found["special_matrix"], LEAVES["special_matrix"])

@@ -1,6 +1,6 @@
 """A range coder of bytes, vectorised: interleaved rANS, which NumPy alone reads and writes.
 
-Symbols are bytes; each is coded with one of several tables of frequencies, which add up to 2**14.
+Symbols are bytes; each is coded with one of several tables of frequencies, which add up to 2**12.
 Symbol `i` belongs to lane `i % lanes`. A lane is a state of 32 bits that is refilled by 16 bits
 whenever it falls below 2**16; the words of all lanes lie in the order in which they are read.
 Duda, "Asymmetric numeral systems", arXiv 1311.2540; Giesen, "Interleaved entropy coders", arXiv
@@ -13,11 +13,11 @@ import numpy as np
 
 from sparsecap_jax.errors import CheckpointError
 
-BITS = 14
+BITS = 12
 TOTAL = 1 << BITS
 """Sum of the frequencies of a table."""
 
-LEVELS = 52
+LEVELS = 44
 """Number of densities that have a table of their own, see `gap_table`."""
 
 _LOW = 1 << 16

@@ -183,7 +183,7 @@ def test_the_range_coder_returns_its_symbols(count):
 def test_gap_tables_are_whole_and_the_same_on_every_machine():
     tables = np.stack([range_coder.gap_table(level) for level in range(range_coder.LEVELS)])
     assert (tables.sum(axis=1) == range_coder.TOTAL).all() and (tables >= 0).all()
-    assert zlib.crc32(tables.astype("<u2").tobytes()) == 3716995685
+    assert zlib.crc32(tables.astype("<u2").tobytes()) == 3401755588
 
 
 def test_many_symbols_are_coded_in_chunks(tmp_path, monkeypatch):
@@ -257,7 +257,7 @@ def kernel(**fields):
         (kernel(form="int8"), "a/kernel: fields that contradict each other"),
         (kernel(gaps=[]), "a/kernel: fields that contradict each other"),
         (kernel(gaps=[[17, 2**20]]), "a/kernel: fields that contradict each other"),
-        (kernel(gaps=[[52, 10]]), "52 where a number from 0 to 51"),
+        (kernel(gaps=[[44, 10]]), "44 where a number from 0 to 43"),
         (kernel(values=99), "99 where a number from 0"),
         (kernel(rows=99), "99 where a number from 0"),
         (kernel(rows=0), "bytes stated|damaged|classes"),
@@ -272,7 +272,7 @@ def kernel(**fields):
         (lambda header: header["chunks"].append([0, 0]), "bytes stated"),
         (lambda header: header["chunks"][0].__setitem__(1, 9), "damaged: its checksum is wrong"),
         (lambda header: header["chunks"][0].__setitem__(0, -9), "-9 where a number"),
-        (lambda header: header["tables"][0].append(5), "frequencies that add up to 16389"),
+        (lambda header: header["tables"][0].append(5), "frequencies that add up to 4101"),
         (lambda header: header["tables"].clear(), "damaged header: "),
         (lambda header: header["files"].append(["../x", 0, 0, 0]), "expected a relative path"),
         (lambda header: header["files"].append(["/x", 0, 0, 0]), "expected a relative path"),

@@ -145,7 +145,8 @@ class _Transformer(Family):
         fields["dropout"] = 0.1 / 3 if config["caption_model"].endswith("_prune") else 0.1
         for side in SIDES:
             fields[f"share_attention_{side}"] = _shared(config, f"share_att_{side}") or ""
-            fields[f"share_layer_{side}"] = tuple(_shared(config, f"share_layer_{side}") or ())
+            order = _shared(config, f"share_layer_{side}") or ()
+            fields[f"share_layer_{side}"] = tuple(order) if isinstance(order, list) else order
         if self.relation:
             plain = config.get("no_box_trigonometric_embedding", False)
             fields["box_embedding"] = "plain" if plain else "trig"

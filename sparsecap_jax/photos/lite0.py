@@ -106,15 +106,15 @@ class EfficientNetLite0(nn.Module):
         self.head = nn.Conv(FEATURES, (1, 1))
         self.classes = nn.Dense(1000)
 
-    def __call__(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B h w 1280"]:
-        """Map `(RGB - 127) / 128` to features, one for every 32 pixels each way."""
+    def __call__(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B h w F"]:
+        """Map `(RGB - 127) / 128` to 1,280 features, for every 32 pixels each way."""
         hidden = nn.relu6(self.stem(pixels))
         for block in self.blocks:
             hidden = block(hidden)
         return nn.relu6(self.head(hidden))
 
-    def logits(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B 1000"]:
-        """Return logits of the ImageNet classes."""
+    def logits(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B C"]:
+        """Return logits of the 1,000 ImageNet classes."""
         return self.classes(self(pixels).mean(axis=(1, 2)))
 
 

@@ -268,7 +268,7 @@ def test_the_command_makes_a_table_of_several_runs(coco, tmp_path):
         result = evaluate_run(run, changes=[f"data.dir={coco}"], beam_size=3, **FAST)
         assert float(row["ROUGE_L"]) == pytest.approx(result["ROUGE_L"])
         assert int(row["nonzeros"]) == result["nonzeros"]
-        shown = f"{row['run']:10s}{result['sparsity']:>10.3f}{result['nonzeros']:>10,}"
+        shown = f"{row['run']:10s}{result['sparsity']:>11.3f}{result['nonzeros']:>11,}"
         assert shown in done.stdout
         assert (output / row["run"] / "captions.json").exists()
     done = subprocess.run([*command, "--ensemble"], **call)

@@ -60,10 +60,12 @@ def test_eval_shards(records, store):
 
 
 def test_eval_iteration_may_stop_early(records, store):
+    before = threading.enumerate()
     iterator = iter(make_eval_batches(records, store, batch_size=1))
     assert next(iterator).index.tolist() == [0]
+    assert [t for t in threading.enumerate() if t.name.startswith("eval-batches")]
     iterator.close()
-    assert not [t for t in threading.enumerate() if t.name.startswith("eval-batches")]
+    assert not [t for t in threading.enumerate() if t not in before]
 
 
 def test_real_features_in_one_batch(shared):

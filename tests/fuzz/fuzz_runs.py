@@ -133,9 +133,10 @@ def work():
         reader = fuzz_readers.READERS[name]
         with tempfile.TemporaryDirectory(prefix="fuzz") as folder:
             top = pathlib.Path(folder)
+            _limit_memory(resource.RLIM_INFINITY)
             files = made(reader, top / "whole")
             for number in range(first, end):
-                _limit_memory()
+                _limit_memory(MEMORY)
                 signal.alarm(_KILL_SECONDS)  # kills a reader that hangs when nobody watches it
                 start = time.process_time()
                 place = top / f"m{number}"
@@ -152,11 +153,13 @@ def work():
         say("end")
 
 
-def _limit_memory():
-    """Let the process take `MEMORY` beyond what it has now."""
-    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+def _limit_memory(size):
+    """Let the process take `size` bytes beyond what it has now."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, hard))
+    if size != resource.RLIM_INFINITY:
+        pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+        size += pages * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size, hard))
 
 
 def share_of(reader, count):

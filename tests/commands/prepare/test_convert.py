@@ -63,11 +63,15 @@ def test_a_stopped_conversion_goes_on_where_it_was(folder, tmp_path, monkeypatch
     with pytest.raises(ConfigError, match="holds a conversion of other images or options"):
         convert(store, output, shard_size=3, report=lambda _: None)
     (output / "features-00001.array_record").write_bytes(b"cut")  # as a full disk leaves it
-    (output / "features-00001.json").write_text("[]")
+    description = output / "features-00001.json"
+    shard = json.loads(description.read_text())
+    description.write_text("[]")
     with pytest.raises(ConfigError, match="holds a conversion of other images or options"):
         convert(store, output, shard_size=2, report=lambda _: None)
-    plan = json.loads((output / "features-00000.json").read_text())["plan"]
-    (output / "features-00001.json").write_text(json.dumps({"plan": plan, "bytes": 3}))
+    description.write_text(json.dumps({"plan": shard["plan"], "bytes": 3}))
+    with pytest.raises(DataError, match=r"00001\.json: key 'file' is missing"):
+        convert(store, output, shard_size=2, report=lambda _: None)
+    description.write_text(json.dumps(shard))
     store.limit = None
     lines = []
     manifest = convert(store, output, shard_size=2, report=lines.append)

@@ -59,11 +59,11 @@ def entropy(params, masks, form):
     """Return the bytes of positions and values at their entropy."""
     bits = 0.0
     for name, value in params.items():
-        _, planes, raw = tensors.encoded(name, value, None, form)
+        kept = None
         if name in masks:
-            kept = np.asarray(masks[name]) != 0
-            bits += tensors.bits(np.bincount(kept.ravel().astype(np.int64), minlength=2))
-            _, planes, raw = tensors.encoded(name, value, np.flatnonzero(kept), form)
+            kept = np.flatnonzero(masks[name])
+            bits += tensors.bits(np.array([len(kept), value.size - len(kept)]))
+        _, planes, raw = tensors.encoded(name, value, kept, form)
         bits += 8 * len(raw)
         bits += sum(tensors.bits(p.counts) for p in planes if p.field in ("values", "steps"))
     return bits / 8
@@ -82,19 +82,19 @@ def seconds(function, repeats):
 def rows(title, params, masks, repeats, note=""):
     """Return the lines of a model."""
     lines = []
-    nonzeros = sum(int(np.count_nonzero(mask)) for mask in masks.values())
+    nonzeros = sum(np.count_nonzero(mask) for mask in masks.values())
     sparsity = 1 - nonzeros / sum(np.size(mask) for mask in masks.values())
     with tempfile.TemporaryDirectory() as folder:
         path, npz, dense = (pathlib.Path(folder, name) for name in ("m.scap", "m.npz", "d.npz"))
         np.savez(dense, format_version=np.int32(1), **{f"dense:{k}": v for k, v in params.items()})
         for form in FORMS:
             size = write_model(path, params, masks, form=form)["weights"]
-            old = f"{save_weights(npz, params, masks, compact=form != 'float32'):,}"
+            old = f"{save_weights(npz, params, masks):,}" if form == FORMS[0] else ""
             load = seconds(lambda: load_weights(path), repeats)
             slow = seconds(lambda: load_weights(dense), repeats)
             least = entropy(params, masks, form)
             cells = [title, f"{sparsity:.1%}", form, f"{size:,}{note if form == FORMS[0] else ''}"]
-            cells += [f"{least:,.0f}", f"{size / least:.3f}", old if form != "int8" else "-"]
+            cells += [f"{least:,.0f}", f"{size / least:.3f}", old]
             lines.append("| {} |\n".format(" | ".join([*cells, f"{load:.3f}", f"{slow:.3f}"])))
             print(lines[-1], end="", flush=True)
     return lines

@@ -39,6 +39,7 @@ TOKENIZER = flags.DEFINE_enum(
     "Tokenizer of the scores (docs/metrics.md); unicode for Chinese and Japanese.",
 )
 search_flags.define()
+OF_RUNS = (ENSEMBLE, STEP, SPLIT, DATA_DIR, FEATURES, CHANGES, ATTENTION)
 
 
 def main(words: list[str]) -> None:
@@ -49,6 +50,9 @@ def main(words: list[str]) -> None:
         return
     if not (CAPTIONS.value and REFERENCES.value):
         raise app.UsageError("expected --checkpoint, or --captions and --references")
+    names = [flag.name for flag in OF_RUNS] + [*search_flags.OPTIONS]
+    if unused := ", ".join(f"--{name}" for name in names if flags.FLAGS[name].present):
+        raise app.UsageError(f"{unused}: expected with --checkpoint only")
     from sparsecap_jax.evaluation.metrics import evaluate_caption_files
 
     scores = evaluate_caption_files(

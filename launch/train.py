@@ -13,7 +13,8 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; a new one, or one
 FROM_STEP = flags.DEFINE_integer(
     "from_step",
     None,
-    "Step of the checkpoint to continue from, by default the last; later ones are dropped.",
+    "Step of the checkpoint to continue from, by default the last; later ones are dropped. If "
+    "stopped, run the same command without --from_step to continue.",
     lower_bound=0,
 )
 SKIP_NONFINITE = flags.DEFINE_integer(

@@ -13,5 +13,9 @@ class DataError(SparsecapError):
     """A missing, truncated or malformed data file, or values in it that cannot be used."""
 
 
+class InUseError(SparsecapError):
+    """A file or folder that another process is writing to."""
+
+
 class CheckpointError(SparsecapError):
     """A checkpoint that is missing, corrupt, or does not fit the model it is loaded into."""

@@ -5,6 +5,8 @@ import contextlib
 import csv
 import errno
 import fcntl
+import functools
+import glob
 import io
 import json
 import os
@@ -21,7 +23,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
-from sparsecap_jax.errors import DataError, SparsecapError
+from sparsecap_jax.errors import DataError, InUseError, SparsecapError
 
 # Faults that libraries report as text, in errors of types of their own.
 _CODES = [
@@ -36,9 +38,12 @@ MAX_BYTES = 2**30
 SETTINGS_BYTES = 2**20
 """Size of a file of settings, such as the config of a run."""
 
+LIST_BYTES = 2**26
+"""Size of a list of images that stands next to data, such as the description of a shard."""
+
 # What libraries raise for damaged input. UnicodeDecodeError and numpy's errors of shapes and types
 # are ValueErrors, RecursionError and NotImplementedError RuntimeErrors.
-_FOREIGN = (
+FOREIGN = (
     *(OSError, EOFError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError),
     *(SyntaxError, RuntimeError, MemoryError, struct.error, zlib.error, zipfile.BadZipFile),
     tokenize.TokenError,
@@ -46,7 +51,11 @@ _FOREIGN = (
 
 
 @contextlib.contextmanager
-def foreign_errors(problem: str, error: type[SparsecapError] = DataError) -> Iterator[None]:
+def foreign_errors(
+    problem: str,
+    error: type[SparsecapError] = DataError,
+    errors: tuple[type[Exception], ...] = FOREIGN,
+) -> Iterator[None]:
     """Turn whatever a library raises for damaged input into `error`, one line: `PROBLEM: reason`.
 
     The block holds calls of libraries and checks of their results, no logic of its own: faults of
@@ -56,7 +65,7 @@ def foreign_errors(problem: str, error: type[SparsecapError] = DataError) -> Ite
         yield
     except SparsecapError:
         raise
-    except _FOREIGN as caught:
+    except errors as caught:
         reason = getattr(caught, "strerror", "") or str(caught) or type(caught).__name__
         raise error(f"{problem}: {reason.splitlines()[0]:.300}") from caught
 
@@ -111,10 +120,16 @@ def _codes_in(error: Exception) -> list[int]:
     return [code for code in _CODES if os.strerror(code) in str(error)]
 
 
-def remove_strays(folder: pathlib.Path, *names: str) -> None:
-    """Remove temporary files and folders that writing `names` left in `folder` when killed."""
-    for path in (path for name in names for path in folder.glob(f".{name}.????????")):
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+def remove_strays(folder: str | pathlib.Path, *names: str) -> None:
+    """Remove temporary files and folders that writing `names` left in `folder` when killed.
+
+    To be called with the lock of what is written; names may be patterns.
+    """
+    for path in (path for name in names for path in pathlib.Path(folder).glob(f".{name}.????????")):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -122,14 +137,16 @@ def locked(path: str | pathlib.Path, *, folder: bool = True) -> Iterator[None]:
     """Keep other processes from writing to `path` while the block runs.
 
     The lock belongs to an open file, `PATH/.lock` or `.NAME.lock` next to a file: it ends with the
-    process, however that ends. Where the file system has no locks, there is none.
+    process, however that ends. Where the file system has no locks, there is none. Temporary files
+    that a killed process left of a file are removed.
 
     Args:
         path: folder or file, which need not exist.
         folder: whether it is a folder.
 
     Raises:
-        SparsecapError: another process has it; the message says which.
+        InUseError: another process has it; the message says which.
+        SparsecapError: the lock is no regular file.
     """
     path = pathlib.Path(path)
     lock = path / ".lock" if folder else path.with_name(f".{path.name}.lock")
@@ -143,6 +160,8 @@ def locked(path: str | pathlib.Path, *, folder: bool = True) -> Iterator[None]:
                     os.write(
                         file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode()
                     )
+                if not folder:
+                    remove_strays(path.parent, glob.escape(path.name))
                 yield
             finally:
                 lock.unlink(missing_ok=True)
@@ -155,20 +174,20 @@ def locked(path: str | pathlib.Path, *, folder: bool = True) -> Iterator[None]:
 def _open_locked(lock: pathlib.Path, path: pathlib.Path) -> IO:
     while True:
         with named_errors(path):
-            file = lock.open("a+", encoding="utf-8")
+            file = open_own(lock)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             with file:
                 file.seek(0)
-                holder = file.read(200) or "another process"
-            raise SparsecapError(
+                holder = file.read(200).decode(errors="replace") or "another process"
+            raise InUseError(
                 f"{path}: {holder} is writing to it; expected to be the only one"
             ) from None
         except OSError:
             return file
         with contextlib.suppress(FileNotFoundError):  # removed by its last holder
-            if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+            if os.path.samestat(os.fstat(file.fileno()), lock.lstat()):
                 return file
         file.close()
 
@@ -221,15 +240,31 @@ def write_json(path: str | pathlib.Path, value: Any, indent: int | None = 2) -> 
 
 def open_regular(path: str | os.PathLike, buffering: int = -1) -> IO:
     """Open a file for reading bytes; OSError where it is a device, pipe, socket or folder."""
+    return open(path, "rb", buffering, opener=_regular)
 
-    def opener(name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_NONBLOCK)  # a pipe would wait for its writer
 
-    file = open(path, "rb", buffering, opener=opener)  # noqa: SIM115 - it is returned
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError(errno.EINVAL, "a device, pipe or socket; expected a regular file", str(path))
-    return file
+def open_own(path: str | os.PathLike) -> IO:
+    """Open a file of ours, made if need be, for reading bytes and appending them.
+
+    Raises:
+        SparsecapError: it is a symbolic link, which may lead to any file of the user, or no file.
+    """
+    try:
+        return open(path, "a+b", opener=functools.partial(_regular, more=os.O_NOFOLLOW))
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.EISDIR):
+            raise
+        found = "a symbolic link" if os.path.islink(path) else "no regular file"
+        raise SparsecapError(f"{path}: {found}; expected a file of its own, or none") from error
+
+
+def _regular(name: str, flags: int, more: int = 0) -> int:
+    handle = os.open(name, flags | os.O_NONBLOCK | more, 0o644)  # a pipe would wait for its writer
+    mode = os.fstat(handle).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # `open` refuses folders
+        os.close(handle)
+        raise OSError(errno.EINVAL, "a device, pipe or socket; expected a regular file", name)
+    return handle
 
 
 def read_bytes(

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 CONTINUE = "run the same command to continue"
+# The same command would drop what was saved since.
+CONTINUE_LAST = "run the same command without --from_step to continue"
 _DEFAULTS = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
 _received: signal.Signals | None = None
 _deferring = 0
@@ -50,12 +52,15 @@ def on_signals(*, last: bool = False) -> Iterator[None]:
         yield
         return
 
+    alarm: tuple[Any, Any] | None = None
+
     def note(number: int, frame: Any) -> None:
+        nonlocal alarm
         global _received
         _received = signal.Signals(number)
         for each in changed:
             signal.signal(each, signal.SIG_DFL)
-        signal.signal(signal.SIGALRM, _stop)
+        alarm = signal.setitimer(signal.ITIMER_REAL, 0), signal.signal(signal.SIGALRM, _stop)
         _stop(number, frame)
 
     for number in changed:
@@ -66,10 +71,14 @@ def on_signals(*, last: bool = False) -> Iterator[None]:
         print(stopped, file=sys.stderr)
         raise
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        if alarm:
+            timer, handler = alarm
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, handler or signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_REAL, *timer)
         for number in changed:
             signal.signal(number, signal.SIG_DFL if last else _DEFAULTS[number])
-            _received = None
+        _received = None
 
 
 def received() -> signal.Signals | None:

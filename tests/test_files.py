@@ -12,12 +12,13 @@ import sys
 import pytest
 
 from sparsecap_jax.arrays import ArrayFile, read_npy
-from sparsecap_jax.errors import DataError, SparsecapError
+from sparsecap_jax.errors import DataError, InUseError, SparsecapError
 from sparsecap_jax.files import (
     locked,
     named_errors,
     new_folder,
     read_json,
+    remove_strays,
     system_fault,
     write_atomically,
     write_json,
@@ -62,6 +63,49 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
     with locked(tmp_path), pytest.raises(SparsecapError, match="writing"), locked(tmp_path):
         pytest.fail("two at a time")
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("folder", [True, False])
+@pytest.mark.parametrize("name", ["link", "dangling", "pipe", "folder"])
+def test_a_lock_that_is_no_file_of_ours_is_left_alone(tmp_path, folder, name):
+    secret, lock = tmp_path / "secret", tmp_path / (".lock" if folder else ".out.lock")
+    secret.write_text("keep")
+    {
+        "link": lambda: lock.symlink_to(secret),
+        "dangling": lambda: lock.symlink_to(tmp_path / "new"),
+        "pipe": lambda: os.mkfifo(lock),
+        "folder": lock.mkdir,
+    }[name]()
+    kind = "a symbolic link" if lock.is_symlink() else "no regular file"
+    message = f"^{lock}: {kind}; expected a file of its own, or none$"
+    path = tmp_path if folder else tmp_path / "out"
+    with pytest.raises(SparsecapError, match=message), locked(path, folder=folder):
+        pytest.fail("locked")
+    assert secret.read_text() == "keep"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [lock.name, "secret"]
+
+
+def test_a_lock_of_other_bytes_is_held_all_the_same(tmp_path):
+    with locked(tmp_path):
+        (tmp_path / ".lock").write_bytes(b"\xff\xfe")
+        message = f"^{tmp_path}: \ufffd\ufffd is writing to it; expected to be the only one$"
+        with pytest.raises(InUseError, match=message), locked(tmp_path):
+            pytest.fail("two at a time")
+
+
+def test_strays_of_a_killed_process_go_with_the_next_lock(tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "kept").write_text("")
+    (tmp_path / ".a[1].json.abcd1234").write_text("")
+    (tmp_path / ".a[1].json.wxyz1234").mkdir()
+    (tmp_path / ".a[1].json.link1234").symlink_to(other)
+    (tmp_path / ".a1.json.abcd1234").write_text("")
+    with locked(tmp_path / "a[1].json", folder=False):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a1.json.abcd1234", "other"]
+    remove_strays(tmp_path, "*.json")
+    assert [path.name for path in tmp_path.rglob("*")] == ["other", "kept"]
 
 
 def test_a_full_disk_leaves_no_lock(tmp_path):

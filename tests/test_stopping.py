@@ -1,5 +1,6 @@
 """Signals: what is begun is finished, and the program says why it ended."""
 
+import contextlib
 import gc
 import os
 import pathlib
@@ -139,6 +140,24 @@ def test_a_block_within_a_block_forgets_nothing():
             pass
         stopping.check()
         pytest.fail("went on")
+
+
+def test_an_alarm_of_the_user_is_kept():
+    rung = []
+    usual = signal.signal(signal.SIGALRM, lambda *_: rung.append(1))
+    try:
+        for signalled in (False, True):
+            signal.setitimer(signal.ITIMER_REAL, 0.5)
+            with contextlib.suppress(stopping.Stopped), stopping.on_signals():
+                if signalled:
+                    with stopping.deferred():
+                        send(signal.SIGTERM)
+                        stopping.again()
+            assert stopping.received() is None and signal.getitimer(signal.ITIMER_REAL)[0] > 0
+            time.sleep(0.7)
+            assert rung.pop()
+    finally:
+        signal.signal(signal.SIGALRM, usual)
 
 
 WORKER = """

@@ -107,12 +107,17 @@ def _per_word(
     return np.array(means, np.float32).reshape(-1, weights.shape[-1])
 
 
+def finite(value: float) -> float | None:
+    """Return `value`, or None where JSON has no number for it."""
+    return value if np.isfinite(value) else None
+
+
 def to_coco(image_id: Any, caption: Caption) -> dict[str, Any]:
     """Return an entry of COCO's results format, along with `log_prob` and any `attention`.
 
     `log_prob` is None where constraints left no caption.
     """
-    log_prob = caption.log_prob if np.isfinite(caption.log_prob) else None
+    log_prob = finite(caption.log_prob)
     entry = {"image_id": image_id, "caption": caption.text, "log_prob": log_prob}
     if caption.attention is not None:
         weights = caption.attention.tolist()

@@ -9,7 +9,15 @@ from typing import Any
 
 from sparsecap_jax.data.karpathy import ImageId
 from sparsecap_jax.errors import DataError
-from sparsecap_jax.files import MAX_BYTES, locked, named_errors, write_atomically, write_json
+from sparsecap_jax.files import (
+    LIST_BYTES,
+    MAX_BYTES,
+    locked,
+    named_errors,
+    open_own,
+    write_atomically,
+    write_json,
+)
 
 
 class CaptionStream:
@@ -29,7 +37,7 @@ class CaptionStream:
 
     Raises:
         DataError: `path` has another ending; `PATH.partial` has other settings or another format.
-        SparsecapError: another process is writing to `path`.
+        SparsecapError: another process is writing to `path`, or `PATH.partial` is no regular file.
     """
 
     def __init__(self, path: str | os.PathLike, settings: dict[str, Any], key: str = "image_id"):
@@ -38,10 +46,9 @@ class CaptionStream:
             raise DataError(f"{path}: expected a name that ends in .json or .jsonl")
         self._partial = self._path.with_name(f"{self._path.name}.partial")
         self.entries: dict[ImageId, dict[str, Any]] = {}
-        with contextlib.ExitStack() as opened:
+        with named_errors(self._partial), contextlib.ExitStack() as opened:
             opened.enter_context(locked(self._path, folder=False))
-            opened.enter_context(named_errors(self._partial))
-            self._file = opened.enter_context(self._partial.open("a+b"))
+            self._file = opened.enter_context(open_own(self._partial))
             self._continue(settings)
             self._opened = opened.pop_all()
         self.done = frozenset(self.entries)
@@ -50,14 +57,16 @@ class CaptionStream:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._opened.__exit__(*error)
+        with named_errors(self._partial):  # of what could not be written
+            self._opened.__exit__(*error)
 
     def write(self, entry: dict[str, Any]) -> None:
         """Add the entry of `entry[key]`."""
         image = entry[self._key]
         if image in self.entries:
             raise DataError(f"{self._partial}: image {image!r} was captioned before")
-        self._append(entry)
+        with named_errors(self._partial):
+            self._append(entry)
         self.entries[image] = entry
 
     def finish(
@@ -83,15 +92,13 @@ class CaptionStream:
             raise DataError(f"{self._partial}: over {MAX_BYTES} bytes; expected captions")
         content = self._file.read()
         whole = content[: content.rfind(b"\n") + 1]
-        self._file.truncate(len(whole))
-        if not whole:
-            try:
-                self._append({"settings": settings})
-            except OSError:
-                self._partial.unlink()
-                raise
+        first = {"settings": settings}
+        if not whole and not _line(first).encode().startswith(content):
+            raise DataError(f"{self._partial}: expected captions of {settings}; remove it to start")
         for number, line in enumerate(whole.splitlines(), 1):
             where = f"{self._partial}: line {number}"
+            if number == 1 and len(line) > LIST_BYTES:
+                raise DataError(f"{where}: {len(line)} bytes; expected at most {LIST_BYTES}")
             try:
                 entry = json.loads(line)
             except (ValueError, RecursionError) as error:
@@ -108,6 +115,13 @@ class CaptionStream:
                 if not isinstance(image, int | str) or image in self.entries:
                     raise DataError(f"{where}: expected an image of its own")
                 self.entries[image] = entry
+        self._file.truncate(len(whole))
+        if not whole:
+            try:
+                self._append(first)
+            except OSError:
+                self._partial.unlink()
+                raise
 
     def _append(self, value: dict[str, Any]) -> None:
         # Flushed line by line: a killed process leaves whole lines, or part of the last one.

@@ -13,7 +13,7 @@ from typing import Any
 
 from sparsecap_jax import stopping
 from sparsecap_jax.captioner import Captioner
-from sparsecap_jax.captioning.batches import Caption, best_caption, to_coco
+from sparsecap_jax.captioning.batches import Caption, best_caption, finite, to_coco
 from sparsecap_jax.captioning.search import SearchOptions
 from sparsecap_jax.captioning.stream import CaptionStream
 from sparsecap_jax.data.records import ImageId, image_id_from_filename
@@ -179,11 +179,7 @@ def _entry(image_id: ImageId, captions: list[Caption], candidates: bool) -> dict
     entry = to_coco(image_id, best_caption(captions))
     if candidates:
         entry["candidates"] = [
-            {"caption": one.text, "log_prob": _finite(one.log_prob), "score": _finite(one.score)}
+            {"caption": one.text, "log_prob": finite(one.log_prob), "score": finite(one.score)}
             for one in captions
         ]
     return entry
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

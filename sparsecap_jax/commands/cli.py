@@ -7,6 +7,7 @@ import pathlib
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -63,6 +64,8 @@ def run_main(
         absl_logging.use_absl_handler()
         logging.getLogger("sparsecap_jax").setLevel(logging.WARNING)
         enable_compilation_cache()
+        # Broken parts that Pillow leaves out, and large photos; what it cannot read is an error.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         sys.unraisablehook = _report_unless_repeated
         sys.stdout.reconfigure(line_buffering=True)  # progress shows in pipes and logs too
         with _errors_in_one_line():

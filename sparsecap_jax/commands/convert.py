@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from sparsecap_jax.errors import CheckpointError, ConfigError, SparsecapError
-from sparsecap_jax.files import new_folder, write_json
+from sparsecap_jax.files import locked, new_folder, write_json
 from sparsecap_jax.interop import reference as interop
 from sparsecap_jax.interop.checkpoint_dir import open_checkpoint_dir, save_checkpoint_dir
 from sparsecap_jax.model_files import FORMS
@@ -78,7 +78,7 @@ def convert_run(
             raise ConfigError(f"weights is {weights!r}; {output} can be one of {', '.join(FORMS)}")
         size = save_model(output, run, weights)
     else:
-        with new_folder(output) as folder:
+        with locked(output, folder=False), new_folder(output) as folder:
             size = save_run(folder, run, form=weights)
     report(f"{weights}; wrote {output} ({size:,} bytes of weights)")
     return output
@@ -121,7 +121,7 @@ def import_reference(
     run = LoadedRun(config, tokenizer, model, params, masks)
     note = {"source": checkpoint.source, "weights": checkpoint.weights}
     note |= {"config": checkpoint.config, "scores": checkpoint.scores}
-    with new_folder(output) as folder:
+    with locked(output, folder=False), new_folder(output) as folder:
         size = save_run(folder, run, form=weights)
         write_json(folder / IMPORTED, note)
     counts = weight_counts(params)
@@ -275,7 +275,7 @@ def _variables(run: LoadedRun, source: pathlib.Path, masks: str) -> dict[str, An
         return {"params": run.params, "masks": {}}
     variables, keep = {"params": run.params, "masks": run.masks}, None
     if masks == "raw":
-        variables = jax.device_get(load_raw_variables(source))
+        variables = jax.device_get(load_raw_variables(source, expected=run.params))
         keep = _make_pruner(run.config).init_value
     leaves, flat_masks = flatten_dict(variables["params"]), flatten_dict(variables["masks"])
     for path in select(variables["params"]):

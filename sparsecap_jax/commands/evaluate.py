@@ -18,7 +18,7 @@ from sparsecap_jax.data.features import FeatureStore
 from sparsecap_jax.data.karpathy import ImageId
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.evaluation.metrics import METRICS, bootstrap_interval, score_captions
-from sparsecap_jax.files import write_json, write_table
+from sparsecap_jax.files import remove_strays, write_json, write_table
 from sparsecap_jax.runs.directory import finished_weights, load_run, weight_counts
 from sparsecap_jax.runs.overrides import change_data
 from sparsecap_jax.runs.published import resolve_run, results_folder
@@ -108,6 +108,7 @@ def evaluate_run(
     options = {"batch_size": config.data.eval_batch_size, "attention": attention, **search}
     references = {image_id: record.raw for image_id, record in records.items()}
     with CaptionStream(folder / "captions.json", settings) as stream:
+        remove_strays(folder, "scores.json")
         rate = _caption(stream, captioner, dataset.store, list(records), title, report, options)
         captions = {image_id: stream.entries[image_id]["caption"] for image_id in records}
         if any(references.values()):
@@ -117,22 +118,22 @@ def evaluate_run(
                 captions, references, metrics=metrics, tokenizer=tokenizer, per_image=True
             )
         stream.finish(list(records))
-    if not any(references.values()):  # COCO's test2014
-        report(f"{title}: no references | {rate}\nwrote {folder}/captions.json")
-        return {"images": len(captions), **search}
-    per_image = scores.pop("per_image").values()
-    intervals = {
-        f"{metric}_95%": list(bootstrap_interval([image[metric] for image in per_image]))
-        for metric in ("CIDEr", "ROUGE_L")
-        if metric in scores
-    }
-    files = [finished_weights(directory) for directory in directories]
-    stored = step == "best" and all(files)
-    size = sum(file.stat().st_size for file in files) if stored else None
-    params = {str(number): run.params for number, run in enumerate(runs)}
-    counts = {**weight_counts(jax.device_get(params)), "bytes": size, "images": len(captions)}
-    result = {**scores, **intervals, **counts, **search}
-    write_json(folder / "scores.json", result)
+        if not any(references.values()):  # COCO's test2014
+            report(f"{title}: no references | {rate}\nwrote {folder}/captions.json")
+            return {"images": len(captions), **search}
+        per_image = scores.pop("per_image").values()
+        intervals = {
+            f"{metric}_95%": list(bootstrap_interval([image[metric] for image in per_image]))
+            for metric in ("CIDEr", "ROUGE_L")
+            if metric in scores
+        }
+        files = [finished_weights(directory) for directory in directories]
+        stored = step == "best" and all(files)
+        size = sum(file.stat().st_size for file in files) if stored else None
+        params = {str(number): run.params for number, run in enumerate(runs)}
+        counts = {**weight_counts(jax.device_get(params)), "bytes": size, "images": len(captions)}
+        result = {**scores, **intervals, **counts, **search}
+        write_json(folder / "scores.json", result)
     shown = " | ".join(f"{k} {v:.4f}" for k, v in scores.items() if v is not None)
     if "CIDEr_95%" in intervals:
         shown += " (95% from {:.4f} to {:.4f})".format(*intervals["CIDEr_95%"])

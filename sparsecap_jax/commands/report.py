@@ -10,8 +10,9 @@ from sparsecap_jax.pruning.summary import ALL, PRUNABLE
 from sparsecap_jax.runs.directory import (
     INITIAL_WEIGHTS,
     MODEL,
+    SUMMARY,
     finished_weights,
-    load_config,
+    load_run,
     prunable_masks,
 )
 from sparsecap_jax.runs.published import resolve_run, results_folder
@@ -30,26 +31,27 @@ def report_run(directory: str | pathlib.Path, report: Callable[[str], None] = pr
         report: takes one line at a time.
 
     Raises:
-        CheckpointError: the run is not finished.
+        CheckpointError: the run is not finished, or its weights do not fit its config.
+        ConfigError, DataError: its tokenizer is broken, or its `summary.json` is.
     """
     run, directory = directory, resolve_run(directory)
-    finished = finished_weights(directory)
-    if finished is None:
+    if finished_weights(directory) is None:
         raise CheckpointError(f"{directory}: no finished run: {MODEL} is missing")
-    weights = load_weights(finished)
+    loaded = load_run(directory)
+    weights = {"params": loaded.params, "masks": loaded.masks}
     try:
-        weights["masks"] = prunable_masks(**weights, pruner=load_config(directory).pruner)
+        weights["masks"] = prunable_masks(**weights, pruner=loaded.config.pruner)
     except ConfigError as error:
         raise CheckpointError(f"{directory}: {error}") from error
     initial = step = None
     if (directory / INITIAL_WEIGHTS).exists():
         initial = load_weights(directory / INITIAL_WEIGHTS, weights["params"])["params"]
-    if (directory / "summary.json").exists():
-        summary = read_settings(directory / "summary.json", "figures")
+    if (directory / SUMMARY).exists():
+        summary = read_settings(directory / SUMMARY, "figures")
         steps = summary.get("step"), summary.get("best_step")
         step = steps[0] if steps[1] is None else steps[1]
         if type(step) is not int or not 0 <= step < 2**63:
-            raise DataError(f"{directory}/summary.json: step is {step!r:.80}; expected a number")
+            raise DataError(f"{directory / SUMMARY}: step is {step!r:.80}; expected a number")
     folder = results_folder(run, FOLDER)
     rows = write_sparsity_report(directory, **weights, initial=initial, step=step, folder=folder)
     for row in rows:

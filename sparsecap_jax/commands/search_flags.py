@@ -13,7 +13,7 @@ from absl import flags
 from sparsecap_jax.captioning.search import BY_IMAGE, USED_BY, SearchOptions
 from sparsecap_jax.data.records import by_id
 from sparsecap_jax.errors import DataError
-from sparsecap_jax.files import read_json
+from sparsecap_jax.files import LIST_BYTES, read_json
 from sparsecap_jax.settings import Field, fields_of
 
 OPTIONS = fields_of(SearchOptions)
@@ -45,7 +45,7 @@ def given_options() -> dict[str, Any]:
     options = {name: value for name, value in values.items() if value is not None}
     for name, value in options.items():
         if name in BY_IMAGE and value.endswith(".json"):
-            content, expected = read_json(value), "text"
+            content, expected = read_json(value, max_bytes=LIST_BYTES), "text"
             values = content.values() if isinstance(content, dict) else [None]
             if name == "required":
                 expected = "a list of words"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from sparsecap_jax.errors import ConfigError, DataError
-from sparsecap_jax.files import read_bytes
+from sparsecap_jax.files import foreign_errors, read_bytes
 from sparsecap_jax.text import words
 
 logger = logging.getLogger(__name__)
@@ -139,16 +139,9 @@ def entries(content: Any, name: str, path: Any) -> Iterator[tuple[str, Any]]:
         yield f"{path}: {name}[{number}]", entry
 
 
-@contextlib.contextmanager
-def data_error(problem: str, *errors: type[Exception]) -> Iterator[None]:
-    """Turn `errors` of the block into a DataError of one line, `PROBLEM: reason`."""
-    try:
-        yield
-    except DataError:
-        raise
-    except errors as error:
-        reason = getattr(error, "strerror", "") or str(error) or type(error).__name__
-        raise DataError(f"{problem}: {reason.splitlines()[0]}") from None
+def data_error(problem: str, *errors: type[Exception]) -> contextlib.AbstractContextManager[None]:
+    """Turn `errors` of the block into a DataError; see `foreign_errors`."""
+    return foreign_errors(problem, errors=errors)
 
 
 def check_text(text: str, where: str) -> str:

@@ -1,5 +1,6 @@
 """Formats of files of captions and of references."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -26,9 +27,9 @@ def load_captions(path: str | os.PathLike) -> dict[Hashable, str]:
 
     Raises:
         DataError: the file is missing or broken, an entry lacks a field or has one of another
-            type, or an image has two captions. The message names the entry.
+            type, or an image has two captions. The message names the entry, or the line.
     """
-    entries = _read(path)
+    entries, places = _read(path)
     if isinstance(entries, dict) and entries:
         rows = ((f"{path}: {key!r}", key, texts) for key, texts in entries.items())
         return {image_id: text for image_id, (text,) in _of_pairs(rows, single=True).items()}
@@ -36,7 +37,7 @@ def load_captions(path: str | os.PathLike) -> dict[Hashable, str]:
         expected = 'a list of {"image_id", "caption"}'
         raise DataError(f"{path}: found {entries!r:.80}, expected {expected}")
     captions: dict[Hashable, str] = {}
-    for image_id, caption, where in _annotations(str(path), entries):
+    for image_id, caption, where in _annotations(entries, places):
         if image_id in captions:
             raise DataError(f"{where}.image_id: image {image_id!r} has a caption already")
         captions[image_id] = caption
@@ -56,12 +57,12 @@ def load_references(path: str | os.PathLike) -> dict[Hashable, list[str]]:
     Raises:
         DataError: the file is missing, broken or of another format; the message names the entry.
     """
-    content = _read(path)
+    content, places = _read(path)
     if isinstance(content, dict) and isinstance(content.get("annotations"), list):
         content = content["annotations"]
     if isinstance(content, list):
         references: dict[Hashable, list[str]] = {}
-        for image_id, caption, _ in _annotations(str(path), content):
+        for image_id, caption, _ in _annotations(content, places):
             references.setdefault(image_id, []).append(caption)
     elif isinstance(content, dict) and isinstance(content.get("images"), list):
         references = _of_images(path, content["images"])
@@ -75,22 +76,24 @@ def load_references(path: str | os.PathLike) -> dict[Hashable, list[str]]:
     return references
 
 
-def _read(path: str | os.PathLike) -> Any:
-    """Return the content of a JSON file, or the list of the lines of a `.jsonl` one."""
+def _read(path: str | os.PathLike) -> tuple[Any, Iterable[str]]:
+    """Return the content of a JSON or `.jsonl` file, and the places of its entries if a list."""
     if not os.fspath(path).endswith(".jsonl"):
-        return read_json(path)
-    content = []
+        return read_json(path), (f"{path}: entry {number}" for number in itertools.count())
+    content, places = [], []
     for number, line in enumerate(read_lines(pathlib.Path(path), "one JSON object a line"), 1):
         if line.strip():
             with data_error(f"{path}: line {number}: broken JSON", ValueError, RecursionError):
                 content.append(json.loads(line, object_pairs_hook=unique_keys))
-    return content
+            places.append(f"{path}: line {number}")
+    return content, places
 
 
-def _annotations(path: str, entries: Sequence[Any]) -> Iterable[tuple[Hashable, str, str]]:
+def _annotations(
+    entries: Sequence[Any], places: Iterable[str]
+) -> Iterable[tuple[Hashable, str, str]]:
     """Yield (image id, caption, place) of each annotation."""
-    for number, entry in enumerate(entries):
-        where = f"{path}: entry {number}"
+    for entry, where in zip(entries, places, strict=False):
         image_id = _id(_field(entry, "image_id", where), f"{where}.image_id")
         yield image_id, _text(_field(entry, "caption", where), f"{where}.caption"), where
 

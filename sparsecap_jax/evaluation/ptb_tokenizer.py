@@ -9,7 +9,8 @@ Flickr8k).
 Like the Java program, `ptb_tokens` is a longest-match lexer: the rule that reads furthest wins,
 look-ahead included, and the earlier rule breaks a tie. Look-ahead crosses the end of a line:
 whether a caption that ends in "p.m." loses that period depends on the caption after it. Captions
-are therefore tokenized as a list, in the order of the file.
+are therefore tokenized as a list, in the order of the file. Unlike in Java, no rule reads further
+than `_WINDOW` characters, so that the time grows with the length of a caption, whatever it holds.
 """
 
 import re
@@ -35,6 +36,9 @@ _BEFORE_NUMBER = "art ca fig figs no nos op pp prop"
 _STARTERS = """about according after an as at but earlier he her here however if in it last many
 more now once one other our she since so some such that the their then there these they this we what
 when while yet you"""
+
+
+_WINDOW = 1000  # characters of the longest token, look-ahead included
 
 
 def _any_of(words: str) -> str:
@@ -150,7 +154,7 @@ _SPACE = re.compile(rf"[\s{SKIPPED}]*")
 _PLAIN_WORD = re.compile("[A-Za-z]{2,}(?= )")
 # Captions of nothing but words and commas with at most one period at the end, the bulk of all.
 _PLAIN_CAPTION = re.compile("[A-Za-z]+(?:,? +[A-Za-z]+)*(?: *\\. *)?")
-_LAST_WORD = re.compile(r"([A-Za-z]+)\.")
+_LAST_WORD = re.compile(r"(?<![A-Za-z])([A-Za-z]+)\.")
 _SPLIT_WORDS = frozenset(["cannot", "gonna", "gotta", "lemme", "gimme", "wanna"])
 _ABBREVIATIONS = frozenset(
     f"{_MAY_END} {_CAPITALISED} {_NEVER_END} {_BEFORE_NUMBER} pte pty mtg mfg".split()
@@ -181,7 +185,7 @@ def ptb_tokens(caption: str, following: str | None = None) -> list[str]:
     tokens = []
     position = _SPACE.match(seen).end()
     while position < end:
-        plain = _PLAIN_WORD.match(seen, position)
+        plain = _PLAIN_WORD.match(seen, position, position + _WINDOW)
         if plain and plain[0].lower() not in _SPLIT_WORDS:
             tokens.append(plain[0])
             position = plain.end()
@@ -196,7 +200,8 @@ def ptb_tokens(caption: str, following: str | None = None) -> list[str]:
 def _longest_match(seen: str, text: str, position: int) -> tuple[str, int]:
     """Return the token at `position` and the position after it."""
     rules = _ALNUM if seen[position].isalnum() else _OTHER
-    matches = [(m, emit) for pattern, emit in rules if (m := pattern.match(seen, position))]
+    end = position + _WINDOW
+    matches = [(m, emit) for pattern, emit in rules if (m := pattern.match(seen, position, end))]
     best, emit = max(matches, key=lambda match: match[0].end())
     end = best.end(best.lastindex or 0)
     token = text[position:end]

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from sparsecap_jax.commands.evaluate import evaluate_run
 from sparsecap_jax.data.datasets import Dataset, load_dataset
-from sparsecap_jax.errors import ConfigError, SparsecapError
+from sparsecap_jax.errors import ConfigError, InUseError, SparsecapError
 from sparsecap_jax.evaluation.metrics import FAST_METRICS
 from sparsecap_jax.files import locked, read_settings, write_json, write_table
 from sparsecap_jax.models import model_class
@@ -103,7 +103,8 @@ def run_sweep(
 ) -> list[Row]:
     """Train and score the runs that are not finished, then draw all that are.
 
-    A finished run keeps its weights, logs and scores, but not its checkpoints.
+    A finished run keeps its weights, logs and scores, but not its checkpoints. Runs that another
+    process trains, and those that start from them, are left to it.
 
     Args:
         sweep: runs and their pictures.
@@ -120,7 +121,7 @@ def run_sweep(
         SparsecapError: some runs failed; raised after all others.
     """
     workdir, runs = pathlib.Path(workdir), sweep.runs(seeds)
-    datasets, failures = {}, []
+    datasets, failures, elsewhere = {}, [], set()
     began = time.monotonic()
     for number, run in enumerate(runs):
         directory, config = workdir / run.name, run.config.copy_and_resolve_references()
@@ -132,11 +133,18 @@ def run_sweep(
             report(f"{minutes:g} minutes are over; run again to continue")
             break
         try:
-            row = _take(sweep, directory, config, datasets)
+            if run.init_from in elsewhere:
+                raise InUseError(f"{run.init_from}, which it starts from, is trained elsewhere")
+            _take(sweep, directory, config, datasets)
+        except InUseError as error:
+            elsewhere.add(run.name)
+            report(f"[{number + 1}/{len(runs)}] {run.name}: left to another process: {error}")
+            continue
         except SparsecapError as error:
             failures.append(f"{run.name}: {error}")
             report(f"[{number + 1}/{len(runs)}] failed: {failures[-1]}")
             continue
+        (row,) = finished_rows(workdir, [run])
         report(f"[{number + 1}/{len(runs)}] {run.name}: CIDEr {row['CIDEr']:.3f}")
         write_table(workdir / TABLE, finished_rows(workdir, runs))
     rows = finished_rows(workdir, runs)
@@ -171,7 +179,7 @@ def _is_finished(directory: pathlib.Path, config: ConfigDict) -> bool:
     return True
 
 
-def _take(sweep: Sweep, directory: pathlib.Path, config: ConfigDict, datasets: dict) -> Row:
+def _take(sweep: Sweep, directory: pathlib.Path, config: ConfigDict, datasets: dict) -> None:
     """Train and score a run; `datasets` holds those that are open, by their config."""
     boxes = getattr(model_class(config.model.name), "needs_boxes", False)
     key = (to_json(config.data), boxes)
@@ -180,9 +188,10 @@ def _take(sweep: Sweep, directory: pathlib.Path, config: ConfigDict, datasets: d
     dataset = datasets[key]
     began = time.monotonic()
     with locked(directory / RESULT, folder=False):
+        if _is_finished(directory, config):  # by another process since
+            return
         train(config, directory, lambda line: None, dataset=dataset)
         seconds = round(time.monotonic() - began, 1)
         row = {**sweep.evaluate(directory, dataset), "seconds": seconds}
         write_json(directory / RESULT, row)
         shutil.rmtree(directory / "checkpoints", ignore_errors=True)
-    return row

@@ -16,10 +16,18 @@ from typing import Any
 import numpy as np
 
 from sparsecap_jax.errors import CheckpointError, DataError, SparsecapError
-from sparsecap_jax.files import new_folder, read_bytes, unique_keys, write_json
+from sparsecap_jax.files import (
+    FOREIGN,
+    foreign_errors,
+    locked,
+    new_folder,
+    read_bytes,
+    unique_keys,
+    write_json,
+)
 from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer
 from sparsecap_jax.torch_files import SparseTensor, load_torch_file, save_torch_file
-from sparsecap_jax.torch_files.reading import BROKEN, MAX_FILE_BYTES
+from sparsecap_jax.torch_files.reading import MAX_FILE_BYTES
 
 PREFERENCE = (
     "model_best_pruned_sparse.pth",
@@ -96,7 +104,7 @@ def save_checkpoint_dir(
     tokenizer: Tokenizer,
 ) -> None:
     """Write a checkpoint folder of the reference; see `ReferenceCheckpoint`, `new_folder`."""
-    with new_folder(output) as folder:
+    with locked(output, folder=False), new_folder(output) as folder:
         save_torch_file(folder / weights, state_dict)
         tokenizer.save(folder / "tokenizer")
         write_json(folder / "config.json", config)
@@ -125,7 +133,7 @@ def open_checkpoint_dir(path: str | os.PathLike, weights: str | None = None) -> 
         raise CheckpointError(f"{source}: {error}") from error
     except FileNotFoundError:
         raise CheckpointError(f"{source}: no such file or folder") from None
-    except BROKEN as error:
+    except FOREIGN as error:
         raise CheckpointError(f"{source}: cannot be read as a folder or zip: {error!r}") from error
 
 
@@ -154,10 +162,8 @@ def _read(files: _Files, weights: str | None, source: str) -> ReferenceCheckpoin
 
 
 def _json(files: _Files, name: str, *limit: int) -> dict[str, Any]:
-    try:
+    with foreign_errors(f"{name}: not JSON", CheckpointError):
         content = json.loads(files[name](*limit).decode("utf-8-sig"), object_pairs_hook=unique_keys)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{name}: not JSON: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{name}: expected a JSON object")
     return content
@@ -206,7 +212,5 @@ def _read_member(
         raise CheckpointError(f"{info.filename}: {claim}")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise CheckpointError(f"{info.filename}: compressed in another way than zip files are")
-    try:
+    with foreign_errors(f"{info.filename}: corrupt", CheckpointError):
         return archive.read(info)
-    except BROKEN as error:
-        raise CheckpointError(f"{info.filename}: corrupt: {error!r}") from error

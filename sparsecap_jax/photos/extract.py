@@ -22,7 +22,7 @@ from sparsecap_jax.data.batches import read_ahead
 from sparsecap_jax.data.features import RegionFeatures, validated
 from sparsecap_jax.data.records import ImageId, image_id_from_filename
 from sparsecap_jax.errors import ConfigError, DataError
-from sparsecap_jax.files import read_json, write_atomically, write_json
+from sparsecap_jax.files import read_settings, write_atomically, write_json
 from sparsecap_jax.photos.extractors import Extractor, open_for
 from sparsecap_jax.photos.images import list_photos, photo_name
 
@@ -78,7 +78,7 @@ def extract_folder(
     """
     photos, output = find_photos(images), pathlib.Path(output)
     settings, path = {**extractor.settings, "half": half}, output / SETTINGS
-    begun = read_json(path) if path.exists() else settings
+    begun = read_settings(path) if path.exists() else settings
     if begun != settings:
         raise ConfigError(
             f"{path}: begun with {begun}; expected the same settings instead of {settings}, or a "

@@ -23,6 +23,9 @@ from sparsecap_jax.photos.images import Photo, open_photo, squeeze
 from sparsecap_jax.photos.lite0 import FEATURES, STRIDE, EfficientNetLite0, load_params
 
 _SIDE = 1333  # longest side of a picture in torchvision's detectors
+_MAX_POOLING = 2**24  # windows times cells of the map
+_MAX_PIXELS = 2**26  # of a batch
+_MAX_LEVELS = 32
 
 
 @runtime_checkable
@@ -35,7 +38,8 @@ class Extractor(Protocol):
             Features of different settings do not mix.
 
     An extractor may also offer `shrink(photo)`: it returns a photo no larger than the extractor
-    needs it, so that a batch of large ones is not held in full.
+    needs it, so that a batch of large ones is not held in full. Its factory may name options that
+    files may not set in `never_noted`.
     """
 
     feature_size: int
@@ -80,6 +84,10 @@ def remake_extractor(noted: Any, path: str | os.PathLike = "extractor.json") -> 
         )
     options = {key: value for key, value in noted.items() if key not in ("extractor", "half")}
     try:
+        for key in getattr(EXTRACTORS[noted["extractor"]], "never_noted", ()):
+            if key in noted:
+                found = f"extractor.{key} is {noted[key]!r:.80}"
+                raise ConfigError(f"{found}; only the user may set it, expected none in a file")
         return make_extractor(noted["extractor"], **options)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
@@ -111,6 +119,17 @@ class Windows:
                 f"grid is {self.grid}, pyramid {self.pyramid}; expected at least one window, and "
                 f"no side above the map's {self.size // STRIDE} cells"
             )
+        windows, cells = sum(side**2 for side in sides), (self.size // STRIDE) ** 2
+        if len(self.pyramid) > _MAX_LEVELS or windows * cells > _MAX_POOLING:
+            raise ConfigError(
+                f"{windows} windows in {len(self.pyramid)} levels over {cells} cells of the map; "
+                f"expected at most {_MAX_LEVELS} levels, and {_MAX_POOLING} windows times cells"
+            )
+        if self.size**2 * self.batch_size > _MAX_PIXELS:
+            raise ConfigError(
+                f"batch_size is {self.batch_size}, size {self.size}; expected at most "
+                f"{_MAX_PIXELS} pixels in a batch"
+            )
 
 
 class Lite0:
@@ -124,6 +143,7 @@ class Lite0:
     """
 
     feature_size = FEATURES
+    never_noted = ("batch_size",)
 
     def __init__(self, **options: Any):
         self.windows = windows = settings.build(Windows, options, "extractor")
@@ -159,6 +179,19 @@ def _windows(params, pixels, pooling):
     return jnp.einsum("rn,bnd->brd", pooling, cells), cells.mean(axis=1)
 
 
+@dataclasses.dataclass(frozen=True)
+class Detections:
+    """Options of `FasterRCNN`: the boxes that it keeps.
+
+    Attributes:
+        max_regions: boxes kept per photo; without any, the whole photo is the only box.
+        min_score: boxes below this score are left out.
+    """
+
+    max_regions: Annotated[int, settings.Range(1, 1000)] = 36
+    min_score: Annotated[float, settings.Range(0, 1)] = 0.2
+
+
 class FasterRCNN:
     """torchvision's Faster R-CNN, ResNet-50 with feature pyramid, of COCO's 91 classes.
 
@@ -166,15 +199,16 @@ class FasterRCNN:
     that is left after non-maximum suppression, best first.
 
     Args:
-        max_regions: boxes kept per photo; without any, the whole photo is the only box.
-        min_score: boxes below this score are left out.
         weights: a state dict; by default the file `SPARSECAP_DETECTOR_WEIGHTS`, or torchvision's
             download; "random" for none.
+        **options: fields of `Detections`.
     """
 
     feature_size = 1024
+    never_noted = ("weights",)
 
-    def __init__(self, *, max_regions: int = 36, min_score: float = 0.2, weights: str = ""):
+    def __init__(self, *, weights: str = "", **options: Any):
+        boxes = settings.build(Detections, options, "extractor")
         for package in ("torch", "torchvision"):
             settings.optional_package(package, "torchvision", "extractor 'torchvision'")
         import torch
@@ -183,14 +217,13 @@ class FasterRCNN:
         weights = weights or os.environ.get("SPARSECAP_DETECTOR_WEIGHTS", "")
         if weights not in ("", "random") and not os.path.isfile(weights):
             raise ConfigError(f"detector weights: {weights}: no such file; expected a state dict")
-        self.settings: dict[str, Any] = {"extractor": "torchvision"}
-        self.settings |= {"max_regions": max_regions, "min_score": min_score}
+        self.settings = {"extractor": "torchvision", **dataclasses.asdict(boxes)}
         self._torch = torch
         self._model = detection.fasterrcnn_resnet50_fpn(
             weights=None if weights else "DEFAULT",
             weights_backbone=None,
-            box_score_thresh=min_score,
-            box_detections_per_img=max_regions,
+            box_score_thresh=boxes.min_score,
+            box_detections_per_img=boxes.max_regions,
         ).eval()
         if weights not in ("", "random"):
             self._model.load_state_dict(torch.load(weights, weights_only=True))

@@ -5,7 +5,6 @@ import glob
 import os
 import pathlib
 import re
-import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,8 +17,6 @@ from sparsecap_jax.files import open_regular
 
 Photo = str | os.PathLike | Image.Image | np.ndarray
 _MAX_PIXELS = 178_956_970  # Pillow refuses files of more; it warns of a half of them
-# Of broken parts that Pillow leaves out, and of large photos; what it cannot read is an error.
-warnings.filterwarnings("ignore", module=r"PIL\.")
 _URL = re.compile(r"data:|[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
@@ -41,7 +38,7 @@ def open_photo(photo: Photo) -> Image.Image:
         with _one_error(getattr(photo, "filename", "") or "picture in memory"):
             return _upright(_from_memory(photo))
     name = photo_name(photo)
-    if _URL.match(name) and not os.path.exists(photo):
+    if _is_url(photo):
         raise DataError(f"{name:.200}: a URL; expected a file, nothing is downloaded")
     with _one_error(name), open_regular(photo) as file:
         return _upright(Image.open(file, formats=PICTURE_FORMATS))
@@ -59,7 +56,7 @@ def list_photos(place: str | os.PathLike) -> list[str | os.PathLike]:
     """
     if os.path.isdir(place):
         found = find_pictures(place)
-    elif set("*?[") & {*os.fspath(place)} and not os.path.lexists(place):
+    elif set("*?[") & {*os.fspath(place)} and not os.path.lexists(place) and not _is_url(place):
         matches = map(pathlib.Path, glob.iglob(os.fspath(place), recursive=True))
         found = sorted(path for path in matches if is_picture(path))
     else:
@@ -72,6 +69,10 @@ def list_photos(place: str | os.PathLike) -> list[str | os.PathLike]:
 def photo_name(path: str | os.PathLike) -> str:
     """Return a path as text that can be printed; bytes that are not Unicode are escaped."""
     return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def _is_url(path: str | os.PathLike) -> bool:
+    return bool(_URL.match(photo_name(path))) and not os.path.exists(path)
 
 
 def squeeze(photo: Image.Image, size: int) -> UInt8[np.ndarray, "S S 3"]:

@@ -9,8 +9,10 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
 import pathlib
 import shutil
+import stat
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -22,8 +24,9 @@ import tensorstore
 from orbax.checkpoint import checkpoint_managers
 
 from sparsecap_jax.errors import CheckpointError
+from sparsecap_jax.pruning.paths import by_path, nest, show
 from sparsecap_jax.pruning.step import TrainState
-from sparsecap_jax.runs.weights import misfits
+from sparsecap_jax.runs.weights import MAX_WEIGHTS, misfits
 from sparsecap_jax.training.steps import state_items
 from sparsecap_jax.types import PyTree
 
@@ -68,7 +71,8 @@ class Checkpoints:
         self.corrupt: set[int] = set()
         self._writes = not read_only
         try:
-            _check_sizes(self.directory.glob("*/*"))
+            with contextlib.suppress(FileNotFoundError):  # a run that trains removes steps
+                _check_sizes(self.directory.glob("*/*"))
             self._manager = ocp.CheckpointManager(
                 self.directory, options=options, item_names=tuple(handlers), item_handlers=handlers
             )
@@ -102,9 +106,10 @@ class Checkpoints:
             try:
                 self._scores[step] = self.meta(step)["score"]
             except CheckpointError as error:
-                logging.getLogger(__name__).warning("%s", error)
                 self._scores[step] = None
-                self.corrupt.add(step)
+                if (self.directory / str(step)).exists():  # else a run that trains removed it
+                    logging.getLogger(__name__).warning("%s", error)
+                    self.corrupt.add(step)
         return self._scores[step]
 
     def save(
@@ -157,14 +162,24 @@ class Checkpoints:
         prune = like.prune.replace(masks=items["masks"], extras=items["extras"])
         return TrainState(count, items["params"], prune, items["optimizer"], rng), meta
 
-    def restore_variables(self, step: int) -> dict[str, PyTree]:
-        """Restore `{"params": ..., "masks": ...}` of a step as numpy arrays; errors as `meta`."""
-        meta = self.meta(step)
+    def restore_variables(self, step: int, expected: PyTree | None = None) -> dict[str, PyTree]:
+        """Restore `{"params": ..., "masks": ...}` of a step as numpy arrays.
+
+        Args:
+            step: the step.
+            expected: params whose paths and shapes it must have.
+
+        Raises:
+            CheckpointError: it is missing, corrupt, or of another model, or has over `MAX_WEIGHTS`
+                weights.
+        """
+        meta, variables = self.meta(step), {}
         with self._hinting(step):
-            return {
-                name: self._read(step, name, None, meta) if name in meta["crc32"] else {}
-                for name in ("params", "masks")
-            }
+            for name in ("params", "masks"):
+                stored = name == "params" or name in meta["crc32"]
+                variables[name] = self._read(step, name, None, meta, expected) if stored else {}
+                expected = variables["params"]  # masks have the shapes of their weights
+        return variables
 
     def meta(self, step: int | None) -> dict[str, Any]:
         """Return the JSON part of a checkpoint.
@@ -185,7 +200,8 @@ class Checkpoints:
         for other in reversed(self.steps()):
             if other != step and self._is_intact(other):
                 do = (
-                    f"continue from it with --from_step={other} of launch/train.py"
+                    f"continue from it (--from_step={other} of train.py, --step={other} of "
+                    "evaluate.py)"
                     if other < step
                     else f"remove {self.directory / str(step)} to do without that of step {step}"
                 )
@@ -232,7 +248,15 @@ class Checkpoints:
                 raise ValueError(_CHECKSUM)
             return meta
 
-    def _read(self, step: int, name: str, like: PyTree | None, meta: Mapping) -> PyTree:
+    def _read(
+        self,
+        step: int,
+        name: str,
+        like: PyTree | None,
+        meta: Mapping,
+        expected: PyTree | None = None,
+    ) -> PyTree:
+        """Read an item: as `like`, or as numpy arrays, of the shapes `expected` where given."""
         path, handler = self.directory / str(step) / name, self._handlers[name]
         with self._naming(step, name):
             _check_sizes(path.rglob("*"))
@@ -244,11 +268,15 @@ class Checkpoints:
             if not sum(len(store.read(key).result().value) for key in store.list().result()):
                 raise ValueError("its arrays are missing")
             saved = handler.metadata(path).tree  # metadata in place of the arrays
+            if name == "masks" and expected is not None:  # not every weight has one
+                masked = by_path(saved)
+                expected = nest({k: leaf for k, leaf in by_path(expected).items() if k in masked})
+            _check_shapes(saved, expected if like is None else like)
+            if like is None:
+                _check_total(name, saved)
             as_numpy, item = ocp.RestoreArgs(restore_type=np.ndarray), None
             restore_args = jax.tree.map(lambda _: as_numpy, saved)
             if like is not None:
-                for fault in misfits(saved, like).values():
-                    raise _MisfitError(fault)
                 item = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
                 restore_args = ocp.checkpoint_utils.construct_restore_args(like)
             args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args)
@@ -297,9 +325,29 @@ class _KeepBestAndLast(checkpoint_managers.PreservationPolicy):
 def _check_sizes(paths: Iterable[pathlib.Path]) -> None:
     """Raise a ValueError about a file that is larger than any but those of the arrays, in `d/`."""
     for path in paths:
-        if path.is_file() and path.parent.name != "d" and path.stat().st_size > _MAX_BYTES:
-            size = path.stat().st_size
-            raise ValueError(f"{path.name} has {size} bytes, expected at most {_MAX_BYTES}")
+        with contextlib.suppress(FileNotFoundError):  # removed by a run that trains
+            status, array = path.stat(), path.parent.name == "d"
+            if stat.S_ISREG(status.st_mode) and not array and status.st_size > _MAX_BYTES:
+                found = f"{path.name} has {status.st_size} bytes"
+                raise ValueError(f"{found}, expected at most {_MAX_BYTES}")
+
+
+def _check_shapes(saved: PyTree, expected: PyTree | None) -> None:
+    """Raise an error about arrays that do not fit, or inflate beyond their shapes."""
+    for fault in misfits(saved, expected).values() if expected is not None else ():
+        raise _MisfitError(fault)
+    for path, leaf in by_path(saved).items():
+        chunk = leaf.storage.chunk_shape if leaf.storage else ()
+        if math.prod(chunk or ()) > max(math.prod(leaf.shape), 1):
+            raise ValueError(f"{show(path)} has shape {leaf.shape} in pieces of {chunk}")
+
+
+def _check_total(name: str, saved: PyTree) -> None:
+    """Raise an error about more arrays than those of the largest model, and Adam's of it."""
+    total = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(saved))
+    limit = MAX_WEIGHTS if name in ("params", "masks") else 2 * MAX_WEIGHTS
+    if total > limit:
+        raise _MisfitError(f"{total} numbers; expected at most {limit}")
 
 
 def _plain(name: str, tree: PyTree) -> dict[str, Any]:

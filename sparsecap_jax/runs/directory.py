@@ -32,7 +32,6 @@ from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.config import from_dict, model_config, to_json
 from sparsecap_jax.runs.weights import (
     SAFETENSORS,
-    check_fit,
     load_weights,
     read_model,
     save_safetensors,
@@ -51,9 +50,10 @@ INITIAL_WEIGHTS = "initial_weights.npz"
 EXTRACTOR = "extractor.json"
 SEARCH = "search.json"
 PARAMS = "params.json"
+SUMMARY = "summary.json"
 IMPORTED = "imported.json"
 
-_FINISHED = (MODEL, NPZ, f"weights{SAFETENSORS}")
+FINISHED = (MODEL, NPZ, f"weights{SAFETENSORS}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,7 @@ def load_run(directory: str | pathlib.Path, step: int | str = "best") -> LoadedR
     variables = load_variables(directory, config, abstract_params(model), step)
     files = [directory / name for name in (EXTRACTOR, SEARCH)]
     notes = [read_settings(file) if file.exists() else {} for file in files]
-    build(SearchOptions, notes[1], str(files[1]))  # a fault is reported along with its file
+    _check_search(notes[1], str(files[1]))
     return LoadedRun(config, tokenizer, model, variables["params"], variables["masks"], *notes)
 
 
@@ -117,7 +117,7 @@ def _load_file(path: pathlib.Path, step: int | str) -> LoadedRun:
             config = from_dict(notes["config"], f"{path}: config")
         except SparsecapError as error:
             raise CheckpointError(str(error)) from error
-        build(SearchOptions, notes["search"], f"{path}: search")
+        _check_search(notes["search"], f"{path}: search")
         with tempfile.TemporaryDirectory() as folder, _named(path, folder):
             for name, content in file.files().items():
                 target = pathlib.Path(folder, name)
@@ -138,6 +138,13 @@ def _named(path: pathlib.Path, folder: str) -> Iterator[None]:
             yield
     except SparsecapError as error:
         raise type(error)(str(error).replace(folder, str(path))) from error
+
+
+def _check_search(options: Mapping[str, Any], path: str) -> None:
+    try:
+        build(SearchOptions, options, path)
+    except ConfigError as error:  # of options that do not fit each other
+        raise error if path in str(error) else ConfigError(f"{path}: {error}") from error
 
 
 def load_config(directory: pathlib.Path) -> ConfigDict:
@@ -177,37 +184,45 @@ def load_variables(
             path: leaf for path, leaf in by_path(variables["masks"]).items() if path in prunable
         }
         return {**variables, "masks": nest(masks)}
-    variables = load_raw_variables(directory, step)
-    if expected is not None:
-        check_fit(directory, variables["params"], expected)
+    variables = load_raw_variables(directory, step, expected)
     pruner = make_pruner(config.pruner, total_steps=1, steps_per_epoch=1)
     masks = jax.device_get(pruner.binarize(variables["masks"]))
     return {"params": jax.device_get(finalize(variables["params"], masks)), "masks": masks}
 
 
-def load_raw_variables(directory: str | pathlib.Path, step: int | str = "best") -> dict[str, Any]:
+def load_raw_variables(
+    directory: str | pathlib.Path, step: int | str = "best", expected: PyTree | None = None
+) -> dict[str, Any]:
     """Load `{"params": ..., "masks": ...}` as they were trained; errors as `load_variables`.
 
     From a checkpoint (by default the best, else the last): weights not pruned, masks logits where
-    trained.
+    trained. A run that trains meanwhile may drop that checkpoint: then the next best one is read.
     """
     if step not in ("best", "last") and not isinstance(step, int):
         raise ConfigError(f"step is {step!r}; expected a number, 'last' or 'best'")
-    with contextlib.closing(Checkpoints(directory, read_only=True)) as checkpoints:
-        if step == "best":
-            step = checkpoints.best_step() or "last"
-        if step == "last":
-            step = checkpoints.last_step()
-        elif step not in checkpoints.steps():
-            kept = ", ".join(map(str, checkpoints.steps()))
-            raise CheckpointError(f"{directory}: no checkpoint of step {step}; there are {kept}")
-        return checkpoints.restore_variables(step)
+    while True:
+        with contextlib.closing(Checkpoints(directory, read_only=True)) as checkpoints:
+            chosen: Any = step
+            if chosen == "best":
+                chosen = checkpoints.best_step() or "last"
+            if chosen == "last":
+                chosen = checkpoints.last_step()
+            elif chosen not in checkpoints.steps():
+                kept = ", ".join(map(str, checkpoints.steps()))
+                raise CheckpointError(
+                    f"{directory}: no checkpoint of step {chosen}; there are {kept}"
+                )
+            try:
+                return checkpoints.restore_variables(chosen, expected)
+            except CheckpointError:
+                if (checkpoints.directory / str(chosen)).exists():
+                    raise
 
 
 def finished_weights(run: str | pathlib.Path) -> pathlib.Path | None:
     """Return the file of a run's finished weights; None where there is none."""
     run = pathlib.Path(run)
-    files = [run] if run.is_file() else [run / name for name in _FINISHED]
+    files = [run] if run.is_file() else [run / name for name in FINISHED]
     return next((file for file in files if file.exists()), None)
 
 
@@ -254,7 +269,7 @@ def save_finished(directory: pathlib.Path, run: LoadedRun, form: str = "float32"
     else:
         known = ", ".join([*FORMS, "npz", "npz_compact", "safetensors"])
         raise ConfigError(f"form of the weights is {form!r}; expected one of {known}")
-    for name in _FINISHED:
+    for name in FINISHED:
         if name != path.name:
             (directory / name).unlink(missing_ok=True)
     return size

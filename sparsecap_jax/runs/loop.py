@@ -5,6 +5,7 @@ restored (params, masks, pruner, optimizer, rng), data iterator set to its posit
 later steps dropped.
 """
 
+import contextlib
 import functools
 import json
 import logging
@@ -20,6 +21,7 @@ from ml_collections import ConfigDict
 from sparsecap_jax import stopping
 from sparsecap_jax.data.batches import read_ahead
 from sparsecap_jax.data.datasets import Dataset
+from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.evaluation.sparsity_report import write_sparsity_report
 from sparsecap_jax.files import locked, read_settings, remove_strays, write_json
 from sparsecap_jax.models import count_params
@@ -29,9 +31,11 @@ from sparsecap_jax.pruning.summary import by_module, summarize
 from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.directory import (
     EXTRACTOR,
+    FINISHED,
     INITIAL_WEIGHTS,
     MODEL,
     PARAMS,
+    SUMMARY,
     TOKENIZER,
     LoadedRun,
     save_finished,
@@ -42,7 +46,7 @@ from sparsecap_jax.runs.first_state import abstract_state, first_state
 from sparsecap_jax.runs.logs import Logs
 from sparsecap_jax.runs.run import Run, claim_workdir, leave_workdir, prepare_run
 from sparsecap_jax.runs.validation import Validator
-from sparsecap_jax.runs.weights import load_weights, save_weights
+from sparsecap_jax.runs.weights import MAX_WEIGHTS, load_weights, save_weights
 from sparsecap_jax.training.objectives import Objective
 from sparsecap_jax.training.steps import make_train_step
 from sparsecap_jax.types import Batch
@@ -76,9 +80,14 @@ def train(
     Raises:
         SparsecapError: a fault in config, data or checkpoints, a value that is not finite
             (`NonFiniteError`), or another process that trains there.
-        Stopped: a signal came (see `stopping`); the state is saved, and the same call continues.
+        Stopped: a signal came (see `stopping`); the state is saved, and the same call without
+            `from_step` continues.
     """
-    with locked(workdir):
+    first = jax.process_index() == 0  # the others of one job train in the same directory
+    with locked(workdir) if first else contextlib.nullcontext():
+        if first:
+            for folder in (pathlib.Path(workdir), pathlib.Path(workdir, "sparsity")):
+                remove_strays(folder, "*.npz", MODEL, "*.json", "*.csv", "*.png", TOKENIZER)
         return _train(config, workdir, report, dataset, from_step)
 
 
@@ -89,8 +98,6 @@ def _train(
     dataset: Dataset | None,
     from_step: int | None,
 ) -> dict[str, Any]:
-    for folder in (pathlib.Path(workdir), pathlib.Path(workdir, "sparsity")):
-        remove_strays(folder, "*.npz", MODEL, "*.json", "*.csv", "*.png", TOKENIZER)
     run = prepare_run(config, workdir, dataset, report)
     checkpoints = Checkpoints(run.workdir)
     try:
@@ -98,8 +105,9 @@ def _train(
         claim_workdir(run)
         checkpoints.drop_after(int(state.step))
         watch = FiniteWatch(run, checkpoints, skipped)
-        with stopping.deferred(stopping.CONTINUE):
-            _run_steps(run, state, iterator, checkpoints, watch)
+        advice = stopping.CONTINUE if from_step is None else stopping.CONTINUE_LAST
+        with stopping.deferred(advice):
+            _run_steps(run, state, iterator, checkpoints, watch, advice)
         return _finish(run, checkpoints)
     finally:
         try:
@@ -127,8 +135,11 @@ def _start(run: Run, checkpoints: Checkpoints, from_step: int | None):
         iterator.set_state(meta["data"])
         run.report(f"continuing from step {int(state.step)} of {run.workdir}")
         return state, iterator, meta.get("skipped", 0)
+    count = count_params(run.model)
+    if count > MAX_WEIGHTS:
+        raise ConfigError(f"config.model: {count} weights; expected at most {MAX_WEIGHTS}")
     run.report(
-        f"{run.config.model.name}: {count_params(run.model):,} parameters, "
+        f"{run.config.model.name}: {count:,} parameters, "
         f"{len(run.dataset.splits['train']):,} training images, {run.total_steps:,} steps"
     )
     state = first_state(run)
@@ -137,9 +148,9 @@ def _start(run: Run, checkpoints: Checkpoints, from_step: int | None):
 
 
 def _run_steps(
-    run: Run, state: TrainState, iterator, checkpoints: Checkpoints, watch: FiniteWatch
+    run: Run, state: TrainState, iterator, checkpoints: Checkpoints, watch: FiniteWatch, advice: str
 ) -> None:
-    """Take all remaining steps."""
+    """Take all remaining steps; `advice` says how to continue after a signal."""
     config, step = run.config.train, int(state.step)
     skips = config.skip_nonfinite > 0
     compiled = functools.cache(
@@ -173,6 +184,7 @@ def _run_steps(
                 logs.flush()
                 info["validation"] = metrics
                 checkpoints.save(state, score=score, data=iterator.get_state(step), info=info)
+                _remove_results(run, checkpoints)
                 shown = " | ".join(f"{key} {value:.4f}" for key, value in metrics.items())
                 shown += " | off its target sparsity" if score is None else ""
                 run.report(f"step {step}/{run.total_steps} | validation: {shown}")
@@ -180,11 +192,21 @@ def _run_steps(
             elif stop:
                 logs.flush()
                 checkpoints.save(state, score=None, data=iterator.get_state(step), info=info)
+                _remove_results(run, checkpoints)
             if stop:
-                raise stopping.Stopped(stop, f" at step {step}", stopping.CONTINUE)
+                raise stopping.Stopped(stop, f" at step {step}", advice)
     finally:
         iterator.close()
         logs.close()
+
+
+def _remove_results(run: Run, checkpoints: Checkpoints) -> None:
+    """Remove the results of earlier steps, which would be scored in place of the newer ones."""
+    results = [run.workdir / name for name in (*FINISHED, PARAMS, SUMMARY)]
+    if any(path.exists() for path in results):
+        checkpoints.wait()
+        for path in results:
+            path.unlink(missing_ok=True)
 
 
 def _calls(run: Run, iterator, step: int) -> Iterator[tuple[np.ndarray, Objective, tuple]]:
@@ -235,6 +257,6 @@ def _finish(run: Run, checkpoints: Checkpoints) -> dict[str, Any]:
         **weight_counts(params),
         "bytes": size,
     }
-    write_json(run.workdir / "summary.json", summary)
+    write_json(run.workdir / SUMMARY, summary)
     run.report(f"wrote {run.workdir / MODEL}: {json.dumps(summary)}")
     return summary

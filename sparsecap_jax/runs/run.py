@@ -20,7 +20,7 @@ from sparsecap_jax.captioning.search import SearchOptions
 from sparsecap_jax.data.datasets import Dataset, load_dataset
 from sparsecap_jax.data.pipeline import TrainIterator, make_train_iterator, steps_per_epoch
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.files import read_json, write_atomically, write_json
+from sparsecap_jax.files import read_settings, write_atomically, write_json
 from sparsecap_jax.models import make_model, model_class
 from sparsecap_jax.pruning import Pruner, make_pruner
 from sparsecap_jax.runs.config import changed_fields, from_dict, model_config, to_json, validate
@@ -185,7 +185,7 @@ def check_workdir(config: ConfigDict, workdir: pathlib.Path) -> list[str]:
     path = workdir / CONFIG
     if not path.exists():
         return []
-    allowed, refused = changed_fields(from_dict(read_json(path), str(path)), config)
+    allowed, refused = changed_fields(from_dict(read_settings(path), str(path)), config)
     if refused:
         raise ConfigError(
             f"{path}: this run was begun with another config ({'; '.join(refused)}); "
@@ -271,4 +271,4 @@ def _note_extractor(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Keep what made the features, so that the trained run can caption photos."""
     path = pathlib.Path(config.data.dir) / EXTRACTOR
     if config.data.dir and path.exists():
-        write_json(workdir / EXTRACTOR, read_json(path))
+        write_json(workdir / EXTRACTOR, read_settings(path))

@@ -32,7 +32,7 @@ from sparsecap_jax.types import PyTree
 FORMAT_VERSION = 1
 
 MAX_WEIGHTS = 2**28
-"""Weights of a file that is read without its config: five times the largest model of the papers."""
+"""Weights of a model, whatever its config says: five times the largest model of the papers."""
 
 SAFETENSORS = ".safetensors"
 
@@ -71,8 +71,8 @@ def load_weights(path: str | pathlib.Path, expected: PyTree | None = None) -> di
 
     Args:
         path: the file.
-        expected: params whose paths and shapes it must have; without them it may hold up to
-            `MAX_WEIGHTS` weights. Both are checked before the weights are read.
+        expected: params whose paths and shapes it must have. It may hold up to `MAX_WEIGHTS`
+            weights. Both are checked before the weights are read.
 
     Returns:
         `{"params": ..., "masks": ...}`, params in float32; masks are binary and cover the sparse
@@ -150,7 +150,7 @@ def _load_npz(path: pathlib.Path, expected: PyTree | None) -> dict[str, Any]:
         if expected is not None:
             check_fit(path, {name: Leaf(shape) for name, shape in shapes.items()}, expected)
         total = sum(math.prod(shape) for shape in shapes.values())
-        if expected is None and total > MAX_WEIGHTS:
+        if total > MAX_WEIGHTS:
             raise CheckpointError(f"{path}: {total} weights; expected at most {MAX_WEIGHTS}")
         params, masks = {}, {}
         for name, shape in shapes.items():

@@ -10,12 +10,11 @@ import io
 import os
 import struct
 import zipfile
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
 from sparsecap_jax.errors import CheckpointError
-from sparsecap_jax.files import open_regular
+from sparsecap_jax.files import foreign_errors, open_regular
 from sparsecap_jax.torch_files.pickles import load_inert
 from sparsecap_jax.torch_files.tensors import StorageRef, TensorBuilder
 
@@ -24,19 +23,6 @@ _LEGACY_PROTOCOL = 1001
 
 MAX_FILE_BYTES = 2**31
 """Size of a file that is read; the largest of the papers, with masks, has 0.45 GB."""
-
-# Errors that `zipfile` and `struct` raise for broken input; RuntimeError: NotImplementedError too.
-BROKEN = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    OSError,
-    OverflowError,
-    RuntimeError,
-    ValueError,
-    MemoryError,
-)
 
 
 def load_torch_file(
@@ -75,12 +61,8 @@ def _read(stream: io.BufferedIOBase) -> dict[str, Any]:
     stream.seek(0)
     is_zip = stream.read(4) == b"PK\x03\x04"
     stream.seek(0)
-    try:
+    with foreign_errors("truncated or corrupt PyTorch file", CheckpointError):
         tree, storages = (_read_zip if is_zip else _read_legacy)(stream, size)
-    except CheckpointError:
-        raise
-    except BROKEN as error:
-        raise CheckpointError(f"truncated or corrupt PyTorch file: {error!r}") from error
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
         raise CheckpointError(f"holds a {type(tree).__name__}; expected a dict of named tensors")
     return TensorBuilder(storages).build(tree)

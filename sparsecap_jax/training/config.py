@@ -69,8 +69,8 @@ class TrainConfig:
         log_every: steps between lines of the log.
         eval_every: steps between validations, each with a checkpoint; 0: an epoch.
         steps_per_call: steps compiled into one call; more than one helps small models.
-        skip_nonfinite: most steps of loss, gradients or weights that are not finite which leave the
-            state as it was; the next one stops training. 0 needs the least memory.
+        skip_nonfinite: number of steps whose loss, gradients or weights may be not finite; such a
+            step leaves the state as it was, and one more stops training. 0 needs the least memory.
         devices: accelerators that the batch is spread over; 0: all.
         init_from: run directory, or captioner of the package, whose weights training starts from;
             "": none.

@@ -1,6 +1,7 @@
 """Search options in words: their options of `decode`, their checks, flags and documentation."""
 
 import dataclasses
+import os
 import pathlib
 import subprocess
 import sys
@@ -240,5 +241,8 @@ def test_there_is_a_flag_for_every_option(monkeypatch, tmp_path):
         assert search_flags.given_options()["required"] == expected
     words.write_text('{"17": ["dog"], "017": ["cat"]}')
     with pytest.raises(DataError, match=r"words\.json: '17' and '017' are one image id"):
+        search_flags.given_options()
+    os.truncate(words, 2**27)
+    with pytest.raises(DataError, match=r"words\.json: 134217728 bytes; expected JSON of at most "):
         search_flags.given_options()
     assert SearchOptions(**given).top_p == 0.5

@@ -1,12 +1,13 @@
 """Files of captions that grow: interruptions lose nothing and double nothing."""
 
+import errno
 import json
 import resource
 
 import pytest
 
 from sparsecap_jax.captioning.stream import CaptionStream
-from sparsecap_jax.errors import DataError
+from sparsecap_jax.errors import DataError, SparsecapError
 from sparsecap_jax.files import system_fault
 
 SETTINGS = {"options": "beam", "size": 5}
@@ -70,6 +71,8 @@ def test_nothing_is_there_before_the_end(tmp_path):
     [
         (b'{"settings": {"options": "greedy"}}\n', r"belongs to .*greedy.*, expected .*remove it"),
         (b'{"image_id": 3}\n', "belongs to None"),
+        (b'{"image_id": 3}\n{"cut', "belongs to None"),
+        (b"notes", r"partial: expected captions of .*beam.*; remove it to start"),
         (b"[1]\n", "line 1: expected an object"),
         (b'{"settings": {"options": "beam", "size": 5}}\n{"a\n', "line 2: broken JSON"),
         (b'{"settings": {"options": "beam", "size": 5}}\n{"a": 1}\n', "line 2: expected an image"),
@@ -85,6 +88,45 @@ def test_what_is_not_ours_is_left_alone(tmp_path, content, message):
     with pytest.raises(DataError, match=message):
         CaptionStream(tmp_path / "c.json", SETTINGS)
     assert partial.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", ["notes", ""])
+def test_a_link_is_left_alone(tmp_path, content):
+    (tmp_path / "notes").write_text(content)
+    partial = tmp_path / "c.json.partial"
+    partial.symlink_to(tmp_path / "notes")
+    with pytest.raises(SparsecapError, match=f"^{partial}: a symbolic link; expected a file of"):
+        CaptionStream(tmp_path / "c.json", SETTINGS)
+    assert (tmp_path / "notes").read_text() == content and partial.is_symlink()
+
+
+def test_faults_of_the_block_are_not_those_of_the_file(tmp_path):
+    with pytest.raises(OSError) as raised, CaptionStream(tmp_path / "c.json", SETTINGS):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert raised.value.filename is None
+
+
+def test_a_full_disk_is_named_with_the_file(tmp_path):
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with (
+            pytest.raises(OSError) as raised,
+            CaptionStream(tmp_path / "c.json", SETTINGS) as stream,
+        ):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, usual[1]))
+            stream.write(ENTRIES[0])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert system_fault(raised.value) == f"{tmp_path}/c.json.partial: File too large"
+
+
+def test_settings_of_any_size_are_not_read(tmp_path):
+    with (tmp_path / "c.json.partial").open("wb") as file:
+        file.seek(2**26 + 1)
+        file.write(b"\n")
+    message = r"c\.json\.partial: line 1: 67108865 bytes; expected at most 67108864$"
+    with pytest.raises(DataError, match=message):
+        CaptionStream(tmp_path / "c.json", SETTINGS)
 
 
 def test_other_endings_are_refused(tmp_path):

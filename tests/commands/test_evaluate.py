@@ -30,7 +30,7 @@ from sparsecap_jax.runs import published
 from sparsecap_jax.runs.directory import load_run, save_run
 from sparsecap_jax.runs.overrides import change_data
 from sparsecap_jax.runs.published import resolve_run
-from sparsecap_jax.runs.weights import load_weights
+from sparsecap_jax.runs.weights import load_weights, save_weights
 from sparsecap_jax.stopping import Stopped, on_signals
 
 COUNT = 3
@@ -111,6 +111,11 @@ def test_an_evaluation_that_a_signal_stopped_continues(coco, tmp_path):
     assert f"continuing: {captioned} of {COUNT} images are captioned" in lines
     for name in ("captions.json", "scores.json"):
         assert (output / name).read_text() == (tmp_path / "whole" / name).read_text()
+    strays = [output / ".scores.json.abcd1234", output / ".captions.json.abcd1234"]
+    for stray in strays:
+        stray.write_text("")
+    evaluate_run(run, **again)
+    assert not any(stray.exists() for stray in strays)
 
 
 def test_captions_of_other_weights_are_not_continued(coco, tmp_path):
@@ -163,7 +168,9 @@ def test_a_report_by_name_does_without_logs_and_initial_weights(package):
 
 
 def test_an_export_by_name(package, tmp_path):
+    (tmp_path / ".exported.abcd1234").mkdir()  # of a killed command
     path = export_reference("tiny", tmp_path / "exported", report=lambda line: None)
+    assert not [*tmp_path.glob(".exported*")]
     assert path == tmp_path / "exported/model_best.pth" and path.exists()
 
 
@@ -177,6 +184,10 @@ def test_a_report_on_a_dense_run_counts_what_could_be_pruned(tmp_path):
     size = sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim == 2)
     row = next(line for line in lines if line.endswith("all prunable weights"))
     assert row.split()[:6] == ["0.0000%", "sparse", f"{size:,}", "of", f"{size:,}", "kept"]
+    (tmp_path / "run/model.scap").unlink()
+    save_weights(tmp_path / "run/weights.npz", {"kernel": np.ones((2, 3))})
+    with pytest.raises(CheckpointError, match=r"not as config\.json and tokenizer say: weight"):
+        report_run(tmp_path / "run", lines.append)
 
 
 @pytest.fixture
@@ -250,6 +261,18 @@ def test_a_missing_caption_has_no_log_prob():
     """JSON has no infinity."""
     entry = to_coco(3, Caption("", -np.inf, (), -np.inf, np.zeros((0, 4), np.float32)))
     assert entry == {"image_id": 3, "caption": "", "log_prob": None, "attention": []}
+
+
+def test_flags_of_runs_are_refused_with_captions():
+    files = ["--captions=c.json", "--references=r.json"]
+    given = ["--step=3", "--data_dir=d", "--features=f", "--attention", "--ensemble"]
+    given += ["--split=val", "--config.data.name=coco", "--beam_size=3"]
+    command = [sys.executable, str(REPO / "launch/evaluate.py"), *files, *given]
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    named = "--ensemble, --step, --split, --data_dir, --features, --config.SECTION.FIELD, "
+    message = f"error: {named}--attention, --beam_size: expected with --checkpoint only; "
+    assert (done.returncode, done.stdout, done.stderr[: len(message)]) == (1, "", message)
 
 
 def test_the_command_makes_a_table_of_several_runs(coco, tmp_path):

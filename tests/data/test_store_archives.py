@@ -283,6 +283,20 @@ def test_lmdb_that_points_to_itself(tmp_path):
         open_store(path, WIDTH).image_ids()
 
 
+def test_lmdb_of_a_key_longer_than_any(tmp_path):
+    """Keys that overlap would take far more memory than the file."""
+    path = tmp_path / "x.mdb"
+    store_files.put(tmp_path / "x", {"k" * 511: b"value"})
+    content = (tmp_path / "x/data.mdb").read_bytes()
+    path.write_bytes(content)
+    assert [*read_places(path)] == [b"k" * 511]
+    node = struct.pack("<HHHH", 5, 0, 0, 511)
+    assert content.count(node) == 1
+    path.write_bytes(content.replace(node, struct.pack("<HHHH", 5, 0, 0, 512)))
+    with pytest.raises(DataError, match=r"x\.mdb: .*: key b'kkk.* has 512 bytes, over 511$"):
+        read_places(path)
+
+
 def test_bad_lmdb(tmp_path):
     bad = {"1": pickle.dumps({"features": 1}), "2": b"junk", "3.npz": b"PKjunk", "4": b""}
     store_files.put(tmp_path / "cocobu_att.lmdb", bad)

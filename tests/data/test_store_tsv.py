@@ -38,6 +38,16 @@ def test_vinvl_position_can_be_part_of_the_features(photos, tmp_path):
         np.testing.assert_array_equal(regions.boxes, photo.boxes)
 
 
+def test_labels_and_sizes_of_vinvl_are_not_features(photos, tmp_path, caplog):
+    """As in cases/tsv/vinvl_all."""
+    path = store_files.write_vinvl_json(tmp_path / "v", photos)
+    (path / "features.tsv").rename(path / "test.feature.tsv")
+    (path / "test.label.tsv").write_text('42\t[{"class": "dog", "rect": [0, 0, 10, 10]}]\n')
+    (path / "test.hw.tsv").write_text('42\t[{"height": 80, "width": 100}]\n')
+    assert open_store(path, WIDTH, True).image_ids() == sorted(photos)
+    assert caplog.text == ""
+
+
 def test_cut_rows_are_skipped_when_the_image_comes_again(tmp_path, row, photos, caplog):
     cut = row[:-6] + "\n"
     other = store_files.anderson_row(7, photos[7])

@@ -212,6 +212,21 @@ def test_speed(real_captions):
     assert seconds / len(real_captions) * 600_000 < 20
 
 
+@pytest.mark.parametrize("unit", ["<!--", "a'", "a"])
+def test_time_grows_with_the_text_alone(unit):
+    """Captions on which rules read far ahead in vain; unbounded, they take about 10 s."""
+    start = time.process_time()
+    tokenize_captions([(unit * 80_000)[:80_000]])
+    assert time.process_time() - start < 4
+
+
+def test_tokens_up_to_the_bound_are_whole():
+    assert tokenize_captions(["a" * 999 + " dog!", "<!-- " + "x" * 990 + "--> dog"]) == [
+        "a" * 999 + " dog",
+        "<!--\u00a0" + "x" * 990 + "--> dog",
+    ]
+
+
 def test_coco_captions_of_the_toolkit():
     captions = ptb_java.coco_captions()
     assert len(captions) == 414113 + 202654

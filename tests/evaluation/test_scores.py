@@ -129,7 +129,7 @@ def test_other_forms_of_captions(tmp_path):
     for line, message in (
         (b"{", "line 4: broken JSON"),
         (b'{"image_id": 1, "image_id": 2}', "line 4: broken JSON: key 'image_id' occurs 2 times"),
-        (b'{"image_id": 2, "caption": "x"}', "entry 2.image_id: image 2 has a caption already"),
+        (b'{"image_id": 2, "caption": "x"}', "line 4.image_id: image 2 has a caption already"),
         (b"\xff", "line 4 is not UTF-8"),
     ):
         lines.write_bytes(LINES + b"\n" + line)

@@ -90,11 +90,38 @@ def test_a_signal_ends_a_sweep_and_is_no_failed_run(swept, monkeypatch):
 
 def test_a_run_that_another_sweep_takes_is_left_to_it(swept):
     sweep, folder, _ = swept
-    with (
-        locked(folder / "fails/result.json", folder=False),
-        pytest.raises(SparsecapError, match=r"1 runs failed: fails: .*result\.json: process \d+"),
-    ):
-        run_sweep(sweep, folder, seeds=1, report=lambda line: None)
+    lines = []
+    with locked(folder / "fails/result.json", folder=False):
+        rows = run_sweep(sweep, folder, seeds=1, report=lines.append)
+    assert [row["method"] for row in rows] == ["dense", "mag_blind"]
+    held = f"{folder}/fails/result.json: process {os.getpid()} on "
+    assert lines[0].startswith(f"[2/3] fails: left to another process: {held}")
+    assert lines[1].startswith("2 of 3 runs finished")
+
+
+def test_runs_that_start_from_one_of_another_sweep_are_left_to_it(swept, tmp_path):
+    sweep, lines = swept[0], []
+    with locked(tmp_path / "dense/result.json", folder=False):
+        rows = run_sweep(sweep, tmp_path, seeds=1, only="dense|mag", report=lines.append)
+    assert rows == [] and not (tmp_path / "mag").exists()
+    assert lines[1:] == [
+        "[3/3] mag: left to another process: dense, which it starts from, is trained elsewhere",
+        "0 of 3 runs finished",
+    ]
+
+
+def test_a_run_that_another_sweep_finished_meanwhile_is_not_taken_again(swept, monkeypatch):
+    sweep, folder, drawn = swept
+    finished, asked = sweeps._is_finished, []
+
+    def not_at_first(directory, config):
+        asked.append(directory.name)
+        return len(asked) > 1 and finished(directory, config)
+
+    monkeypatch.setattr(sweeps, "_is_finished", not_at_first)
+    monkeypatch.setattr(sweeps, "train", lambda *_, **__: pytest.fail("trained again"))
+    assert run_sweep(sweep, folder, seeds=1, only="dense", report=lambda _: None) == drawn[0]
+    assert asked == ["dense", "dense"]
 
 
 def test_a_run_of_another_config_is_not_taken_for_finished(swept):

@@ -229,10 +229,10 @@ def _read_logs(folder):
 
 def _finished(folder):
     _logs(folder)
-    write_json(folder / "config.json", default_config().to_dict())
+    captioner_runs.make_run(folder)
 
 
-@reader("report", errors=(CheckpointError, DataError), make=_finished)
+@reader("report", errors=(CheckpointError, ConfigError, DataError), make=_finished)
 def _read_report(folder):
     return report.report_run(folder, lambda line: None)
 

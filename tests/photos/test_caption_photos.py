@@ -100,7 +100,8 @@ def test_one_photo_in_place_of_many(run, photos):
 
 def test_bad_photos_are_left_out_and_named(run, photos, tmp_path, capsys):
     (tmp_path / "bad.jpg").write_bytes(b"text")
-    places = ["http://x.org/1.jpg", photos[0], tmp_path / "bad.jpg", tmp_path / "*.gif", photos[1]]
+    bad = ["http://x.org/1.jpg?a", tmp_path / "bad.jpg", tmp_path / "*.gif"]
+    places = [bad[0], photos[0], *bad[1:], photos[1]]
     lines, formats = [], "JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF"
     with pytest.raises(DataError, match=r"^3 photos are left out, 2 are captioned$"):
         caption_photos(run, places, tmp_path / "c.json", batch_size=1, report=lines.append)
@@ -113,9 +114,9 @@ def test_bad_photos_are_left_out_and_named(run, photos, tmp_path, capsys):
     assert sorted(shown.err.splitlines()) == [
         f"left out: {tmp_path}/*.gif: no photos ({formats})",
         f"left out: {tmp_path}/bad.jpg: not an image; expected {formats}",
-        "left out: http://x.org/1.jpg: a URL; expected a file, nothing is downloaded",
+        "left out: http://x.org/1.jpg?a: a URL; expected a file, nothing is downloaded",
     ]
-    with pytest.raises(DataError, match=r"^http://x\.org/1\.jpg: a URL"):
+    with pytest.raises(DataError, match=r"^http://x\.org/1\.jpg\?a: a URL"):
         caption_photos(run, places[:2], batch_size=1, strict=True, report=LINES.append)
     with pytest.raises(DataError, match=r"\*\.gif: no photos"):
         caption_photos(run, places[3:], strict=True, report=LINES.append)
@@ -181,6 +182,7 @@ def test_an_interrupted_command_continues(run, photos, tmp_path, capsys):
         ({"length_penalty": 5}, r"search\.json\.length_penalty is 5; expected str"),
         ({"prefix": 5}, r"search\.json\.prefix is 5; expected str"),
         ({"suppress": 5}, r"search\.json\.suppress is 5; expected a list of str"),
+        ({"search": "greedy", "top_k": 3}, r"search\.json: search option top_k: found 3"),
         ({"beams": 3}, r"search\.json\.beams.*did you mean .*beam_size"),
     ],
 )

@@ -131,6 +131,9 @@ def test_other_settings_do_not_mix(photos, tmp_path):
         extract(photos, tmp_path / "out", MeanColours("others"))
     with pytest.raises(ConfigError, match="half"):
         extract(photos, tmp_path / "out", MeanColours(), half=True)
+    os.truncate(tmp_path / "out/extractor.json", 2**21)
+    with pytest.raises(DataError, match=r"extractor\.json: 2097152 bytes; expected settings of at"):
+        extract(photos, tmp_path / "out", MeanColours())
 
 
 def test_half_precision(photos, tmp_path):

@@ -67,6 +67,17 @@ def test_a_data_folder_with_a_command_in_its_settings(case, calls, tmp_path):
         ({"extractor": "lite0", "size": "320"}, r"extractor\.size is '320'; expected int"),
         ({"extractor": "lite0", "size": 32000}, r"extractor\.size is 32000; expected .* at most"),
         ({"extractor": "lite0", "batch_size": 10**9}, r"extractor\.batch_size is 1000000000"),
+        ({"extractor": "lite0", "batch_size": 4}, r"extractor\.batch_size is 4; only the user may"),
+        (
+            {"extractor": "lite0", "size": 8192, "grid": 256},
+            r"65550 windows in 3 levels over 6553",
+        ),
+        ({"extractor": "lite0", "pyramid": [1] * 33}, r"33 windows in 33 levels over 100 cells"),
+        ({"extractor": "torchvision", "weights": "w.pth"}, r"extractor\.weights is 'w\.pth'; only"),
+        ({"extractor": "torchvision", "max_regions": 10**9}, r"extractor\.max_regions is 1000000"),
+        ({"extractor": "torchvision", "max_regions": "a"}, r"extractor\.max_regions is 'a'; expec"),
+        ({"extractor": "torchvision", "min_score": -1}, r"extractor\.min_score is -1\.0; expected"),
+        ({"extractor": "torchvision", "name": "x"}, r"extractor\.name: unknown key"),
     ],
 )
 def test_faulty_settings_are_one_clear_error(content, message):

@@ -4,6 +4,8 @@ import io
 import os
 import pathlib
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -139,6 +141,16 @@ def test_a_broken_exif_turns_nothing(tmp_path):
     assert open_photo(tmp_path / "b.jpg").size == (64, 32)
 
 
+def test_warnings_of_other_code_stay():
+    """Importing the module leaves the filters of the process as they are."""
+    code = (
+        "import warnings; before = [*warnings.filters]; import sparsecap_jax.photos.images\n"
+        "assert not [f for f in warnings.filters if f not in before and f[0] == 'ignore' "
+        "and f[3] and f[3].match('PIL.Image')]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_arrays():
     colours = np.asarray(two_halves())
     np.testing.assert_array_equal(np.asarray(open_photo(colours)), colours)
@@ -198,6 +210,7 @@ def test_folders_and_patterns(tmp_path, monkeypatch):
     assert listed("*") == ["[x].png", "a.png", "b.JPG"]
     assert listed("d/?.*") == deep[:2]
     assert listed("[x].png") == ["[x].png"]  # that file, no pattern
+    assert listed("https://a.b/c.jpg?x=1") == ["https://a.b/c.jpg?x=1"]  # a URL, no pattern
     assert listed("notes.txt") == ["notes.txt"] and listed("missing.jpg") == ["missing.jpg"]
     for place in ("*.gif", "folder.jpg"):
         with pytest.raises(DataError, match=r"no photos \(JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF\)"):

@@ -1,8 +1,19 @@
 """Windows and their pooling weights, by hand and by brute force."""
 
 import numpy as np
+import pytest
 
-from sparsecap_jax.photos.extractors import grid_boxes, pooling_weights, window_boxes
+from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.photos.extractors import Windows, grid_boxes, pooling_weights, window_boxes
+
+
+def test_sizes_of_windows_and_batches_are_limited():
+    Windows(size=8192, batch_size=1)  # 14 windows x 65,536 cells
+    Windows(size=320, grid=10, batch_size=655)
+    with pytest.raises(ConfigError, match="batch_size is 2, size 8192; expected at most 67108864"):
+        Windows(size=8192, batch_size=2)
+    with pytest.raises(ConfigError, match="257 windows in 1 levels over 65536 cells"):
+        Windows(size=8192, grid=16, pyramid=(1,), batch_size=1)
 
 
 def test_grid_goes_row_by_row():

@@ -4,18 +4,21 @@ import contextlib
 import gc
 import itertools
 import os
+import pathlib
 import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from sparsecap_jax.errors import CheckpointError
 from sparsecap_jax.pruning import make_pruner
 from sparsecap_jax.pruning.step import sparse_step
-from sparsecap_jax.runs.checkpoints import Checkpoints
+from sparsecap_jax.runs.checkpoints import Checkpoints, _check_shapes
+from sparsecap_jax.runs.directory import load_raw_variables
 
 
 def state_at(step, pruner="supermask", width=3):
@@ -123,8 +126,9 @@ def test_damage_is_named_with_a_way_to_continue(directory, tmp_path, file, damag
     )
     item = file.partition("/")[0]
     expected = rf"checkpoints/5/{item}: corrupt .*; the checkpoint of step 2 is intact: continue "
+    expected += r"from it \(--from_step=2 of train\.py, --step=2 of evaluate\.py\)$"
     with contextlib.closing(Checkpoints(tmp_path / "run")) as checkpoints:
-        with pytest.raises(CheckpointError, match=f"{expected}from it with --from_step=2 of"):
+        with pytest.raises(CheckpointError, match=expected):
             checkpoints.restore(state_at(0))
         restored, _ = checkpoints.restore(state_at(0), 2)
         np.testing.assert_array_equal(restored.params["a"]["bias"], state_at(2).params["a"]["bias"])
@@ -152,6 +156,102 @@ def test_descriptions_of_any_size_are_not_read(directory, tmp_path):
         pytest.raises(CheckpointError, match=expected),
     ):
         checkpoints.restore_variables(5)
+
+
+def refuse_to_restore(*args, **options):
+    pytest.fail("the arrays were read")
+
+
+def test_another_shape_is_found_before_the_arrays_are_read(directory, monkeypatch):
+    with contextlib.closing(Checkpoints(directory, read_only=True)) as checkpoints:
+        params = checkpoints.restore_variables(5, state_at(0).params)["params"]
+        monkeypatch.setattr(checkpoints._handlers["params"], "restore", refuse_to_restore)
+        expected = r"5/params: .*: a/kernel has shape \(4, 3\), expected \(4, 4\)$"
+        with pytest.raises(CheckpointError, match=expected):
+            checkpoints.restore_variables(5, state_at(0, width=4).params)
+        params["b"] = params["a"]
+        with pytest.raises(CheckpointError, match=r"5/params: .*: b/bias is missing$"):
+            load_raw_variables(directory, 5, params)
+
+
+def test_masks_of_other_shapes_than_their_weights_are_not_read(tmp_path, monkeypatch):
+    state = state_at(1)
+    state.prune.masks["a"]["kernel"] = jnp.zeros((4, 2**20))
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save(state, score=None, data={}, info={})
+        checkpoints.wait()
+        monkeypatch.setattr(checkpoints._handlers["masks"], "restore", refuse_to_restore)
+        expected = r"1/masks: .*: a/kernel has shape \(4, 1048576\), expected \(4, 3\)$"
+        with pytest.raises(CheckpointError, match=expected):
+            checkpoints.restore_variables(1)
+
+
+def test_a_checkpoint_does_not_inflate_without_limit(tmp_path, monkeypatch):
+    # The limit is lowered: a file of 5 MB may well hold 2^28 zeros.
+    monkeypatch.setattr("sparsecap_jax.runs.checkpoints.MAX_WEIGHTS", 13)
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save(state_at(1), score=None, data={}, info={})
+        checkpoints.wait()
+        monkeypatch.setattr(checkpoints._handlers["params"], "restore", refuse_to_restore)
+        expected = r"1/params: .*: 14 numbers; expected at most 13$"  # 4 x 3 and 2
+        for params in (None, state_at(0).params):
+            with pytest.raises(CheckpointError, match=expected):
+                checkpoints.restore_variables(1, params)
+
+
+def test_pieces_beyond_the_shape_are_not_read():
+    storage = ocp.metadata.value.StorageMetadata
+    leaves = {
+        size: ocp.metadata.value.ArrayMetadata(
+            name="w",
+            directory=None,
+            shape=(3,),
+            sharding=None,
+            dtype=np.float32,
+            storage=storage((size,), (3,)),
+        )
+        for size in (3, 2**30)
+    }
+    _check_shapes({"w": leaves[3]}, None)
+    with pytest.raises(ValueError, match=r"^w has shape \(3,\) in pieces of \(1073741824,\)$"):
+        _check_shapes({"w": leaves[2**30]}, None)
+
+
+def test_a_step_that_vanishes_while_it_is_looked_at(directory, tmp_path, monkeypatch):
+    """As when a run that trains removes it."""
+    shutil.copytree(directory, tmp_path / "run")
+    doomed, stat = tmp_path / "run/checkpoints/2", pathlib.Path.stat
+
+    def stat_once(path, **options):
+        status = stat(path, **options)
+        if doomed in path.parents:
+            shutil.rmtree(doomed)
+        return status
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "stat", stat_once)
+        checkpoints = Checkpoints(tmp_path / "run", read_only=True)
+    assert checkpoints.steps() == [5]
+    checkpoints.close()
+
+
+def test_a_step_that_vanishes_before_it_is_read(directory, tmp_path, monkeypatch, caplog):
+    """The best one that is left is read in its place."""
+    shutil.copytree(directory, tmp_path / "run")
+    restore = Checkpoints.restore_variables
+
+    def remove_and_restore(self, step, expected=None):
+        shutil.rmtree(tmp_path / "run/checkpoints/2", ignore_errors=True)
+        return restore(self, step, expected)
+
+    monkeypatch.setattr(Checkpoints, "restore_variables", remove_and_restore)
+    variables = load_raw_variables(tmp_path / "run")
+    np.testing.assert_array_equal(
+        variables["params"]["a"]["kernel"], state_at(5).params["a"]["kernel"]
+    )
+    with pytest.raises(CheckpointError, match=r"no checkpoint of step 2; there are 5$"):
+        load_raw_variables(tmp_path / "run", 2)
+    assert "corrupt" not in caplog.text
 
 
 def test_damage_of_the_best_does_not_stop_training(directory, tmp_path, caplog):

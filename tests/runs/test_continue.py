@@ -2,7 +2,9 @@
 
 import contextlib
 import math
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -10,10 +12,12 @@ from flax.traverse_util import flatten_dict
 from tiny_runs import STEPS, make_data, tiny_config
 
 from sparsecap_jax.data.toy_scenes import make_toy_scenes
-from sparsecap_jax.errors import ConfigError, SparsecapError
+from sparsecap_jax.errors import ConfigError, DataError, SparsecapError
 from sparsecap_jax.files import read_csv, read_json
 from sparsecap_jax.runs.checkpoints import Checkpoints
+from sparsecap_jax.runs.directory import load_variables
 from sparsecap_jax.runs.loop import train
+from sparsecap_jax.stopping import Stopped, on_signals
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +148,50 @@ def test_a_lengthened_run_follows_the_gradual_schedule_of_its_new_length(data, t
     targets |= {9: 485 / 1024, 10: 63 / 128, 11: 511 / 1024}
     targets |= dict.fromkeys(range(12, 25), 1 / 2)
     assert logged(workdir, "sparsity") == pytest.approx(sparsities(), rel=1e-6)
+
+
+RESULTS = ("model.scap", "params.json", "summary.json")
+
+
+def test_a_stopped_run_is_not_scored_with_older_weights(data, short, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(short, workdir)
+
+    def signal_at(text):
+        return lambda line: line.startswith(text) and os.kill(os.getpid(), signal.SIGTERM)
+
+    def killed(line):
+        raise Stop
+
+    with pytest.raises(Stop):  # before the first new checkpoint
+        train(constant(data, STEPS), workdir, killed)
+    assert all((workdir / name).exists() for name in RESULTS)
+    with pytest.raises(Stopped) as stopped, on_signals():
+        train(constant(data, STEPS), workdir, signal_at("step 10/"), from_step=8)
+    advice = "run the same command without --from_step to continue"
+    assert str(stopped.value) == f"stopped at step 10 by SIGTERM; {advice}"
+    assert not any((workdir / name).exists() for name in RESULTS)
+    newest = flatten_dict(load_variables(workdir, step="last")["params"])
+    for path, leaf in last_params(workdir).items():
+        np.testing.assert_array_equal(newest[path], leaf)
+    lines = []
+    train(constant(data, STEPS), workdir, lines.append)
+    assert lines[0].startswith("continuing from step 10 of ")
+    assert all((workdir / name).exists() for name in RESULTS)
+
+
+def test_a_config_of_any_size_is_not_read(data, short, tmp_path):
+    shutil.copytree(short, tmp_path / "run")
+    os.truncate(tmp_path / "run/config.json", 2**21)
+    with pytest.raises(DataError, match=r"config\.json: 2097152 bytes; expected settings of at"):
+        train(constant(data, STEPS), tmp_path / "run", [].append)
+
+
+def test_a_model_too_large_to_be_read_back_is_not_trained(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("sparsecap_jax.runs.loop.MAX_WEIGHTS", 1000)
+    with pytest.raises(ConfigError, match=r"config\.model: \d+ weights; expected at most 1000$"):
+        train(constant(data, STEPS), tmp_path / "run", [].append)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_cannot_become_shorter_than_it_is(data, short):

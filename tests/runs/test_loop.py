@@ -21,6 +21,7 @@ from sparsecap_jax.commands.report import report_run
 from sparsecap_jax.errors import CheckpointError, ConfigError, SparsecapError
 from sparsecap_jax.evaluation.metrics import score_captions
 from sparsecap_jax.files import locked, read_csv, read_json, system_fault
+from sparsecap_jax.runs import loop
 from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.directory import load_run
 from sparsecap_jax.runs.finite import NonFiniteError
@@ -143,6 +144,16 @@ def test_a_directory_that_another_process_trains_in_is_refused(data, finished):
         train(tiny_config(data), finished[0], QUIET.append)
     after = {path: path.stat().st_mtime_ns for path in finished[0].rglob("*") if path.is_file()}
     assert after == before
+
+
+def test_processes_of_one_job_share_its_directory(data, tmp_path, monkeypatch):
+    stray = tmp_path / ".weights.npz.abcd1234"
+    stray.write_text("")  # which the first process may be writing
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(loop, "_train", lambda *_: {"step": 12})
+    with locked(tmp_path):
+        assert train(tiny_config(data), tmp_path) == {"step": 12}
+    assert stray.exists()
 
 
 def test_a_finished_run_is_left_as_it_is(data, finished):

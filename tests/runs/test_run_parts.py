@@ -1,11 +1,15 @@
 """What a run takes from the run it starts from, and from its features."""
 
 import json
+import os
 import pathlib
+
+import pytest
 
 from sparsecap_jax.data.datasets import Dataset
 from sparsecap_jax.data.karpathy import Record
 from sparsecap_jax.data.stores import NpyFolderStore
+from sparsecap_jax.errors import DataError
 from sparsecap_jax.runs.config import default_config
 from sparsecap_jax.runs.published import find
 from sparsecap_jax.runs.run import _note_extractor, prepare_tokenizer
@@ -50,3 +54,6 @@ def test_settings_of_the_extractor_travel_with_the_run(tmp_path):
     _note_extractor(config, tmp_path / "run")
     kept = json.loads((tmp_path / "run" / "extractor.json").read_text())
     assert kept == {"extractor": "lite0", "size": 320}
+    os.truncate(tmp_path / "extractor.json", 2**21)
+    with pytest.raises(DataError, match=r"extractor\.json: 2097152 bytes; expected settings of at"):
+        _note_extractor(config, tmp_path / "run")

@@ -193,5 +193,7 @@ def test_sizes_are_checked_before_anything_is_inflated(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match=message):
         load_weights(path, expected)
     monkeypatch.setattr("sparsecap_jax.runs.weights.MAX_WEIGHTS", 6049)
-    with pytest.raises(CheckpointError, match="6050 weights; expected at most 6049"):
-        load_weights(path)
+    expected["layer"]["kernel"] = np.empty((120, 50))
+    for params in (None, expected):
+        with pytest.raises(CheckpointError, match="6050 weights; expected at most 6049"):
+            load_weights(path, params)

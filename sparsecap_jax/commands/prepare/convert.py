@@ -14,7 +14,7 @@ from sparsecap_jax.data.features import IndexedStore
 from sparsecap_jax.data.stores import STORES, open_store
 from sparsecap_jax.data.stores.array_records import DTYPES
 from sparsecap_jax.data.stores.convert import convert
-from sparsecap_jax.files import locked
+from sparsecap_jax.files import locked, remove_strays
 
 
 def define_features() -> None:
@@ -48,4 +48,5 @@ def run(args: flags.FlagValues) -> None:
     """Convert; ConfigError for a folder of other content, DataError for an unreadable image."""
     options = {"dtype": args.dtype, "shard_size": args.shard_size, "skip_bad": args.skip_bad}
     with locked(args.output):
+        remove_strays(args.output, "*.json")
         convert(open_features(args), args.output, **options)

@@ -8,7 +8,7 @@ Run the same command again to continue. The photo extractor needs the extra `pho
 from absl import flags
 
 from sparsecap_jax.commands.prepare import trust_entry
-from sparsecap_jax.files import locked
+from sparsecap_jax.files import locked, remove_strays
 
 
 def define() -> None:
@@ -27,7 +27,7 @@ def define() -> None:
 def run(args: flags.FlagValues) -> None:
     """Extract; errors as in `extract_folder` and `make_extractor`."""
     from sparsecap_jax.errors import ConfigError
-    from sparsecap_jax.photos.extract import extract_folder
+    from sparsecap_jax.photos.extract import FOLDERS, SETTINGS, extract_folder
     from sparsecap_jax.photos.extractors import make_extractor
 
     trust_entry(args.extractor)
@@ -42,4 +42,6 @@ def run(args: flags.FlagValues) -> None:
     extractor = make_extractor(args.extractor, **options)
     settings = {name: args[name].value for name in ("batch_size", "half", "skip_bad")}
     with locked(args.output):
+        for folder in ("", *FOLDERS):
+            remove_strays(f"{args.output}/{folder}", SETTINGS, "*.npy")
         extract_folder(args.images, args.output, extractor, **settings)

@@ -21,6 +21,7 @@ _NODE = struct.Struct("<HHHH")  # size of the value or page number (low, high), 
 _PAGE = struct.Struct("<Q")
 _MAGIC, _PAGE_SIZES = 0xBEEFC0DE, [2**n for n in range(8, 17)]
 _EMPTY = 2**64 - 1
+_MAX_KEY = 511  # bytes, LMDB's own limit
 
 
 def read_places(path: pathlib.Path) -> dict[bytes, tuple[int, int]]:
@@ -56,6 +57,8 @@ def _places(file: int) -> dict[bytes, tuple[int, int]]:
                 children.append(low | high << 16 | flags << 32)
                 continue
             key = page[place + _NODE.size : place + _NODE.size + key_size]
+            if key_size > _MAX_KEY:
+                raise ValueError(f"key {key!r:.40} has {key_size} bytes, over {_MAX_KEY}")
             place, size = start + place + _NODE.size + key_size, low | high << 16
             if flags == _BIG:
                 place = _PAGE.unpack_from(page, place - start)[0] * page_size + _HEADER.size

@@ -23,7 +23,7 @@ from sparsecap_jax.data.stores.array_records import (
     load_manifest,
 )
 from sparsecap_jax.errors import ConfigError, DataError
-from sparsecap_jax.files import named_errors, read_json, write_atomically
+from sparsecap_jax.files import LIST_BYTES, named_errors, read_json, write_atomically
 
 _WRITER_OPTIONS = "group_size:1,uncompressed"  # read one by one, in any order
 _MB = 2**20
@@ -113,7 +113,8 @@ def _resumed(path: pathlib.Path, plan: str) -> dict[str, Any] | None:
     description = path.with_suffix(".json")
     if not (description.exists() and path.exists()):
         return None
-    shard = _check_plan(path.parent, read_json(description), plan)
+    content = read_json(description, "a finished shard", max_bytes=LIST_BYTES)
+    shard = _check_plan(path.parent, content, plan)
     check_shard(shard, str(description))
     whole = "sha256" in shard and path.stat().st_size == shard.get("bytes")
     return shard if whole else None

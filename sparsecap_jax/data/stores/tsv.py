@@ -118,10 +118,11 @@ class TsvStore(IndexedStore):
 
 
 def tsv_files(path: pathlib.Path) -> list[pathlib.Path]:
-    """Return the `.tsv` files that `path` is or holds."""
+    """Return the `.tsv` files that `path` is or holds, without VinVL's labels and sizes."""
     if path.is_file():
         return [path]
-    return sorted(p for p in path.glob("*.tsv*") if re.fullmatch(r".+\.tsv(\.\d+)?", p.name))
+    name = re.compile(r".+(?<!\.label)(?<!\.hw)\.tsv(\.\d+)?")
+    return sorted(p for p in path.glob("*.tsv*") if name.fullmatch(p.name))
 
 
 def read_row(

@@ -71,6 +71,9 @@ def test_a_stopped_conversion_goes_on_where_it_was(folder, tmp_path, monkeypatch
     description.write_text(json.dumps({"plan": shard["plan"], "bytes": 3}))
     with pytest.raises(DataError, match=r"00001\.json: key 'file' is missing"):
         convert(store, output, shard_size=2, report=lambda _: None)
+    os.truncate(description, 2**27)
+    with pytest.raises(DataError, match=r"00001\.json: 134217728 bytes; expected .* at most 6710"):
+        convert(store, output, shard_size=2, report=lambda _: None)
     description.write_text(json.dumps(shard))
     store.limit = None
     lines = []
@@ -117,6 +120,16 @@ def test_two_commands_with_one_output(folder, tmp_path):
     with locked(output), pytest.raises(SparsecapError, match=r"out: process .* is writing to it"):
         run("convert", *options(folder, output))
     assert not output.exists()
+
+
+def test_what_a_killed_command_left_goes(folder, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    for name in ("manifest.json", "features-00000.json"):
+        (output / f".{name}.abcd1234").write_text("{")
+    run("convert", *options(folder, output))
+    names = ["features-00000.array_record", "manifest.json"]
+    assert sorted(path.name for path in output.iterdir()) == names
 
 
 def test_a_full_disk_leaves_no_part_of_a_shard(folder, tmp_path):

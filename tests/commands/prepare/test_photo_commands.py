@@ -43,12 +43,16 @@ def photos(tmp_path):
 
 def test_photos_become_features_and_a_dataset(photos, tmp_path, capsys):
     features = tmp_path / "features"
+    (features / "cocobu_fc").mkdir(parents=True)
+    for name in (".extractor.json.abcd1234", "cocobu_fc/.7.npy.abcd1234"):  # of a killed command
+        (features / name).write_text("")
     extractor = f"{__name__}:Colour"
     assert extractor.partition(":")[0] in sys.modules
     run(
         "extract", f"--images={photos / 'images'}", f"--output={features}",
         f"--extractor={extractor}", "--batch_size=3",
     )  # fmt: skip
+    assert not [*features.rglob(".*")]
     np.testing.assert_array_equal(NpyFolderStore(features, 3)[5].features, [[45, 3, 0]])
     text = tmp_path / "text"
     text.mkdir()

@@ -184,7 +184,6 @@ def test_a_report_on_a_dense_run_counts_what_could_be_pruned(tmp_path):
     size = sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim == 2)
     row = next(line for line in lines if line.endswith("all prunable weights"))
     assert row.split()[:6] == ["0.0000%", "sparse", f"{size:,}", "of", f"{size:,}", "kept"]
-    (tmp_path / "run/model.scap").unlink()
     save_weights(tmp_path / "run/weights.npz", {"kernel": np.ones((2, 3))})
     with pytest.raises(CheckpointError, match=r"not as config\.json and tokenizer say: weight"):
         report_run(tmp_path / "run", lines.append)

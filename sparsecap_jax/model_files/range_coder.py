@@ -21,8 +21,6 @@ LEVELS = 44
 """Number of densities that have a table of their own, see `gap_table`."""
 
 _LOW = 1 << 16
-_SYMBOLS_PER_LANE = 256
-_MAX_LANES = 8192
 _ROOTS = (65536, 55109, 46341, 38968)  # 2**16 * 2**(-n / 4)
 
 
@@ -66,8 +64,8 @@ def level_of(kept: int, cells: int) -> int:
 
 
 def num_lanes(symbols: int) -> int:
-    """Return how many lanes code so many symbols."""
-    return int(np.clip(symbols // _SYMBOLS_PER_LANE, 1, _MAX_LANES))
+    """Return how many lanes code so many symbols: a lane takes 4 bytes, and few are slow."""
+    return max(min(symbols // 256, 1024), symbols // 1024, 1)
 
 
 def encode(symbols: np.ndarray, tables: np.ndarray, chosen: np.ndarray) -> bytes:

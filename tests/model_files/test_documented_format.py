@@ -29,7 +29,7 @@ def gap_table(level):
 
 def decode(content, tables):
     """Return the symbols of a chunk, one for each of `tables`."""
-    lanes = min(max(len(tables) // 256, 1), 8192)
+    lanes = max(min(len(tables) // 256, 1024), len(tables) // 1024, 1)
     states = list(struct.unpack_from(f"<{lanes}I", content))
     words = iter(struct.unpack(f"<{len(content) // 2 - 2 * lanes}H", content[4 * lanes :]))
     symbols = []

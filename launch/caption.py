@@ -15,7 +15,7 @@ from absl import app, flags
 from sparsecap_jax.commands import search_flags
 from sparsecap_jax.commands.cli import run_main
 
-CHECKPOINT = flags.DEFINE_list("checkpoint", None, "Run directories, or names.")
+CHECKPOINT = flags.DEFINE_list("checkpoint", None, "Run directories, model files, or names.")
 FEATURES = flags.DEFINE_string("features", None, "File or folder of features (docs/data.md).")
 IMAGE_SIZES = flags.DEFINE_string("image_sizes", "", "Image sizes, for boxes in pixels.")
 OUTPUT = flags.DEFINE_string("output", None, "File to write, .jsonl or .json.")

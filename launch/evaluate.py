@@ -21,7 +21,9 @@ from sparsecap_jax.commands import search_flags
 from sparsecap_jax.commands.cli import define_changes, run_main
 
 CHECKPOINT = flags.DEFINE_multi_string(
-    "checkpoint", [], "Run directory or name; repeated, or between commas, a row for each."
+    "checkpoint",
+    [],
+    "Run, model file or name; repeated, or between commas, a row for each.",
 )
 ENSEMBLE = flags.DEFINE_bool("ensemble", False, "Score all checkpoints as one; needs --output.")
 STEP = flags.DEFINE_string("step", "best", "Weights: best, last, or the step of a checkpoint.")

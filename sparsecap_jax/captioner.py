@@ -66,7 +66,7 @@ class Captioner:
 
     @classmethod
     def load(cls, directory: str | pathlib.Path | Sequence[str | pathlib.Path]) -> "Captioner":
-        """Load the best weights of a run directory, or of several as an ensemble.
+        """Load the best weights of a run directory or a model file, or of several as an ensemble.
 
         Instead of a directory, the name of a captioner that comes with the package will do, such as
         "flickr8k-mini".

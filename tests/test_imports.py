@@ -16,7 +16,7 @@ PACKAGE = REPO / "sparsecap_jax"
 ROWS = (
     ("version", "errors", "stopping"),
     ("types", "settings", "files", "text"),
-    ("arrays",),
+    ("arrays", "model_files"),
     ("pruning", "torch_files", "tokenizers", "models", "data"),
     ("decoding", "photos", "scst"),
     ("captioning", "evaluation", "training", "interop"),

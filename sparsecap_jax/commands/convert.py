@@ -1,4 +1,4 @@
-"""Checkpoints of the PyTorch reference as run directories of ours, and back."""
+"""Runs in other forms, and checkpoints of the PyTorch reference as runs of ours, and back."""
 
 import pathlib
 from collections.abc import Callable, Mapping
@@ -13,16 +13,19 @@ from sparsecap_jax.errors import CheckpointError, ConfigError, SparsecapError
 from sparsecap_jax.files import locked, new_folder, write_json
 from sparsecap_jax.interop import reference as interop
 from sparsecap_jax.interop.checkpoint_dir import open_checkpoint_dir, save_checkpoint_dir
+from sparsecap_jax.model_files import FORMS
 from sparsecap_jax.pruning import PRUNERS, Pruner, make_pruner
 from sparsecap_jax.pruning.masks import finalize
 from sparsecap_jax.pruning.paths import select
 from sparsecap_jax.runs import config as sections
 from sparsecap_jax.runs.directory import (
     IMPORTED,
+    MODEL_SUFFIX,
     LoadedRun,
     load_raw_variables,
     load_run,
     prunable_masks,
+    save_model,
     save_run,
     weight_counts,
 )
@@ -47,16 +50,53 @@ _DEFAULTS = {
 }
 
 
+def convert_run(
+    source: str | pathlib.Path,
+    output: str | pathlib.Path,
+    *,
+    weights: str = "float32",
+    report: Callable[[str], None] = print,
+) -> pathlib.Path:
+    """Write a run with its weights in another form.
+
+    Args:
+        source: run directory, model file, or name of a captioner of the package.
+        output: what to write, which may not exist or must be empty: a model file if it ends with
+            `.scap`, else a run directory.
+        weights: form of the weights, see `runs.directory.save_finished`; a model file has
+            "float32", "float16" or "int8".
+        report: takes one line of progress.
+
+    Raises:
+        CheckpointError: there is no run, or `output` is in use.
+        ConfigError: another form than a model file has.
+    """
+    output = _unused(output)
+    run = load_run(resolve_run(source))
+    if output.suffix == MODEL_SUFFIX:
+        if weights not in FORMS:
+            raise ConfigError(f"weights is {weights!r}; {output} can be one of {', '.join(FORMS)}")
+        size = save_model(output, run, weights)
+    else:
+        with locked(output, folder=False), new_folder(output) as folder:
+            size = save_run(folder, run, form=weights)
+    report(f"{weights}; wrote {output} ({size:,} bytes of weights)")
+    return output
+
+
 def import_reference(
     source: str | pathlib.Path,
     output: str | pathlib.Path,
     report: Callable[[str], None] = print,
+    *,
+    weights: str = "float32",
 ) -> LoadedRun:
     """Import a folder or zip with config.json, `*.pth` and tokenizer/.
 
     Masks are applied to the weights (supermask logits after rounding), as the reference does for
     its published checkpoints. `imported.json` keeps what a run directory has no place for: the
-    reference's config, training settings included, and the scores that came with it.
+    reference's config, training settings included, and the scores that came with it. For `weights`
+    see `convert_run`.
 
     Raises:
         CheckpointError: the source is corrupt or incomplete, or `output` is in use.
@@ -82,7 +122,7 @@ def import_reference(
     note = {"source": checkpoint.source, "weights": checkpoint.weights}
     note |= {"config": checkpoint.config, "scores": checkpoint.scores}
     with locked(output, folder=False), new_folder(output) as folder:
-        size = save_run(folder, run)
+        size = save_run(folder, run, form=weights)
         write_json(folder / IMPORTED, note)
     counts = weight_counts(params)
     shown = f"{counts['nonzeros']:,} nonzero weights, sparsity {counts['sparsity']:.4f}"

@@ -26,7 +26,7 @@ from sparsecap_jax.evaluation.metrics import (
     write_scores,
 )
 from sparsecap_jax.files import remove_strays, write_table
-from sparsecap_jax.runs.directory import WEIGHTS, load_run, weight_counts
+from sparsecap_jax.runs.directory import finished_weights, load_run, weight_counts
 from sparsecap_jax.runs.overrides import change_data
 from sparsecap_jax.runs.published import resolve_run, results_folder
 
@@ -140,8 +140,8 @@ def evaluate_run(
             return {"images": len(captions), **search}
         drawn = resampled(judged.sums) if judged.sums else {}
         intervals = {f"{name}_95%": interval(drawn[name]) for name in scores if name in drawn}
-        files = [directory / WEIGHTS for directory in directories]
-        stored = step == "best" and all(file.exists() for file in files)
+        files = [finished_weights(directory) for directory in directories]
+        stored = step == "best" and all(files)
         size = sum(file.stat().st_size for file in files) if stored else None
         params = {str(number): run.params for number, run in enumerate(runs)}
         counts = {**weight_counts(jax.device_get(params)), "bytes": size}

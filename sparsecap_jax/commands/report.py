@@ -9,8 +9,9 @@ from sparsecap_jax.files import read_settings
 from sparsecap_jax.pruning.summary import ALL, PRUNABLE
 from sparsecap_jax.runs.directory import (
     INITIAL_WEIGHTS,
+    MODEL,
     SUMMARY,
-    WEIGHTS,
+    finished_weights,
     load_run,
     prunable_masks,
 )
@@ -34,8 +35,8 @@ def report_run(directory: str | pathlib.Path, report: Callable[[str], None] = pr
         ConfigError, DataError: its tokenizer is broken, or its `summary.json` is.
     """
     run, directory = directory, resolve_run(directory)
-    if not (directory / WEIGHTS).exists():
-        raise CheckpointError(f"{directory}: no finished run: {WEIGHTS} is missing")
+    if finished_weights(directory) is None:
+        raise CheckpointError(f"{directory}: no finished run: {MODEL} is missing")
     loaded = load_run(directory)
     weights = {"params": loaded.params, "masks": loaded.masks}
     try:

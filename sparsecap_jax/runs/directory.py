@@ -1,22 +1,28 @@
-"""Reading a run directory: its config, tokenizer, model and best weights; nothing else is needed.
+"""Reading a run: its config, tokenizer, model and best weights; nothing else is needed.
 
-`config.json`, `tokenizer/`, and `weights.npz` (a finished model) or `checkpoints/`.
+A run is a directory with `config.json`, `tokenizer/`, and `model.scap` (a finished model) or
+`checkpoints/`; or `model.scap` alone, which holds them all. Finished weights may also be
+`weights.npz`, as runs had them at first, or `weights.safetensors`.
 """
 
 import contextlib
 import dataclasses
+import json
 import pathlib
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from flax import linen as nn
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from sparsecap_jax.captioning.search import SearchOptions
 from sparsecap_jax.errors import CheckpointError, ConfigError, SparsecapError
-from sparsecap_jax.files import read_settings, write_atomically, write_json
+from sparsecap_jax.files import foreign_errors, read_settings, write_atomically, write_json
+from sparsecap_jax.model_files import FORMS, ModelFile, write_model
 from sparsecap_jax.models import abstract_params, make_model
 from sparsecap_jax.pruning import make_pruner
 from sparsecap_jax.pruning.masks import finalize
@@ -24,20 +30,30 @@ from sparsecap_jax.pruning.paths import Path, by_path, nest, select
 from sparsecap_jax.pruning.summary import by_module, summarize
 from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.config import from_dict, model_config, to_json
-from sparsecap_jax.runs.weights import load_weights, save_weights
+from sparsecap_jax.runs.weights import (
+    SAFETENSORS,
+    load_weights,
+    read_model,
+    save_safetensors,
+    save_weights,
+)
 from sparsecap_jax.settings import build
 from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer
 from sparsecap_jax.types import PyTree
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer"
-WEIGHTS = "weights.npz"
+MODEL_SUFFIX = ".scap"
+MODEL = f"model{MODEL_SUFFIX}"
+NPZ = "weights.npz"
 INITIAL_WEIGHTS = "initial_weights.npz"
 EXTRACTOR = "extractor.json"
 SEARCH = "search.json"
 PARAMS = "params.json"
 SUMMARY = "summary.json"
 IMPORTED = "imported.json"
+
+FINISHED = (MODEL, NPZ, f"weights{SAFETENSORS}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,10 +81,10 @@ class LoadedRun:
 
 
 def load_run(directory: str | pathlib.Path, step: int | str = "best") -> LoadedRun:
-    """Load a run directory.
+    """Load a run directory, or a model file.
 
     Args:
-        directory: the run directory.
+        directory: the run directory, or the file.
         step: its weights, see `load_variables`.
 
     Raises:
@@ -77,6 +93,8 @@ def load_run(directory: str | pathlib.Path, step: int | str = "best") -> LoadedR
         ConfigError, DataError: its tokenizer is broken, or its `search.json` is.
     """
     directory = pathlib.Path(directory)
+    if directory.is_file():
+        return _load_file(directory, step)
     config = load_config(directory)
     tokenizer = make_tokenizer(config.tokenizer, directory / TOKENIZER)
     model = make_model(model_config(config, tokenizer.vocab_size))
@@ -85,6 +103,41 @@ def load_run(directory: str | pathlib.Path, step: int | str = "best") -> LoadedR
     notes = [read_settings(file) if file.exists() else {} for file in files]
     _check_search(notes[1], str(files[1]))
     return LoadedRun(config, tokenizer, model, variables["params"], variables["masks"], *notes)
+
+
+def _load_file(path: pathlib.Path, step: int | str) -> LoadedRun:
+    """Load a model file, as `load_run`."""
+    if step != "best":
+        raise CheckpointError(f"{path}: step is {step!r}; a model file holds the best alone")
+    with ModelFile(path) as file:
+        notes = {name: file.notes.get(name, {}) for name in ("config", "extractor", "search")}
+        if not all(isinstance(value, dict) for value in notes.values()) or not notes["config"]:
+            raise CheckpointError(f"{path}: weights without a config; expected those of a run")
+        try:
+            config = from_dict(notes["config"], f"{path}: config")
+        except SparsecapError as error:
+            raise CheckpointError(str(error)) from error
+        _check_search(notes["search"], f"{path}: search")
+        with tempfile.TemporaryDirectory() as folder, _named(path, folder):
+            for name, content in file.files().items():
+                target = pathlib.Path(folder, name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(content)
+            tokenizer = make_tokenizer(config.tokenizer, pathlib.Path(folder, TOKENIZER))
+        model = make_model(model_config(config, tokenizer.vocab_size))
+        variables = read_model(path, file, abstract_params(model))
+    settings = {name: notes[name] for name in ("extractor", "search")}
+    return LoadedRun(config, tokenizer, model, **variables, **settings)
+
+
+@contextlib.contextmanager
+def _named(path: pathlib.Path, folder: str) -> Iterator[None]:
+    """Name a model file, not the temporary folder of its files, in errors about them."""
+    try:
+        with foreign_errors(f"{path}: its files cannot be unpacked", CheckpointError):
+            yield
+    except SparsecapError as error:
+        raise type(error)(str(error).replace(folder, str(path))) from error
 
 
 def _check_search(options: Mapping[str, Any], path: str) -> None:
@@ -113,8 +166,8 @@ def load_variables(
 ) -> dict[str, Any]:
     """Load `{"params": pruned weights, "masks": binary masks}` of a run directory.
 
-    `step` "best" is `weights.npz` where the run is finished, else its best checkpoint, else its
-    last one; "last", or a number, is the checkpoint of that step.
+    `step` "best" is `model.scap` where the run is finished, else its best checkpoint, else its last
+    one; "last", or a number, is the checkpoint of that step.
 
     Raises:
         ConfigError: `step` is none of these.
@@ -123,8 +176,8 @@ def load_variables(
     """
     directory = pathlib.Path(directory)
     config = config or load_config(directory)
-    if step == "best" and (directory / WEIGHTS).exists():
-        variables = load_weights(directory / WEIGHTS, expected)
+    if step == "best" and (finished := finished_weights(directory)):
+        variables = load_weights(finished, expected)
         # Biases that are mostly 0 are stored as sparse leaves too.
         prunable = _prunable(variables["params"], config.pruner)
         masks = {
@@ -166,18 +219,81 @@ def load_raw_variables(
                     raise
 
 
-def save_run(directory: str | pathlib.Path, run: LoadedRun, *, compact: bool = False) -> int:
-    """Write a finished run directory; `compact` and the result are those of `save_weights`."""
+def finished_weights(run: str | pathlib.Path) -> pathlib.Path | None:
+    """Return the file of a run's finished weights; None where there is none."""
+    run = pathlib.Path(run)
+    files = [run] if run.is_file() else [run / name for name in FINISHED]
+    return next((file for file in files if file.exists()), None)
+
+
+def save_run(directory: str | pathlib.Path, run: LoadedRun, *, form: str = "float32") -> int:
+    """Write a finished run directory, and return the size of its weights' file in bytes.
+
+    Args:
+        directory: the folder.
+        run: what to write.
+        form: of the weights, see `save_finished`.
+    """
     directory = pathlib.Path(directory)
     run.tokenizer.save(directory / TOKENIZER)
-    size = save_weights(directory / WEIGHTS, run.params, run.masks, compact=compact)
     write_json(directory / PARAMS, by_module(summarize(run.params, run.masks)))
     for name, notes in ((EXTRACTOR, run.extractor), (SEARCH, run.search)):
         if notes:
             write_json(directory / name, dict(notes))
     with write_atomically(directory / CONFIG) as file:
         file.write(to_json(run.config))
+    return save_finished(directory, run, form)
+
+
+def save_finished(directory: pathlib.Path, run: LoadedRun, form: str = "float32") -> int:
+    """Write the weights of a run directory, and return the file's size in bytes.
+
+    Files of other forms are removed, since only one is read.
+
+    Args:
+        directory: the folder.
+        run: the run.
+        form: "float32", "float16" or "int8": `model.scap` with values of that form, see
+            `save_model`; "npz" or "npz_compact": `weights.npz`, see `weights.save_weights`; or
+            "safetensors".
+    """
+    if form == "safetensors":
+        path = directory / f"weights{SAFETENSORS}"
+        size = save_safetensors(path, run.params, run.masks)
+    elif form in ("npz", "npz_compact"):
+        path, compact = directory / NPZ, form == "npz_compact"
+        size = save_weights(path, run.params, run.masks, compact=compact)
+    elif form in FORMS:
+        path = directory / MODEL
+        size = save_model(path, run, form)
+    else:
+        known = ", ".join([*FORMS, "npz", "npz_compact", "safetensors"])
+        raise ConfigError(f"form of the weights is {form!r}; expected one of {known}")
+    for name in FINISHED:
+        if name != path.name:
+            (directory / name).unlink(missing_ok=True)
     return size
+
+
+def save_model(path: str | pathlib.Path, run: LoadedRun, form: str = "float32") -> int:
+    """Write a run as one model file, and return its size in bytes.
+
+    Args:
+        path: the file.
+        run: the run.
+        form: of the values: "float32" (lossless), "float16", or "int8"; see `model_files.values`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        run.tokenizer.save(pathlib.Path(folder, TOKENIZER))
+        files = {
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in sorted(pathlib.Path(folder).rglob("*"))
+            if path.is_file() and path.suffix != ".vocab"  # a list for people
+        }
+    notes = {"config": json.loads(to_json(run.config))}
+    notes |= {"extractor": dict(run.extractor), "search": dict(run.search)}
+    leaves = [flatten_dict(jax.device_get(tree), sep="/") for tree in (run.params, run.masks)]
+    return write_model(path, *leaves, form=form, notes=notes, files=files)["file"]
 
 
 def prunable_masks(params: PyTree, masks: PyTree, pruner: ConfigDict) -> PyTree:

@@ -59,7 +59,9 @@ def first_state(run: Run) -> TrainState:
         rng,
         params,
         batches=_inputs(run, objective, pruner.batches_needed),
-        masks=load_variables(source)["masks"] if pruner.needs_masks else None,
+        masks=jax.tree.map(jnp.float32, load_variables(source)["masks"])
+        if pruner.needs_masks
+        else None,
         initial=load_weights(source / INITIAL_WEIGHTS)["params"] if pruner.rewinds else None,
     )
 

@@ -23,18 +23,22 @@ from sparsecap_jax.data.batches import read_ahead
 from sparsecap_jax.data.datasets import Dataset
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.evaluation.sparsity_report import write_sparsity_report
-from sparsecap_jax.files import locked, remove_strays, write_json
+from sparsecap_jax.files import locked, read_settings, remove_strays, write_json
 from sparsecap_jax.models import count_params
 from sparsecap_jax.pruning.masks import finalize, sparsity
 from sparsecap_jax.pruning.step import TrainState, warn_unless_begun
 from sparsecap_jax.pruning.summary import by_module, summarize
 from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.directory import (
+    EXTRACTOR,
+    FINISHED,
     INITIAL_WEIGHTS,
+    MODEL,
     PARAMS,
     SUMMARY,
     TOKENIZER,
-    WEIGHTS,
+    LoadedRun,
+    save_finished,
     weight_counts,
 )
 from sparsecap_jax.runs.finite import FiniteWatch
@@ -58,7 +62,7 @@ def train(
     """Train as `config` says, continuing where an earlier call with the same config stopped.
 
     `workdir` then holds `config.json`, `tokenizer/`, `checkpoints/` (best and last), `train.csv`,
-    `validation.csv`, `sparsity.csv`, `tensorboard/`, `initial_weights.npz`, and `weights.npz`: the
+    `validation.csv`, `sparsity.csv`, `tensorboard/`, `initial_weights.npz`, and `model.scap`: the
     best model, pruned (the last one where none came within tolerance of its target sparsity), with
     its sizes by module in `params.json` and a report on its masks in `sparsity/`.
 
@@ -83,7 +87,7 @@ def train(
     with locked(workdir) if first else contextlib.nullcontext():
         if first:
             for folder in (pathlib.Path(workdir), pathlib.Path(workdir, "sparsity")):
-                remove_strays(folder, "*.npz", "*.json", "*.csv", "*.png", TOKENIZER)
+                remove_strays(folder, "*.npz", MODEL, "*.json", "*.csv", "*.png", TOKENIZER)
         return _train(config, workdir, report, dataset, from_step)
 
 
@@ -198,7 +202,7 @@ def _run_steps(
 
 def _remove_results(run: Run, checkpoints: Checkpoints) -> None:
     """Remove the results of earlier steps, which would be scored in place of the newer ones."""
-    results = [run.workdir / name for name in (WEIGHTS, PARAMS, SUMMARY)]
+    results = [run.workdir / name for name in (*FINISHED, PARAMS, SUMMARY)]
     if any(path.exists() for path in results):
         checkpoints.wait()
         for path in results:
@@ -229,7 +233,7 @@ def _finish(run: Run, checkpoints: Checkpoints) -> dict[str, Any]:
     best = checkpoints.best_step()
     if best is None:
         logging.getLogger(__name__).warning(
-            "no checkpoint came within %g of its target nonzeros; weights.npz is the last one",
+            "no checkpoint came within %g of its target nonzeros; model.scap is the last one",
             run.config.eval.sparsity_tolerance,
         )
     step = checkpoints.last_step() if best is None else best
@@ -238,7 +242,10 @@ def _finish(run: Run, checkpoints: Checkpoints) -> dict[str, Any]:
     warn_unless_begun(run.pruner, last["masks"])
     masks = jax.device_get(run.pruner.binarize(variables["masks"]))
     params = jax.device_get(finalize(variables["params"], masks))
-    size = save_weights(run.workdir / WEIGHTS, params, masks)
+    extractor = run.workdir / EXTRACTOR
+    notes = read_settings(extractor) if extractor.exists() else {}
+    finished = LoadedRun(run.config, run.tokenizer, run.model, params, masks, notes)
+    size = save_finished(run.workdir, finished)
     write_json(run.workdir / PARAMS, by_module(summarize(params, masks)))
     if masks:
         initial = load_weights(run.workdir / INITIAL_WEIGHTS)["params"]
@@ -251,5 +258,5 @@ def _finish(run: Run, checkpoints: Checkpoints) -> dict[str, Any]:
         "bytes": size,
     }
     write_json(run.workdir / SUMMARY, summary)
-    run.report(f"wrote {run.workdir / WEIGHTS}: {json.dumps(summary)}")
+    run.report(f"wrote {run.workdir / MODEL}: {json.dumps(summary)}")
     return summary

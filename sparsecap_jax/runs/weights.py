@@ -1,12 +1,15 @@
-"""Finished weights in one small file: kept values and one bit per weight, no pickles.
+"""Finished weights as arrays: what every form of them reads and writes.
 
-A `.npz` (not compressed, unless compact) with an entry `format_version`; for a dense leaf `a/b`
-the array `dense:a/b`; for a sparse one `shape:a/b`, `bits:a/b` (the mask, row-major, packed by
-`numpy.packbits`) and `values:a/b` (the kept weights in the same order). Sizes: 4 bytes per kept
-weight and 1/8 byte per weight of a sparse leaf. A compact file is compressed and has float16
-values: at 95% sparsity 2 bytes per kept weight and about 1/28 byte per weight.
+`load_weights` reads model files (`model_files`, docs/formats.md), safetensors, and `.npz`. The last
+needs nothing but NumPy: kept values and one bit per weight. It is not compressed, unless compact,
+and has an entry `format_version`; for a dense leaf `a/b` the array `dense:a/b`; for a sparse one
+`shape:a/b`, `bits:a/b` (the mask, row-major, packed by `numpy.packbits`) and `values:a/b` (the kept
+weights in the same order). Sizes: 4 bytes per kept weight and 1/8 byte per weight of a sparse leaf.
+A compact file is compressed and has float16 values: at 95% sparsity 2 bytes per kept weight and
+about 1/28 byte per weight.
 """
 
+import json
 import math
 import pathlib
 from typing import Any, NamedTuple
@@ -16,13 +19,22 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sparsecap_jax.arrays import ArrayFile
 from sparsecap_jax.errors import CheckpointError
-from sparsecap_jax.files import write_atomically
+from sparsecap_jax.files import foreign_errors, write_atomically
+from sparsecap_jax.model_files import (
+    MAGIC,
+    ModelFile,
+    check_paths,
+    read_safetensors,
+    write_safetensors,
+)
 from sparsecap_jax.types import PyTree
 
 FORMAT_VERSION = 1
 
 MAX_WEIGHTS = 2**28
 """Weights of a model, whatever its config says: five times the largest model of the papers."""
+
+SAFETENSORS = ".safetensors"
 
 _MAX_RANK = 33
 
@@ -55,7 +67,7 @@ def save_weights(
 
 
 def load_weights(path: str | pathlib.Path, expected: PyTree | None = None) -> dict[str, Any]:
-    """Read what `save_weights` wrote.
+    """Read finished weights in any form: a model file, safetensors, or `.npz`.
 
     Args:
         path: the file.
@@ -63,11 +75,71 @@ def load_weights(path: str | pathlib.Path, expected: PyTree | None = None) -> di
             weights. Both are checked before the weights are read.
 
     Returns:
-        `{"params": ..., "masks": ...}`, float32; masks are binary and cover the sparse leaves.
+        `{"params": ..., "masks": ...}`, params in float32; masks are binary and cover the sparse
+        leaves.
 
     Raises:
         CheckpointError: the file is missing, corrupt, of another format, or of another model.
     """
+    path = pathlib.Path(path)
+    if path.is_file() and path.suffix == SAFETENSORS:
+        return load_safetensors(path, expected)
+    start = b""
+    if path.is_file():
+        with foreign_errors(f"{path}: cannot be read", CheckpointError), path.open("rb") as file:
+            start = file.read(len(MAGIC))
+    if start == MAGIC:
+        with ModelFile(path) as model_file:
+            return read_model(path, model_file, expected)
+    return _load_npz(path, expected)
+
+
+def read_model(path: Any, file: ModelFile, expected: PyTree | None = None) -> dict[str, Any]:
+    """Return the weights of an open model file, as `load_weights` does."""
+    if expected is not None:
+        check_fit(path, {name: Leaf(shape) for name, shape in file.shapes.items()}, expected)
+    total = sum(map(math.prod, file.shapes.values()))
+    if expected is None and total > MAX_WEIGHTS:
+        raise CheckpointError(f"{path}: {total} weights; expected at most {MAX_WEIGHTS}")
+    params, masks = file.read()
+    return {"params": unflatten_dict(params, sep="/"), "masks": unflatten_dict(masks, sep="/")}
+
+
+def save_safetensors(path: str | pathlib.Path, params: PyTree, masks: PyTree) -> int:
+    """Write float32 params, zeros in place of pruned weights, and return the size in bytes.
+
+    A mask is stored, as `mask:PATH`, only where it keeps weights that are 0.
+    """
+    flat, flat_masks = flatten_dict(params, sep="/"), flatten_dict(masks, sep="/")
+    tensors, masked = {}, {}
+    for name, value in flat.items():
+        tensors[name] = value = np.asarray(value, np.float32)
+        if name in flat_masks:
+            kept = np.asarray(flat_masks[name]) != 0
+            tensors[name] = np.where(kept, value, np.float32(0))
+            if not np.array_equal(kept, tensors[name] != 0):
+                masked[f"mask:{name}"] = kept.astype(np.uint8)
+    return write_safetensors(path, tensors | masked, {"masked": json.dumps(sorted(flat_masks))})
+
+
+def load_safetensors(path: str | pathlib.Path, expected: PyTree | None = None) -> dict[str, Any]:
+    """Read what `save_safetensors` wrote; as `load_weights`."""
+    tensors, metadata = read_safetensors(path)
+    with foreign_errors(f"{path}: damaged", CheckpointError):
+        names = json.loads(metadata.get("masked", "[]"))
+        masks = {name: tensors.pop(f"mask:{name}", tensors[name]) != 0 for name in names}
+        if any(masks[name].shape != tensors[name].shape for name in names):
+            raise ValueError("masks of other shapes than the weights")
+        check_paths(tensors)
+        params = {name: array.astype(np.float32, copy=False) for name, array in tensors.items()}
+    if expected is not None:
+        check_fit(path, {name: Leaf(array.shape) for name, array in params.items()}, expected)
+    masks = {name: mask.astype(np.uint8) for name, mask in masks.items()}
+    return {"params": unflatten_dict(params, sep="/"), "masks": unflatten_dict(masks, sep="/")}
+
+
+def _load_npz(path: pathlib.Path, expected: PyTree | None) -> dict[str, Any]:
+    """Read what `save_weights` wrote."""
     with ArrayFile(path, "corrupt or not a weights file (.npz)", CheckpointError) as file:
         version = file.read("format_version", "iu") if "format_version" in file.names else None
         if version is None or version.shape or version != FORMAT_VERSION:
@@ -133,10 +205,8 @@ def _stored_shapes(path: Any, file: ArrayFile) -> dict[str, tuple[int, ...]]:
             if min(sizes, default=0) < 0:
                 raise CheckpointError(f"{path}: {entry}: {sizes} is no shape")
             shapes[name] = tuple(sizes)
-    for name in shapes:
-        parts = name.split("/")
-        if "" in parts or any("/".join(parts[:n]) in shapes for n in range(1, len(parts))):
-            raise CheckpointError(f"{path}: {name}: expected a path that lies within no other")
+    with foreign_errors(str(path), CheckpointError):
+        check_paths(shapes)
     return shapes
 
 

@@ -28,7 +28,7 @@ from sparsecap_jax.data.stores import open_store
 from sparsecap_jax.errors import CheckpointError, ConfigError, DataError, SparsecapError
 from sparsecap_jax.files import read_csv, read_json, write_json
 from sparsecap_jax.runs import published
-from sparsecap_jax.runs.directory import load_run
+from sparsecap_jax.runs.directory import load_run, save_run
 from sparsecap_jax.runs.overrides import change_data
 from sparsecap_jax.runs.published import resolve_run
 from sparsecap_jax.runs.weights import load_weights, save_weights
@@ -149,13 +149,14 @@ def test_a_second_evaluation_into_a_folder_is_refused(coco, tmp_path):
 def test_a_dense_run_has_no_masks(tmp_path):
     """Its bias, which is mostly 0, is stored as a sparse leaf."""
     run = make_run(tmp_path / "run")
+    save_run(run, load_run(run), form="npz")
     assert load_weights(run / "weights.npz")["masks"]
     assert load_run(run).masks == {}
 
 
 def test_a_report_by_name_does_without_logs_and_initial_weights(package):
     before = sorted(package.rglob("*"))
-    weights = load_weights(package / "tiny/weights.npz")
+    weights = load_weights(package / "tiny/model.scap")
     matrices = [leaf for leaf in jax.tree.leaves(weights["params"]) if leaf.ndim == 2]
     kept = sum(int(np.count_nonzero(leaf)) for leaf in matrices)
     lines = []
@@ -177,7 +178,8 @@ def test_an_export_by_name(package, tmp_path):
 
 def test_a_report_on_a_dense_run_counts_what_could_be_pruned(tmp_path):
     """Biases, even if most are 0 and stored as sparse, are none of it."""
-    weights, lines = load_weights(make_run(tmp_path / "run") / "weights.npz"), []
+    save_run(tmp_path / "run", load_run(make_run(tmp_path / "run")), form="npz")
+    weights, lines = load_weights(tmp_path / "run/weights.npz"), []
     params = weights["params"]
     assert list(flatten_dict(weights["masks"], sep="/")) == ["logit_0/bias"]
     report_run(tmp_path / "run", lines.append)
@@ -251,7 +253,7 @@ def test_an_ensemble_is_scored_as_one(coco, tmp_path):
         image_id: caption.text for image_id, caption in together.items()
     }
     assert together != alone
-    assert scores["bytes"] == sum((run / "weights.npz").stat().st_size for run in runs)
+    assert scores["bytes"] == sum((run / "model.scap").stat().st_size for run in runs)
     singles = [evaluate_run(run, **options) for run in runs]
     assert scores["nonzeros"] == sum(single["nonzeros"] for single in singles)
 

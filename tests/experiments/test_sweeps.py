@@ -56,7 +56,7 @@ def test_runs_are_taken_in_order_and_tabled(swept):
         float(table[1]["CIDEr"])
         == read_json(folder / "mag" / "test_beam_2" / "scores.json")["CIDEr"]
     )
-    assert (folder / "dense" / "weights.npz").exists()
+    assert (folder / "dense" / "model.scap").exists()
     assert not (folder / "dense" / "checkpoints").exists()
 
 

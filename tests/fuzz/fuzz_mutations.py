@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sparsecap_jax.model_files import MAGIC
+
 FOLDER = None
 GIB = 2**30
 
@@ -81,6 +83,12 @@ def damage(content, rng, others=(b"",)):
             return _zip(content, rng)
         if content[:6] == b"\x93NUMPY":
             return _npy(content, rng)
+        if content[:8] == MAGIC:
+            return _model(content, rng)
+        if content[8:10] == b'{"':  # safetensors
+            end = 8 + int.from_bytes(content[:8], "little")
+            header = _json(content[8:end], rng)
+            return len(header).to_bytes(8, "little") + header + content[end:]
         if content[:1] in b"{[":
             return _json(content, rng)
     return rng.choice(_BYTES)(content, rng, others)
@@ -232,6 +240,47 @@ def _zip(content, rng):
         for member, data in members.items():
             archive.writestr(member, data)
     return output.getvalue()
+
+
+def _model(content, rng):
+    """Damage a model file's header or its sections, most often with right checksums."""
+    head = struct.Struct("<8sIIII")
+    try:
+        magic, version, packed, *_ = head.unpack(content[: head.size])
+        text = zlib.decompress(content[head.size : head.size + packed])
+        header = json.loads(text)
+        sections = [size for _, _, size, _ in header["files"]]
+        sections += [entry["raw_bytes"] for entry in header["tensors"]]
+        sections += [size for size, _ in header["chunks"]]
+        payload, rest = [], content[head.size + packed :]
+        for size in sections:
+            payload.append(rest[:size])
+            rest = rest[size:]
+    except Exception:  # damaged before
+        return _flip(content, rng, ())
+    if payload and rng.random() < 0.4:
+        number = rng.randrange(len(payload))
+        payload[number] = damage(payload[number], rng)
+        files, tensors = len(header["files"]), len(header["tensors"])
+        size, checksum = len(payload[number]), zlib.crc32(payload[number])
+        if number < files:
+            header["files"][number][2:] = [size, checksum]
+        elif number < files + tensors:
+            header["tensors"][number - files] |= {"raw_bytes": size, "checksum": checksum}
+        else:
+            header["chunks"][number - files - tensors] = [size, checksum]
+        text = json.dumps(header).encode()
+    else:
+        part = rng.choice(["tensors", "tensors", "tables", "chunks", "files", "notes", None])
+        if part is None or not isinstance(header.get(part), dict | list):
+            text = _json(text, rng)
+        else:
+            inner = _json(json.dumps(header[part]).encode(), rng).decode()
+            parts = [json.dumps({key: header[key]})[1:-1] for key in header if key != part]
+            text = "{{{}}}".format(", ".join([*parts, f'"{part}": {inner}'])).encode()
+    stored = zlib.compress(text)
+    start = head.pack(magic, version, len(stored), len(text), zlib.crc32(stored))
+    return start + stored + b"".join(payload)
 
 
 @functools.cache

@@ -13,6 +13,7 @@ import os
 import pathlib
 import pickle
 import shutil
+import tempfile
 from collections.abc import Callable
 from unittest import mock
 
@@ -24,6 +25,7 @@ import numpy as np
 import store_files
 from absl import flags
 from dataset_files import karpathy_image
+from flax.traverse_util import flatten_dict
 from PIL import Image
 
 from sparsecap_jax import models
@@ -44,15 +46,16 @@ from sparsecap_jax.experiments import sweeps
 from sparsecap_jax.files import read_json, write_json
 from sparsecap_jax.interop import reference
 from sparsecap_jax.interop.df_pickle import load_df_pickle
+from sparsecap_jax.model_files import FORMS, ModelFile, write_model
 from sparsecap_jax.photos import efficientnet_lite, extract, extractors
 from sparsecap_jax.photos.extractors import EXTRACTORS, remake_extractor
 from sparsecap_jax.photos.images import open_photo
 from sparsecap_jax.pruning.step import PruneState, TrainState
 from sparsecap_jax.runs import checkpoints, directory, logs
 from sparsecap_jax.runs.config import default_config
-from sparsecap_jax.runs.directory import load_raw_variables
+from sparsecap_jax.runs.directory import load_raw_variables, load_run, save_model
 from sparsecap_jax.runs.run import Run, _note_extractor, check_workdir
-from sparsecap_jax.runs.weights import load_weights, save_weights
+from sparsecap_jax.runs.weights import load_weights, save_safetensors, save_weights
 from sparsecap_jax.scst.document_frequency import DocumentFrequency, count_documents
 from sparsecap_jax.tokenizers import TOKENIZERS, make_tokenizer, read_captions, train_tokenizer
 from sparsecap_jax.torch_files import SparseTensor, load_torch_file, save_torch_file
@@ -99,12 +102,17 @@ def reader(name, *, errors=(DataError,), slower=1, make=None):
 # --- Weights and runs
 
 
-def _weights(folder, **options):
+def _leaves():
+    """Return params and masks of which every form has something to store."""
     rng = np.random.default_rng(0)
     kernel = rng.normal(size=(12, 9)).astype(np.float32)
     mask = (rng.random((12, 9)) > 0.7).astype(np.float32)
     params = {"layer": {"kernel": kernel * mask, "bias": np.ones(9, np.float32)}}
-    save_weights(folder / "weights.npz", params, {"layer": {"kernel": mask}}, **options)
+    return params, {"layer": {"kernel": mask}}
+
+
+def _weights(folder, **options):
+    save_weights(folder / "weights.npz", *_leaves(), **options)
 
 
 def _load_weights(folder):
@@ -114,6 +122,60 @@ def _load_weights(folder):
 for kind, options in (("plain", {}), ("compact", {"compact": True})):
     make = functools.partial(_weights, **options)
     READERS[f"weights:{kind}"] = Reader(make, _load_weights, (CheckpointError,))
+
+
+def _model_file(folder, form):
+    params, masks = _leaves()
+    write_model(
+        folder / "model.scap",
+        *(
+            {"/".join(path): leaf for path, leaf in flatten_dict(t).items()}
+            for t in (params, masks)
+        ),
+        form=form,
+        notes={"config": {"a": 1}},
+        files={"tokenizer/word.model": b"abc" * 50},
+    )
+
+
+def _read_model_file(folder):
+    with ModelFile(folder / "model.scap") as file:
+        file.files()
+    return load_weights(folder / "model.scap")
+
+
+for form in FORMS:
+    make = functools.partial(_model_file, form=form)
+    READERS[f"model_file:{form}"] = Reader(make, _read_model_file, (CheckpointError,))
+
+
+def _safetensors(folder):
+    params, masks = _leaves()
+    params["layer"]["kernel"][:3] = 0  # some of them kept
+    save_safetensors(folder / "weights.safetensors", params, masks)
+
+
+@reader("safetensors", errors=(CheckpointError,), make=_safetensors)
+def _read_safetensors(folder):
+    return load_weights(folder / "weights.safetensors")
+
+
+def _run_file(folder):
+    with tempfile.TemporaryDirectory() as temporary:
+        run = load_run(captioner_runs.make_run(pathlib.Path(temporary, "run")))
+    extractor = {"extractor": "lite0", "size": 64, "half": False}
+    run = dataclasses.replace(run, extractor=extractor, search={"beam_size": 3})
+    save_model(folder / "model.scap", run, "int8")
+
+
+@reader(
+    "run:model_file",
+    errors=(CheckpointError, ConfigError, DataError),
+    slower=20,
+    make=_run_file,
+)
+def _read_run_file(folder):
+    return Captioner.load(folder / "model.scap")
 
 
 def _run(folder, model="up_down"):

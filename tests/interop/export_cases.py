@@ -77,7 +77,7 @@ def golden_run(directory, case, tokenizer_dir):
 
 
 def write_run(directory, config, tokenizer, model, params, masks):
-    """Save `weights.npz` as a finished run has it, and a checkpoint of the raw variables."""
+    """Save the weights as a finished run has them, and a checkpoint of the raw variables."""
     pruner = make_pruner(config.pruner, total_steps=1, steps_per_epoch=1)
     binary = jax.device_get(pruner.binarize(masks)) if masks else {}
     pruned = jax.device_get(finalize(params, binary))

@@ -258,7 +258,7 @@ def test_what_cannot_be_exported_is_one_clear_error(tmp_path):
     fails(ConfigError, "'raw' keep every weight", "ort", masks="raw", form="sparse")
     fails(ConfigError, "form is 'csr'; expected one of dense, sparse", "ort", form="csr")
     fails(ConfigError, "masks is 'no'; expected one of applied", "ort", masks="no")
-    (tmp_path / "ort/weights.npz").write_bytes((tmp_path / "dense/weights.npz").read_bytes())
+    (tmp_path / "ort/model.scap").write_bytes((tmp_path / "dense/model.scap").read_bytes())
     fails(CheckpointError, "not as config.json .* say: weight att_lstm/bias_hh is extra", "ort")
     assert not list(tmp_path.glob(".out*"))
 

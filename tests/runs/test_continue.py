@@ -150,7 +150,7 @@ def test_a_lengthened_run_follows_the_gradual_schedule_of_its_new_length(data, t
     assert logged(workdir, "sparsity") == pytest.approx(sparsities(), rel=1e-6)
 
 
-RESULTS = ("weights.npz", "params.json", "summary.json")
+RESULTS = ("model.scap", "params.json", "summary.json")
 
 
 def test_a_stopped_run_is_not_scored_with_older_weights(data, short, tmp_path):

@@ -121,14 +121,14 @@ def test_a_damaged_run_continues_from_an_intact_step(data, tmp_path):
         intact = checkpoints.best_step()
     step, params, _ = last(workdir)
     assert intact < step == 8
-    size = (workdir / "weights.npz").stat().st_size
-    (workdir / ".weights.npz.a1_b2c3d").write_bytes(b"half")
+    size = (workdir / "model.scap").stat().st_size
+    (workdir / ".model.scap.a1_b2c3d").write_bytes(b"half")
     (workdir / ".tokenizer.a1_b2c3d").mkdir()
     (workdir / ".keep").touch()
     shutil.rmtree(workdir / "checkpoints/8/params/d")
     with pytest.raises(CheckpointError, match=f"8/params: .*--from_step={intact} of train.py"):
         train(config(data), workdir, [].append)
-    assert (workdir / "weights.npz").stat().st_size == size
+    assert (workdir / "model.scap").stat().st_size == size
     assert {path.name for path in workdir.glob(".*")} == {".keep"}
     with pytest.raises(CheckpointError, match=r"no finished checkpoint of step 7; there are: "):
         train(config(data), workdir, [].append, from_step=7)

@@ -107,7 +107,7 @@ def test_a_stopped_run_continues_bit_for_bit(data, finished, tmp_path, number, c
         train(tiny_config(data), workdir, report)
     text = f"stopped at step {step} by {number.name}; run the same command to continue"
     assert (str(stopped.value), stopped.value.code) == (text, code)
-    assert not (workdir / "weights.npz").exists()
+    assert not (workdir / "model.scap").exists()
     train(tiny_config(data), workdir, lines.append)
     assert lines[0].startswith(f"continuing from step {step} of ")
     assert_same_end(workdir, finished[0])
@@ -174,10 +174,10 @@ def test_a_run_leaves_logs_weights_and_a_summary(finished):
     assert all(float(row["loss"]) > 0 and float(row["CIDEr"]) >= 0 for row in validation)
     assert list((workdir / "tensorboard").glob("events.out.tfevents.*"))
     assert read_json(workdir / "summary.json") == summary
-    params = load_weights(workdir / "weights.npz")["params"]
+    params = load_weights(workdir / "model.scap")["params"]
     weights = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 2]
     assert summary["nonzeros"] == sum(int((leaf != 0).sum()) for leaf in weights)
-    assert summary["bytes"] == (workdir / "weights.npz").stat().st_size
+    assert summary["bytes"] == (workdir / "model.scap").stat().st_size
     assert load_run(workdir).model.rnn_size == 16
 
 
@@ -204,7 +204,7 @@ def test_a_run_logs_its_rate_its_masks_and_its_size_by_module(finished):
         assert float(tensors[-1][name]) == pytest.approx(np.mean(leaf <= 0), abs=1e-6)
     assert finished[1]["best_step"] is None  # so that the finished weights are the last ones
     sizes = read_json(workdir / "params.json")
-    params = flatten_dict(load_weights(workdir / "weights.npz")["params"], sep="/")
+    params = flatten_dict(load_weights(workdir / "model.scap")["params"], sep="/")
     assert {"(all)", "attention", "attention/alpha"} < sizes.keys()
     for name, found in sizes.items():
         counts = {"parameters": 0, "nonzeros": 0}
@@ -250,7 +250,7 @@ def test_warm_start_takes_all_weights_or_says_what_is_missing(data, finished, tm
     train(config, tmp_path / "warm", lines.append)
     assert lines[1].startswith("warm start: 21 tensors")
     initial = load_weights(tmp_path / "warm" / "initial_weights.npz")["params"]
-    for path, leaf in flatten_dict(load_weights(finished[0] / "weights.npz")["params"]).items():
+    for path, leaf in flatten_dict(load_weights(finished[0] / "model.scap")["params"]).items():
         np.testing.assert_array_equal(flatten_dict(initial)[path], leaf)
     config.model.attention_size = 11
     expected = r"attention/alpha/kernel has shape \(10, 1\), expected \(11, 1\)"
@@ -376,7 +376,7 @@ def test_recipes_of_all_kinds(data, finished, tmp_path):
         assert found[name]["best_step"] == 4
         assert int(rows["(prunable)"]["nonzeros"]) == found[name]["nonzeros"]
         assert float(rows["attention/alpha/kernel"]["sparsity"]) == 0.5
-    masks = [load_weights(tmp_path / name / "weights.npz")["masks"] for name in list(sources)[2:]]
+    masks = [load_weights(tmp_path / name / "model.scap")["masks"] for name in list(sources)[2:]]
     jax.tree.map(np.testing.assert_array_equal, *masks)
     lines = []
     report_run(tmp_path / "rigl", lines.append)

@@ -21,17 +21,21 @@ def find(name: str) -> pathlib.Path:
 
 
 def resolve_run(run: str | pathlib.Path) -> pathlib.Path:
-    """Return the folder of a run: an existing folder or a path as it is, else by its name.
+    """Return the folder or file of a run: what exists, or a path, as it is, else by its name.
 
     Raises:
         CheckpointError: a name without folders in it is neither.
     """
     path = pathlib.Path(run)
-    is_name = isinstance(run, str) and path.name == run and not path.is_dir()
+    is_name = isinstance(run, str) and path.name == run and not path.exists()
     return find(run) if is_name else path
 
 
 def results_folder(run: str | pathlib.Path, name: str) -> pathlib.Path:
-    """Return the folder for results of a run: `RUN/name`, or `RUN_name` outside the package."""
+    """Return the folder for results of a run: `RUN/name`, or `RUN_name` outside the package.
+
+    Results of a model file lie next to it in the same way.
+    """
     directory = resolve_run(run)
-    return directory / name if directory == pathlib.Path(run) else pathlib.Path(f"{run}_{name}")
+    within = directory == pathlib.Path(run) and not directory.is_file()
+    return directory / name if within else pathlib.Path(f"{run}_{name}")

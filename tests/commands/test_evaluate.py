@@ -228,6 +228,7 @@ def test_a_run_without_its_dataset_is_scored_on_the_one_that_is_named(coco, tmp_
     for change, message in (
         ("model.rnn_size=3", r"config\.model\.rnn_size: a trained model keeps it"),
         ("data.feature_size=3", r"config\.data\.feature_size: a trained model keeps it"),
+        ("data.dir=/nowhere", r"config\.data\.dir \(--data_dir\): no such folder: /nowhere$"),
         ("data.dri=x", r"config\.data\.dri: unknown key; did you mean 'dir'"),
     ):
         with pytest.raises(ConfigError, match=message):

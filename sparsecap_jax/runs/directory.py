@@ -126,7 +126,10 @@ def load_variables(
     if step == "best" and (directory / WEIGHTS).exists():
         variables = load_weights(directory / WEIGHTS, expected)
         # Biases that are mostly 0 are stored as sparse leaves too.
-        prunable = _prunable(variables["params"], config.pruner)
+        try:
+            prunable = _prunable(variables["params"], config.pruner)
+        except ConfigError as error:
+            raise CheckpointError(f"{directory / CONFIG}: {error}") from error
         masks = {
             path: leaf for path, leaf in by_path(variables["masks"]).items() if path in prunable
         }

@@ -295,3 +295,12 @@ def test_the_command_makes_a_table_of_several_runs(coco, tmp_path):
     done = subprocess.run([*command, "--ensemble"], **call)
     assert done.returncode == 1
     assert done.stderr.startswith("error: --ensemble needs several checkpoints, and a folder")
+
+
+def test_patterns_that_fit_no_weight_name_the_config_of_the_run(tmp_path):
+    run = make_run(tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["pruner"]["exclude"] = ["["]
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"run/config\.json: pruner\.exclude: '\['"):
+        load_run(run)

@@ -91,7 +91,9 @@ def _check_search(options: Mapping[str, Any], path: str) -> None:
     try:
         build(SearchOptions, options, path)
     except ConfigError as error:  # of options that do not fit each other
-        raise error if path in str(error) else ConfigError(f"{path}: {error}") from error
+        if path in str(error):
+            raise
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def load_config(directory: pathlib.Path) -> ConfigDict:

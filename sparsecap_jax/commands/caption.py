@@ -171,7 +171,7 @@ def caption_photos(
     for fault in faults.values():
         print(f"left out: {fault}", file=sys.stderr)
     if faults:
-        raise DataError(f"{len(faults)} photos are left out, {len(entries)} are captioned")
+        raise DataError(f"left out: {len(faults)}, captioned: {len(entries)} photos")
     return {entry["photo"]: entry["caption"] for entry in entries}
 
 

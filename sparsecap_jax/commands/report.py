@@ -3,7 +3,7 @@
 import pathlib
 from collections.abc import Callable
 
-from sparsecap_jax.errors import CheckpointError, ConfigError, DataError
+from sparsecap_jax.errors import CheckpointError, DataError
 from sparsecap_jax.evaluation.sparsity_report import FOLDER, write_sparsity_report
 from sparsecap_jax.files import read_settings
 from sparsecap_jax.pruning.summary import ALL, PRUNABLE
@@ -38,11 +38,8 @@ def report_run(directory: str | pathlib.Path, report: Callable[[str], None] = pr
     if finished_weights(directory) is None:
         raise CheckpointError(f"{directory}: no finished run: {MODEL} is missing")
     loaded = load_run(directory)
-    weights = {"params": loaded.params, "masks": loaded.masks}
-    try:
-        weights["masks"] = prunable_masks(**weights, pruner=loaded.config.pruner)
-    except ConfigError as error:
-        raise CheckpointError(f"{directory}: {error}") from error
+    masks = prunable_masks(loaded.params, loaded.masks, loaded.config.pruner)
+    weights = {"params": loaded.params, "masks": masks}
     initial = step = None
     if (directory / INITIAL_WEIGHTS).exists():
         initial = load_weights(directory / INITIAL_WEIGHTS, weights["params"])["params"]

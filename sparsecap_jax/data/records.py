@@ -153,9 +153,9 @@ def check_text(text: str, where: str) -> str:
 
 def check_path(path: str, where: str) -> str:
     """Return a picture's path with `/`, which must stay below the folder of pictures."""
-    posix = path.replace("\\", "/")
+    posix = check_text(path, where).replace("\\", "/")
     parts = posix.split("/")
-    too_long = any(len(part.encode("utf-8", "replace")) > _MAX_NAME for part in parts)
+    too_long = any(len(part.encode()) > _MAX_NAME for part in parts)
     if too_long or "\0" in path or ".." in parts or posix[:1] == "/" or ":" in path[:2]:
         raise DataError(f"{where}: expected a path below the image folder, found {path!r:.80}")
     return posix

@@ -98,7 +98,8 @@ def load_df_pickle(path: str | pathlib.Path) -> DocumentFrequency:
     except DataError:
         raise
     except Exception as error:  # whatever foreign bytes provoke
-        raise DataError(f"{path}: not a document-frequency pickle: {error}") from error
+        reason = " ".join(str(error).split())  # names in a pickle may hold line breaks
+        raise DataError(f"{path}: not a document-frequency pickle: {reason}") from error
 
 
 def _convert(content: Any, name: str) -> DocumentFrequency:

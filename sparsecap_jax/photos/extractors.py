@@ -86,8 +86,8 @@ def remake_extractor(noted: Any, path: str | os.PathLike = "extractor.json") -> 
     """
     if not isinstance(noted, Mapping) or not isinstance(noted.get("extractor"), str):
         raise ConfigError(
-            f"{path}: extractor: no name; expected the settings that training on extracted "
-            "features keeps, without which features of photos cannot be made for this run"
+            f"{path}: extractor: no name; the run was not trained on photos, and captions features "
+            "alone (--features=DIR)"
         )
     options = {key: value for key, value in noted.items() if key not in ("extractor", "half")}
     try:

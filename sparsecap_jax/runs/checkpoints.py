@@ -76,7 +76,7 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(
                 self.directory, options=options, item_names=tuple(handlers), item_handlers=handlers
             )
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
             reason = str(error).strip() or repr(error)
             raise CheckpointError(
                 f"{self.directory}/*/_CHECKPOINT_METADATA: one is corrupt: "

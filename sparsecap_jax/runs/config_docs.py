@@ -53,7 +53,8 @@ scores before and after the change are compared as they are.
 
 SIGTERM and SIGINT (Ctrl-C) let the step under way end, save a checkpoint, and end the command with
 one line that names the step. The same command (after `--from_step=N`, without that flag) continues,
-with the same bits as a run that was never stopped. A second signal ends the process at once; as
+with the same bits as a run that was never stopped. Before the first step, nothing is saved, and the
+command starts anew. A second signal ends the process at once; as
 after a kill, the run then continues from its last checkpoint. `caption.py`, `evaluate.py` and
 `prepare_data.py` (`extract`, `convert`) stop before the next image; the same command continues,
 except for photos without `--output`. Other commands stop at once.

@@ -144,7 +144,9 @@ def _check_search(options: Mapping[str, Any], path: str) -> None:
     try:
         build(SearchOptions, options, path)
     except ConfigError as error:  # of options that do not fit each other
-        raise error if path in str(error) else ConfigError(f"{path}: {error}") from error
+        if path in str(error):
+            raise
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def load_config(directory: pathlib.Path) -> ConfigDict:
@@ -179,7 +181,10 @@ def load_variables(
     if step == "best" and (finished := finished_weights(directory)):
         variables = load_weights(finished, expected)
         # Biases that are mostly 0 are stored as sparse leaves too.
-        prunable = _prunable(variables["params"], config.pruner)
+        try:
+            prunable = _prunable(variables["params"], config.pruner)
+        except ConfigError as error:
+            raise CheckpointError(f"{directory / CONFIG}: {error}") from error
         masks = {
             path: leaf for path, leaf in by_path(variables["masks"]).items() if path in prunable
         }

@@ -82,7 +82,7 @@ def change_data(config: ConfigDict, changes: Sequence[str]) -> ConfigDict:
 
     Raises:
         ConfigError: a change names another section, an unknown field or the model's feature size,
-            or a value that does not fit its field.
+            or a value that does not fit its field; the folder `data.dir` does not exist.
     """
     values, config = _by_path(changes), config.copy_and_resolve_references()
     for path in values:
@@ -91,6 +91,8 @@ def change_data(config: ConfigDict, changes: Sequence[str]) -> ConfigDict:
                 f"config.{path}: a trained model keeps it; expected config.data.FIELD=VALUE"
             )
     _update(config, values)
+    if "data.dir" in values and not pathlib.Path(config.data.dir).is_dir():
+        raise ConfigError(f"config.data.dir (--data_dir): no such folder: {config.data.dir}")
     return config
 
 

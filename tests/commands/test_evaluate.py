@@ -232,6 +232,7 @@ def test_a_run_without_its_dataset_is_scored_on_the_one_that_is_named(coco, tmp_
     for change, message in (
         ("model.rnn_size=3", r"config\.model\.rnn_size: a trained model keeps it"),
         ("data.feature_size=3", r"config\.data\.feature_size: a trained model keeps it"),
+        ("data.dir=/nowhere", r"config\.data\.dir \(--data_dir\): no such folder: /nowhere$"),
         ("data.dri=x", r"config\.data\.dri: unknown key; did you mean 'dir'"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -358,3 +359,12 @@ def test_the_command_makes_a_table_of_several_runs(coco, tmp_path):
     done = subprocess.run([*command, "--ensemble"], **call)
     assert done.returncode == 1
     assert done.stderr.startswith("error: --ensemble needs several checkpoints, and a folder")
+
+
+def test_patterns_that_fit_no_weight_name_the_config_of_the_run(tmp_path):
+    run = make_run(tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["pruner"]["exclude"] = ["["]
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"run/config\.json: pruner\.exclude: '\['"):
+        load_run(run)

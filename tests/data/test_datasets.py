@@ -386,3 +386,8 @@ def test_datasets_of_ones_own(tmp_path, monkeypatch):
         dataset = load_dataset(section(tmp_path, name=known))
         assert dataset.store["a"].features.tolist() == [[2.0] * 4] * 2
         assert dataset.splits == load_splits("photos", tmp_path)
+
+
+def test_paths_that_are_no_text_are_refused():
+    with pytest.raises(DataError, match="here: not valid Unicode text"):
+        check_path("\ud800.jpg", "here")

@@ -308,16 +308,16 @@ class Runs:
 
     def _save(self, name):
         with self._lock:
-            whole = sum(self._left(other) <= 0 for other in self.results)
-            runs, share = self.results[name].runs, self.shares[name]
-            self.progress(
-                f"{name}: {runs:,} of {share:,}; {whole} of {len(self.results)} readers done"
-            )
             if self._state:
                 self._saved["readers"][name] = dataclasses.asdict(self.results[name])
                 partial = self._state.with_name(self._state.name + ".partial")
                 partial.write_text(json.dumps(self._saved))
                 partial.replace(self._state)
+            whole = sum(self._left(other) <= 0 for other in self.results)
+            runs, share = self.results[name].runs, self.shares[name]
+            self.progress(
+                f"{name}: {runs:,} of {share:,}; {whole} of {len(self.results)} readers done"
+            )
 
 
 def _cpu(process):

@@ -173,3 +173,10 @@ def test_words_may_be_bytes(tmp_path):
     found = load_df_pickle(path)
     assert found.document_count(("café",)) == 2
     assert found.document_count(("café", "a")) == 1
+
+
+def test_names_with_line_breaks_stay_in_one_line(tmp_path):
+    (tmp_path / "words.p").write_bytes(b"\x80\x04\x8c\x0c\ncollections\x8c\x0bdefaultdict\x93.")
+    message = r"words\.p: not a document-frequency pickle: .*asks for the global ' collections\.de"
+    with pytest.raises(DataError, match=message):
+        load_df_pickle(tmp_path / "words.p")

@@ -103,7 +103,7 @@ def test_bad_photos_are_left_out_and_named(run, photos, tmp_path, capsys):
     bad = ["http://x.org/1.jpg?a", tmp_path / "bad.jpg", tmp_path / "*.gif"]
     places = [bad[0], photos[0], *bad[1:], photos[1]]
     lines, formats = [], "JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF"
-    with pytest.raises(DataError, match=r"^3 photos are left out, 2 are captioned$"):
+    with pytest.raises(DataError, match=r"^left out: 3, captioned: 2 photos$"):
         caption_photos(run, places, tmp_path / "c.json", batch_size=1, report=lines.append)
     found = dict(zip(photos, Captioner.load(run).caption_photos(photos[:2]), strict=False))
     good = {str(path): caption.text for path, caption in found.items()}

@@ -169,7 +169,7 @@ class TfdsStore(IndexedStore):
         with data_error(f"{where}: cannot be read", *faults):
             example = self._opened(name, self._source)[number]
             stored_id, features, fc = (example[k] for k in ("image_id", "features", "fc"))
-        if stored_id != str(image_id).encode():
+        if stored_id != str(image_id).encode("utf-8", "surrogatepass"):
             raise DataError(f"{where}: is image {stored_id!r}, expected {image_id!r}")
         boxes = example.get("boxes") if self.need_boxes else None
         if self.need_boxes and boxes is None:

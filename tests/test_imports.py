@@ -14,9 +14,11 @@ PACKAGE = REPO / "sparsecap_jax"
 ROWS = (
     ("version", "errors", "stopping"),
     ("types", "settings", "files", "text"),
-    ("arrays",),
+    ("arrays", "array_modules", "model_fields", "trees"),
+    ("formulas",),
     ("pruning", "torch_files", "tokenizers", "models", "data"),
     ("decoding", "photos", "scst"),
+    ("sparse",),
     ("captioning", "evaluation", "training", "interop"),
     ("runs",),
     ("captioner",),

@@ -23,18 +23,18 @@ from sparsecap_jax.pruning.paths import by_path, nest, select
 from sparsecap_jax.pruning.summary import by_module, summarize
 from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.config import from_dict, model_config, to_json
+from sparsecap_jax.runs.finished import (
+    CONFIG,
+    EXTRACTOR,
+    PARAMS,
+    SEARCH,
+    TOKENIZER,
+    WEIGHTS,
+    read_notes,
+)
 from sparsecap_jax.runs.weights import check_fit, load_weights, save_weights
 from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer
 from sparsecap_jax.types import PyTree
-
-CONFIG = "config.json"
-TOKENIZER = "tokenizer"
-WEIGHTS = "weights.npz"
-INITIAL_WEIGHTS = "initial_weights.npz"
-EXTRACTOR = "extractor.json"
-SEARCH = "search.json"
-PARAMS = "params.json"
-IMPORTED = "imported.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +78,7 @@ def load_run(directory: str | pathlib.Path, step: int | str = "best") -> LoadedR
     tokenizer = make_tokenizer(config.tokenizer, directory / TOKENIZER)
     model = make_model(model_config(config, tokenizer.vocab_size))
     variables = load_variables(directory, config, abstract_params(model), step)
-    files = [directory / name for name in (EXTRACTOR, SEARCH)]
-    notes = [read_settings(file) if file.exists() else {} for file in files]
+    notes = read_notes(directory)
     return LoadedRun(config, tokenizer, model, variables["params"], variables["masks"], *notes)
 
 

@@ -12,11 +12,11 @@ import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sparsecap_jax.arrays import ArrayFile
 from sparsecap_jax.errors import CheckpointError
 from sparsecap_jax.files import write_atomically
+from sparsecap_jax.trees import flatten, unflatten
 from sparsecap_jax.types import PyTree
 
 FORMAT_VERSION = 1
@@ -35,9 +35,9 @@ def save_weights(
     Leaves without a mask are stored sparse where at least half of them is 0. A `compact` file is
     compressed, its values rounded to float16. The file appears whole or not at all.
     """
-    flat_masks = flatten_dict(masks or {}, sep="/")
+    flat_masks = flatten(masks or {})
     entries: dict[str, np.ndarray] = {"format_version": np.int32(FORMAT_VERSION)}
-    for name, value in flatten_dict(params, sep="/").items():
+    for name, value in flatten(params).items():
         value = np.asarray(value, np.float32)
         kept = np.asarray(flat_masks[name]) != 0 if name in flat_masks else value != 0
         if name in flat_masks or np.mean(kept) <= 0.5:
@@ -86,7 +86,7 @@ def load_weights(path: str | pathlib.Path, expected: PyTree | None = None) -> di
                 params[name], masks[name] = _unpack(path, name, shape, file)
             else:
                 params[name] = file.read(f"dense:{name}").astype(np.float32)
-    return {"params": unflatten_dict(params, sep="/"), "masks": unflatten_dict(masks, sep="/")}
+    return {"params": unflatten(params), "masks": unflatten(masks)}
 
 
 class Leaf(NamedTuple):
@@ -104,7 +104,7 @@ def check_fit(where: Any, tree: PyTree, expected: PyTree) -> None:
 def misfits(tree: PyTree, expected: PyTree) -> dict[str, str]:
     """Describe the leaves that are missing, extra, or of another shape than expected, by path."""
     shapes, expected = (
-        {path: tuple(leaf.shape) for path, leaf in flatten_dict(leaves, sep="/").items()}
+        {path: tuple(leaf.shape) for path, leaf in flatten(leaves).items()}
         for leaves in (tree, expected)
     )
     faults = {}

@@ -39,7 +39,7 @@ def network_seconds(size, grouped):
     import flax.linen as nn
     import jax
 
-    from sparsecap_jax.photos import lite0
+    from sparsecap_jax.photos import efficientnet_lite as networks
 
     class Grouped(nn.Module):
         """XLA's own depthwise convolution, with the same parameters."""
@@ -54,23 +54,25 @@ def network_seconds(size, grouped):
             nn.share_scope(self, convolution)
             return convolution(inputs)
 
-    ours = lite0.Depthwise
-    lite0.Depthwise = Grouped if grouped else ours
+    ours = networks.Depthwise
+    networks.Depthwise = Grouped if grouped else ours
     try:
-        apply = jax.jit(lambda params, x: lite0.EfficientNetLite0().apply({"params": params}, x))
-        params = jax.device_put(lite0.load_params())
+        apply = jax.jit(
+            lambda params, x: networks.EfficientNetLite("lite0").apply({"params": params}, x)
+        )
+        params = jax.device_put(networks.load_params("lite0"))
         pixels = np.random.default_rng(0).random((BATCH.value, size, size, 3), np.float32)
         return fastest(lambda: jax.block_until_ready(apply(params, pixels)))
     finally:
-        lite0.Depthwise = ours
+        networks.Depthwise = ours
 
 
 def folder_seconds(size, folder):
     """Seconds from a batch of JPEG files to their regions."""
-    from sparsecap_jax.photos.extractors import Lite0
+    from sparsecap_jax.photos.extractors import make_extractor
     from sparsecap_jax.photos.images import open_photo
 
-    extractor = Lite0(size=size, batch_size=BATCH.value)
+    extractor = make_extractor("lite0", size=size, batch_size=BATCH.value)
     paths = sorted(folder.glob("*.jpg"))
     return fastest(lambda: extractor([open_photo(path) for path in paths]))
 

@@ -1,4 +1,4 @@
-"""Extractors turn photos into regions: EfficientNet-Lite0 over windows, torchvision's detector.
+"""Extractors turn photos into regions: EfficientNet-Lite over windows, torchvision's detector.
 
 To add one, write a function from keyword options to an `Extractor` and `EXTRACTORS.register` it, or
 name it as `MODULE:FUNCTION` after `settings.use_plugin(MODULE)`. Files of settings never import
@@ -6,6 +6,7 @@ anything.
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Protocol, runtime_checkable
@@ -19,8 +20,14 @@ from PIL import Image
 from sparsecap_jax import settings
 from sparsecap_jax.data.features import RegionFeatures
 from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.photos.efficientnet_lite import (
+    FEATURES,
+    NETWORKS,
+    STRIDE,
+    EfficientNetLite,
+    load_params,
+)
 from sparsecap_jax.photos.images import squeeze
-from sparsecap_jax.photos.lite0 import FEATURES, STRIDE, EfficientNetLite0, load_params
 
 
 @runtime_checkable
@@ -76,7 +83,7 @@ def remake_extractor(noted: Any, path: str | os.PathLike = "extractor.json") -> 
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """Options of `Lite0`: the windows that it averages its map over, and the size of a batch.
+    """Options of `Lite`: the windows that it averages its map over, and the size of a batch.
 
     Attributes:
         size: photos are squeezed to `size x size`; the map has one cell for 32 x 32 pixels.
@@ -102,10 +109,11 @@ class Windows:
             )
 
 
-class Lite0:
-    """Features of EfficientNet-Lite0's last map, averaged over windows; fc is the map's mean.
+class Lite:
+    """Features of EfficientNet-Lite's last map, averaged over windows; fc is the map's mean.
 
     Args:
+        network: a key of `NETWORKS`.
         **options: fields of `Windows`.
 
     Raises:
@@ -114,13 +122,14 @@ class Lite0:
 
     feature_size = FEATURES
 
-    def __init__(self, **options: Any):
+    def __init__(self, network: str, /, **options: Any):
         self.windows = windows = settings.build(Windows, options, "extractor")
         values = {"size": windows.size, "grid": windows.grid, "pyramid": list(windows.pyramid)}
-        self.settings = {"extractor": "lite0", **values}
+        self.settings = {"extractor": network, **values}
         self.boxes = window_boxes(windows.grid, windows.pyramid)
         self._pooling = pooling_weights(self.boxes, *2 * [windows.size // STRIDE])
-        self._params = jax.device_put(load_params())
+        self._network = EfficientNetLite(network)
+        self._params = jax.device_put(load_params(network))
 
     def __call__(self, photos: Sequence[Image.Image]) -> list[RegionFeatures]:
         """Return the windows' features `[R, 1280]`, boxes `[R, 4]` and fc `[1280]` of photos."""
@@ -130,16 +139,17 @@ class Lite0:
             pixels = np.zeros((count, side, side, 3), np.uint8)
             for row, photo in enumerate(part):
                 pixels[row] = squeeze(photo, side)
-            features, fc = jax.device_get(_windows(self._params, pixels, self._pooling))
+            pooled = _windows(self._network, self._params, pixels, self._pooling)
+            features, fc = jax.device_get(pooled)
             regions += [RegionFeatures(features[i], self.boxes, fc[i]) for i in range(len(part))]
         return regions
 
 
-@jax.jit
-def _windows(params, pixels, pooling):
+@functools.partial(jax.jit, static_argnums=0)
+def _windows(network, params, pixels, pooling):
     """Pooled features `[B, R, D]` and means `[B, D]` of uint8 pixels `[B, S, S, 3]`."""
     scaled = (pixels.astype(jnp.float32) - 127.0) / 128.0
-    maps = EfficientNetLite0().apply({"params": params}, scaled)
+    maps = network.apply({"params": params}, scaled)
     cells = maps.reshape(len(maps), -1, FEATURES)
     return jnp.einsum("rn,bnd->brd", pooling, cells), cells.mean(axis=1)
 
@@ -237,5 +247,6 @@ def _shares(low: np.ndarray, high: np.ndarray, cells: int) -> np.ndarray:
 
 
 EXTRACTORS: settings.Registry[Callable[..., Extractor]] = settings.Registry(
-    "extractor", {"lite0": Lite0, "torchvision": FasterRCNN}
+    "extractor",
+    {**{n: functools.partial(Lite, n) for n in NETWORKS}, "torchvision": FasterRCNN},
 )

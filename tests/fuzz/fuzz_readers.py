@@ -39,7 +39,8 @@ from sparsecap_jax.evaluation import caption_files, plots, ptb_java
 from sparsecap_jax.experiments import sweeps
 from sparsecap_jax.files import read_json, write_json
 from sparsecap_jax.interop.df_pickle import load_df_pickle
-from sparsecap_jax.photos import extract, lite0
+from sparsecap_jax.photos import extract
+from sparsecap_jax.photos.efficientnet_lite import load_params, published_weights
 from sparsecap_jax.photos.extractors import EXTRACTORS, remake_extractor
 from sparsecap_jax.photos.images import open_photo
 from sparsecap_jax.pruning.step import PruneState, TrainState
@@ -591,7 +592,7 @@ for name in EXTRACTORS:
     "lite0_weights",
     errors=(CheckpointError,),
     slower=200,
-    make=lambda folder: shutil.copy(lite0.published_weights(), folder / "lite0.pth"),
+    make=lambda folder: shutil.copy(published_weights("lite0"), folder / "lite0.pth"),
 )
 def _read_lite0(folder):
-    return lite0.load_params(folder / "lite0.pth")
+    return load_params("lite0", folder / "lite0.pth")

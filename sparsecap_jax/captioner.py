@@ -25,9 +25,8 @@ from sparsecap_jax.data.batches import make_eval_batches
 from sparsecap_jax.data.features import FeatureStore, RegionFeatures, validated
 from sparsecap_jax.data.karpathy import ImageId, Record
 from sparsecap_jax.data.stores import open_store
-from sparsecap_jax.errors import ConfigError, DataError
-
-# from sparsecap_jax.photos.extractors import Extractor, remake_extractor
+from sparsecap_jax.errors import CheckpointError, ConfigError, DataError
+from sparsecap_jax.photos.extractors import Extractor, remake_extractor
 from sparsecap_jax.photos.images import Photo, open_photo
 from sparsecap_jax.runs.finished import (
     FinishedRun,
@@ -98,7 +97,11 @@ class Captioner:
         if backend == "auto" and has_accelerator():
             backend = "xla"
         if backend != "xla" and all(map(has_sparse_runtime, folders)):
-            return cls(*map(load_finished, folders), backend=backend)
+            try:
+                return cls(*map(load_finished, folders), backend=backend)
+            except CheckpointError:
+                if backend == "sparse":
+                    raise  # else let `load_run` find and name the fault
         from sparsecap_jax.runs.directory import load_run
 
         return cls(*map(load_run, folders), backend="sparse" if backend == "sparse" else "xla")

@@ -13,6 +13,7 @@ from typing import Any
 from sparsecap_jax import stopping
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.captioning.batches import Caption, best_caption, to_coco
+from sparsecap_jax.captioning.engines import Backend
 from sparsecap_jax.captioning.search import SearchOptions
 from sparsecap_jax.captioning.stream import CaptionStream
 from sparsecap_jax.data.records import ImageId, image_id_from_filename
@@ -31,6 +32,7 @@ def caption_folder(
     batch_size: int = 50,
     candidates: bool = False,
     attention: bool = False,
+    backend: Backend = "auto",
     report: Callable[[str], None] = print,
     **search: Any,
 ) -> list[dict]:
@@ -51,6 +53,7 @@ def caption_folder(
         candidates: whether entries also have all captions of the search, `"candidates":
             [{"caption", "log_prob", "score"}]`.
         attention: whether entries have the weights of the regions for each word, `"attention"`.
+        backend: see `Captioner.load`.
         report: takes one line of progress at a time.
         **search: see `SearchOptions`.
 
@@ -64,7 +67,7 @@ def caption_folder(
             other options.
     """
     options = SearchOptions(**search)
-    captioner = Captioner.load(checkpoint)
+    captioner = Captioner.load(checkpoint, backend=backend)
     store = open_store(features, captioner.feature_size, captioner.needs_boxes, sizes=image_sizes)
     image_ids = store.image_ids()
     if not image_ids:
@@ -100,6 +103,7 @@ def caption_photos(
     strict: bool = False,
     candidates: bool = False,
     attention: bool = False,
+    backend: Backend = "auto",
     report: Callable[[str], None] = print,
     **search: Any,
 ) -> dict[str, str]:
@@ -118,6 +122,7 @@ def caption_photos(
         strict: whether to stop at the first photo that cannot be read.
         candidates: as in `caption_folder`.
         attention: as in `caption_folder`.
+        backend: as in `caption_folder`.
         report: takes one line at a time.
         **search: see `Captioner.caption_photos`.
 
@@ -127,7 +132,7 @@ def caption_photos(
     Raises:
         SparsecapError: the checkpoint, the extractor, a photo or an option is at fault.
     """
-    captioner = Captioner.load(checkpoint)
+    captioner = Captioner.load(checkpoint, backend=backend)
     paths: dict[str, str | os.PathLike] = {}
     faults: dict[str, str] = {}
     for place in [photos] if isinstance(photos, str | os.PathLike) else photos:

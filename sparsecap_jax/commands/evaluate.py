@@ -12,6 +12,7 @@ import jax
 from sparsecap_jax import stopping
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.captioning.batches import Caption, best_caption, to_coco
+from sparsecap_jax.captioning.engines import Backend
 from sparsecap_jax.data.datasets import Dataset, load_dataset
 from sparsecap_jax.data.karpathy import ImageId
 from sparsecap_jax.errors import ConfigError, DataError
@@ -38,6 +39,7 @@ def evaluate_run(
     dataset: Dataset | None = None,
     changes: Sequence[str] = (),
     attention: bool = False,
+    backend: Backend = "xla",
     metrics: Sequence[str] = METRICS,
     tokenizer: str = "",
     report: Callable[[str], None] = print,
@@ -59,6 +61,7 @@ def evaluate_run(
         changes: `data.FIELD=VALUE`, where the dataset is another than the config says.
         attention: whether entries of `captions.json` have the weights of the regions for each
             word.
+        backend: runtime of the model, see `Captioner`.
         metrics: see `score_captions`.
         tokenizer: see `score_captions`; "" for "unicode" where the config says so, else "auto".
         report: takes one line of progress at a time.
@@ -82,7 +85,7 @@ def evaluate_run(
     directories = [resolve_run(member) for member in members]
     runs = [load_run(directory, step) for directory in directories]
     config = change_data(runs[0].config, changes)
-    captioner = Captioner(dataclasses.replace(runs[0], config=config), *runs[1:])
+    captioner = Captioner(dataclasses.replace(runs[0], config=config), *runs[1:], backend=backend)
     search = {"search": "beam", **search}
     if search["search"] == "beam":
         size, penalty = config.eval[f"beam_size_{split}"], config.eval.length_penalty

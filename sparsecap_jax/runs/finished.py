@@ -1,5 +1,6 @@
 """A finished run, read without JAX: names of the files of a run directory, and their content."""
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Mapping
@@ -8,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sparsecap_jax.data.config import DataConfig
-from sparsecap_jax.errors import CheckpointError, ConfigError
+from sparsecap_jax.errors import CheckpointError, ConfigError, SparsecapError
 from sparsecap_jax.files import read_settings
 from sparsecap_jax.runs.weights import load_weights
 from sparsecap_jax.settings import build, coerce, fields_of
@@ -50,8 +51,10 @@ def has_sparse_runtime(directory: pathlib.Path) -> bool:
     """Return whether `load_finished` can read a run: its weights are final, its model is known."""
     if not ((directory / WEIGHTS).exists() and (directory / CONFIG).exists()):
         return False
-    model = read_settings(directory / CONFIG).get("model")
-    return isinstance(model, Mapping) and model.get("name") in SPARSE_MODELS
+    with contextlib.suppress(SparsecapError):
+        model = read_settings(directory / CONFIG).get("model")
+        return isinstance(model, Mapping) and model.get("name") in SPARSE_MODELS
+    return False
 
 
 def load_finished(directory: pathlib.Path) -> FinishedRun:
@@ -76,7 +79,7 @@ def load_finished(directory: pathlib.Path) -> FinishedRun:
         fields = sparse_fields(config, tokenizer.vocab_size)
         params = load_weights(directory / WEIGHTS)["params"]
         model = make_sparse_model(fields, params)
-    except (ConfigError, CheckpointError) as error:
+    except SparsecapError as error:
         raise CheckpointError(f"{path}: {error}") from error
     return FinishedRun(directory, ConfigDict(config), tokenizer, model, *read_notes(directory))
 

@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.util
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from sparsecap_jax.types import PyTree, Regions
 Backend = Literal["auto", "sparse", "xla"]
 
 
+@runtime_checkable
 class Engine(Protocol):
     """A captioner's model and weights, ready to run; results are arrays of NumPy."""
 

@@ -84,6 +84,11 @@ class Product:
         result = results[0] if len(results) == 1 else np.concatenate(results, axis=-1)
         return result.reshape(*inputs.shape[:-1], -1)
 
+    def kernel(self) -> Float[np.ndarray, "I O"]:
+        """Return the dense weights."""
+        parts = [part if self.form == "dense" else part.toarray() for part in self._parts]
+        return np.concatenate(parts).T
+
     def cost(self, rows: int) -> float:
         """Return the nanoseconds of one core, see `cost`."""
         return cost(self.form, self.stored, rows)

@@ -31,14 +31,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def cost(form: str, weights: float, rows: int) -> float:
+def cost(form: str, weights: int | float, rows: int) -> float:
     """Return the nanoseconds of a product of one core with `rows` rows.
 
     `weights` are those that the form stores: all of them, the kept ones, or those of kept blocks.
     """
     constant, slope = MANY_ROWS_NS[form]
     together = max(constant, slope * rows)
-    return weights * (together if form == "dense" else min(rows * ONE_ROW_NS[form], together))
+    each = together if form == "dense" else min(rows * ONE_ROW_NS[form], together)
+    return float(weights * each)
 
 
 class Product:
@@ -57,7 +58,7 @@ class Product:
     """
 
     def __init__(self, kernel: Float[np.ndarray, "I O"], form: str = "", threads: int = 0):
-        kept = np.count_nonzero(kernel)
+        kept = int(np.count_nonzero(kernel))
         stored = {"dense": kernel.size, "csr": kept, "blocks": BLOCK**2 * _count_blocks(kernel)}
         self.form = form or min(stored, key=lambda form: cost(form, stored[form], 1))
         if self.form == "blocks" and stored["blocks"] == np.inf:
@@ -111,7 +112,7 @@ def _count_blocks(kernel: np.ndarray) -> float:
     if rows % BLOCK or columns % BLOCK:
         return np.inf
     blocks = (kernel != 0).reshape(rows // BLOCK, BLOCK, columns // BLOCK, BLOCK)
-    return np.count_nonzero(blocks.any(axis=(1, 3)))
+    return float(np.count_nonzero(blocks.any(axis=(1, 3))))
 
 
 def _split(matrix: sparse.csr_array, count: int, multiple: int) -> list[sparse.csr_array]:

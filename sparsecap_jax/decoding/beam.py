@@ -114,7 +114,8 @@ def diverse_beam_search(search: Search) -> Decoded:
         """Let every group that runs at `time` choose its next token."""
         groups = list(groups)
         for g, beams in enumerate(groups):
-            position = time - g
+            running = (time >= g) & (time < g + length)
+            position = xp.clip(time - g, 0, length - 1)
             rows = log_probs[:, g * size : (g + 1) * size]
             constrained = search.constrain(rows, Prefix(beams.tokens, position))
             choices = xp.zeros((batch, vocab), np.float32)
@@ -124,13 +125,13 @@ def diverse_beam_search(search: Search) -> Decoded:
                 )
             ranked = constrained - choices[:, None] * np.float32(options.diversity)
             new = _collect(_extend(beams, constrained, ranked, position), position, search)
-            running = (position >= 0) & (position < length)
             groups[g] = xp.tree_map(lambda a, b, on=running: xp.where(on, a, b), new, beams)
         return tuple(groups)
 
     def going(state):
         time, _, groups = state
-        settled = [_settled(beams, time - g, later) for g, beams in enumerate(groups)]
+        lengths = xp.clip(time - np.arange(count, dtype=np.int32), 0, length)
+        settled = [_settled(*one, later) for one in zip(groups, lengths, strict=True)]
         return (time < length + count - 1) & ~xp.all(xp.stack(settled))
 
     def body(state):

@@ -127,8 +127,11 @@ class Transformer(TransformerFields):
         context: PyTree,
         attention: list[np.ndarray] | None = None,
     ) -> tuple[PyTree, Float[np.ndarray, "B K V"]]:
-        """Advance by one token; the weights of the regions are appended to `attention`."""
-        position = carry["position"]
+        """Advance by one token; the weights of the regions are appended to `attention`.
+
+        Beyond `max_seq_length` tokens log-probs are NaN, so that an overrun cannot go unnoticed.
+        """
+        position = np.minimum(carry["position"], self.max_seq_length - 1)
         x = self._tgt_embed[tokens] * np.float32(math.sqrt(self.d_model))
         x += self._positions[position]
         mask = None if context["mask"].all() else context["mask"][:, None, None]
@@ -140,7 +143,8 @@ class Transformer(TransformerFields):
         if attention is not None:
             attention.append(sum(seen) / np.float32(len(seen)))
         log_probs = log_softmax(self._logits(self._decoder_norm(x)))
-        return {"position": position + np.int32(1), "cache": caches}, log_probs
+        log_probs[carry["position"] >= self.max_seq_length] = np.nan
+        return {"position": carry["position"] + np.int32(1), "cache": caches}, log_probs
 
     def _relate(self, x: np.ndarray, regions: Regions) -> tuple[np.ndarray, np.ndarray | None]:
         return x, None

@@ -12,7 +12,7 @@ from sparsecap_jax.data.config import DataConfig
 from sparsecap_jax.errors import CheckpointError, ConfigError, SparsecapError
 from sparsecap_jax.files import read_settings
 from sparsecap_jax.runs.weights import load_weights
-from sparsecap_jax.settings import build, coerce, fields_of
+from sparsecap_jax.settings import Range, build, check_range, coerce, fields_of
 from sparsecap_jax.sparse.models import SPARSE_MODELS, make_sparse_model
 from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer
 
@@ -32,7 +32,8 @@ class FinishedRun:
 
     Attributes:
         directory: the run directory.
-        config: its config, of which the parts that captioning needs have been checked.
+        config: the parts of its config that captioning needs: `model`, `tokenizer`, `data` and
+            `max_seq_length`.
         tokenizer: its tokenizer.
         model: its model, see `sparsecap_jax.sparse`.
         extractor: see `LoadedRun`.
@@ -53,7 +54,7 @@ def has_sparse_runtime(directory: pathlib.Path) -> bool:
         return False
     with contextlib.suppress(SparsecapError):
         model = read_settings(directory / CONFIG).get("model")
-        return isinstance(model, Mapping) and model.get("name") in SPARSE_MODELS
+        return isinstance(model, Mapping) and model.get("name") in list(SPARSE_MODELS)
     return False
 
 
@@ -61,27 +62,30 @@ def load_finished(directory: pathlib.Path) -> FinishedRun:
     """Load a run directory with final weights for the sparse runtime.
 
     Raises:
-        CheckpointError: its config is faulty, or its weights are corrupt or do not fit the config.
-        ConfigError, DataError: its tokenizer is broken.
+        CheckpointError: its config, its tokenizer or its notes are faulty, or its weights are
+            corrupt or do not fit the config.
     """
     path = directory / CONFIG
-    config = read_settings(path)
     try:
+        config = read_settings(path)
         if config.get("format_version") != 1:
             raise ConfigError(f"format_version is {config.get('format_version')!r}; expected 1")
         for section in ("model", "data", "tokenizer"):
             if not isinstance(config.get(section), Mapping):
                 raise ConfigError(f"config.{section}: missing; expected a section")
-        data = build(DataConfig, config["data"], "config.data")
-        config["data"] = dataclasses.asdict(data)
-        coerce(config.get("max_seq_length"), int, "config.max_seq_length")
+            coerce(config[section].get("name"), str, f"config.{section}.name")
+        longest = coerce(config.get("max_seq_length"), int, "config.max_seq_length")
+        check_range("config.max_seq_length", longest, Range(3, 1000))
+        config = {key: config[key] for key in ("model", "tokenizer", "max_seq_length")} | {
+            "data": dataclasses.asdict(build(DataConfig, config["data"], "config.data"))
+        }
         tokenizer = make_tokenizer(config["tokenizer"], directory / TOKENIZER)
         fields = sparse_fields(config, tokenizer.vocab_size)
         params = load_weights(directory / WEIGHTS)["params"]
         model = make_sparse_model(fields, params)
+        return FinishedRun(directory, ConfigDict(config), tokenizer, model, *read_notes(directory))
     except SparsecapError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    return FinishedRun(directory, ConfigDict(config), tokenizer, model, *read_notes(directory))
 
 
 def sparse_fields(config: Any, vocab_size: int) -> dict[str, Any]:

@@ -86,9 +86,7 @@ def test_faults_are_named():
         sparse.make_sparse_model({"name": "lstm"}, params)
     with pytest.raises(ConfigError, match=r"model.rnn_siz: unknown key; did you mean 'rnn_size'"):
         sparse.make_sparse_model({"name": "up_down", "vocab_size": 3, "rnn_siz": 4}, params)
-    with pytest.raises(
-        CheckpointError, match=r"kernel has shape \(12, 16\), .*\(13, 16\)"
-    ):
+    with pytest.raises(CheckpointError, match=r"kernel has shape \(12, 16\), .*\(13, 16\)"):
         sparse.make_sparse_model({**UP_DOWN, "feature_size": 13}, params)
     with pytest.raises(CheckpointError, match="weight extra is extra"):
         sparse_of(module, {**params, "extra": np.zeros(2, np.float32)})
@@ -96,3 +94,14 @@ def test_faults_are_named():
         sparse_of(module, {key: value for key, value in params.items() if key != "ctx2att"})
     with pytest.raises(ConfigError, match=r"rng: found shape None, expected"):
         sparse.decode(sparse_of(module, params), images(), DecodeOptions(method="sample"))
+
+
+def test_steps_beyond_the_cache_are_not_a_number():
+    fields = {"name": "transformer", "d_model": 8, "ff_size": 8, "num_layers": 1, "num_heads": 2}
+    _, _, model = pair({**FIELDS, **fields, "max_seq_length": 3})
+    context, found = model.encode(images()), []
+    carry = model.init_carry(context, 1)
+    for _ in range(4):
+        carry, log_probs = model.step(carry, np.full((2, 1), 5), context)
+        found.append(np.isnan(log_probs).all())
+    assert found == [False, False, False, True]

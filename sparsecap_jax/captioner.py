@@ -5,15 +5,15 @@ import itertools
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from sparsecap_jax.captioning.batches import Caption, best_caption, caption_batches
 from sparsecap_jax.captioning.engines import (
+    BACKENDS,
     Automatic,
-    Backend,
     Compiled,
     Engine,
     Sparse,
@@ -35,6 +35,7 @@ from sparsecap_jax.runs.finished import (
     sparse_fields,
 )
 from sparsecap_jax.runs.published import resolve_run
+from sparsecap_jax.settings import nearest
 from sparsecap_jax.sparse.models import SparseEnsemble, make_sparse_model
 
 Arrays = np.ndarray | Sequence[np.ndarray]
@@ -60,7 +61,7 @@ class Captioner:
         ConfigError: models that differ in their tokens or features cannot be joined.
     """
 
-    def __init__(self, *runs: Any, backend: Backend = "xla"):
+    def __init__(self, *runs: Any, backend: str = "xla"):
         self._runs, first = runs, runs[0]
         for number, run in enumerate(runs[1:], 1):
             if not first.tokenizer.same_ids(run.tokenizer):
@@ -72,8 +73,8 @@ class Captioner:
                 )
         self._max_length = min(run.config.max_seq_length for run in runs)
         self.needs_boxes = any(getattr(run.model, "needs_boxes", False) for run in runs)
-        if backend not in get_args(Backend):
-            raise ConfigError(f"backend is {backend!r}; expected one of {get_args(Backend)}")
+        if backend not in BACKENDS:
+            raise ConfigError(f"backend is {backend!r}; {nearest(backend, BACKENDS)}")
         self._engine = self._make_engine(backend)
 
     @classmethod
@@ -81,7 +82,7 @@ class Captioner:
         cls,
         directory: str | pathlib.Path | Sequence[str | pathlib.Path],
         *,
-        backend: Backend = "auto",
+        backend: str = "auto",
     ) -> "Captioner":
         """Load the best weights of a run directory, or of several as an ensemble.
 
@@ -121,7 +122,7 @@ class Captioner:
 
         return [load_run(r.directory) if isinstance(r, FinishedRun) else r for r in self._runs]
 
-    def _make_engine(self, backend: Backend) -> Engine:
+    def _make_engine(self, backend: str) -> Engine:
         if backend == "xla":
             return self._compile()
         models = [

@@ -260,7 +260,7 @@ def test_auto_takes_the_sparse_runtime_where_it_pays(runs):
 
 
 def test_faulty_backends_and_weights_are_named(runs, tmp_path):
-    with pytest.raises(ConfigError, match="backend is 'spars'; expected one of"):
+    with pytest.raises(ConfigError, match="backend is 'spars'; did you mean 'sparse'"):
         Captioner.load(runs[0], backend="spars")
     broken = tmp_path / "broken"
     shutil.copytree(runs[0], broken)

@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.util
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from sparsecap_jax.sparse import matrices
 from sparsecap_jax.sparse.entries import attention_weights, decode
 from sparsecap_jax.types import PyTree, Regions
 
-Backend = Literal["auto", "sparse", "xla"]
+BACKENDS = "auto", "sparse", "xla"
 
 
 @runtime_checkable

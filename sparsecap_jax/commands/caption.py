@@ -13,7 +13,6 @@ from typing import Any
 from sparsecap_jax import stopping
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.captioning.batches import Caption, best_caption, to_coco
-from sparsecap_jax.captioning.engines import Backend
 from sparsecap_jax.captioning.search import SearchOptions
 from sparsecap_jax.captioning.stream import CaptionStream
 from sparsecap_jax.data.records import ImageId, image_id_from_filename
@@ -32,7 +31,7 @@ def caption_folder(
     batch_size: int = 50,
     candidates: bool = False,
     attention: bool = False,
-    backend: Backend = "auto",
+    backend: str = "auto",
     report: Callable[[str], None] = print,
     **search: Any,
 ) -> list[dict]:
@@ -103,7 +102,7 @@ def caption_photos(
     strict: bool = False,
     candidates: bool = False,
     attention: bool = False,
-    backend: Backend = "auto",
+    backend: str = "auto",
     report: Callable[[str], None] = print,
     **search: Any,
 ) -> dict[str, str]:

@@ -12,7 +12,6 @@ import jax
 from sparsecap_jax import stopping
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.captioning.batches import Caption, best_caption, to_coco
-from sparsecap_jax.captioning.engines import Backend
 from sparsecap_jax.data.datasets import Dataset, load_dataset
 from sparsecap_jax.data.karpathy import ImageId
 from sparsecap_jax.errors import ConfigError, DataError
@@ -39,7 +38,7 @@ def evaluate_run(
     dataset: Dataset | None = None,
     changes: Sequence[str] = (),
     attention: bool = False,
-    backend: Backend = "xla",
+    backend: str = "xla",
     metrics: Sequence[str] = METRICS,
     tokenizer: str = "",
     report: Callable[[str], None] = print,

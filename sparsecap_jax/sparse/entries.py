@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt32
 
 from sparsecap_jax.array_modules.numpy_arrays import fold_in
 from sparsecap_jax.decoding.lexical import Automaton
@@ -18,7 +18,7 @@ def decode(
     model: Any,
     regions: Regions,
     options: DecodeOptions,
-    rng: Int[np.ndarray, "*B 2"] | None = None,
+    rng: UInt32[np.ndarray, "*B 2"] | None = None,
     *,
     prefix: Int[np.ndarray, "B P"] | None = None,
     required: Automaton | None = None,

@@ -105,7 +105,7 @@ class Captioner:
                     raise  # else let `load_run` find and name the fault
         from sparsecap_jax.runs.directory import load_run
 
-        return cls(*map(load_run, folders), backend="sparse" if backend == "sparse" else "xla")
+        return cls(*map(load_run, folders), backend="xla" if backend == "auto" else backend)
 
     @functools.cached_property
     def run(self) -> Any:

@@ -18,7 +18,6 @@ from sparsecap_jax.pruning.masks import finalize
 from sparsecap_jax.pruning.paths import select
 from sparsecap_jax.runs import config as sections
 from sparsecap_jax.runs.directory import (
-    IMPORTED,
     LoadedRun,
     load_raw_variables,
     load_run,
@@ -26,6 +25,7 @@ from sparsecap_jax.runs.directory import (
     save_run,
     weight_counts,
 )
+from sparsecap_jax.runs.finished import IMPORTED
 from sparsecap_jax.torch_files import SparseTensor
 
 # Suffixes that the reference gives to weights files.

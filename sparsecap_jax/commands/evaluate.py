@@ -17,7 +17,8 @@ from sparsecap_jax.data.karpathy import ImageId
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.evaluation.metrics import METRICS, bootstrap_interval, score_captions
 from sparsecap_jax.files import write_json, write_table
-from sparsecap_jax.runs.directory import WEIGHTS, load_run, weight_counts
+from sparsecap_jax.runs.directory import load_run, weight_counts
+from sparsecap_jax.runs.finished import WEIGHTS
 from sparsecap_jax.runs.overrides import change_data
 from sparsecap_jax.runs.published import resolve_run, results_folder
 

@@ -27,7 +27,8 @@ from sparsecap_jax.pruning.masks import finalize, sparsity
 from sparsecap_jax.pruning.step import TrainState, warn_unless_begun
 from sparsecap_jax.pruning.summary import by_module, summarize
 from sparsecap_jax.runs.checkpoints import Checkpoints
-from sparsecap_jax.runs.directory import INITIAL_WEIGHTS, PARAMS, TOKENIZER, WEIGHTS, weight_counts
+from sparsecap_jax.runs.directory import weight_counts
+from sparsecap_jax.runs.finished import INITIAL_WEIGHTS, PARAMS, TOKENIZER, WEIGHTS
 from sparsecap_jax.runs.finite import FiniteWatch
 from sparsecap_jax.runs.first_state import abstract_state, first_state
 from sparsecap_jax.runs.logs import Logs

@@ -36,12 +36,11 @@ def make_sparse_model(
         ConfigError: the runtime does not have this model, or a field is faulty.
         CheckpointError: the params do not fit the fields.
     """
-    if config["name"] not in SPARSE_MODELS:
-        raise ConfigError(
-            f"sparse runtime: model {config['name']}; {nearest(config['name'], SPARSE_MODELS)}"
-        )
+    name = config["name"]
+    if name not in SPARSE_MODELS:
+        raise ConfigError(f"no sparse runtime for model {name!r}; {nearest(name, SPARSE_MODELS)}")
     fields = {key: value for key, value in config.items() if key != "name"}
-    model = build(SPARSE_MODELS[config["name"]], fields, "model")
+    model = build(SPARSE_MODELS[name], fields, "model")
     weights = Weights(params, form, threads)
     model.bind(weights)
     weights.finish()

@@ -39,7 +39,8 @@ def network_seconds(size, grouped):
     import flax.linen as nn
     import jax
 
-    from sparsecap_jax.photos import efficientnet_lite as networks
+    from sparsecap_jax.photos import efficientnet_linen as networks
+    from sparsecap_jax.photos.efficientnet_lite import load_params
 
     class Grouped(nn.Module):
         """XLA's own depthwise convolution, with the same parameters."""
@@ -60,7 +61,7 @@ def network_seconds(size, grouped):
         apply = jax.jit(
             lambda params, x: networks.EfficientNetLite("lite0").apply({"params": params}, x)
         )
-        params = jax.device_put(networks.load_params("lite0"))
+        params = jax.device_put(load_params("lite0"))
         pixels = np.random.default_rng(0).random((BATCH.value, size, size, 3), np.float32)
         return fastest(lambda: jax.block_until_ready(apply(params, pixels)))
     finally:

@@ -25,6 +25,9 @@ BATCH_SIZE = flags.DEFINE_integer(
 STRICT = flags.DEFINE_bool("strict", False, "Stop at the first photo that cannot be read.")
 CANDIDATES = flags.DEFINE_bool("candidates", False, "Write all captions of the search as well.")
 ATTENTION = flags.DEFINE_bool("attention", False, "Write the regions' weights for each word.")
+BACKEND = flags.DEFINE_enum(
+    "backend", "auto", ["auto", "sparse", "xla"], "Runtime of the model (docs/sparse_runtime.md)."
+)
 search_flags.define()
 
 
@@ -36,6 +39,7 @@ def main(words: list[str]) -> None:
     if (CANDIDATES.value or ATTENTION.value) and not OUTPUT.value:
         raise app.UsageError("--candidates and --attention need --output")
     options |= {"candidates": CANDIDATES.value, "attention": ATTENTION.value}
+    options["backend"] = BACKEND.value
     if BATCH_SIZE.value:
         options["batch_size"] = BATCH_SIZE.value
     from sparsecap_jax.commands.caption import caption_folder, caption_photos

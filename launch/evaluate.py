@@ -53,8 +53,11 @@ CAPTION_SETS = flags.DEFINE_string(
     "caption_sets", None, "File of several captions an image: reports how much they differ."
 )
 TRAINING = flags.DEFINE_string("training", "", "Training captions: counts copies in --captions.")
+BACKEND = flags.DEFINE_enum(
+    "backend", "xla", ["auto", "sparse", "xla"], "Runtime of the model (docs/sparse_runtime.md)."
+)
 search_flags.define()
-OF_RUNS = (ENSEMBLE, STEP, SPLIT, DATA_DIR, FEATURES, CHANGES, ATTENTION)
+OF_RUNS = (ENSEMBLE, STEP, SPLIT, DATA_DIR, FEATURES, CHANGES, ATTENTION, BACKEND)
 
 
 def main(words: list[str]) -> None:
@@ -117,6 +120,7 @@ def _run_options() -> dict[str, object]:
         "step": int(STEP.value) if STEP.value.isdecimal() else STEP.value,
         "changes": [*CHANGES.value, *given],
         "attention": ATTENTION.value,
+        "backend": BACKEND.value,
         "tokenizer": TOKENIZER.value,
         **search_flags.given_options(),
     }

@@ -4,28 +4,41 @@ import functools
 import itertools
 import os
 import pathlib
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from PIL import Image
 
 from sparsecap_jax.captioning.batches import Caption, best_caption, caption_batches
+from sparsecap_jax.captioning.engines import (
+    BACKENDS,
+    Automatic,
+    Compiled,
+    Engine,
+    Sparse,
+    has_accelerator,
+)
 from sparsecap_jax.captioning.image_options import decode_options, image_options
 from sparsecap_jax.captioning.search import SearchOptions
 from sparsecap_jax.data.batches import make_eval_batches
 from sparsecap_jax.data.features import FeatureStore, RegionFeatures, validated
 from sparsecap_jax.data.karpathy import ImageId, Record
 from sparsecap_jax.data.stores import open_store
-from sparsecap_jax.decoding import make_ensemble
-from sparsecap_jax.errors import ConfigError, DataError
-from sparsecap_jax.models import model_class
+from sparsecap_jax.errors import CheckpointError, ConfigError, DataError
 from sparsecap_jax.photos.extractors import Extractor, open_for, remake_extractor
 from sparsecap_jax.photos.images import Photo
-from sparsecap_jax.runs.checkpoints import crc32
-from sparsecap_jax.runs.directory import LoadedRun, load_run
+from sparsecap_jax.runs.finished import (
+    FinishedRun,
+    has_sparse_runtime,
+    load_finished,
+    sparse_fields,
+)
 from sparsecap_jax.runs.published import resolve_run
+from sparsecap_jax.settings import nearest
+from sparsecap_jax.sparse.models import SparseEnsemble, make_sparse_model
+from sparsecap_jax.trees import flatten
 
 Arrays = np.ndarray | Sequence[np.ndarray]
 
@@ -38,55 +51,108 @@ class Captioner:
     >>> next(Captioner.load("flickr8k-mini").caption_photos(["photo.jpg"])).text
 
     All methods take the options of `SearchOptions` by name; without any, they search with five
-    beams. Each search compiles once for each shape of a batch.
+    beams. With XLA, each search compiles once for each shape of a batch.
 
     Args:
-        runs: results of `runs.directory.load_run`; the probabilities of several are averaged.
+        runs: results of `runs.directory.load_run`, or of `runs.finished.load_finished` (sparse
+            runtime alone); the probabilities of several are averaged.
+        backend: "xla", "sparse", or "auto" for whichever should be faster, see
+            docs/sparse_runtime.md.
 
     Raises:
         ConfigError: models that differ in their tokens or features cannot be joined.
     """
 
-    def __init__(self, *runs: LoadedRun):
-        self.run = runs[0]
+    def __init__(self, *runs: Any, backend: str = "xla"):
+        self._runs, first = runs, runs[0]
         for number, run in enumerate(runs[1:], 1):
-            if not self.run.tokenizer.same_ids(run.tokenizer):
+            if not first.tokenizer.same_ids(run.tokenizer):
                 raise ConfigError(f"ensemble: run {number} has another tokenizer than run 0")
             size, expected = run.config.data.feature_size, f"{self.feature_size} as in run 0"
             if size != self.feature_size:
                 raise ConfigError(
                     f"ensemble: run {number}: feature_size: found {size}, expected {expected}"
                 )
-        members = [(run.model, run.params) for run in runs]
-        self.model, params = members[0] if len(runs) == 1 else make_ensemble(members)
-        self._params = jax.device_put(params)
         self._max_length = min(run.config.max_seq_length for run in runs)
-        classes = [model_class(run.config.model.name) for run in runs]
-        self.needs_boxes = any(getattr(cls, "needs_boxes", False) for cls in classes)
+        self.needs_boxes = any(getattr(run.model, "needs_boxes", False) for run in runs)
+        if backend not in BACKENDS:
+            raise ConfigError(f"backend is {backend!r}; {nearest(backend, BACKENDS)}")
+        self._engine = self._make_engine(backend)
 
     @classmethod
-    def load(cls, directory: str | pathlib.Path | Sequence[str | pathlib.Path]) -> "Captioner":
+    def load(
+        cls,
+        directory: str | pathlib.Path | Sequence[str | pathlib.Path],
+        *,
+        backend: str = "auto",
+    ) -> "Captioner":
         """Load the best weights of a run directory or a model file, or of several as an ensemble.
 
         Instead of a directory, the name of a captioner that comes with the package will do, such as
-        "flickr8k-mini".
+        "flickr8k-mini". With finished weights the sparse runtime needs no JAX.
 
         Raises:
             CheckpointError: there is no such run, or it is corrupt.
-            ConfigError: the runs cannot be joined.
+            ConfigError: the runs cannot be joined, or "sparse" has none of their models.
         """
         members = [directory] if isinstance(directory, str | pathlib.Path) else directory
-        return cls(*(load_run(resolve_run(member)) for member in members))
+        folders = [resolve_run(member) for member in members]
+        if backend == "auto" and has_accelerator():
+            backend = "xla"
+        if backend != "xla" and all(map(has_sparse_runtime, folders)):
+            try:
+                return cls(*map(load_finished, folders), backend=backend)
+            except CheckpointError:
+                if backend == "sparse":
+                    raise  # else let `load_run` find and name the fault
+        from sparsecap_jax.runs.directory import load_run
+
+        return cls(*map(load_run, folders), backend="xla" if backend == "auto" else backend)
+
+    @functools.cached_property
+    def run(self) -> Any:
+        """The run, or an ensemble's first run, as `runs.directory.load_run` returns it."""
+        return self._loaded()[0]
 
     @property
     def config(self) -> Any:
         """Config of the run, or of an ensemble's first run."""
-        return self.run.config
+        return self._runs[0].config
+
+    def _loaded(self) -> list[Any]:
+        from sparsecap_jax.runs.directory import load_run
+
+        return [load_run(r.directory) if isinstance(r, FinishedRun) else r for r in self._runs]
+
+    def _make_engine(self, backend: str) -> Engine:
+        if backend == "xla":
+            return self._compile()
+        models = [
+            run.model
+            if isinstance(run, FinishedRun)
+            else make_sparse_model(sparse_fields(run.config, run.tokenizer.vocab_size), run.params)
+            for run in self._runs
+        ]
+        sparse = Sparse(models[0] if len(models) == 1 else SparseEnsemble(models))
+        return sparse if backend == "sparse" else Automatic(sparse, self._compile)
+
+    def _compile(self) -> Compiled:
+        import jax
+
+        from sparsecap_jax.decoding import make_ensemble
+
+        members = [(run.model, run.params) for run in self._loaded()]
+        model, params = members[0] if len(members) == 1 else make_ensemble(members)
+        return Compiled(model, jax.device_put(params))
 
     @property
     def checksum(self) -> int:
         """Checksum of the weights, of all members of an ensemble."""
-        return crc32(self._params)
+        total = 0
+        for run in self._runs:
+            for _, leaf in sorted(flatten(run.params).items()):
+                total = zlib.crc32(np.ascontiguousarray(leaf), total)
+        return total
 
     @property
     def feature_size(self) -> int:
@@ -134,13 +200,13 @@ class Captioner:
         return candidates if batch else candidates[0]
 
     @functools.cached_property
-    def extractor(self) -> Extractor:
+    def extractor(self) -> "Extractor":
         """Extractor of the features that the run was trained on.
 
         Raises:
             ConfigError: the run does not name it, or it is not installed.
         """
-        return remake_extractor(self.run.extractor)
+        return remake_extractor(self._runs[0].extractor)
 
     def caption_photos(
         self,
@@ -169,7 +235,7 @@ class Captioner:
     ) -> Iterator[list[Caption]]:
         """Yield all captions of each photo, best beams first; otherwise as `caption_photos`."""
         if "search" not in search:
-            search = {**self.run.search, **search}
+            search = {**self._runs[0].search, **search}
         single = isinstance(photos, str | os.PathLike | Image.Image)
         single = single or getattr(photos, "ndim", 0) in (2, 3)
         remaining = iter([photos] if single else photos)
@@ -217,7 +283,7 @@ class Captioner:
             DataError: features are missing (all at once) or malformed.
             ConfigError: options that are out of range or contradict each other.
         """
-        in_words, tokenizer = SearchOptions(**search), self.run.tokenizer
+        in_words, tokenizer = SearchOptions(**search), self._runs[0].tokenizer
         options = decode_options(in_words, tokenizer, self._max_length)
         batches = make_eval_batches(
             [Record(image_id) for image_id in image_ids],
@@ -226,8 +292,7 @@ class Captioner:
             region_buckets=self.config.data.region_buckets,
         )
         results = caption_batches(
-            self.model,
-            self._params,
+            self._engine,
             batches,
             tokenizer,
             options,

@@ -4,21 +4,15 @@ Shape letters used everywhere: B images, S captions per image, K rows per image 
 or beams), R regions, D feature width, T tokens, V vocabulary.
 """
 
-from typing import Any, no_type_check
+from typing import Any, NamedTuple
 
-from flax import struct
-from jaxtyping import Array, Bool, Float, Int
-from numpy import ndarray
+from jaxtyping import Bool, Float, Int
 
 PyTree = Any
-ArrayLike = Array | ndarray
+ArrayLike = Any  # an array of JAX or NumPy
 
 
-# JAX and Grain rebuild these pytrees with leaves that are no arrays (None, shapes, shardings), so
-# their fields are not checked at run time, not even in tests.
-@no_type_check
-@struct.dataclass
-class Regions:
+class Regions(NamedTuple):
     """The visual side of a batch, zero-padded to R regions; valid regions come first.
 
     Attributes:
@@ -33,10 +27,12 @@ class Regions:
     boxes: Float[ArrayLike, "B R 4"]
     fc: Float[ArrayLike, "B F"]
 
+    def replace(self, **changes: Any) -> "Regions":
+        """Return a copy with other values of some fields."""
+        return self._replace(**changes)
 
-@no_type_check
-@struct.dataclass
-class Batch:
+
+class Batch(NamedTuple):
     """One padded batch, a pytree of few fixed shapes.
 
     Attributes:
@@ -51,3 +47,7 @@ class Batch:
     tokens: Int[ArrayLike, "B S T"]
     token_mask: Bool[ArrayLike, "B S T"]
     index: Int[ArrayLike, " B"]
+
+    def replace(self, **changes: Any) -> "Batch":
+        """Return a copy with other values of some fields."""
+        return self._replace(**changes)

@@ -1,6 +1,10 @@
 """`Captioner`: every option of a search in words, for one image, a batch, a folder."""
 
 import itertools
+import json
+import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -11,7 +15,7 @@ from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.data.batches import pad_regions
 from sparsecap_jax.data.features import RegionFeatures
 from sparsecap_jax.decoding import DecodeOptions, attention_weights, decode, make_ensemble
-from sparsecap_jax.errors import ConfigError, DataError
+from sparsecap_jax.errors import CheckpointError, ConfigError, DataError
 
 FEATURES, BOXES = image_arrays(6)
 
@@ -205,3 +209,65 @@ def test_twenty_batches_of_mixed_lengths_compile_nothing_new(captioner, tmp_path
         assert not compiled
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        {"search": "greedy", "attention": True},
+        {"search": "sample", "num_samples": 3, "seed": 4},
+        {"beam_size": 4, "required": ["dog"], "length_penalty": "avg_0"},
+    ],
+)
+def test_the_sparse_runtime_captions_alike(runs, captioner, search):
+    ours = Captioner.load(runs[0], backend="sparse")
+    for found, expected in zip(
+        ours.candidates(FEATURES, **search), captioner.candidates(FEATURES, **search), strict=True
+    ):
+        assert [one.tokens for one in found] == [one.tokens for one in expected]
+        for one, other in zip(found, expected, strict=True):
+            assert one.score == pytest.approx(other.score, abs=1e-4)
+            if "attention" in search:
+                np.testing.assert_allclose(one.attention, other.attention, atol=1e-5)
+
+
+def test_photos_and_features_are_captioned_without_jax():
+    code = """
+import sys, numpy as np
+from sparsecap_jax import Captioner
+captioner = Captioner.load("flickr8k-mini")
+rng = np.random.default_rng(0)
+print(captioner.caption(np.maximum(rng.standard_normal((14, 1280)), 0)).text)
+photo = rng.integers(0, 255, (40, 60, 3)).astype(np.uint8)
+print(next(captioner.caption_photos(photo)).text)
+print([name for name in ("jax", "flax", "orbax", "matplotlib") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    *captions, modules = done.stdout.splitlines()
+    assert all(len(caption.split()) > 3 for caption in captions) and len(captions) == 2
+    assert modules == "[]"
+
+
+def test_auto_takes_the_sparse_runtime_where_it_pays(runs):
+    dense = Captioner.load(runs[0])  # nothing pruned
+    assert not dense._engine.sparse.pays(1)
+    assert dense.caption(FEATURES[0], search="greedy").text
+    assert dense._engine.compiled is not None
+    pruned = Captioner.load("flickr8k-mini")
+    assert pruned._engine.sparse.pays(1) and pruned._engine.sparse.pays(150)
+    assert pruned._engine.compiled is None
+
+
+def test_faulty_backends_and_weights_are_named(runs, tmp_path):
+    with pytest.raises(ConfigError, match="backend is 'spars'; did you mean 'sparse'"):
+        Captioner.load(runs[0], backend="spars")
+    broken = tmp_path / "broken"
+    shutil.copytree(runs[0], broken)
+    config = json.loads((broken / "config.json").read_text())
+    config["model"]["rnn_size"] = 24
+    (broken / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"broken.*fc_embed/kernel has shape \(6, 16\)"):
+        Captioner.load(broken, backend="sparse")
+    with pytest.raises(CheckpointError, match=r"not as config.json and tokenizer say"):
+        Captioner.load(broken)

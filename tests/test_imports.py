@@ -16,9 +16,11 @@ PACKAGE = REPO / "sparsecap_jax"
 ROWS = (
     ("version", "errors", "stopping"),
     ("types", "settings", "files", "text"),
-    ("arrays", "model_files"),
+    ("arrays", "array_modules", "model_fields", "trees"),
+    ("formulas", "model_files"),
     ("pruning", "torch_files", "tokenizers", "models", "data"),
     ("decoding", "photos", "scst"),
+    ("sparse",),
     ("captioning", "evaluation", "training", "interop"),
     ("runs",),
     ("captioner",),

@@ -5,14 +5,15 @@ import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
-from flax import linen as nn
 from jaxtyping import Float
 
-from sparsecap_jax.decoding import Decoded, DecodeOptions, attention_weights, decode
+from sparsecap_jax.array_modules.numpy_arrays import tree_map
+from sparsecap_jax.captioning.engines import Engine
+from sparsecap_jax.decoding.options import DecodeOptions
+from sparsecap_jax.decoding.stepper import Decoded
 from sparsecap_jax.tokenizers import Tokenizer
-from sparsecap_jax.types import Batch, PyTree
+from sparsecap_jax.types import Batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +39,7 @@ class Caption:
 
 
 def caption_batches(
-    model: nn.Module,
-    params: PyTree,
+    engine: Engine,
     batches: Iterable[Batch],
     tokenizer: Tokenizer,
     options: DecodeOptions,
@@ -50,12 +50,12 @@ def caption_batches(
     """Caption batches of images.
 
     Args:
-        model: an unbound captioner.
-        params: its weights, pruned already.
+        engine: model and weights, pruned already.
         batches: their `index` holds the number of each row's image; padding rows (-1) are skipped.
         tokenizer: turns tokens into text.
         options: the search.
-        image_options: arguments of `decode` that differ between the images, leaves `[N, ...]`.
+        image_options: arguments of `Engine.decode` that differ between the images, leaves
+            `[N, ...]`.
         attention: whether captions come with their attention.
 
     Yields:
@@ -64,11 +64,12 @@ def caption_batches(
     """
     for batch in batches:
         index = np.asarray(batch.index)
-        rows = jax.tree.map(operator.itemgetter(np.maximum(index, 0)), image_options or {})
-        decoded = decode(model, params, batch.regions, options, **rows)
-        fed = model, params, batch.regions, decoded.tokens
-        weights = attention_weights(*fed, bos_id=options.bos_id) if attention else None
-        decoded, weights, mask = jax.device_get((decoded, weights, batch.regions.mask))
+        place = np.maximum(index, 0)
+        rows = tree_map(operator.itemgetter(place), dict(image_options or {}))
+        decoded, weights = engine.decode(batch.regions, options, **rows), None
+        if attention:
+            weights = engine.attention(batch.regions, decoded.tokens, options.bos_id)
+        mask = np.asarray(batch.regions.mask)
         for row in np.flatnonzero(index >= 0).tolist():
             of_regions = None if weights is None else weights[row][..., mask[row]]
             yield int(index[row]), _captions(decoded, row, of_regions, tokenizer)

@@ -5,9 +5,9 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
+from sparsecap_jax.array_modules.numpy_arrays import fold_in, tree_map
 from sparsecap_jax.captioning.search import SearchOptions
 from sparsecap_jax.data.records import ImageId, by_id, normalize_id
 from sparsecap_jax.decoding import DecodeOptions, must_contain
@@ -60,8 +60,8 @@ def image_options(
     They are made for all images at once, so that batches share one shape.
 
     Returns:
-        `rng`, random keys `[N]`; `prefix`, int32 `[N, P]`; `required`, an automaton per image; None
-        for what the search does not need.
+        `rng`, the data of random keys, uint32 `[N, 2]`; `prefix`, int32 `[N, P]`; `required`, an
+        automaton per image; None for what the search does not need.
 
     Raises:
         ConfigError: words that are unknown, too many or too long.
@@ -69,7 +69,9 @@ def image_options(
     keys = prefix = required = None
     if search.uses("seed"):
         ids = np.array([zlib.crc32(str(image_id).encode()) for image_id in image_ids], np.uint32)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(search.seed), ids)
+        # As `jax.random.key` makes it of a seed.
+        key = np.array([0, search.seed & 0xFFFFFFFF], np.uint32)
+        keys = fold_in(np.tile(key, (len(ids), 1)), ids)
     if search.prefix:
         texts = _of_images(search.prefix, image_ids, "")
         rows = [_text_ids(tokenizer, text, "prefix") for text in texts]
@@ -90,7 +92,7 @@ def image_options(
     def for_all(array):
         return np.broadcast_to(array, (len(image_ids), *array.shape[1:]))
 
-    return {"rng": keys, **jax.tree.map(for_all, {"prefix": prefix, "required": required})}
+    return {"rng": keys, **tree_map(for_all, {"prefix": prefix, "required": required})}
 
 
 def _of_images(value: Any, image_ids: Sequence[ImageId], default: Any) -> list[Any]:

@@ -32,6 +32,7 @@ def caption_folder(
     batch_size: int = 50,
     candidates: bool = False,
     attention: bool = False,
+    backend: str = "auto",
     report: Callable[[str], None] = print,
     **search: Any,
 ) -> list[dict]:
@@ -52,6 +53,7 @@ def caption_folder(
         candidates: whether entries also have all captions of the search, `"candidates":
             [{"caption", "log_prob", "score"}]`.
         attention: whether entries have the weights of the regions for each word, `"attention"`.
+        backend: see `Captioner.load`.
         report: takes one line of progress at a time.
         **search: see `SearchOptions`.
 
@@ -65,7 +67,7 @@ def caption_folder(
             other options.
     """
     options = SearchOptions(**search)
-    captioner = Captioner.load(checkpoint)
+    captioner = Captioner.load(checkpoint, backend=backend)
     store = open_store(features, captioner.feature_size, captioner.needs_boxes, sizes=image_sizes)
     image_ids = store.image_ids()
     if not image_ids:
@@ -102,6 +104,7 @@ def caption_photos(
     strict: bool = False,
     candidates: bool = False,
     attention: bool = False,
+    backend: str = "auto",
     report: Callable[[str], None] = print,
     **search: Any,
 ) -> dict[str, str]:
@@ -120,6 +123,7 @@ def caption_photos(
         strict: whether to stop at the first photo that cannot be read.
         candidates: as in `caption_folder`.
         attention: as in `caption_folder`.
+        backend: as in `caption_folder`.
         report: takes one caption at a time, `PATH: caption`.
         **search: see `Captioner.caption_photos`.
 
@@ -129,7 +133,7 @@ def caption_photos(
     Raises:
         SparsecapError: the checkpoint, the extractor, a photo or an option is at fault.
     """
-    captioner = Captioner.load(checkpoint)
+    captioner = Captioner.load(checkpoint, backend=backend)
     paths: dict[str, str | os.PathLike] = {}
     faults: dict[str, str] = {}
     for place in [photos] if isinstance(photos, str | os.PathLike) else photos:

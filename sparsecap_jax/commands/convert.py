@@ -19,8 +19,6 @@ from sparsecap_jax.pruning.masks import finalize
 from sparsecap_jax.pruning.paths import select
 from sparsecap_jax.runs import config as sections
 from sparsecap_jax.runs.directory import (
-    IMPORTED,
-    MODEL_SUFFIX,
     LoadedRun,
     load_raw_variables,
     load_run,
@@ -29,6 +27,7 @@ from sparsecap_jax.runs.directory import (
     save_run,
     weight_counts,
 )
+from sparsecap_jax.runs.finished import IMPORTED, MODEL_SUFFIX
 from sparsecap_jax.runs.published import resolve_run
 from sparsecap_jax.torch_files import SparseTensor
 

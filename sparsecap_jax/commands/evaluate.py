@@ -26,7 +26,8 @@ from sparsecap_jax.evaluation.metrics import (
     write_scores,
 )
 from sparsecap_jax.files import remove_strays, write_table
-from sparsecap_jax.runs.directory import finished_weights, load_run, weight_counts
+from sparsecap_jax.runs.directory import load_run, weight_counts
+from sparsecap_jax.runs.finished import finished_weights
 from sparsecap_jax.runs.overrides import change_data
 from sparsecap_jax.runs.published import resolve_run, results_folder
 
@@ -47,6 +48,7 @@ def evaluate_run(
     dataset: Dataset | None = None,
     changes: Sequence[str] = (),
     attention: bool = False,
+    backend: str = "xla",
     metrics: Sequence[str] = METRICS,
     tokenizer: str = "",
     document_frequency: str | pathlib.Path = "",
@@ -74,6 +76,7 @@ def evaluate_run(
         changes: `data.FIELD=VALUE`, where the dataset is another than the config says.
         attention: whether entries of `captions.json` have the weights of the regions for each
             word.
+        backend: runtime of the model, see `Captioner`.
         metrics: see `score_captions`.
         tokenizer: see `score_captions`; "" for "unicode" where the config says so, else "auto".
         document_frequency: see `evaluate_caption_files`.
@@ -101,7 +104,7 @@ def evaluate_run(
     directories = [resolve_run(member) for member in members]
     runs = [load_run(directory, step) for directory in directories]
     config = change_data(runs[0].config, changes)
-    captioner = Captioner(dataclasses.replace(runs[0], config=config), *runs[1:])
+    captioner = Captioner(dataclasses.replace(runs[0], config=config), *runs[1:], backend=backend)
     search = {"search": "beam", **search}
     if search["search"] == "beam":
         size, penalty = config.eval[f"beam_size_{split}"], config.eval.length_penalty

@@ -7,14 +7,8 @@ from sparsecap_jax.errors import CheckpointError, DataError
 from sparsecap_jax.evaluation.sparsity_report import FOLDER, write_sparsity_report
 from sparsecap_jax.files import read_settings
 from sparsecap_jax.pruning.summary import ALL, PRUNABLE
-from sparsecap_jax.runs.directory import (
-    INITIAL_WEIGHTS,
-    MODEL,
-    SUMMARY,
-    finished_weights,
-    load_run,
-    prunable_masks,
-)
+from sparsecap_jax.runs.directory import load_run, prunable_masks
+from sparsecap_jax.runs.finished import INITIAL_WEIGHTS, MODEL, SUMMARY, finished_weights
 from sparsecap_jax.runs.published import resolve_run, results_folder
 from sparsecap_jax.runs.weights import load_weights
 

@@ -6,18 +6,17 @@ with forbidden tokens at -inf. None renormalises: a caption's score stays the mo
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
-from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
+from sparsecap_jax.array_modules import array_module
 from sparsecap_jax.decoding.options import DecodeOptions
 from sparsecap_jax.types import ArrayLike
 
 
-@struct.dataclass
-class Prefix:
+class Prefix(NamedTuple):
     """Tokens chosen so far, the same number in every row.
 
     Attributes:
@@ -25,78 +24,78 @@ class Prefix:
         length: int32 scalar, number of tokens chosen, BOS not among them.
     """
 
-    tokens: Int[Array, "B K T"]
-    length: Int[Array, ""]
+    tokens: Int[ArrayLike, "B K T"]
+    length: Int[ArrayLike, ""]
 
     @property
-    def last(self) -> Int[Array, "B K"]:
+    def last(self) -> Int[ArrayLike, "B K"]:
         """The previous token; -1 where there is none."""
-        here = self.tokens[:, :, jnp.maximum(self.length - 1, 0)]
-        return jnp.where(self.length > 0, here, -1)
+        xp = array_module(self.tokens)
+        here = self.tokens[:, :, xp.maximum(self.length - 1, 0)]
+        return xp.where(self.length > 0, here, -1)
 
 
-Constraint = Callable[[Array, Prefix], Array]
+Constraint = Callable[[ArrayLike, Prefix], ArrayLike]
 
 
-def no_repeat(log_probs: Float[Array, "B K V"], prefix: Prefix) -> Float[Array, "B K V"]:
+def no_repeat(log_probs: Float[ArrayLike, "B K V"], prefix: Prefix) -> Float[ArrayLike, "B K V"]:
     """Forbid the previous token, as the reference's `decoding_constraint` does."""
     return _forbid(log_probs, _ids(log_probs) == prefix.last[..., None])
 
 
 def no_repeat_ngram(
-    log_probs: Float[Array, "B K V"], prefix: Prefix, *, size: int
-) -> Float[Array, "B K V"]:
+    log_probs: Float[ArrayLike, "B K V"], prefix: Prefix, *, size: int
+) -> Float[ArrayLike, "B K V"]:
     """Forbid every token that would complete an n-gram of `size` tokens for the second time.
 
     Paulus et al., "A Deep Reinforced Model for Abstractive Summarization", 2017, section 2.5.
     """
     length = prefix.tokens.shape[-1]
-    starts = np.arange(length - size + 1)
+    starts, xp = np.arange(length - size + 1), array_module(log_probs)
     if not starts.size:
         return log_probs
     ends = starts + size - 1
-    seen = jnp.asarray(ends < prefix.length)
+    seen = xp.asarray(ends < prefix.length)
     for offset in range(size - 1):
         # The n-gram being written starts size - 1 tokens before the next one.
-        at = jnp.maximum(prefix.length - (size - 1) + offset, 0)
+        at = xp.maximum(prefix.length - (size - 1) + offset, 0)
         seen = seen & (prefix.tokens[:, :, starts + offset] == prefix.tokens[:, :, at][..., None])
     # In a prefix shorter than size - 1 no place qualifies: `ends < length` fails for all of them.
-    seen = jnp.broadcast_to(seen, (*prefix.tokens.shape[:2], starts.size))
+    seen = xp.broadcast_to(seen, (*prefix.tokens.shape[:2], starts.size))
     batch, rows = (np.arange(n) for n in prefix.tokens.shape[:2])
-    worst = jnp.where(seen, -jnp.inf, jnp.inf).astype(log_probs.dtype)
-    return log_probs.at[batch[:, None, None], rows[None, :, None], prefix.tokens[:, :, ends]].min(
-        worst
-    )
+    worst = xp.where(seen, -xp.inf, xp.inf).astype(log_probs.dtype)
+    places = batch[:, None, None], rows[None, :, None], prefix.tokens[:, :, ends]
+    return xp.min_at(log_probs, places, worst)
 
 
 def suppress(
-    log_probs: Float[Array, "B K V"], prefix: Prefix, *, ids: Sequence[int]
-) -> Float[Array, "B K V"]:
+    log_probs: Float[ArrayLike, "B K V"], prefix: Prefix, *, ids: Sequence[int]
+) -> Float[ArrayLike, "B K V"]:
     """Forbid `ids` everywhere."""
     del prefix
     return _forbid(log_probs, np.isin(np.arange(log_probs.shape[-1]), ids))
 
 
 def no_bad_ending(
-    log_probs: Float[Array, "B K V"], prefix: Prefix, *, ids: Sequence[int], eos_id: int
-) -> Float[Array, "B K V"]:
+    log_probs: Float[ArrayLike, "B K V"], prefix: Prefix, *, ids: Sequence[int], eos_id: int
+) -> Float[ArrayLike, "B K V"]:
     """Forbid EOS after any of `ids`, and `ids` at the last place, where captions are cut."""
     bad = np.isin(np.arange(log_probs.shape[-1]), ids)
-    after_bad = jnp.any(prefix.last[..., None] == np.asarray(ids, np.int32), axis=-1)
+    after_bad = (prefix.last[..., None] == np.asarray(ids, np.int32)).any(axis=-1)
     log_probs = _forbid(log_probs, after_bad[..., None] & (_ids(log_probs) == eos_id))
     return _forbid(log_probs, bad & (prefix.length == prefix.tokens.shape[-1] - 1))
 
 
 def min_length(
-    log_probs: Float[Array, "B K V"], prefix: Prefix, *, length: int, eos_id: int
-) -> Float[Array, "B K V"]:
+    log_probs: Float[ArrayLike, "B K V"], prefix: Prefix, *, length: int, eos_id: int
+) -> Float[ArrayLike, "B K V"]:
     """Forbid EOS until `length` tokens have been chosen."""
     return _forbid(log_probs, (_ids(log_probs) == eos_id) & (prefix.length < length))
 
 
 def compose(
     options: DecodeOptions,
-    forced: Int[Array, "B P"] | None = None,
+    forced: Int[ArrayLike, "B P"] | None = None,
     extra: Sequence[Constraint] = (),
 ) -> Constraint:
     """Return one constraint that applies all of `options`, `extra`, and `forced` where given.
@@ -116,25 +115,25 @@ def compose(
     ]
     parts = [*options.constraints, *(rule for asked, rule in rules if asked), *extra]
 
-    def apply(log_probs: Float[Array, "B K V"], prefix: Prefix) -> Float[Array, "B K V"]:
-        constrained = log_probs
+    def apply(log_probs: Float[ArrayLike, "B K V"], prefix: Prefix) -> Float[ArrayLike, "B K V"]:
+        constrained, xp = log_probs, array_module(log_probs)
         for part in parts:
-            constrained = part(constrained, prefix)
+            constrained = xp.asarray(part(constrained, prefix))
         if forced is None:
             return constrained
-        padded = jnp.pad(forced, ((0, 0), (0, 1)), constant_values=options.pad_id)
-        token = padded[:, jnp.minimum(prefix.length, forced.shape[1])][:, None, None]
+        padded = xp.pad(forced, ((0, 0), (0, 1)), constant_values=options.pad_id)
+        token = padded[:, xp.minimum(prefix.length, forced.shape[1])][:, None, None]
         only = _forbid(log_probs, _ids(log_probs) != token)
-        return jnp.where(token == options.pad_id, constrained, only)
+        return xp.where(token == options.pad_id, constrained, only)
 
     return apply
 
 
-def _ids(log_probs: Float[Array, "B K V"]) -> Int[Array, " V"]:
-    return jnp.arange(log_probs.shape[-1], dtype=jnp.int32)
+def _ids(log_probs: Float[ArrayLike, "B K V"]) -> Int[ArrayLike, " V"]:
+    return array_module(log_probs).arange(log_probs.shape[-1], dtype=np.int32)
 
 
 def _forbid(
-    log_probs: Float[Array, "B K V"], where: Bool[ArrayLike, "..."]
-) -> Float[Array, "B K V"]:
-    return jnp.where(where, jnp.float32(-jnp.inf), log_probs)
+    log_probs: Float[ArrayLike, "B K V"], where: Bool[ArrayLike, "..."]
+) -> Float[ArrayLike, "B K V"]:
+    return array_module(log_probs).where(where, np.float32(-np.inf), log_probs)

@@ -8,12 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from sparsecap_jax.decoding.beam import beam_search, diverse_beam_search
-from sparsecap_jax.decoding.constraints import compose
-from sparsecap_jax.decoding.lexical import Automaton, lexical
+from sparsecap_jax.decoding.lexical import Automaton
+from sparsecap_jax.decoding.methods import check_images, find_captions
 from sparsecap_jax.decoding.options import DecodeOptions
-from sparsecap_jax.decoding.search import sequential_search
-from sparsecap_jax.decoding.stepper import Decoded, Search, batch_size, penalty_factors
+from sparsecap_jax.decoding.stepper import Decoded, penalty_factors
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.types import ArrayLike, PyTree, Regions
 
@@ -75,16 +73,15 @@ def decode_encoded(
     `dropout_rng`, the model steps in train mode; the step that is fed token t (BOS is token 0, fed
     in one row per image) drops out with `fold_in(dropout_rng, t)`.
     """
-    arguments = _arguments(batch_size(context), options, rng, prefix, required)
+    batch = jax.tree.leaves(context)[0].shape[0]
+    arguments = _arguments(batch, options, rng, prefix, required)
     params, context = jax.lax.stop_gradient((params, context))
-    return _search(model, params, context, *arguments, dropout_rng)
+    return find_captions(model, params, context, *arguments, dropout_rng)
 
 
 def _arguments(batch, options, rng, prefix, required):
     """Check the arguments of both entries; return the static and the traced ones."""
-    for name, argument in (("prefix", prefix), ("required", required and required.default)):
-        if argument is not None and argument.shape[0] != batch:
-            raise ConfigError(f"decode: {name}: found {argument.shape[0]} images, expected {batch}")
+    check_images(batch, prefix, required)
     keys = None
     if options.method in ("sample", "gumbel"):
         keys = _image_keys(rng, batch, options.method)
@@ -110,20 +107,4 @@ def _image_keys(rng: Array | None, batch: int, method: str) -> Key[Array, " B"]:
 @partial(jax.jit, static_argnames=("model", "options"))
 def _decode(model, params, regions, options, factors, keys, prefix, required):
     context = model.apply({"params": params}, regions, train=False, method="encode")
-    return _search(model, params, context, options, factors, keys, prefix, required)
-
-
-def _search(
-    model, params, context, options, factors, keys, prefix, required, dropout_rng=None
-) -> Decoded:
-    by_state = required is not None and options.method == "beam" and options.num_groups == 1
-    extra = []
-    if required is not None and not by_state:
-        extra.append(partial(lexical, automaton=required, eos_id=options.eos_id))
-    constrain = compose(options, prefix, extra)
-    search = Search(model, params, context, options, constrain, factors, keys, dropout_rng)
-    if options.method != "beam":
-        return sequential_search(search)
-    if options.num_groups > 1:
-        return diverse_beam_search(search)
-    return beam_search(search, required)
+    return find_captions(model, params, context, options, factors, keys, prefix, required)

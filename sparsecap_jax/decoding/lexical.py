@@ -7,13 +7,12 @@ need no new compilation as long as their automata have the same size.
 
 from collections import deque
 from collections.abc import Sequence
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
+from sparsecap_jax.array_modules import array_module
 from sparsecap_jax.decoding.constraints import Prefix
 from sparsecap_jax.decoding.options import DecodeOptions
 from sparsecap_jax.errors import ConfigError
@@ -26,8 +25,7 @@ _MOST_STATES = 64
 _UNREACHABLE = 1 << 20
 
 
-@struct.dataclass
-class Automaton:
+class Automaton(NamedTuple):
     """One automaton per image over S states and E special tokens; state 0 is the start.
 
     Attributes:
@@ -90,33 +88,35 @@ def must_contain(
     )
 
 
-def states_of(automaton: Automaton, prefix: Prefix) -> Int[Array, "B K"]:
+def states_of(automaton: Automaton, prefix: Prefix) -> Int[ArrayLike, "B K"]:
     """Return the states that the tokens chosen so far lead to."""
+    xp = array_module(prefix.tokens)
 
     def follow(place, states):
         token = prefix.tokens[:, :, place]
         hit = token[..., None] == automaton.tokens[:, None]
-        after = jnp.max(jnp.where(hit, _rows(automaton.special, states), -1), axis=-1)
-        after = jnp.where(jnp.any(hit, axis=-1), after, _rows(automaton.default, states))
-        return jnp.where(place < prefix.length, after, states)
+        after = xp.max(xp.where(hit, _rows(automaton.special, states), -1), axis=-1)
+        after = xp.where(hit.any(axis=-1), after, _rows(automaton.default, states))
+        return xp.where(place < prefix.length, after, states)
 
-    start = jnp.zeros(prefix.tokens.shape[:2], jnp.int32)
-    return jax.lax.fori_loop(0, prefix.tokens.shape[-1], follow, start)
+    start = xp.zeros(prefix.tokens.shape[:2], np.int32)
+    return xp.fori_loop(0, prefix.tokens.shape[-1], follow, start)
 
 
 def keep_reachable(
-    log_probs: Float[Array, "B K V"],
+    log_probs: Float[ArrayLike, "B K V"],
     automaton: Automaton,
-    states: Int[Array, "B K"],
-    left: Int[Array, ""],
+    states: Int[ArrayLike, "B K"],
+    left: Int[ArrayLike, ""],
     eos_id: int,
-) -> Float[Array, "B K V"]:
+) -> Float[ArrayLike, "B K V"]:
     """Forbid EOS while something is missing, and whatever leaves too little room for it.
 
     `left` is the number of tokens that a caption may still get, the next one included.
     """
-    ids = jnp.arange(log_probs.shape[-1], dtype=jnp.int32)
-    missing = jnp.asarray(automaton.missing)
+    xp = array_module(log_probs)
+    automaton = Automaton(*map(xp.asarray, automaton))
+    ids, missing = xp.arange(log_probs.shape[-1], dtype=np.int32), automaton.missing
 
     def fits(after):
         return _rows(missing, after.reshape(after.shape[0], -1)).reshape(after.shape) < left
@@ -125,15 +125,15 @@ def keep_reachable(
     after_special = fits(_rows(automaton.special, states))
     for e in range(automaton.tokens.shape[1]):
         is_token = ids == automaton.tokens[:, e][:, None, None]
-        allowed = jnp.where(is_token, after_special[:, :, e, None], allowed)
+        allowed = xp.where(is_token, after_special[:, :, e, None], allowed)
     ends = (_rows(missing, states) == 0)[..., None]
-    allowed = jnp.where(ids == eos_id, ends, allowed)
-    return jnp.where(allowed, log_probs, jnp.float32(-jnp.inf))
+    allowed = xp.where(ids == eos_id, ends, allowed)
+    return xp.where(allowed, log_probs, np.float32(-np.inf))
 
 
 def lexical(
-    log_probs: Float[Array, "B K V"], prefix: Prefix, *, automaton: Automaton, eos_id: int
-) -> Float[Array, "B K V"]:
+    log_probs: Float[ArrayLike, "B K V"], prefix: Prefix, *, automaton: Automaton, eos_id: int
+) -> Float[ArrayLike, "B K V"]:
     """Apply the lexical constraint of any search: captions cannot end before they hold the words.
 
     A search without its own rule places the words when hardly any room is left for them;
@@ -143,9 +143,12 @@ def lexical(
     return keep_reachable(log_probs, automaton, states_of(automaton, prefix), left, eos_id)
 
 
-def _rows(table: Int[ArrayLike, "B S *E"], states: Int[Array, "B K"]) -> Int[Array, "B K *E"]:
+def _rows(
+    table: Int[ArrayLike, "B S *E"], states: Int[ArrayLike, "B K"]
+) -> Int[ArrayLike, "B K *E"]:
     """Row `states[b, k]` of `table[b]`."""
-    return jax.vmap(lambda one, at: one[at])(jnp.asarray(table), states)
+    xp = array_module(states)
+    return xp.asarray(table)[xp.arange(len(table), dtype=np.int32)[:, None], states]
 
 
 def _build(requirements: Sequence[Requirement], image: int, options: DecodeOptions):

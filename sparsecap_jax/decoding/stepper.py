@@ -1,22 +1,20 @@
 """A search: the model as it sees it, its captions, and rows of beams or samples."""
 
 import dataclasses
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import struct
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Float, Int
 
+from sparsecap_jax.array_modules import array_module
 from sparsecap_jax.decoding.constraints import Constraint
 from sparsecap_jax.decoding.options import DecodeOptions, parsed_penalty
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.types import ArrayLike, PyTree
 
 
-@struct.dataclass
-class Decoded:
+class Decoded(NamedTuple):
     """Captions of a batch. A caption ends at its first EOS, not at its first PAD.
 
     Where constraints leave fewer than K captions, the missing ones have length 0 and score -inf.
@@ -41,8 +39,9 @@ class Search:
     """One search for the captions of a batch of encoded images.
 
     Attributes:
-        model: an unbound Flax module with `encode`, `init_carry` and `step`.
-        params: its parameters, masks applied.
+        model: an unbound Flax module with `encode`, `init_carry` and `step`, or a model of NumPy,
+            see `sparsecap_jax.sparse`, which holds its weights itself.
+        params: the module's parameters, masks applied.
         context: result of `encode`, leaves `[B, ...]`.
         options: method and sizes.
         constrain: applied to the log-probs of every step.
@@ -57,11 +56,16 @@ class Search:
     context: PyTree
     options: DecodeOptions
     constrain: Constraint
-    factors: Float[Array, " T"]
-    keys: Key[Array, " B"] | None = None
-    dropout_rng: Key[Array, ""] | None = None
+    factors: Float[ArrayLike, " T"]
+    keys: PyTree = None
+    dropout_rng: PyTree = None
 
-    def begin(self) -> tuple[PyTree, Float[Array, "B 1 V"]]:
+    @property
+    def xp(self) -> ModuleType:
+        """The array module that the search runs on."""
+        return array_module(self.factors)
+
+    def begin(self) -> tuple[PyTree, Float[ArrayLike, "B 1 V"]]:
         """Feed BOS, in one row per image; return the carry and the log-probs of the first token.
 
         Raises:
@@ -75,10 +79,10 @@ class Search:
                 f"decoding option max_length: found {options.max_length}, expected at most the "
                 f"model's max_seq_length {room}"
             )
-        variables = {"params": self.params}
-        carry = self.model.apply(variables, self.context, 1, method="init_carry")
-        bos = jnp.full((batch_size(self.context), 1), options.bos_id, jnp.int32)
-        carry, log_probs = self.step(carry, bos, jnp.int32(0))
+        carry = self._call("init_carry", self.context, 1)
+        batch = self.xp.tree_leaves(self.context)[0].shape[0]
+        bos = self.xp.full((batch, 1), options.bos_id, np.int32)
+        carry, log_probs = self.step(carry, bos, self.xp.int32(0))
         size, vocab = options.beam_size // options.num_groups, log_probs.shape[-1]
         if options.method == "beam" and size > vocab:
             # The first step has no more tokens; the reference refuses, too.
@@ -89,15 +93,19 @@ class Search:
         return carry, log_probs
 
     def step(
-        self, carry: PyTree, tokens: Int[Array, "B K"], position: Int[Array, ""]
-    ) -> tuple[PyTree, Float[Array, "B K V"]]:
+        self, carry: PyTree, tokens: Int[ArrayLike, "B K"], position: Int[ArrayLike, ""]
+    ) -> tuple[PyTree, Float[ArrayLike, "B K V"]]:
         """Feed `tokens`, `position` after BOS; return the new carry and the next log-probs."""
         mode = {}
         if self.dropout_rng is not None:
-            mode["train"] = True
-            mode["rngs"] = {"dropout": jax.random.fold_in(self.dropout_rng, position)}
-        variables = {"params": self.params}
-        return self.model.apply(variables, carry, tokens, self.context, method="step", **mode)
+            (rng,) = self.xp.fold_in(self.dropout_rng[None], position)
+            mode = {"train": True, "rngs": {"dropout": rng}}
+        return self._call("step", carry, tokens, self.context, **mode)
+
+    def _call(self, method: str, *args: Any, **mode: Any) -> Any:
+        if self.params is None:
+            return getattr(self.model, method)(*args)
+        return self.model.apply({"params": self.params}, *args, method=method, **mode)
 
 
 def penalty_factors(penalty: str, max_length: int) -> Float[np.ndarray, " T"]:
@@ -113,27 +121,22 @@ def penalty_factors(penalty: str, max_length: int) -> Float[np.ndarray, " T"]:
     return (1 / divisors).astype(np.float32)
 
 
-def batch_size(context: PyTree) -> int:
-    """Return the number of images B of an encoded batch."""
-    return jax.tree.leaves(context)[0].shape[0]
-
-
-def spread(carry: PyTree, rows: int) -> PyTree:
+def spread(xp: ModuleType, carry: PyTree, rows: int) -> PyTree:
     """Copy the one row of every leaf `[B, 1, ...]` to `rows` rows."""
-    return jax.tree.map(
-        lambda leaf: jnp.broadcast_to(leaf, (leaf.shape[0], rows, *leaf.shape[2:])), carry
+    return xp.tree_map(
+        lambda leaf: xp.broadcast_to(leaf, (leaf.shape[0], rows, *leaf.shape[2:])), carry
     )
 
 
-def reorder(carry: PyTree, parents: Int[Array, "B K"]) -> PyTree:
+def reorder(carry: PyTree, parents: Int[ArrayLike, "B K"]) -> PyTree:
     """Give row k of every leaf `[B, J, ...]` the content of row `parents[:, k]`."""
-    batch = parents.shape[0]
+    batch, xp = parents.shape[0], array_module(parents)
 
     def gather(leaf):
         # Gathering whole rows of a matrix is a copy per row, faster than any take along axis 1.
         rows = leaf.shape[1]
-        flat = (parents + rows * jnp.arange(batch, dtype=jnp.int32)[:, None]).reshape(-1)
-        taken = jnp.take(leaf.reshape(batch * rows, -1), flat, axis=0, mode="clip")
+        flat = (parents + rows * xp.arange(batch, dtype=np.int32)[:, None]).reshape(-1)
+        taken = xp.take(leaf.reshape(batch * rows, -1), flat, axis=0, mode="clip")
         return taken.reshape(batch, parents.shape[1], *leaf.shape[2:])
 
-    return jax.tree.map(gather, carry)
+    return xp.tree_map(gather, carry)

@@ -1,14 +1,18 @@
 """Exact top-k over long rows, and drawing from them, several times faster on CPU than stock ops."""
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Float, Int
+
+from sparsecap_jax.array_modules import array_module
+from sparsecap_jax.types import ArrayLike
 
 # Shorter rows than this are not worth splitting.
 _SHORT = 512
 
 
-def top_k(values: Float[Array, "N M"], k: int) -> tuple[Float[Array, "N k"], Int[Array, "N k"]]:
+def top_k(
+    values: Float[ArrayLike, "N M"], k: int
+) -> tuple[Float[ArrayLike, "N k"], Int[ArrayLike, "N k"]]:
     """Return the k largest of each row, largest first, and where they stand; ties: lowest first.
 
     The same result as `jax.lax.top_k`. Rows are cut into chunks; the k largest values lie in the k
@@ -18,26 +22,28 @@ def top_k(values: Float[Array, "N M"], k: int) -> tuple[Float[Array, "N k"], Int
         values: without NaN.
         k: at most M.
     """
-    rows, length = values.shape
+    (rows, length), xp = values.shape, array_module(values)
     size = _chunk_size(length)
     count = -(-length // size)
     if length < _SHORT or count <= k:
-        return tuple(jax.lax.top_k(values, k))
-    chunks = _chunked(values, size, -jnp.inf)
-    _, best = jax.lax.top_k(jnp.max(chunks, axis=-1), k)
-    best = jnp.sort(best, axis=-1)  # Candidates in their first order: ties go to the lowest.
-    candidates = jnp.take_along_axis(chunks, best[..., None], axis=1).reshape(rows, k * size)
-    highest, at = jax.lax.top_k(candidates, k)
-    return highest, jnp.take_along_axis(best, at // size, axis=1) * size + at % size
+        return tuple(xp.top_k(values, k))
+    chunks = _chunked(values, size, -np.inf)
+    _, best = xp.top_k(chunks.max(axis=-1), k)
+    best = xp.sort(best, axis=-1)  # Candidates in their first order: ties go to the lowest.
+    candidates = xp.take_along_axis(chunks, best[..., None], axis=1).reshape(rows, k * size)
+    highest, at = xp.top_k(candidates, k)
+    return highest, xp.take_along_axis(best, at // size, axis=1) * size + at % size
 
 
-def argmax(values: Float[Array, "*N M"]) -> Int[Array, "*N"]:
+def argmax(values: Float[ArrayLike, "*N M"]) -> Int[ArrayLike, "*N"]:
     """Return the position of the largest value along the last axis; ties: the lowest."""
     _, at = top_k(values.reshape(-1, values.shape[-1]), 1)
     return at.reshape(values.shape[:-1])
 
 
-def draw(log_weights: Float[Array, "*N M"], uniform: Float[Array, "*N 2"]) -> Int[Array, "*N"]:
+def draw(
+    log_weights: Float[ArrayLike, "*N M"], uniform: Float[ArrayLike, "*N 2"]
+) -> Int[ArrayLike, "*N"]:
     """Draw one position per row with probability proportional to `exp(log_weights)`.
 
     Inverts the cumulative distribution, first over chunks and then within one: two random numbers
@@ -47,25 +53,28 @@ def draw(log_weights: Float[Array, "*N M"], uniform: Float[Array, "*N 2"]) -> In
         log_weights: at most about 0; -inf is never drawn unless a row has nothing else.
         uniform: in [0, 1).
     """
-    length = log_weights.shape[-1]
+    length, xp = log_weights.shape[-1], array_module(log_weights)
     size = _chunk_size(length)
-    chunks = _chunked(jnp.exp(log_weights).reshape(-1, length), size, 0.0)
+    chunks = _chunked(xp.exp(log_weights).reshape(-1, length), size, 0.0)
     uniform = uniform.reshape(-1, 2)
-    which = _invert(jnp.sum(chunks, axis=-1), uniform[:, 0])
-    chunk = jnp.take_along_axis(chunks, which[:, None, None], axis=1)[:, 0]
+    which = _invert(chunks.sum(axis=-1), uniform[:, 0])
+    chunk = xp.take_along_axis(chunks, which[:, None, None], axis=1)[:, 0]
     at = which * size + _invert(chunk, uniform[:, 1])
-    return jnp.minimum(at, length - 1).reshape(log_weights.shape[:-1])
+    return xp.minimum(at, length - 1).reshape(log_weights.shape[:-1])
 
 
-def _invert(weights: Float[Array, "N M"], uniform: Float[Array, " N"]) -> Int[Array, " N"]:
+def _invert(
+    weights: Float[ArrayLike, "N M"], uniform: Float[ArrayLike, " N"]
+) -> Int[ArrayLike, " N"]:
     """Return the position at which the running sum of `weights` passes `uniform` of its total."""
-    ends = jnp.cumsum(weights, axis=-1)
+    xp = array_module(weights)
+    ends = xp.cumsum(weights, axis=-1)
     positive = weights > 0
     reached = (ends > uniform[:, None] * ends[:, -1:]) & positive
     # Rounding may leave no end beyond the target: then the last positive weight is the one.
-    last = weights.shape[-1] - 1 - jnp.argmax(positive[:, ::-1], axis=-1)
-    at = jnp.where(jnp.any(reached, axis=-1), jnp.argmax(reached, axis=-1), last)
-    return at.astype(jnp.int32)
+    last = weights.shape[-1] - 1 - xp.argmax(positive[:, ::-1], axis=-1)
+    at = xp.where(reached.any(axis=-1), xp.argmax(reached, axis=-1), last)
+    return at.astype(np.int32)
 
 
 def _chunk_size(length: int) -> int:
@@ -74,9 +83,9 @@ def _chunk_size(length: int) -> int:
     return min(divisors, key=lambda size: abs(size - 128), default=128)
 
 
-def _chunked(values: Float[Array, "N M"], size: int, fill: float) -> Float[Array, "N C S"]:
+def _chunked(values: Float[ArrayLike, "N M"], size: int, fill: float) -> Float[ArrayLike, "N C S"]:
     """Cut rows into chunks of `size`, the last one filled up."""
     short = -values.shape[1] % size
     if short:
-        values = jnp.pad(values, ((0, 0), (0, short)), constant_values=fill)
+        values = array_module(values).pad(values, ((0, 0), (0, short)), constant_values=fill)
     return values.reshape(values.shape[0], -1, size)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.models.attention import sinusoids
+from sparsecap_jax.formulas import sinusoids
 
 
 class Rule(NamedTuple):

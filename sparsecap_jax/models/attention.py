@@ -177,14 +177,3 @@ def write_cache(cache: KeysValues, new: KeysValues, position: Int[Array, "B K"])
         words = new[name].reshape(*old.shape[:3], old.shape[-1])
         written[name] = old.at[images, rows, :, position].set(words, **kept)
     return written
-
-
-def sinusoids(length: int, width: int) -> np.ndarray:
-    """Return positions `[length, width]` float32, sines in even and cosines in odd columns.
-
-    Vaswani et al. 2017, section 3.5: column pair i has the wave length 2 pi 10000^(2i/width).
-    """
-    rates = np.exp(np.arange(0, width, 2) * (-math.log(10000.0) / width))
-    angles = np.arange(length)[:, None] * rates
-    waves = np.stack([np.sin(angles), np.cos(angles)], axis=-1)
-    return waves.reshape(length, -1).astype(np.float32)

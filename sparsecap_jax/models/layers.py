@@ -81,18 +81,6 @@ class LSTMWeights(nn.Module):
         return jnp.asarray(kernel_ih), jnp.asarray(kernel_hh), jnp.asarray(bias_ih + bias_hh)
 
 
-def lstm_state(
-    gates: Float[Array, "... G"], cell: Float[Array, "... H"]
-) -> tuple[Float[Array, "... H"], Float[Array, "... H"]]:
-    """Return the hidden and the cell state that follow `cell`.
-
-    `gates` are `[..., 4H]`: input, forget, cell and output gates before their non-linearities.
-    """
-    i, f, g, o = jnp.split(gates, 4, axis=-1)
-    cell = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
-    return jax.nn.sigmoid(o) * jnp.tanh(cell), cell
-
-
 class CellWeights(nn.Module):
     """One matrix of a recurrent cell, split into its input and its state part, and its bias.
 

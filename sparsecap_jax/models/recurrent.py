@@ -1,16 +1,16 @@
 """Teacher forcing of recurrent models: whole captions, packed words, or the model's own words."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from sparsecap_jax.model_fields import RecurrentFields
 from sparsecap_jax.models.interface import CaptionModel, scan_words
 from sparsecap_jax.models.packing import nan_if_lost, pack_rows
 from sparsecap_jax.models.precision import matmul
-from sparsecap_jax.settings import Range
 from sparsecap_jax.types import ArrayLike, Regions
 
 Context = dict[str, Array]
@@ -18,7 +18,7 @@ Carry = dict[str, Array]
 Kernels = dict[str, Array]
 
 
-class RecurrentModel(CaptionModel):
+class RecurrentModel(RecurrentFields, CaptionModel):
     """Base of models with a recurrent state.
 
     A subclass has the methods `encode` and `init_carry`, and four parts of a step, of which only
@@ -29,25 +29,7 @@ class RecurrentModel(CaptionModel):
         carry, hidden = self._recur(carry, words, kernels, context, train)  # [B, K, G], [B, K, H]
         log_probs = self._log_probs(hidden, train)                 # [..., H] -> [..., V]
 
-    Attributes:
-        vocab_size: number of tokens V.
-        feature_size: width D of region and image features.
-        embed_size: width E of the word embedding.
-        rnn_size: width H of the recurrent state.
-        attention_size: width A of the attention's hidden layer.
-        dropout: dropout rate.
-        compute_dtype: "float32" or "bfloat16", see `sparsecap_jax.models.precision`.
-        remat: whether training recomputes each word's step in the backward pass to save memory.
     """
-
-    vocab_size: Annotated[int, Range(1, 2**20)]
-    feature_size: Annotated[int, Range(1, 2**16)] = 2048
-    embed_size: Annotated[int, Range(1, 2**16)] = 1000
-    rnn_size: Annotated[int, Range(1, 2**16)] = 1000
-    attention_size: Annotated[int, Range(1, 2**16)] = 512
-    dropout: Annotated[float, Range(0, 1, open_high=True)] = 0.5
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: bool = False
 
     samples_inputs: ClassVar[bool] = True
 

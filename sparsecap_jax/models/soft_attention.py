@@ -8,41 +8,29 @@ layer norm, and no bias but the cell's and the output layer's.
 """
 
 import functools
-from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from sparsecap_jax.models.layers import CellWeights, gru_state, lstm_state
+from sparsecap_jax.formulas import lstm_state
+from sparsecap_jax.model_fields import SoftAttentionFields
+from sparsecap_jax.models.layers import CellWeights, gru_state
 from sparsecap_jax.models.precision import dot_general
 from sparsecap_jax.models.recurrent import Carry, Context, Kernels, RecurrentModel
-from sparsecap_jax.settings import Range
 from sparsecap_jax.types import Regions
 
 _MASKED = -1e9  # finite, so that an image without any region still gives numbers
 
 
-class SoftAttention(RecurrentModel):
+class SoftAttention(SoftAttentionFields, RecurrentModel):
     """The Soft-Attention captioner.
 
     Regions may be detected objects or the cells of a feature grid in any order. Kernels start
     Glorot-uniform; biases at 0, that of the forget gate and of the GRU's gates at 1.
 
-    Attributes:
-        attention_size: width A of the attention's hidden layer and of what it gathers.
-        dropout: rate on the cell's input and output; the papers take 0.11 for pruned models.
-        cell: "lstm" or "gru".
-        attention_dropout: rate on the attention weights; 0.03 for pruned models.
-        others: see `RecurrentModel`.
     """
-
-    embed_size: Annotated[int, Range(1, 2**16)] = 256
-    rnn_size: Annotated[int, Range(1, 2**16)] = 512
-    dropout: Annotated[float, Range(0, 1, open_high=True)] = 0.35
-    cell: Literal["lstm", "gru"] = "lstm"
-    attention_dropout: Annotated[float, Range(0, 1, open_high=True)] = 0.1
 
     def setup(self):
         inputs, rnn = self.embed_size + self.attention_size, self.rnn_size

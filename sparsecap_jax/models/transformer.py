@@ -8,86 +8,30 @@ Parameter Efficient Image Captioning", Neurocomputing 2022.
 
 import dataclasses
 import math
-from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.formulas import sinusoids
+from sparsecap_jax.model_fields import TransformerFields
 from sparsecap_jax.models import attention as att
 from sparsecap_jax.models.attention import KeysValues
 from sparsecap_jax.models.interface import CaptionModel
 from sparsecap_jax.models.layers import FanInInit, Linear, torch_uniform, xavier_uniform
 from sparsecap_jax.models.packing import Rows, nan_if_lost, pack_rows
 from sparsecap_jax.models.transformer_layers import DecoderLayer, EncoderLayer, LayerConfig
-from sparsecap_jax.settings import Range
 from sparsecap_jax.types import ArrayLike, Regions
-
-MAX_LAYERS = 64
-"""Layers of an encoder or decoder, ten times those of the papers: a config may come from a file."""
 
 Context = dict[str, Array | tuple[KeysValues, ...]]
 Carry = dict[str, Array | tuple[KeysValues, ...]]
 
 
-class Transformer(CaptionModel):
-    """The transformer captioner.
-
-    Attributes:
-        vocab_size: number of tokens V.
-        feature_size: width of region features.
-        d_model: width D of the layers.
-        ff_size: width inside the feed-forward sublayers.
-        num_layers: number of layers of the encoder and of the decoder, where none are shared.
-        num_heads: number of attention heads H.
-        dropout: dropout rate of attention weights, feed-forward, sublayers and embedded words.
-        source_dropout: dropout rate of the embedded regions.
-        max_seq_length: number of tokens that `step` can be given; log-probs beyond it are NaN.
-        share_attention_encoder: "", "kv" or "qk", see `MultiHeadAttention.share`.
-        share_attention_decoder: the same for both attentions of the decoder.
-        share_layer_encoder: for each application the layer it uses, such as (0, 0, 0, 1, 1, 1);
-            () for `num_layers` separate layers.
-        share_layer_decoder: the same for the decoder.
-        pad_id: token that teacher forcing does not look at.
-        compute_dtype: "float32" or "bfloat16", see `sparsecap_jax.models.precision`.
-        remat: whether training recomputes each layer in the backward pass to save memory.
-    """
-
-    vocab_size: Annotated[int, Range(1, 2**20)]
-    feature_size: Annotated[int, Range(1, 2**16)] = 2048
-    d_model: Annotated[int, Range(2, 2**14)] = 512
-    ff_size: Annotated[int, Range(1, 2**16)] = 2048
-    num_layers: Annotated[int, Range(1, MAX_LAYERS)] = 6
-    num_heads: Annotated[int, Range(1, 64)] = 8
-    dropout: Annotated[float, Range(0, 1, open_high=True)] = 0.1
-    source_dropout: Annotated[float, Range(0, 1, open_high=True)] = 0.5
-    max_seq_length: Annotated[int, Range(1, 5000)] = 18
-    share_attention_encoder: Literal["", "kv", "qk"] = ""
-    share_attention_decoder: Literal["", "kv", "qk"] = ""
-    share_layer_encoder: Annotated[tuple[int, ...], Range(0)] = ()
-    share_layer_decoder: Annotated[tuple[int, ...], Range(0)] = ()
-    pad_id: Annotated[int, Range(0)] = 0
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: bool = False
+class Transformer(TransformerFields, CaptionModel):
+    """The transformer captioner."""
 
     encoder_layer = EncoderLayer
-
-    def __post_init__(self):
-        if self.d_model % 2 or self.d_model % self.num_heads:
-            raise ConfigError(
-                f"model.d_model is {self.d_model}; expected an even multiple of model.num_heads "
-                f"({self.num_heads})"
-            )
-        for field in ("share_layer_encoder", "share_layer_decoder"):
-            order = getattr(self, field)
-            if set(order) != set(range(len(set(order)))) or len(order) > MAX_LAYERS:
-                raise ConfigError(
-                    f"model.{field} is {order!s:.200}; expected at most {MAX_LAYERS} layer "
-                    "numbers from 0 on without gaps, such as (0, 0, 0, 1, 1, 1)"
-                )
-        super().__post_init__()
 
     def setup(self):
         encoder, decoder = self.encoder_layer, DecoderLayer
@@ -97,9 +41,9 @@ class Transformer(CaptionModel):
         biases = self._bias_inits()
         sizes = self.d_model, self.ff_size, self.num_heads, self.dropout
         config = LayerConfig(*sizes, self.share_attention_encoder, self.compute_dtype, biases)
-        self.encoder_layers = [encoder(config) for _ in set(self._order("encoder"))]
+        self.encoder_layers = [encoder(config) for _ in set(self.order("encoder"))]
         config = dataclasses.replace(config, share=self.share_attention_decoder)
-        self.decoder_layers = [decoder(config) for _ in set(self._order("decoder"))]
+        self.decoder_layers = [decoder(config) for _ in set(self.order("decoder"))]
         self.encoder_norm = att.LayerNorm()
         self.decoder_norm = att.LayerNorm()
         self.src_embed = self._src_embed()
@@ -122,7 +66,7 @@ class Transformer(CaptionModel):
         x = nn.relu(self.src_embed(features.reshape(-1, features.shape[-1])))
         x = self.source_drop(x, deterministic=not train)
         x, geometry = self._relate(x, regions)
-        for i in self._order("encoder"):
+        for i in self.order("encoder"):
             x = self.encoder_layers[i](x, rows, mask, geometry, train)
         x = self.encoder_norm(x)
         cross = tuple(layer.keys_values(x, rows) for layer in self.decoder_layers)
@@ -138,7 +82,7 @@ class Transformer(CaptionModel):
         shape = (batch, rows, self.num_heads, self.max_seq_length, self.d_model // self.num_heads)
         names = ("key",) if self.share_attention_decoder == "kv" else ("key", "value")
         cache = tuple(
-            {name: jnp.zeros(shape, jnp.float32) for name in names} for _ in self._order("decoder")
+            {name: jnp.zeros(shape, jnp.float32) for name in names} for _ in self.order("decoder")
         )
         return {"position": jnp.zeros((batch, rows), jnp.int32), "cache": cache}
 
@@ -153,7 +97,7 @@ class Transformer(CaptionModel):
         places = jnp.arange(self.max_seq_length, dtype=jnp.int32)
         mask = places <= position[..., None, None]
         # `take` fills positions beyond the table with NaN: an overrun cannot go unnoticed.
-        table = jnp.asarray(att.sinusoids(self.max_seq_length, self.d_model))
+        table = jnp.asarray(sinusoids(self.max_seq_length, self.d_model))
         positions = jnp.take(table, position.reshape(-1), axis=0)
         x = self._embed(tokens.reshape(-1), positions, train)
         rows = Rows(*tokens.shape, 1)
@@ -208,7 +152,7 @@ class Transformer(CaptionModel):
         mask = seen[:, :, None] & jnp.tril(jnp.ones((length, length), bool))
         places = rows.flat_places()
         words = rows.take_tokens(tokens, self.pad_id)
-        table = jnp.asarray(att.sinusoids(length, self.d_model))
+        table = jnp.asarray(sinusoids(length, self.d_model))
         x = self._embed(words, table[places % length], train)
         x, _, weights = self._decoder(x, rows, mask, context, None, None, train)
         self.sow("intermediates", "attention", weights)
@@ -228,7 +172,7 @@ class Transformer(CaptionModel):
 
         Also returns the weights `[B, K, Q, R]` of the regions, mean over heads and layers.
         """
-        order = self._order("decoder")
+        order = self.order("decoder")
         caches = caches or (None,) * len(order)
         written, weights = [], []
         for i, cache in zip(order, caches, strict=True):
@@ -260,10 +204,6 @@ class Transformer(CaptionModel):
             return dict.fromkeys(_BIAS_GROUPS, torch_uniform)
         keys = jax.random.split(self.make_rng("params"), len(_BIAS_GROUPS))
         return {name: att.tied_bias(key) for name, key in zip(_BIAS_GROUPS, keys, strict=True)}
-
-    def _order(self, side: str) -> tuple[int, ...]:
-        """Return the index of the layer that each application of `side` uses."""
-        return getattr(self, f"share_layer_{side}") or tuple(range(self.num_layers))
 
 
 _BIAS_GROUPS = ("encoder", "decoder_self", "decoder_cross", "feed_forward", "geometry")

@@ -4,16 +4,15 @@ Anderson et al., "Bottom-Up and Top-Down Attention for Image Captioning and VQA"
 form of the reference (`models/att_model.py`, `up_down_lstm`).
 """
 
-from typing import Annotated
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from sparsecap_jax.models.layers import Linear, LSTMWeights, lstm_state
+from sparsecap_jax.formulas import lstm_state
+from sparsecap_jax.model_fields import UpDownFields
+from sparsecap_jax.models.layers import Linear, LSTMWeights
 from sparsecap_jax.models.recurrent import Carry, Context, Kernels, RecurrentModel
-from sparsecap_jax.settings import Range
 from sparsecap_jax.types import Regions
 
 
@@ -50,17 +49,8 @@ class Attention(nn.Module):
         return weights
 
 
-class UpDown(RecurrentModel):
-    """The Up-Down captioner.
-
-    Attributes:
-        rnn_size: width H of both LSTMs and of the embedded features.
-        dropout: dropout rate after every embedding and after the language LSTM.
-        logit_layers: number of layers from the language LSTM to the logits.
-        others: see `RecurrentModel`.
-    """
-
-    logit_layers: Annotated[int, Range(1, 64)] = 1
+class UpDown(UpDownFields, RecurrentModel):
+    """The Up-Down captioner."""
 
     def setup(self):
         rnn, dtype = self.rnn_size, self.compute_dtype

@@ -4,24 +4,22 @@ Tan & Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Netwo
 Lite variant (TensorFlow, 2020) has ReLU6 and no squeeze-and-excitation, and scales neither the
 stem, nor the head, nor the number of first and last blocks. Its published weights come as PyTorch
 files, which are read without PyTorch, and without running anything in them.
+
+`last_map` runs the network in NumPy, which starts at once; `efficientnet_linen` has it for XLA.
 """
 
-import functools
 import math
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
-from flax.traverse_util import flatten_dict, unflatten_dict
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from sparsecap_jax.errors import CheckpointError, ConfigError
 from sparsecap_jax.settings import optional_package
 from sparsecap_jax.torch_files import load_torch_file
+from sparsecap_jax.trees import unflatten
 
 FEATURES = 1280
 STRIDE = 32
@@ -48,81 +46,27 @@ _LAYERS = {
     "head": ("_conv_head", "_bn1"),
 }
 
-
-class Depthwise(nn.Module):
-    """Depthwise convolution with TensorFlow's SAME padding, one tap of the kernel after another.
-
-    XLA's own grouped convolution takes 4 to 20 times as long on a CPU.
-    """
-
-    kernel: int
-    stride: int
-
-    @nn.compact
-    def __call__(self, inputs: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C"]:
-        """Return `ceil(H / stride) x ceil(W / stride)` maps."""
-        width = inputs.shape[-1]
-        shape = (self.kernel, self.kernel, 1, width)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        bias = self.param("bias", nn.initializers.zeros, (width,))
-        pads = jax.lax.padtype_to_pads(inputs.shape[1:3], shape[:2], 2 * [self.stride], "SAME")
-        padded = jnp.pad(inputs, [(0, 0), *pads, (0, 0)])
-        spans = [size - self.kernel + 1 for size in padded.shape[1:3]]
-        total = bias
-        for y in range(self.kernel):
-            rows = padded[:, y : y + spans[0] : self.stride]
-            for x in range(self.kernel):
-                total = total + rows[:, :, x : x + spans[1] : self.stride] * kernel[y, x, 0]
-        return total
+# Bytes of the part of a map that a depthwise convolution works on at a time: it stays in the cache.
+_PART_BYTES = 2**18
 
 
-class Block(nn.Module):
-    """Inverted bottleneck: 1x1 expansion, depthwise convolution, 1x1 projection, shortcut."""
+class BlockShape(NamedTuple):
+    """Shape of an inverted bottleneck; `expand` is the factor of its inner features."""
 
     kernel: int
     stride: int
     expand: int
     features: int
 
-    @nn.compact
-    def __call__(self, inputs: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C2"]:
-        """Return the maps after the block."""
-        width = inputs.shape[-1] * self.expand
-        hidden = inputs
-        if self.expand > 1:
-            hidden = nn.relu6(nn.Conv(width, (1, 1), name="expand")(hidden))
-        hidden = nn.relu6(Depthwise(self.kernel, self.stride, name="depthwise")(hidden))
-        hidden = nn.Conv(self.features, (1, 1), name="project")(hidden)
-        return hidden + inputs if hidden.shape == inputs.shape else hidden
 
-
-class EfficientNetLite(nn.Module):
-    """The network up to its last map; `logits` adds the mean and the linear layer."""
-
-    network: str  # a key of `NETWORKS`
-
-    def setup(self):
-        """Name the layers."""
-        width, depth = NETWORKS[self.network]
-        self.stem = nn.Conv(32, (3, 3), 2)
-        self.blocks = [
-            Block(kernel, 1 if repeat else stride, expand, _scaled(features, width))
-            for count, kernel, stride, expand, features in _STAGES
-            for repeat in range(math.ceil(depth * count) if count > 1 else 1)
-        ]
-        self.head = nn.Conv(FEATURES, (1, 1))
-        self.classes = nn.Dense(1000)
-
-    def __call__(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B h w F"]:
-        """Map `(RGB - 127) / 128` to 1,280 features, for every 32 pixels each way."""
-        hidden = nn.relu6(self.stem(pixels))
-        for block in self.blocks:
-            hidden = block(hidden)
-        return nn.relu6(self.head(hidden))
-
-    def logits(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B C"]:
-        """Return logits of the 1,000 ImageNet classes."""
-        return self.classes(self(pixels).mean(axis=(1, 2)))
+def block_shapes(network: str) -> list[BlockShape]:
+    """Return the blocks of a network, a key of `NETWORKS`."""
+    width, depth = NETWORKS[network]
+    return [
+        BlockShape(kernel, 1 if repeat else stride, expand, _scaled(features, width))
+        for count, kernel, stride, expand, features in _STAGES
+        for repeat in range(math.ceil(depth * count) if count > 1 else 1)
+    ]
 
 
 def _scaled(features: int, width: float) -> int:
@@ -143,7 +87,7 @@ def published_weights(network: str) -> pathlib.Path:
 
 
 def load_params(network: str, path: str | pathlib.Path | None = None) -> dict[str, Any]:
-    """Return float32 params of an `EfficientNetLite`, batch norms folded, from a PyTorch file.
+    """Return float32 params, batch norms folded, from a PyTorch file.
 
     Args:
         network: a key of `NETWORKS`.
@@ -159,23 +103,30 @@ def load_params(network: str, path: str | pathlib.Path | None = None) -> dict[st
     try:
         params["classes/kernel"] = np.ascontiguousarray(tensors["_fc.weight"].T)
         params["classes/bias"] = np.array(tensors["_fc.bias"])
-        for name, leaf in _shapes(EfficientNetLite(network)).items():
-            layer = name.rpartition("/")[0]
-            if name not in params:
-                params[f"{layer}/kernel"], params[f"{layer}/bias"] = _folded(tensors, layer)
-            if params[name].shape != leaf.shape:
-                raise ValueError(f"{name}: {params[name].shape}; expected {leaf.shape}")
+        for layer, shape in _kernel_shapes(network).items():
+            params[f"{layer}/kernel"], params[f"{layer}/bias"] = _folded(tensors, layer)
+            if params[f"{layer}/kernel"].shape != shape:
+                raise ValueError(f"{layer}: {params[f'{layer}/kernel'].shape}; expected {shape}")
+        if params["classes/kernel"].shape != (FEATURES, 1000):
+            raise ValueError(f"_fc.weight: expected {(1000, FEATURES)}")
     except (KeyError, ValueError, AttributeError) as error:
         reason = f"not the weights of EfficientNet-{network.capitalize()}: {error!r}"
         raise CheckpointError(f"{source}: {reason}") from error
-    return unflatten_dict(params, sep="/")
+    return unflatten(params)
 
 
-@functools.cache
-def _shapes(network: nn.Module) -> dict[str, Any]:
-    init = functools.partial(network.init, method="logits")
-    pixels = jnp.zeros((1, STRIDE, STRIDE, 3))
-    return flatten_dict(jax.eval_shape(init, jax.random.key(0), pixels)["params"], sep="/")
+def _kernel_shapes(network: str) -> dict[str, tuple[int, ...]]:
+    """Return the shapes `[h, w, in, out]` of the convolutions by layer."""
+    width = 32
+    shapes: dict[str, tuple[int, ...]] = {"stem": (3, 3, 3, width)}
+    for number, block in enumerate(block_shapes(network)):
+        inner, name = width * block.expand, f"blocks_{number}"
+        if block.expand > 1:
+            shapes[f"{name}/expand"] = (1, 1, width, inner)
+        shapes[f"{name}/depthwise"] = (block.kernel, block.kernel, 1, inner)
+        shapes[f"{name}/project"] = (1, 1, inner, block.features)
+        width = block.features
+    return {**shapes, "head": (1, 1, width, FEATURES)}
 
 
 def _folded(tensors: Mapping[str, Any], layer: str) -> tuple[np.ndarray, np.ndarray]:
@@ -188,3 +139,75 @@ def _folded(tensors: Mapping[str, Any], layer: str) -> tuple[np.ndarray, np.ndar
     gain = scale / np.sqrt(variance + _EPSILON)
     kernel = kernel.transpose(2, 3, 1, 0) * gain
     return kernel.astype(np.float32), (offset - mean * gain).astype(np.float32)
+
+
+def scaled(pixels: Any) -> Any:
+    """Return float32 RGB of 0 to 255 as the network takes it."""
+    return (pixels - np.float32(127.0)) / np.float32(128.0)
+
+
+def last_map(
+    network: str, params: Mapping[str, Any], pixels: Float[np.ndarray, "H W 3"]
+) -> Float[np.ndarray, "h w 1280"]:
+    """Map the `scaled` pixels of one photo to features, one for every 32 pixels each way."""
+    hidden = _stem(pixels, **params["stem"])
+    for number, shape in enumerate(block_shapes(network)):
+        block, inputs = params[f"blocks_{number}"], hidden
+        if shape.expand > 1:
+            hidden = _relu6(_pointwise(hidden, **block["expand"]))
+        hidden = _depthwise(hidden, shape.stride, **block["depthwise"])
+        hidden = _pointwise(hidden, **block["project"])
+        if hidden.shape == inputs.shape:
+            hidden += inputs
+    return _relu6(_pointwise(hidden, **params["head"]))
+
+
+def _relu6(maps: np.ndarray) -> np.ndarray:
+    return np.clip(maps, np.float32(0.0), np.float32(6.0), out=maps)
+
+
+def _pointwise(maps: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    result = maps.reshape(-1, maps.shape[-1]) @ kernel[0, 0]
+    result += bias
+    return result.reshape(*maps.shape[:2], -1)
+
+
+def _stem(pixels: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Convolve with stride 2: the taps lie side by side, so that one product serves them all."""
+    padded, (height, width) = _padded(pixels, 3, 2)
+    taps = [
+        padded[y : y + 2 * height : 2, x : x + 2 * width : 2][:height, :width]
+        for y in range(3)
+        for x in range(3)
+    ]
+    return _relu6(_pointwise(np.concatenate(taps, axis=-1), kernel.reshape(1, 1, 27, -1), bias))
+
+
+def _depthwise(maps: np.ndarray, stride: int, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Convolve every feature apart, some rows of the map at a time, and apply ReLU6."""
+    size = len(kernel)
+    padded, (height, width) = _padded(maps, size, stride)
+    result = np.empty((height, width, maps.shape[-1]), np.float32)
+    rows = max(1, _PART_BYTES // (4 * width * maps.shape[-1]))
+    product = np.empty((rows, *result.shape[1:]), np.float32)
+    for top in range(0, height, rows):
+        part = result[top : top + rows]
+        part[:] = bias
+        count = len(part)
+        for y in range(size):
+            lines = padded[top * stride + y :][: count * stride : stride]
+            for x in range(size):
+                columns = lines[:, x : x + width * stride : stride][:, :width]
+                part += np.multiply(columns, kernel[y, x, 0], out=product[:count])
+        _relu6(part)
+    return result
+
+
+def _padded(maps: np.ndarray, size: int, stride: int) -> tuple[np.ndarray, list[int]]:
+    """Pad as TensorFlow's SAME; return the maps, and height and width after the convolution."""
+    after = [-(-side // stride) for side in maps.shape[:2]]
+    pads = [
+        max((new - 1) * stride + size - old, 0)
+        for new, old in zip(after, maps.shape[:2], strict=True)
+    ]
+    return np.pad(maps, [*((pad // 2, pad - pad // 2) for pad in pads), (0, 0)]), after

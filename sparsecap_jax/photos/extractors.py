@@ -11,8 +11,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Protocol, runtime_checkable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
@@ -24,8 +22,9 @@ from sparsecap_jax.photos.efficientnet_lite import (
     FEATURES,
     NETWORKS,
     STRIDE,
-    EfficientNetLite,
+    last_map,
     load_params,
+    scaled,
 )
 from sparsecap_jax.photos.images import Photo, open_photo, squeeze
 
@@ -33,6 +32,9 @@ _SIDE = 1333  # longest side of a picture in torchvision's detectors
 _MAX_POOLING = 2**24  # windows times cells of the map
 _MAX_PIXELS = 2**26  # of a batch
 _MAX_LEVELS = 32
+
+FEW = 8
+"""Photos at a time for which the network is not compiled."""
 
 
 @runtime_checkable
@@ -159,34 +161,39 @@ class Lite:
         self.settings = {"extractor": network, **values}
         self.boxes = window_boxes(windows.grid, windows.pyramid)
         self._pooling = pooling_weights(self.boxes, *2 * [windows.size // STRIDE])
-        self._network = EfficientNetLite(network)
-        self._params = jax.device_put(load_params(network))
+        self._network, self._params = network, load_params(network)
+        self._compiled: Callable | None = None
 
     def shrink(self, photo: Image.Image) -> Image.Image:
         """Return the photo as the network sees it."""
         return Image.fromarray(squeeze(photo, self.windows.size))
 
     def __call__(self, photos: Sequence[Image.Image]) -> list[RegionFeatures]:
-        """Return the windows' features `[R, 1280]`, boxes `[R, 4]` and fc `[1280]` of photos."""
+        """Return the windows' features `[R, 1280]`, boxes `[R, 4]` and fc `[1280]` of photos.
+
+        Up to `FEW` photos are worked on by NumPy, which starts at once; more are worth compiling
+        the network. Features differ by rounding alone.
+        """
+        if self._compiled is None and len(photos) <= FEW:
+            return [self._one(photo) for photo in photos]
+        if self._compiled is None:
+            from sparsecap_jax.photos.efficientnet_linen import compiled_windows
+
+            self._compiled = compiled_windows(self._network, self._params, self._pooling)
         regions, side, count = [], self.windows.size, self.windows.batch_size
         for start in range(0, len(photos), count):
             part = photos[start : start + count]
             pixels = np.zeros((count, side, side, 3), np.uint8)
             for row, photo in enumerate(part):
                 pixels[row] = squeeze(photo, side)
-            pooled = _windows(self._network, self._params, pixels, self._pooling)
-            features, fc = jax.device_get(pooled)
+            features, fc = self._compiled(pixels)
             regions += [RegionFeatures(features[i], self.boxes, fc[i]) for i in range(len(part))]
         return regions
 
-
-@functools.partial(jax.jit, static_argnums=0)
-def _windows(network, params, pixels, pooling):
-    """Pooled features `[B, R, D]` and means `[B, D]` of uint8 pixels `[B, S, S, 3]`."""
-    scaled = (pixels.astype(jnp.float32) - 127.0) / 128.0
-    maps = network.apply({"params": params}, scaled)
-    cells = maps.reshape(len(maps), -1, FEATURES)
-    return jnp.einsum("rn,bnd->brd", pooling, cells), cells.mean(axis=1)
+    def _one(self, photo: Image.Image) -> RegionFeatures:
+        pixels = np.asarray(squeeze(photo, self.windows.size), np.float32)
+        cells = last_map(self._network, self._params, scaled(pixels)).reshape(-1, FEATURES)
+        return RegionFeatures(self._pooling @ cells, self.boxes, cells.mean(axis=0))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import pathlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -19,9 +19,8 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from sparsecap_jax.captioning.search import SearchOptions
 from sparsecap_jax.errors import CheckpointError, ConfigError, SparsecapError
-from sparsecap_jax.files import foreign_errors, read_settings, write_atomically, write_json
+from sparsecap_jax.files import read_settings, write_atomically, write_json
 from sparsecap_jax.model_files import FORMS, ModelFile, write_model
 from sparsecap_jax.models import abstract_params, make_model
 from sparsecap_jax.pruning import make_pruner
@@ -30,6 +29,20 @@ from sparsecap_jax.pruning.paths import Path, by_path, nest, select
 from sparsecap_jax.pruning.summary import by_module, summarize
 from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.config import from_dict, model_config, to_json
+from sparsecap_jax.runs.finished import (
+    CONFIG,
+    EXTRACTOR,
+    FINISHED,
+    MODEL,
+    NPZ,
+    PARAMS,
+    SEARCH,
+    TOKENIZER,
+    file_settings,
+    file_tokenizer,
+    finished_weights,
+    read_notes,
+)
 from sparsecap_jax.runs.weights import (
     SAFETENSORS,
     load_weights,
@@ -37,23 +50,8 @@ from sparsecap_jax.runs.weights import (
     save_safetensors,
     save_weights,
 )
-from sparsecap_jax.settings import build
 from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer
 from sparsecap_jax.types import PyTree
-
-CONFIG = "config.json"
-TOKENIZER = "tokenizer"
-MODEL_SUFFIX = ".scap"
-MODEL = f"model{MODEL_SUFFIX}"
-NPZ = "weights.npz"
-INITIAL_WEIGHTS = "initial_weights.npz"
-EXTRACTOR = "extractor.json"
-SEARCH = "search.json"
-PARAMS = "params.json"
-SUMMARY = "summary.json"
-IMPORTED = "imported.json"
-
-FINISHED = (MODEL, NPZ, f"weights{SAFETENSORS}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,9 +97,7 @@ def load_run(directory: str | pathlib.Path, step: int | str = "best") -> LoadedR
     tokenizer = make_tokenizer(config.tokenizer, directory / TOKENIZER)
     model = make_model(model_config(config, tokenizer.vocab_size))
     variables = load_variables(directory, config, abstract_params(model), step)
-    files = [directory / name for name in (EXTRACTOR, SEARCH)]
-    notes = [read_settings(file) if file.exists() else {} for file in files]
-    _check_search(notes[1], str(files[1]))
+    notes = read_notes(directory)
     return LoadedRun(config, tokenizer, model, variables["params"], variables["masks"], *notes)
 
 
@@ -110,43 +106,15 @@ def _load_file(path: pathlib.Path, step: int | str) -> LoadedRun:
     if step != "best":
         raise CheckpointError(f"{path}: step is {step!r}; a model file holds the best alone")
     with ModelFile(path) as file:
-        notes = {name: file.notes.get(name, {}) for name in ("config", "extractor", "search")}
-        if not all(isinstance(value, dict) for value in notes.values()) or not notes["config"]:
-            raise CheckpointError(f"{path}: weights without a config; expected those of a run")
+        settings, *notes = file_settings(path, file)
         try:
-            config = from_dict(notes["config"], f"{path}: config")
+            config = from_dict(settings, f"{path}: config")
         except SparsecapError as error:
             raise CheckpointError(str(error)) from error
-        _check_search(notes["search"], f"{path}: search")
-        with tempfile.TemporaryDirectory() as folder, _named(path, folder):
-            for name, content in file.files().items():
-                target = pathlib.Path(folder, name)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(content)
-            tokenizer = make_tokenizer(config.tokenizer, pathlib.Path(folder, TOKENIZER))
+        tokenizer = file_tokenizer(path, file, config.tokenizer)
         model = make_model(model_config(config, tokenizer.vocab_size))
         variables = read_model(path, file, abstract_params(model))
-    settings = {name: notes[name] for name in ("extractor", "search")}
-    return LoadedRun(config, tokenizer, model, **variables, **settings)
-
-
-@contextlib.contextmanager
-def _named(path: pathlib.Path, folder: str) -> Iterator[None]:
-    """Name a model file, not the temporary folder of its files, in errors about them."""
-    try:
-        with foreign_errors(f"{path}: its files cannot be unpacked", CheckpointError):
-            yield
-    except SparsecapError as error:
-        raise type(error)(str(error).replace(folder, str(path))) from error
-
-
-def _check_search(options: Mapping[str, Any], path: str) -> None:
-    try:
-        build(SearchOptions, options, path)
-    except ConfigError as error:  # of options that do not fit each other
-        if path in str(error):
-            raise
-        raise ConfigError(f"{path}: {error}") from error
+    return LoadedRun(config, tokenizer, model, variables["params"], variables["masks"], *notes)
 
 
 def load_config(directory: pathlib.Path) -> ConfigDict:
@@ -222,13 +190,6 @@ def load_raw_variables(
             except CheckpointError:
                 if (checkpoints.directory / str(chosen)).exists():
                     raise
-
-
-def finished_weights(run: str | pathlib.Path) -> pathlib.Path | None:
-    """Return the file of a run's finished weights; None where there is none."""
-    run = pathlib.Path(run)
-    files = [run] if run.is_file() else [run / name for name in FINISHED]
-    return next((file for file in files if file.exists()), None)
 
 
 def save_run(directory: str | pathlib.Path, run: LoadedRun, *, form: str = "float32") -> int:

@@ -18,7 +18,8 @@ from jaxtyping import Array, Key
 from sparsecap_jax.errors import CheckpointError
 from sparsecap_jax.models import smallest_inputs
 from sparsecap_jax.pruning.step import SparseStep, TrainState
-from sparsecap_jax.runs.directory import INITIAL_WEIGHTS, load_variables
+from sparsecap_jax.runs.directory import load_variables
+from sparsecap_jax.runs.finished import INITIAL_WEIGHTS
 from sparsecap_jax.runs.published import resolve_run
 from sparsecap_jax.runs.run import Run
 from sparsecap_jax.runs.weights import load_weights, misfits

@@ -29,7 +29,8 @@ from sparsecap_jax.pruning.masks import finalize, sparsity
 from sparsecap_jax.pruning.step import TrainState, warn_unless_begun
 from sparsecap_jax.pruning.summary import by_module, summarize
 from sparsecap_jax.runs.checkpoints import Checkpoints
-from sparsecap_jax.runs.directory import (
+from sparsecap_jax.runs.directory import LoadedRun, save_finished, weight_counts
+from sparsecap_jax.runs.finished import (
     EXTRACTOR,
     FINISHED,
     INITIAL_WEIGHTS,
@@ -37,9 +38,6 @@ from sparsecap_jax.runs.directory import (
     PARAMS,
     SUMMARY,
     TOKENIZER,
-    LoadedRun,
-    save_finished,
-    weight_counts,
 )
 from sparsecap_jax.runs.finite import FiniteWatch
 from sparsecap_jax.runs.first_state import abstract_state, first_state

@@ -24,7 +24,7 @@ from sparsecap_jax.files import read_settings, write_atomically, write_json
 from sparsecap_jax.models import make_model, model_class
 from sparsecap_jax.pruning import Pruner, make_pruner
 from sparsecap_jax.runs.config import changed_fields, from_dict, model_config, to_json, validate
-from sparsecap_jax.runs.directory import CONFIG, EXTRACTOR, INITIAL_WEIGHTS, TOKENIZER
+from sparsecap_jax.runs.finished import CONFIG, EXTRACTOR, INITIAL_WEIGHTS, TOKENIZER
 from sparsecap_jax.runs.published import resolve_run
 from sparsecap_jax.scst.document_frequency import DocumentFrequency, count_documents
 from sparsecap_jax.scst.guard import check_document_frequency

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from sparsecap_jax.captioning.batches import caption_batches
+from sparsecap_jax.captioning.engines import Compiled
 from sparsecap_jax.captioning.image_options import decode_options
 from sparsecap_jax.captioning.search import SearchOptions
 from sparsecap_jax.data.pipeline import make_eval_batches
@@ -46,7 +47,9 @@ class Validator:
         for batch in self._batches:
             sums += np.array(jax.device_get(self._loss(params, masks, batch)), np.float64)
         pruned = self._finalize(params, masks)
-        captioned = caption_batches(run.model, pruned, self._batches, run.tokenizer, self._options)
+        captioned = caption_batches(
+            Compiled(run.model, pruned), self._batches, run.tokenizer, self._options
+        )
         captions = {self._records[index].image_id: best[0].text for index, best in captioned}
         references = {record.image_id: record.raw for record in self._records}
         scores = score_captions(captions, references, METRICS, run.config.eval.tokenizer)

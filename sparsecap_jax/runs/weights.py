@@ -15,7 +15,6 @@ import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sparsecap_jax.arrays import ArrayFile
 from sparsecap_jax.errors import CheckpointError
@@ -27,6 +26,7 @@ from sparsecap_jax.model_files import (
     read_safetensors,
     write_safetensors,
 )
+from sparsecap_jax.trees import flatten, unflatten
 from sparsecap_jax.types import PyTree
 
 FORMAT_VERSION = 1
@@ -47,9 +47,9 @@ def save_weights(
     Leaves without a mask are stored sparse where at least half of them is 0. A `compact` file is
     compressed, its values rounded to float16. The file appears whole or not at all.
     """
-    flat_masks = flatten_dict(masks or {}, sep="/")
+    flat_masks = flatten(masks or {})
     entries: dict[str, np.ndarray] = {"format_version": np.int32(FORMAT_VERSION)}
-    for name, value in flatten_dict(params, sep="/").items():
+    for name, value in flatten(params).items():
         value = np.asarray(value, np.float32)
         kept = np.asarray(flat_masks[name]) != 0 if name in flat_masks else value != 0
         if name in flat_masks or np.mean(kept) <= 0.5:
@@ -102,7 +102,7 @@ def read_model(path: Any, file: ModelFile, expected: PyTree | None = None) -> di
     if expected is None and total > MAX_WEIGHTS:
         raise CheckpointError(f"{path}: {total} weights; expected at most {MAX_WEIGHTS}")
     params, masks = file.read()
-    return {"params": unflatten_dict(params, sep="/"), "masks": unflatten_dict(masks, sep="/")}
+    return {"params": unflatten(params), "masks": unflatten(masks)}
 
 
 def save_safetensors(path: str | pathlib.Path, params: PyTree, masks: PyTree) -> int:
@@ -110,7 +110,7 @@ def save_safetensors(path: str | pathlib.Path, params: PyTree, masks: PyTree) ->
 
     A mask is stored, as `mask:PATH`, only where it keeps weights that are 0.
     """
-    flat, flat_masks = flatten_dict(params, sep="/"), flatten_dict(masks, sep="/")
+    flat, flat_masks = flatten(params), flatten(masks)
     tensors, masked = {}, {}
     for name, value in flat.items():
         tensors[name] = value = np.asarray(value, np.float32)
@@ -135,7 +135,7 @@ def load_safetensors(path: str | pathlib.Path, expected: PyTree | None = None) -
     if expected is not None:
         check_fit(path, {name: Leaf(array.shape) for name, array in params.items()}, expected)
     masks = {name: mask.astype(np.uint8) for name, mask in masks.items()}
-    return {"params": unflatten_dict(params, sep="/"), "masks": unflatten_dict(masks, sep="/")}
+    return {"params": unflatten(params), "masks": unflatten(masks)}
 
 
 def _load_npz(path: pathlib.Path, expected: PyTree | None) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def _load_npz(path: pathlib.Path, expected: PyTree | None) -> dict[str, Any]:
                 params[name], masks[name] = _unpack(path, name, shape, file)
             else:
                 params[name] = file.read(f"dense:{name}").astype(np.float32)
-    return {"params": unflatten_dict(params, sep="/"), "masks": unflatten_dict(masks, sep="/")}
+    return {"params": unflatten(params), "masks": unflatten(masks)}
 
 
 class Leaf(NamedTuple):
@@ -176,7 +176,7 @@ def check_fit(where: Any, tree: PyTree, expected: PyTree) -> None:
 def misfits(tree: PyTree, expected: PyTree) -> dict[str, str]:
     """Describe the leaves that are missing, extra, or of another shape than expected, by path."""
     shapes, expected = (
-        {path: tuple(leaf.shape) for path, leaf in flatten_dict(leaves, sep="/").items()}
+        {path: tuple(leaf.shape) for path, leaf in flatten(leaves).items()}
         for leaves in (tree, expected)
     )
     faults = {}

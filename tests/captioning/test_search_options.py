@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import zlib
 
 import jax
 import jaxtyping
@@ -102,9 +103,12 @@ def test_prefix_and_required_words_of_all_images_or_of_each(tokenizer):
 def test_samples_have_a_key_of_the_seed_and_the_image(tokenizer):
     def keys(image_ids, seed):
         search = SearchOptions(search="sample", seed=seed)
-        found = image_options(search, tokenizer, DecodeOptions(max_length=9), image_ids)
-        return jax.random.key_data(found["rng"])
+        return image_options(search, tokenizer, DecodeOptions(max_length=9), image_ids)["rng"]
 
+    for seed in (0, -3, 2**40 + 9):
+        ids = np.array([zlib.crc32(name) for name in (b"5", b"name")], np.uint32)
+        expected = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), ids)
+        np.testing.assert_array_equal(keys([5, "name"], seed), jax.random.key_data(expected))
     first = np.asarray(keys([5, "name", 17], 0))
     np.testing.assert_array_equal(keys([17, 5], 0), first[[2, 0]])
     assert len({row.tobytes() for row in [*first, *np.asarray(keys([5], 1))]}) == 4

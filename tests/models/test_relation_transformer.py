@@ -10,9 +10,10 @@ import reference_cases as cases
 import transformer_cases as tc
 
 from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.formulas import box_geometry, trigonometric
 from sparsecap_jax.models import count_params, make_model
 from sparsecap_jax.models.layers import torch_uniform
-from sparsecap_jax.models.relation_transformer import GeometryBias, box_geometry, trigonometric
+from sparsecap_jax.models.relation_transformer import GeometryBias
 
 
 def test_geometry_of_two_boxes_by_hand():

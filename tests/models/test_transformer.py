@@ -368,7 +368,7 @@ def test_layer_norm_by_hand():
 
 
 def test_sinusoids_by_hand():
-    table = attention.sinusoids(26, 6)
+    table = sinusoids(26, 6)
     for position in (0, 1, 25):
         for pair in range(3):
             angle = position / 10000 ** (2 * pair / 6)

@@ -12,7 +12,8 @@ from jax import lax
 
 from sparsecap_jax.errors import CheckpointError, ConfigError
 from sparsecap_jax.photos import efficientnet_lite
-from sparsecap_jax.photos.efficientnet_lite import Depthwise, EfficientNetLite, load_params
+from sparsecap_jax.photos.efficientnet_linen import Depthwise, EfficientNetLite
+from sparsecap_jax.photos.efficientnet_lite import load_params
 from sparsecap_jax.photos.extractors import make_extractor
 from sparsecap_jax.photos.images import open_photo
 from sparsecap_jax.torch_files import save_torch_file
@@ -38,12 +39,15 @@ def drawn_pixels(height, width):
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("size", [(96, 128), (75, 97)])
 def test_logits_of_the_pytorch_port(network, size):
-    pixels = (drawn_pixels(*size)[None].astype(np.float32) - 127) / 128
+    pixels = scaled(drawn_pixels(*size)[None].astype(np.float32))
     apply = jax.jit(EfficientNetLite(network).apply, static_argnames="method")
     logits = apply({"params": params(network)}, pixels, method="logits")
     with np.load(GOLDEN / f"{network}.npz") as golden:
         expected = golden[f"logits_{size[0]}_{size[1]}"]
     np.testing.assert_allclose(logits[0], expected, atol=3e-5)
+    means = last_map(network, params(network), pixels[0]).mean(axis=(0, 1))
+    classes = params(network)["classes"]
+    np.testing.assert_allclose(means @ classes["kernel"] + classes["bias"], expected, atol=3e-5)
 
 
 @pytest.mark.parametrize(("kernel", "stride", "size"), [(3, 1, 7), (5, 2, 8), (3, 2, 9)])

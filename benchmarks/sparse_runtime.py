@@ -1,0 +1,282 @@
+"""Time of a caption by the sparse runtime, XLA, the PyTorch reference and PyTorch's CSR.
+
+python benchmarks/sparse_runtime.py --reference=DIR --reference_python=VENV/bin/python \
+    --output=figures.json --plot=docs/results/sparse_runtime.png
+
+Models of the papers' sizes get random weights, pruned at random to each of `--patterns`: a sparsity
+in percent, `2:4`, or `blocks_PERCENT` of 4 x 4 weights. Runtimes take turns in one process; the
+reference runs in another. Floors are the bytes of the stored weights over
+the bandwidth at which one core reads so many bytes.
+"""
+
+import json
+import pathlib
+import subprocess
+import tempfile
+import time
+
+import decoding
+import numpy as np
+from absl import app, flags
+from paper_models import our_fields, paper_config, random_regions
+
+PATTERNS = flags.DEFINE_list(
+    "patterns", ["80", "90", "95", "97.5", "99.1", "2:4", "blocks_95"], "Ways of pruning."
+)
+SETTINGS = flags.DEFINE_list("settings", ["1x1", "1x5", "8x1", "50x5"], "Batch size x beams.")
+PLOT = flags.DEFINE_string("plot", None, "PNG of the speed-ups.")
+MATRICES = flags.DEFINE_bool("matrices", True, "Also time the products of a word one by one.")
+
+
+def prune(params, pattern):
+    """Prune every matrix of nested dicts at random, variances kept."""
+    rng = np.random.default_rng(7)
+
+    def pruned(name, leaf):
+        if leaf.ndim < 2 or min(leaf.shape) < 8:
+            return leaf
+        share = 0.5 if pattern == "2:4" else 1 - float(pattern.rpartition("_")[2]) / 100
+        if pattern == "2:4":  # of four consecutive inputs of an output
+            order = rng.random((leaf.shape[0] // 4, 4, leaf.shape[1])).argsort(axis=1)
+            mask = (order < 2).reshape(leaf.shape)
+        elif pattern.startswith("blocks"):
+            blocks = rng.random([-(-size // 4) for size in leaf.shape]) < share
+            mask = blocks.repeat(4, axis=0).repeat(4, axis=1)[: leaf.shape[0], : leaf.shape[1]]
+        else:
+            mask = rng.random(leaf.shape) < share
+        return np.where(mask, leaf / np.sqrt(share), 0).astype(np.float32)
+
+    return {
+        key: prune(value, pattern) if isinstance(value, dict) else pruned(key, value)
+        for key, value in params.items()
+    }
+
+
+def bandwidth(size):
+    """Return the bytes per second that one core reads of so many bytes, again and again."""
+    array = np.ones(max(1, int(size) // 4), np.float32)
+    return array.nbytes / fastest(array.max, 20)
+
+
+def fastest(function, repeats):
+    """Return the least seconds of a call."""
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def in_turns(functions, repeats):
+    """Return the least seconds of each function; they run one after the other, again and again."""
+    best = dict.fromkeys(functions, np.inf)
+    for _ in range(repeats):
+        for name, function in functions.items():
+            best[name] = min(best[name], fastest(function, 1))
+    return best
+
+
+def random_weights(name):
+    """Return the config of a model, and weights that are not pruned yet."""
+    import jax
+
+    from sparsecap_jax.models import abstract_params, make_model
+
+    config = paper_config(name, decoding.SCALE.value)
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        if path[-1].key == "scale":
+            return np.ones(leaf.shape, np.float32)
+        fan_in = leaf.shape[0] if leaf.ndim > 1 and path[-1].key != "embedding" else 100
+        bound = np.sqrt(3 / fan_in) if leaf.ndim > 1 else 0.01
+        return rng.uniform(-bound, bound, leaf.shape).astype(np.float32)
+
+    model = make_model(our_fields(config))
+    return config, model, jax.tree_util.tree_map_with_path(draw, abstract_params(model))
+
+
+def set_mean_length(fields, params, config, target):
+    """As in `decoding.py`, with the sparse runtime, which compiles nothing."""
+    from sparsecap_jax import sparse
+    from sparsecap_jax.types import Regions
+
+    logits = decoding.logit_layer(params)
+    model = sparse.make_sparse_model(fields, params)
+    regions = Regions(*random_regions(10, config))
+    low, high = -500.0, 500.0
+    for _ in range(12):
+        # The bias of the last layer is read at every step: it need not be prepared again.
+        logits["bias"][config["eos_token_id"]] = (low + high) / 2
+        decoded = sparse.decode(model, regions, decoding.decode_options(config, 1))
+        middle = (low + high) / 2
+        low, high = (low, middle) if np.mean(decoded.lengths) < target else (middle, high)
+    return model
+
+
+def compare(name):
+    """Return a row for each pattern and setting of a model."""
+    from sparsecap_jax import sparse
+    from sparsecap_jax.decoding import decode
+    from sparsecap_jax.types import Regions
+
+    config, module, dense = random_weights(name)
+    fields, rows = our_fields(config), []
+    settings = [tuple(map(int, setting.split("x"))) for setting in SETTINGS.value]
+    for pattern in PATTERNS.value:
+        params = prune(dense, pattern)
+        if decoding.LENGTH.value:
+            decoding.add_clock(params, config)
+            set_mean_length(fields, params, config, decoding.LENGTH.value)
+        model = sparse.make_sparse_model(fields, params)
+        one_core = sparse.make_sparse_model(fields, params, threads=1)
+        if MATRICES.value:
+            print_matrices(name, pattern, one_core)
+        reference = {}
+        if decoding.REFERENCE.value:
+            for batch, beam in settings:
+                batches = {batch: Regions(*random_regions(batch, config))}
+                with tempfile.TemporaryDirectory() as folder:
+                    folder = pathlib.Path(folder)
+                    reference |= decoding.time_reference(params, config, batches, [beam], folder)
+        for batch, beam in settings:
+            regions = Regions(*random_regions(batch, config))
+            options = decoding.decode_options(config, beam)
+            captions = {}
+
+            def xla(params=params, regions=regions, options=options, captions=captions):
+                captions["xla"] = np.asarray(decode(module, params, regions, options).tokens)
+
+            def ours(model, key, regions=regions, options=options, captions=captions):
+                captions[key] = sparse.decode(model, regions, options)
+
+            runs = {
+                "xla": xla,
+                "sparse": lambda run=ours, model=model: run(model, "sparse"),
+                "one_core": lambda run=ours, model=one_core: run(model, "one_core"),
+            }
+            xla()  # compiles
+            seconds = in_turns(runs, decoding.REPEATS.value)
+            lengths = captions["sparse"].lengths
+            words = int(lengths.max()) + 1
+            row = {"model": name, "pattern": pattern, "batch": batch, "beam": beam}
+            row |= {"tokens": float(lengths.mean()), "reference": reference.get((batch, beam))}
+            row |= seconds | work(model, words, batch, batch * beam)
+            same = (captions["sparse"].tokens == captions["xla"]).all(axis=-1)[:, 0]
+            rows.append(row | {"differ": int((~same).sum())})
+            print_row(rows[-1], first=len(rows) == 1)
+    return rows
+
+
+def work(model, words, batch, rows):
+    """Return bytes moved and operations of a caption, dense and sparse, and the floor in seconds.
+
+    Weights are read once for each step of the batch; CSR has four bytes of position for each.
+    """
+    stored = sum(p.stored * (4 if p.form == "dense" else 8) for p in model.products)
+    if all(p.form == "blocks" for p in model.products):
+        stored = sum(p.stored * 4.25 for p in model.products)
+    size = sum(product.size for product in model.products)
+    kept = sum(product.stored for product in model.products)
+    return {
+        "dense_bytes": 4 * size * words / batch,
+        "bytes": stored * words / batch,
+        "dense_flop": 2.0 * size * words * rows / batch,
+        "flop": 2.0 * kept * words * rows / batch,
+        "floor": stored * words / bandwidth(stored),
+    }
+
+
+def print_row(row, first):
+    """Print a row of the table, milliseconds of a caption."""
+    titles = ("model", "pattern", "batch", "beam", "XLA ms", "sparse ms", "one core")
+    titles += ("reference", "x XLA", "x reference", "floor ms", "MB", "MFLOP", "dense MB")
+    titles += ("dense MFLOP", "differ")
+    if first:
+        print("\n| " + " | ".join(titles) + " |\n|" + " --: |" * len(titles))
+    per_image = 1e3 / row["batch"]
+    cells = [row["model"], row["pattern"], row["batch"], row["beam"]]
+    cells += [f"{row[key] * per_image:.2f}" for key in ("xla", "sparse", "one_core")]
+    theirs = row["reference"]
+    cells += [f"{theirs * per_image:.2f}" if theirs else ""]
+    cells += [f"{row['xla'] / row['sparse']:.2f}"]
+    cells += [f"{theirs / row['sparse']:.2f}" if theirs else "", f"{row['floor'] * per_image:.2f}"]
+    cells += [f"{row[key] / 1e6:.1f}" for key in ("bytes", "flop", "dense_bytes", "dense_flop")]
+    print("| " + " | ".join(map(str, [*cells, row["differ"]])) + " |", flush=True)
+
+
+def print_matrices(name, pattern, model):
+    """Print Amdahl's table: the microseconds of each product of one row, in each form."""
+    from sparsecap_jax.sparse.matrices import Product
+
+    print(f"\n{name}, {pattern}: products of a word, microseconds on one core\n")
+    print("| matrix | kept | form | dense | csr | blocks | torch CSR | floor |")
+    print("| --- |" + " --: |" * 7)
+    kernels = [product.kernel() for product in model.products]
+    theirs = torch_csr(kernels)
+    for product, kernel, torch in zip(model.products, kernels, theirs, strict=True):
+        row = np.random.default_rng(0).standard_normal((1, kernel.shape[0])).astype(np.float32)
+        times = []
+        for form in ("dense", "csr", "blocks"):
+            other = Product(kernel, form, threads=1)
+            seconds = fastest(lambda other=other, row=row: other(row), 20)
+            times.append(f"{1e6 * seconds:.0f}" if other.form == form else "")
+        kept = np.count_nonzero(kernel)
+        floor = 1e6 * 8 * kept / bandwidth(8 * kept)
+        shape = " x ".join(map(str, kernel.shape))
+        cells = [shape, kept, product.form, *times, torch and f"{torch:.0f}", f"{floor:.0f}"]
+        print("| " + " | ".join(map(str, cells)) + " |")
+
+
+def torch_csr(kernels):
+    """Return the microseconds of each product with one row by PyTorch's CSR, "" without it."""
+    if not decoding.REFERENCE.value:
+        return [""] * len(kernels)
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "kernels.npz")
+        np.savez(path, **{str(number): kernel for number, kernel in enumerate(kernels)})
+        script = pathlib.Path(__file__).with_name("torch_csr.py")
+        command = [decoding.PYTHON.value, str(script), str(path)]
+        return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+
+
+def plot(rows, path):
+    """Draw how often as fast as XLA a caption is, over the share of weights kept."""
+    from matplotlib.figure import Figure
+
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    figure = Figure(figsize=(5 * len(models), 4), layout="constrained")
+    panels = figure.subplots(1, len(models), squeeze=False)[0]
+    for name, panel in zip(models, panels, strict=True):
+        for setting in dict.fromkeys((row["batch"], row["beam"]) for row in rows):
+            of_setting = [
+                (100 - float(row["pattern"]), row["xla"] / row["sparse"])
+                for row in rows
+                if (row["model"], row["batch"], row["beam"]) == (name, *setting)
+                and row["pattern"][0].isdigit()
+                and ":" not in row["pattern"]
+            ]
+            batch, beam = setting
+            search = "greedy" if beam == 1 else f"beam {beam}"
+            panel.plot(*zip(*of_setting, strict=True), "o-", label=f"batch {batch}, {search}")
+        panel.axhline(1, color="black", linewidth=0.8)
+        panel.set(xscale="log", yscale="log", title=name, xlabel="weights kept, %")
+        panel.set_ylabel("times as fast as XLA")
+        panel.legend()
+    figure.savefig(path, dpi=120)
+
+
+def main(argv):
+    """Measure, print and keep the figures."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    rows = [row for name in decoding.MODELS.value for row in compare(name)]
+    if decoding.OUTPUT.value:
+        pathlib.Path(decoding.OUTPUT.value).write_text(json.dumps(rows, indent=1))
+    if PLOT.value:
+        plot(rows, PLOT.value)
+
+
+if __name__ == "__main__":
+    app.run(main)

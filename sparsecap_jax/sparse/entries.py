@@ -1,0 +1,70 @@
+"""The entries of the sparse runtime, in the place of those of `sparsecap_jax.decoding`."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, UInt32
+
+from sparsecap_jax.array_modules.numpy_arrays import fold_in
+from sparsecap_jax.decoding.lexical import Automaton
+from sparsecap_jax.decoding.methods import check_images, find_captions
+from sparsecap_jax.decoding.options import DecodeOptions
+from sparsecap_jax.decoding.stepper import Decoded, penalty_factors
+from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.types import Regions
+
+
+def decode(
+    model: Any,
+    regions: Regions,
+    options: DecodeOptions,
+    rng: UInt32[np.ndarray, "*B 2"] | None = None,
+    *,
+    prefix: Int[np.ndarray, "B P"] | None = None,
+    required: Automaton | None = None,
+) -> Decoded:
+    """Caption the images of a batch.
+
+    As `decoding.decode`, with NumPy's arrays and a model of `make_sparse_model`; captions differ
+    where two tokens are so close that the order of summation decides.
+
+    Args:
+        model: the model.
+        regions: features `[B, R, D]` and so on.
+        options: the search.
+        rng: for sampling: the data of a threefry key, uint32 `[2]`, or of a key per image `[B, 2]`.
+        prefix: as in `decoding.decode`.
+        required: as in `decoding.decode`.
+
+    Raises:
+        ConfigError: see `decoding.decode`.
+    """
+    batch = len(regions.features)
+    check_images(batch, prefix, required)
+    keys = None
+    if options.method in ("sample", "gumbel"):
+        if rng is None or rng.shape not in ((2,), (batch, 2)):
+            shape = None if rng is None else rng.shape
+            raise ConfigError(f"decode: rng: found shape {shape}, expected {(2,)} or {(batch, 2)}")
+        keys = rng if rng.ndim == 2 else fold_in(np.tile(rng, (batch, 1)), np.arange(batch))
+    factors = penalty_factors(options.length_penalty, options.max_length)
+    return find_captions(
+        model, None, model.encode(regions), options, factors, keys, prefix, required
+    )
+
+
+def attention_weights(
+    model: Any, regions: Regions, tokens: Int[np.ndarray, "B K T"], *, bos_id: int = 2
+) -> Float[np.ndarray, "B K T R"]:
+    """Return the attention over regions with which each token was produced.
+
+    As `decoding.attention_weights`.
+    """
+    context = model.encode(regions)
+    carry, weights = model.init_carry(context, tokens.shape[1]), []
+    bos = np.full((*tokens.shape[:2], 1), bos_id, np.int32)
+    for words in np.moveaxis(np.concatenate([bos, tokens[:, :, :-1]], axis=2), 2, 0):
+        members: list[np.ndarray] = []
+        carry, _ = model.step(carry, words, context, members)
+        weights.append(np.mean(members, axis=0))
+    return np.stack(weights, axis=2)

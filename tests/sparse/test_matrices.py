@@ -1,0 +1,59 @@
+"""Products in every form, and which form a matrix takes."""
+
+import numpy as np
+import pytest
+
+from sparsecap_jax.sparse import matrices
+from sparsecap_jax.sparse.matrices import Product
+
+
+def drawn(kind, shape=(64, 80)):
+    """A kernel whose weights are kept at random, in 4 x 4 blocks, or two of four inputs."""
+    rng = np.random.default_rng(0)
+    if kind == "blocks":
+        mask = (rng.random([size // 4 for size in shape]) < 0.05).repeat(4, 0).repeat(4, 1)
+    elif kind == "2:4":
+        order = rng.random((shape[0] // 4, 4, shape[1])).argsort(axis=1)
+        mask = (order < 2).reshape(shape)
+    else:
+        mask = rng.random(shape) < kind
+    return (rng.standard_normal(shape) * mask).astype(np.float32)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("form", ["dense", "csr", "blocks"])
+@pytest.mark.parametrize("kind", [0.0, 0.05, 0.5, "blocks", "2:4"])
+def test_products_are_those_of_the_dense_matrix(monkeypatch, kind, form, threads):
+    monkeypatch.setattr(matrices, "_WORTH_THREADS_NS", 0)
+    kernel = drawn(kind)
+    product, rng = Product(kernel, form, threads), np.random.default_rng(1)
+    np.testing.assert_array_equal(product.kernel(), kernel)
+    for shape in [(), (1,), (2,), (3, 2), (9, 1), (2, 30)]:
+        inputs = rng.standard_normal((*shape, 64)).astype(np.float32)
+        found = product(inputs)
+        assert found.dtype == np.float32 and found.shape == (*shape, 80)
+        np.testing.assert_allclose(found, inputs @ kernel, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "form", "stored"),
+    [(0.9, "dense", 5120), ("2:4", "dense", 5120), (0.05, "csr", None), ("blocks", "blocks", None)],
+)
+def test_a_matrix_takes_the_form_that_costs_least(kind, form, stored):
+    kernel = drawn(kind)
+    product = Product(kernel)
+    assert product.form == form
+    assert product.stored == (stored or np.count_nonzero(kernel))
+    each = {"dense": 0.15, "csr": 0.4, "blocks": 0.31}[form]
+    assert product.cost(1) == pytest.approx(each * product.stored)
+
+
+def test_blocks_that_do_not_divide_a_matrix_are_stored_as_csr():
+    assert Product(drawn(0.1, (10, 8)), "blocks").form == "csr"
+
+
+def test_many_rows_cost_less_than_each_alone():
+    product = Product(drawn(0.05))
+    assert product.cost(2) == pytest.approx(2 * product.cost(1))
+    assert product.cost(16) == pytest.approx(2.5 * product.stored)
+    assert product.cost(100) == pytest.approx(11 * product.stored)

@@ -1,0 +1,107 @@
+"""Models of the sparse runtime without figures of the reference, against the Linen modules."""
+
+import jax
+import numpy as np
+import pytest
+from sparse_cases import random_params, sparse_of
+
+from sparsecap_jax import sparse
+from sparsecap_jax.decoding import DecodeOptions, attention_weights, decode, must_contain
+from sparsecap_jax.decoding.ensemble import make_ensemble
+from sparsecap_jax.errors import CheckpointError, ConfigError
+from sparsecap_jax.models import abstract_params, make_model
+from sparsecap_jax.sparse.models import SparseEnsemble
+from sparsecap_jax.types import Regions
+
+FIELDS = {"vocab_size": 600, "feature_size": 12}
+SOFT = {"name": "soft_attention", "embed_size": 8, "rnn_size": 16, "attention_size": 12, **FIELDS}
+UP_DOWN = {**SOFT, "name": "up_down"}
+
+
+def images():
+    rng = np.random.default_rng(0)
+    mask = np.arange(5) < np.array([[5], [3]])
+    features = rng.standard_normal((2, 5, 12)).astype(np.float32) * mask[..., None]
+    return Regions(features, mask, np.zeros((2, 5, 4), np.float32), features.mean(axis=1))
+
+
+def pair(fields, seed=0, **options):
+    """A Linen module, params, and the model of the sparse runtime."""
+    module = make_model(fields)
+    params = random_params(abstract_params(module), 0.3, seed)
+    return module, params, sparse_of(module, params, **options)
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        {"method": "greedy"},
+        {"method": "sample", "num_samples": 12, "top_k": 30, "top_p": 0.9, "temperature": 1.2},
+        {"method": "gumbel", "num_samples": 2},
+    ],
+)
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_soft_attention_and_random_searches(cell, search):
+    module, params, model = pair({**SOFT, "cell": cell}, form="csr")
+    options, rng = DecodeOptions(max_length=9, **search), jax.random.key(5)
+    expected = decode(module, params, images(), options, rng)
+    found = sparse.decode(model, images(), options, np.asarray(jax.random.key_data(rng)))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_required_words_prefixes_constraints_and_attention():
+    module, params, model = pair(UP_DOWN)
+    options = DecodeOptions(
+        beam_size=3, max_length=8, no_repeat_ngram=2, min_length=4, suppress=(9,), bad_endings=(5,)
+    )
+    given = {
+        "required": must_contain([[[[17]], [[40, 41], [50]]], []], options),
+        "prefix": np.array([[0, 12], [30, 0]], np.int32),
+    }
+    expected = decode(module, params, images(), options, **given)
+    found = sparse.decode(model, images(), options, **given)
+    np.testing.assert_array_equal(found.tokens, expected.tokens)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+    assert (found.tokens[0] == 17).any(axis=-1).all()
+    theirs = attention_weights(module, params, images(), found.tokens)
+    ours = sparse.attention_weights(model, images(), found.tokens)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_ensembles():
+    members = [pair(UP_DOWN), pair(SOFT, 1)]
+    module, params = make_ensemble([(module, params) for module, params, _ in members])
+    options = DecodeOptions(beam_size=2, max_length=8)
+    expected = decode(module, params, images(), options)
+    found = sparse.decode(SparseEnsemble([model for _, _, model in members]), images(), options)
+    np.testing.assert_array_equal(found.tokens, expected.tokens)
+    np.testing.assert_allclose(found.log_probs, expected.log_probs, atol=1e-4)
+
+
+def test_faults_are_named():
+    module, params, _ = pair(UP_DOWN)
+    with pytest.raises(ConfigError, match="no sparse runtime for model 'lstm'"):
+        sparse.make_sparse_model({"name": "lstm"}, params)
+    with pytest.raises(ConfigError, match=r"model.rnn_siz: unknown key; did you mean 'rnn_size'"):
+        sparse.make_sparse_model({"name": "up_down", "vocab_size": 3, "rnn_siz": 4}, params)
+    with pytest.raises(CheckpointError, match=r"kernel has shape \(12, 16\), .*\(13, 16\)"):
+        sparse.make_sparse_model({**UP_DOWN, "feature_size": 13}, params)
+    with pytest.raises(CheckpointError, match="weight extra is extra"):
+        sparse_of(module, {**params, "extra": np.zeros(2, np.float32)})
+    with pytest.raises(CheckpointError, match="weight ctx2att/kernel is missing"):
+        sparse_of(module, {key: value for key, value in params.items() if key != "ctx2att"})
+    with pytest.raises(ConfigError, match=r"rng: found shape None, expected"):
+        sparse.decode(sparse_of(module, params), images(), DecodeOptions(method="sample"))
+
+
+def test_steps_beyond_the_cache_are_not_a_number():
+    fields = {"name": "transformer", "d_model": 8, "ff_size": 8, "num_layers": 1, "num_heads": 2}
+    _, _, model = pair({**FIELDS, **fields, "max_seq_length": 3})
+    context, found = model.encode(images()), []
+    carry = model.init_carry(context, 1)
+    for _ in range(4):
+        carry, log_probs = model.step(carry, np.full((2, 1), 5), context)
+        found.append(np.isnan(log_probs).all())
+    assert found == [False, False, False, True]

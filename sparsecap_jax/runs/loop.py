@@ -7,8 +7,6 @@ later steps dropped.
 
 import contextlib
 import functools
-import json
-import logging
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -230,9 +228,10 @@ def _finish(run: Run, checkpoints: Checkpoints) -> dict[str, Any]:
     checkpoints.wait()
     best = checkpoints.best_step()
     if best is None:
-        logging.getLogger(__name__).warning(
-            "no checkpoint came within %g of its target nonzeros; model.scap is the last one",
-            run.config.eval.sparsity_tolerance,
+        tolerance = run.config.eval.sparsity_tolerance
+        run.report(
+            f"no checkpoint came within {tolerance:g} of its target sparsity; "
+            f"{MODEL} is the last one"
         )
     step = checkpoints.last_step() if best is None else best
     variables = checkpoints.restore_variables(step)
@@ -255,5 +254,9 @@ def _finish(run: Run, checkpoints: Checkpoints) -> dict[str, Any]:
         "bytes": size,
     }
     write_json(run.workdir / SUMMARY, summary)
-    run.report(f"wrote {run.workdir / MODEL}: {json.dumps(summary)}")
+    chosen = "last step" if best is None else f"best step {best}"
+    scores = summary["validation"] or {}
+    shown = f" | CIDEr {scores['CIDEr']:.4f}" if scores.get("CIDEr") is not None else ""
+    shown += f" | {summary['sparsity']:.2%} sparse, {summary['nonzeros']:,} nonzeros"
+    run.report(f"wrote {run.workdir / MODEL}: {chosen}{shown} | {size / 1e6:.2f} MB")
     return summary

@@ -22,7 +22,7 @@ from sparsecap_jax.pruning.masks import (
     sparsity,
     unpack,
 )
-from sparsecap_jax.pruning.packed import PackedState, packed, packed_step
+from sparsecap_jax.pruning.packed import PackedState, packed, packed_step, take_kept
 from sparsecap_jax.pruning.paths import by_path
 from sparsecap_jax.pruning.ranked import Ranked
 from sparsecap_jax.pruning.step import SparseStep, TrainState, sparse_step
@@ -129,5 +129,6 @@ __all__ = [
     "pruner_fields",
     "sparse_step",
     "sparsity",
+    "take_kept",
     "unpack",
 ]

@@ -66,11 +66,12 @@ def packed(
 
     def init(params: PyTree) -> PackedState:
         places = _places(masks, params)
-        return PackedState(places, inner.init(_take(params, places)))
+        return PackedState(places, inner.init(take_kept(params, places)))
 
     def update(updates: PyTree, state: PackedState, params: PyTree = None, **extra: Any):
         check_fit(masks, updates)
-        deltas, state = _inner_update(inner, updates, state, params, **extra)
+        kept = take_kept(updates, state.places)
+        deltas, state = _inner_update(inner, kept, state, params, **extra)
         return _map(_spread, state.places, updates, deltas), state
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -81,9 +82,10 @@ def packed_step(
 ) -> tuple[PyTree, PackedState]:
     """Return the parameters and the state after an update of `packed(tx, masks)`.
 
-    As `optax.apply_updates` after `update`, without a dense tree of updates in between: where
-    `params` are donated, they are changed in place. The sums are the same bit for bit if updates
-    have the dtype of the parameters.
+    `grads` are those of kept weights, from `take_kept`. The result is that of
+    `optax.apply_updates` after `update`, without a dense tree of updates in between: where `params`
+    are donated, they are changed in place. Sums are the same bit for bit if updates have the dtype
+    of the parameters.
     """
     deltas, state = _inner_update(optax.with_extra_args_support(tx), grads, state, params)
     return _map(_add, state.places, params, deltas), state
@@ -91,8 +93,8 @@ def packed_step(
 
 def _inner_update(inner, updates: PyTree, state: PackedState, params: PyTree, **extra: Any):
     """Return the packed updates of the optimizer inside, and the new state."""
-    small = None if params is None else _take(params, state.places)
-    deltas, moments = inner.update(_take(updates, state.places), state.inner, small, **extra)
+    small = None if params is None else take_kept(params, state.places)
+    deltas, moments = inner.update(updates, state.inner, small, **extra)
     return deltas, PackedState(state.places, moments)
 
 
@@ -123,8 +125,8 @@ def _map(function, places: PyTree, tree: PyTree, *rest: PyTree) -> PyTree:
     )
 
 
-def _take(tree: PyTree, places: PyTree) -> PyTree:
-    """Return a tree with the kept values of each leaf."""
+def take_kept(tree: PyTree, places: PyTree) -> PyTree:
+    """Return a tree with the kept values `[K]` of each leaf that has places; see `PackedState`."""
 
     def take(where, leaf):
         if where is None:

@@ -24,7 +24,7 @@ from jaxtyping import Array, Int, Key
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning.base import Pruner, PruneState
 from sparsecap_jax.pruning.masks import apply_masks, finalize, overall_sparsity
-from sparsecap_jax.pruning.packed import packed, packed_step
+from sparsecap_jax.pruning.packed import packed, packed_step, take_kept
 from sparsecap_jax.types import PyTree
 
 logger = logging.getLogger(__name__)
@@ -164,6 +164,7 @@ class SparseStep:
             penalty, penalty_metrics = pruner.penalty(masks, state.step)
         kept = {**grads, "params": pruner.gradients(grads["params"], masks)}
         if self.packs:
+            kept = take_kept(kept, state.opt_state.places)
             trained, opt_state = packed_step(self.tx, kept, state.opt_state, trained)
         else:
             updates, opt_state = self.tx.update(kept, state.opt_state, trained)

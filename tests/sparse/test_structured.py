@@ -61,7 +61,7 @@ def structured_run(directory, name, structure):
     bias = params["logit_0" if "logit_0" in params else "logits" if "logits" in params else "logit"]
     bias["bias"] = np.zeros_like(bias["bias"])
     bias["bias"][[tokenizer.pad_id, tokenizer.bos_id]] = -50
-    bias["bias"][tokenizer.eos_id] = -5
+    bias["bias"][tokenizer.eos_id] = -50
     save_run(directory, LoadedRun(config, tokenizer, module, params, masks))
     return params, masks
 

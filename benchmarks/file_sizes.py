@@ -26,7 +26,7 @@ from sparsecap_jax.runs.directory import load_run
 from sparsecap_jax.runs.published import resolve_run
 from sparsecap_jax.runs.weights import load_weights, save_weights
 
-SPARSITIES = (0.95, 0.991)
+PATTERNS = "0.95,0.991,2:4,1:4,blocks 0.95"
 HEADER = """# Sizes of models' files
 
 `{command}`
@@ -41,15 +41,28 @@ in memory: the model file, and the same weights as a dense `.npz`.
 """
 
 
-def paper_weights(name, sparsity):
-    """Return params and masks of a model of the papers, as flat dicts."""
+def random_mask(rng, shape, pattern):
+    """Return a mask of a sparsity, of 4 x 4 blocks ("blocks" and a sparsity), or of N:M inputs."""
+    kept, _, group = pattern.partition(":")
+    if group:
+        lanes = (-(-shape[0] // int(group)), int(group), *shape[1:])
+        order = rng.random(lanes, np.float32).argsort(axis=1)
+        return (order < int(kept)).reshape(-1, *shape[1:])[: shape[0]]
+    if pattern.startswith("blocks"):
+        small = rng.random([-(-size // 4) for size in shape]) >= float(pattern.split()[1])
+        return small.repeat(4, axis=0).repeat(4, axis=1)[: shape[0], : shape[1]]
+    return rng.random(shape, np.float32) >= float(pattern)
+
+
+def paper_weights(name, pattern):
+    """Return params and masks of a model of the papers, as flat dicts; see `random_mask`."""
     shapes = by_path(abstract_params(make_model(our_fields(paper_config(name)))))
     prunable, rng = set(select(unflatten_dict(shapes))), np.random.default_rng(0)
     params, masks = {}, {}
     for path, leaf in shapes.items():
         value = rng.standard_normal(leaf.shape, np.float32) / np.float32(leaf.shape[0] ** 0.5)
         if path in prunable:
-            mask = rng.random(leaf.shape, np.float32) >= sparsity
+            mask = random_mask(rng, leaf.shape, pattern)
             value, masks["/".join(path)] = np.where(mask, value, np.float32(0)), mask
         params["/".join(path)] = value
     return params, masks
@@ -103,6 +116,7 @@ def rows(title, params, masks, repeats, note=""):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", default="up_down,ort", help="models of the papers")
+    parser.add_argument("--patterns", default=PATTERNS, help="masks of these, see random_mask")
     parser.add_argument("--run", action="append", default=[], help="run directory or name")
     parser.add_argument("--pth", help="zip of a checkpoint of the reference")
     parser.add_argument("--repeats", type=int, default=3)
@@ -122,8 +136,10 @@ def main():
         name = pathlib.Path(arguments.pth).stem.partition("_")[0]
         lines += rows(f"{name}, as published", *flat, arguments.repeats, f" (`.pth`: {pth:,})")
     for name in filter(None, arguments.models.split(",")):
-        for sparsity in SPARSITIES:
-            lines += rows(f"{name}, paper size", *paper_weights(name, sparsity), arguments.repeats)
+        for pattern in arguments.patterns.split(","):
+            structure = "" if pattern.startswith("0") else f", {pattern.split()[0]}"
+            title = f"{name}, paper size{structure}"
+            lines += rows(title, *paper_weights(name, pattern), arguments.repeats)
     command = "python benchmarks/file_sizes.py"
     command += "".join(f" --run={name}" for name in arguments.run) + " --pth=..."
     with write_atomically(arguments.output) as file:

@@ -22,6 +22,7 @@ from sparsecap_jax.pruning.masks import (
     sparsity,
     unpack,
 )
+from sparsecap_jax.pruning.packed import PackedState, packed, packed_step, take_kept
 from sparsecap_jax.pruning.paths import by_path
 from sparsecap_jax.pruning.ranked import Ranked
 from sparsecap_jax.pruning.step import SparseStep, TrainState, sparse_step
@@ -107,6 +108,7 @@ def make_pruner(config: Any, total_steps: int, steps_per_epoch: int | None = Non
 
 __all__ = [
     "PRUNERS",
+    "PackedState",
     "PruneState",
     "Pruner",
     "Ranked",
@@ -122,8 +124,11 @@ __all__ = [
     "make_pruner",
     "overall_sparsity",
     "pack",
+    "packed",
+    "packed_step",
     "pruner_fields",
     "sparse_step",
     "sparsity",
+    "take_kept",
     "unpack",
 ]

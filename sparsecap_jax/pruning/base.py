@@ -88,6 +88,7 @@ class Pruner:
         rewinds: whether `init` must see the initial weights, which `rewind` brings back.
         needs_masks: whether masks of an already pruned model must be loaded before `prepare`, or
             be read off its zeros there.
+        fixed_masks: whether masks stay the same once training has begun.
         batches_needed: number of batches whose gradients `prepare` adds up.
         init_value: value that every mask starts with.
     """
@@ -107,6 +108,7 @@ class Pruner:
     keeps_pruned: ClassVar[bool] = False
     rewinds: ClassVar[bool] = False
     needs_masks: ClassVar[bool] = False
+    fixed_masks: ClassVar[bool] = False
     batches_needed: ClassVar[int] = 0
     init_value: ClassVar[float] = 1.0
 

@@ -108,7 +108,7 @@ def check_binary(masks: PyTree) -> None:
     """Raise a ConfigError unless every entry is 0 or 1; inside jit, do nothing."""
     for path, mask in by_path(masks).items():
         traced = isinstance(mask, jax.core.Tracer)
-        if not traced and not bool(jnp.all((mask == 0) | (mask == 1))):
+        if not traced and not bool(((mask == 0) | (mask == 1)).all()):
             raise ConfigError(f"mask {show(path)!r} is not binary; binarize it first")
 
 

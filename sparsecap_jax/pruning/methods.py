@@ -67,6 +67,7 @@ class MaskFreeze(Pruner):
 
     expects_trained: ClassVar[bool] = True
     needs_masks: ClassVar[bool] = True
+    fixed_masks: ClassVar[bool] = True
 
     def prepare(self, state, params, grad_fn=None, batches=()) -> PruneState:
         """Read the masks off the weights unless masks were loaded.

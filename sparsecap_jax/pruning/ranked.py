@@ -121,6 +121,11 @@ class Ranked(Pruner, abc.ABC):
         """Number of batches whose gradients `prepare` adds up."""
         return self.num_batches if self.when == "before" else 0
 
+    @property
+    def fixed_masks(self) -> bool:
+        """Whether masks stay the same in training: all are found before."""
+        return self.when == "before"
+
     @abc.abstractmethod
     def scores(self, state, weights: Arrays, grads: Arrays | None, event: Any) -> Arrays:
         """Return float32 scores shaped as the weights; the lowest are pruned first.

@@ -24,6 +24,7 @@ from jaxtyping import Array, Int, Key
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning.base import Pruner, PruneState
 from sparsecap_jax.pruning.masks import apply_masks, finalize, overall_sparsity
+from sparsecap_jax.pruning.packed import packed, packed_step, take_kept
 from sparsecap_jax.types import PyTree
 
 logger = logging.getLogger(__name__)
@@ -64,11 +65,21 @@ class SparseStep:
             `by_entry`.
         gradient: `(params, evaluated, inputs, step, rng) -> (loss, grads, metrics)`. `params` are
             the masked weights; `evaluated` those of evaluation mode, None where they are the same.
+        packs: whether the optimizer keeps state of the kept weights alone, see `packed`, and masks
+            are stored as bool. A ConfigError unless the pruner has `fixed_masks`.
     """
 
     pruner: Pruner
     tx: optax.GradientTransformation
     gradient: Gradient | None = None
+    packs: bool = False
+
+    def __post_init__(self):
+        if self.packs and not self.pruner.fixed_masks:
+            raise ConfigError(
+                f"pruner {self.pruner.name!r} has no masks that stay the same from the first step "
+                "on, as an optimizer that packs kept weights needs (mask_freeze has)"
+            )
 
     def init(
         self, rng: Array, params: PyTree, *, batches: Iterable[Any] = (), masks=None, initial=None
@@ -112,7 +123,11 @@ class SparseStep:
 
     def start(self, rng: Array, prune: PruneState, params: PyTree) -> TrainState:
         """Return the state at step 0 of weights and masks that are ready: fresh optimizer state."""
-        opt_state = self.tx.init(self._trained(params, prune.masks))
+        tx = self.tx
+        if self.packs:
+            tx = packed(tx, {"params": prune.masks})
+            prune = prune.replace(masks=jax.tree.map(lambda mask: mask != 0, prune.masks))
+        opt_state = tx.init(self._trained(params, prune.masks))
         return TrainState(jnp.zeros((), jnp.int32), params, prune, opt_state, rng)
 
     def __call__(self, state: TrainState, inputs: Any) -> tuple[TrainState, Metrics]:
@@ -148,8 +163,12 @@ class SparseStep:
         else:
             penalty, penalty_metrics = pruner.penalty(masks, state.step)
         kept = {**grads, "params": pruner.gradients(grads["params"], masks)}
-        updates, opt_state = self.tx.update(kept, state.opt_state, trained)
-        trained = optax.apply_updates(trained, updates)
+        if self.packs:
+            kept = take_kept(kept, state.opt_state.places)
+            trained, opt_state = packed_step(self.tx, kept, state.opt_state, trained)
+        else:
+            updates, opt_state = self.tx.update(kept, state.opt_state, trained)
+            trained = optax.apply_updates(trained, updates)
         step = state.step + jnp.ones((), jnp.int32)
         prune = state.prune.replace(masks=trained.get("masks", masks))
         prune = pruner.update(prune, trained["params"], grads["params"], step, update_rng)
@@ -181,6 +200,7 @@ def sparse_step(
     loss_fn: Callable[[PyTree, Any, Array], Any],
     *,
     mask_tx: optax.GradientTransformation | None = None,
+    packs: bool = False,
 ) -> SparseStep:
     """Build the training step of a loss under a pruner.
 
@@ -189,9 +209,13 @@ def sparse_step(
         tx: optimizer of the weights.
         loss_fn: `(params, batch, rng) -> loss`, or `-> (loss, metrics)` with a dict of scalars.
         mask_tx: optimizer of mask logits; by default Adam with learning rate 100 and epsilon 1e-2.
+        packs: whether the optimizer keeps state of the kept weights alone; for masks that stay.
 
     Returns:
         The step, see `SparseStep`.
+
+    Raises:
+        ConfigError: `packs`, and the pruner changes its masks.
 
     References:
         Tan et al., "End-to-end supermask pruning" (2022), arXiv 2110.03298 (the masks' optimizer).
@@ -208,7 +232,7 @@ def sparse_step(
         (loss, metrics), grads = jax.value_and_grad(scalar, has_aux=True)(params, batch, rng)
         return loss, grads, metrics
 
-    return SparseStep(pruner, by_entry(groups), gradient)
+    return SparseStep(pruner, by_entry(groups), gradient, packs)
 
 
 def warn_unless_begun(pruner: Pruner, masks: PyTree) -> bool:

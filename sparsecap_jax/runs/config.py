@@ -169,7 +169,12 @@ def validate(config: ConfigDict) -> dict[str, Any]:
         for key, value in sections["model"].items():
             checked(value, known, key, "model")
         model = make_model(model_config(config, vocab_size=1))
-        make_pruner(sections["pruner"], total_steps=1, steps_per_epoch=1)
+        pruner = make_pruner(sections["pruner"], total_steps=1, steps_per_epoch=1)
+        if built["train"].packed_optimizer and not pruner.fixed_masks:
+            raise ConfigError(
+                f"train.packed_optimizer is True, but pruner {pruner.name!r} has no masks that "
+                "stay the same in training; expected mask_freeze, or one that prunes before it"
+            )
         owner = _owner("objective", sections["objective"].pop("name", None))
         built["objective"] = build(owner, sections["objective"], "objective", task=Task(model))
     scheduled_sampling(built["train"], model)

@@ -56,7 +56,7 @@ def first_state(run: Run) -> TrainState:
         params, taken = _merged(stored, params, train.init_ignore, source)
         run.report(f"warm start: {taken} tensors from {source}")
     gradient = partial(objective, resources=objective.resources)
-    return SparseStep(pruner, run.tx, gradient).init(
+    return SparseStep(pruner, run.tx, gradient, train.packed_optimizer).init(
         rng,
         params,
         batches=_inputs(run, objective, pruner.batches_needed),
@@ -88,14 +88,19 @@ def _merged(
     return unflatten_dict(merged, sep="/"), len(fitting)
 
 
-def abstract_state(run: Run) -> TrainState:
-    """Return shapes, dtypes and shardings of a state in training, for restoring one."""
+def abstract_state(run: Run, masks: PyTree | None = None) -> TrainState:
+    """Return shapes, dtypes and shardings of a state in training, for restoring one.
+
+    Those of a packed optimizer depend on the values of the masks.
+    """
 
     def make() -> TrainState:
         rng = jax.random.key(run.config.seed)
         params = init_params(run.model, rng)
         prune, params = run.pruner.rewind(run.pruner.init(rng, params), params)
-        return SparseStep(run.pruner, run.tx).start(rng, prune, params)
+        prune = prune if masks is None else prune.replace(masks=masks)
+        packs = run.config.train.packed_optimizer
+        return SparseStep(run.pruner, run.tx, packs=packs).start(rng, prune, params)
 
     sharding = NamedSharding(run.mesh, PartitionSpec())
     return jax.tree.map(

@@ -126,8 +126,11 @@ def stack_batches(batches: Sequence[Batch]) -> Batch:
 def _start(run: Run, checkpoints: Checkpoints, from_step: int | None):
     """Return the state to continue from, the data iterator at its position, and steps skipped."""
     iterator = run.train_iterator()
-    if from_step is not None or checkpoints.last_step() is not None:
-        state, meta = checkpoints.restore(abstract_state(run), from_step)
+    step = checkpoints.last_step() if from_step is None else from_step
+    if step is not None:
+        packs = run.config.train.packed_optimizer  # then the shapes of a state depend on its masks
+        masks = checkpoints.restore_variables(step)["masks"] if packs else None
+        state, meta = checkpoints.restore(abstract_state(run, masks), step)
         iterator.set_state(meta["data"])
         run.report(f"continuing from step {int(state.step)} of {run.workdir}")
         return state, iterator, meta.get("skipped", 0)
@@ -151,7 +154,12 @@ def _run_steps(
     skips = config.skip_nonfinite > 0
     compiled = functools.cache(
         lambda objective: make_train_step(
-            objective, run.pruner, run.tx, run.mesh, skip_nonfinite=skips
+            objective,
+            run.pruner,
+            run.tx,
+            run.mesh,
+            skip_nonfinite=skips,
+            packs=config.packed_optimizer,
         )
     )
     logs, validator, readings = Logs(run, step), Validator(run), jax.jit(run.pruner.readings)

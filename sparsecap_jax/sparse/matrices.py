@@ -47,8 +47,8 @@ class Product:
 
     Args:
         kernel: float32 weights.
-        form: "dense", "csr" or "blocks" (block rows of `BLOCK` x `BLOCK`); by default the one that
-            costs least for one row.
+        form: "dense", "csr" or "blocks" (block rows of `BLOCK` x `BLOCK`, zeros added at the ends
+            where they do not divide the kernel); by default the one that costs least for one row.
         threads: number of threads that share the rows of a sparse matrix; all cores by default.
 
     Attributes:
@@ -61,12 +61,12 @@ class Product:
         kept = int(np.count_nonzero(kernel))
         stored = {"dense": kernel.size, "csr": kept, "blocks": BLOCK**2 * _count_blocks(kernel)}
         self.form = form or min(stored, key=lambda form: cost(form, stored[form], 1))
-        if self.form == "blocks" and stored["blocks"] == np.inf:
-            self.form = "csr"
-        self.size, self.stored, self._inputs = kernel.size, stored[self.form], kernel.shape[0]
+        self.size, self.stored, self._shape = kernel.size, stored[self.form], kernel.shape
         if self.form == "dense":
             self._parts = [np.ascontiguousarray(kernel.T)]
             return
+        if self.form == "blocks":
+            kernel = np.pad(kernel, [(0, -size % BLOCK) for size in kernel.shape])
         matrix = sparse.csr_array(kernel.T)
         parts = _split(matrix, threads or cores(), BLOCK if self.form == "blocks" else 1)
         if self.form == "blocks":
@@ -75,7 +75,9 @@ class Product:
 
     def __call__(self, inputs: Float[np.ndarray, "... I"]) -> Float[np.ndarray, "... O"]:
         """Return the product."""
-        rows = inputs.reshape(-1, self._inputs)
+        rows = inputs.reshape(-1, self._shape[0])
+        if self.form == "blocks" and self._shape[0] % BLOCK:
+            rows = np.pad(rows, [(0, 0), (0, -self._shape[0] % BLOCK)])
         parts, nanoseconds = self._parts, self.cost(len(rows))
         if len(parts) == 1 or nanoseconds < _WORTH_THREADS_NS:
             results = [self._multiply(part, rows) for part in parts]
@@ -83,12 +85,12 @@ class Product:
             others = [_threads().submit(self._multiply, part, rows) for part in parts[1:]]
             results = [self._multiply(parts[0], rows), *(other.result() for other in others)]
         result = results[0] if len(results) == 1 else np.concatenate(results, axis=-1)
-        return result.reshape(*inputs.shape[:-1], -1)
+        return result[:, : self._shape[1]].reshape(*inputs.shape[:-1], -1)
 
     def kernel(self) -> Float[np.ndarray, "I O"]:
         """Return the dense weights."""
         parts = [part if self.form == "dense" else part.toarray() for part in self._parts]
-        return np.concatenate(parts).T
+        return np.concatenate(parts)[: self._shape[1], : self._shape[0]].T
 
     def cost(self, rows: int) -> float:
         """Return the nanoseconds of one core, see `cost`."""
@@ -106,13 +108,12 @@ class Product:
         return np.ascontiguousarray((part @ np.ascontiguousarray(rows.T)).T)
 
 
-def _count_blocks(kernel: np.ndarray) -> float:
-    """Return the number of blocks with a weight; infinity where they do not divide the matrix."""
-    rows, columns = kernel.shape
-    if rows % BLOCK or columns % BLOCK:
-        return np.inf
-    blocks = (kernel != 0).reshape(rows // BLOCK, BLOCK, columns // BLOCK, BLOCK)
-    return float(np.count_nonzero(blocks.any(axis=(1, 3))))
+def _count_blocks(kernel: np.ndarray) -> int:
+    """Return the number of blocks with a weight."""
+    kept = np.pad(kernel != 0, [(0, -size % BLOCK) for size in kernel.shape])
+    rows, columns = kept.shape
+    blocks = kept.reshape(rows // BLOCK, BLOCK, columns // BLOCK, BLOCK)
+    return int(np.count_nonzero(blocks.any(axis=(1, 3))))
 
 
 def _split(matrix: sparse.csr_array, count: int, multiple: int) -> list[sparse.csr_array]:

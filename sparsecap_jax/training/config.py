@@ -71,6 +71,9 @@ class TrainConfig:
         steps_per_call: steps compiled into one call; more than one helps small models.
         skip_nonfinite: number of steps whose loss, gradients or weights may be not finite; such a
             step leaves the state as it was, and one more stops training. 0 needs the least memory.
+        packed_optimizer: whether the optimizer keeps state of the kept weights alone, and masks are
+            stored as bool: the same training with less memory, for pruners whose masks stay the
+            same (`mask_freeze`, and those that prune before training).
         devices: accelerators that the batch is spread over; 0: all.
         init_from: run directory, or captioner of the package, whose weights training starts from;
             "": none.
@@ -91,6 +94,7 @@ class TrainConfig:
     eval_every: Annotated[int, Range(0), MAY_CHANGE] = 0
     steps_per_call: Annotated[int, Range(1, 10_000)] = 1
     skip_nonfinite: Annotated[int, Range(0), MAY_CHANGE] = 0
+    packed_optimizer: bool = False
     devices: Annotated[int, Range(0, 100_000)] = 0
     init_from: str = ""
     init_ignore: tuple[str, ...] = ()

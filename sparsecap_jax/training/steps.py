@@ -108,6 +108,7 @@ def make_train_step(
     mesh: Mesh,
     *,
     skip_nonfinite: bool = False,
+    packs: bool = False,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Compile the training step; the state is donated, inputs are split over the mesh.
 
@@ -118,6 +119,7 @@ def make_train_step(
         mesh: the devices.
         skip_nonfinite: whether a step that is not finite leaves all but the step number as it was,
             which takes memory for a second state.
+        packs: see `SparseStep`.
 
     Returns:
         `step(state, inputs, static) -> (state, metrics)`. `inputs` and `static` are what
@@ -137,7 +139,7 @@ def make_train_step(
                 grads.update(updates)
                 return tx.update(updates, opt_state, params)
 
-            step = SparseStep(pruner, tx._replace(update=update), gradient)
+            step = SparseStep(pruner, tx._replace(update=update), gradient, packs)
             new, metrics = step(state, inputs)
             leaves = jax.tree.leaves([grads[key] for key in ("params", "masks") if key in grads])
             # As within grad_norm, so that they are computed once.

@@ -14,7 +14,7 @@ DOCS = pathlib.Path(__file__).parents[2] / "docs" / "pruning.md"
 
 def test_examples():
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     names = {}
 
     def run(block):
@@ -50,6 +50,10 @@ def test_examples():
     assert int(names["masks"]["layers_0"]["kernel"].sum()) == 8 * (64 - 51)
     assert int(names["masks"]["layers_2"]["kernel"].sum()) == 8 * (16 - 12)
     assert kept["layers_0"] <= 8 * (64 - 51)
+
+    assert run(blocks[5]) == kept
+    places = names["state"].opt_state.places["params"]
+    assert places["layers_0"]["kernel"].shape == (8 * (64 - 51),)
 
 
 def test_pruning_takes_under_ten_lines():

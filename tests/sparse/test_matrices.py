@@ -48,8 +48,20 @@ def test_a_matrix_takes_the_form_that_costs_least(kind, form, stored):
     assert product.cost(1) == pytest.approx(each * product.stored)
 
 
-def test_blocks_that_do_not_divide_a_matrix_are_stored_as_csr():
-    assert Product(drawn(0.1, (10, 8)), "blocks").form == "csr"
+@pytest.mark.parametrize("shape", [(10, 8), (8, 11), (13, 22)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_blocks_that_do_not_divide_a_matrix(monkeypatch, threads, shape):
+    monkeypatch.setattr(matrices, "_WORTH_THREADS_NS", 0)
+    kernel = np.zeros(shape, np.float32)
+    kernel[-1, :] = kernel[:4, -1] = 2.0  # within the last row and the last column of blocks
+    product = Product(kernel, "blocks", threads)
+    assert product.form == "blocks"
+    tall, wide = (-(-size // 4) for size in shape)
+    assert product.stored == 16 * (wide + (1 if tall > 1 else 0))
+    np.testing.assert_array_equal(product.kernel(), kernel)
+    for rows in (1, 3, 40):
+        inputs = np.random.default_rng(1).standard_normal((rows, shape[0])).astype(np.float32)
+        np.testing.assert_allclose(product(inputs), inputs @ kernel, atol=1e-5)
 
 
 def test_many_rows_cost_less_than_each_alone():

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sparsecap_jax.errors import DataError
-from sparsecap_jax.evaluation.metrics import Judged, Sums, corpus_scores
+from sparsecap_jax.evaluation.judging import Judged, Sums, corpus_scores
 
 _CHUNK = 500  # draws at once
 _SEED_IN_NAME = re.compile(r"[/_.-]*seed[_=-]?\d+")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Num
 
+from sparsecap_jax.data.records import check_text
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.evaluation.java_scores import check_spice_jars, meteor, meteor_of_sums, spice
 from sparsecap_jax.evaluation.ngram_scores import NgramScores, bleu
@@ -170,6 +171,7 @@ def _check_texts(candidates: Mapping, references: Mapping) -> None:
         for kind, text in (("caption", caption), *(("reference", text) for text in texts)):
             if not isinstance(text, str):
                 raise DataError(f"{kind} of image {key!r}: found {text!r}, expected text")
+            check_text(text, f"{kind} of image {key!r}")
 
 
 def some_of(keys: Sequence[Hashable]) -> str:

@@ -121,6 +121,7 @@ def test_references_are_tokenized_once_for_equal_content():
 @needs_java
 def test_failing_meteor_is_one_error(monkeypatch):
     monkeypatch.setattr(java_scores, "METEOR_JAR", "absent.jar")
+    monkeypatch.setattr(java_scores, "_paraphrases", lambda *_: b"")
     with pytest.raises(SparsecapError, match=r"METEOR failed: .*absent\.jar"):
         score_captions({1: "a"}, {1: ["a"]}, ["METEOR"], "python")
 
@@ -149,6 +150,7 @@ def test_nothing_is_printed(capfd):
         ({1: "a"}, {1: "a"}, "references of image 1: found 'a', expected some captions"),
         ({1: "a"}, {1: []}, r"references of image 1: found \[\], expected some captions"),
         ({1: "a"}, {1: ["a", 2]}, "reference of image 1: found 2, expected text"),
+        ({1: "a"}, {1: ["a", "\ud800"]}, "reference of image 1: not valid Unicode text"),
         ({1: "a"}, {1: [".", ""]}, "the references hold no words"),
     ],
 )

@@ -31,8 +31,9 @@ int8's CIDEr less float32's, over images drawn with replacement
 
 `{command}`
 
-`demo` is `python -m sparsecap_jax.experiments.demo`; `toy_N` is `launch/train.py
---config=configs/toy.py:supermask,sparsity=0.N`.
+`runs/demo` is that of `make demo`; `runs/toy_90` and `runs/toy_975` are those of `launch/train.py` with
+`--config=configs/toy.py:supermask,sparsity=0.9` and
+`--config=configs/toy.py:supermask,sparsity=0.975,sparsity_weight=80`.
 
 | model | sparsity | images | float32 | float16 | int8 | 95% | captions that differ: float16, int8 |
 |---|---|---|---|---|---|---|---|

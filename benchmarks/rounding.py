@@ -31,8 +31,8 @@ int8's CIDEr less float32's, over images drawn with replacement
 
 `{command}`
 
-`runs/demo` is that of `make demo`; `runs/toy_90` and `runs/toy_975` are those of `launch/train.py` with
-`--config=configs/toy.py:supermask,sparsity=0.9` and
+`runs/demo` is that of `make demo`; `runs/toy_90` and `runs/toy_975` are those of `launch/train.py`
+with `--config=configs/toy.py:supermask,sparsity=0.9` and
 `--config=configs/toy.py:supermask,sparsity=0.975,sparsity_weight=80`.
 
 | model | sparsity | images | float32 | float16 | int8 | 95% | captions that differ: float16, int8 |

@@ -141,7 +141,8 @@ def main():
             title = f"{name}, paper size{structure}"
             lines += rows(title, *paper_weights(name, pattern), arguments.repeats)
     command = "python benchmarks/file_sizes.py"
-    command += "".join(f" --run={name}" for name in arguments.run) + " --pth=..."
+    command += "".join(f" --run={name}" for name in arguments.run)
+    command += f" --pth={pathlib.Path(arguments.pth).name}" if arguments.pth else ""
     with write_atomically(arguments.output) as file:
         file.write(HEADER.format(command=command, repeats=arguments.repeats))
         file.writelines(lines)

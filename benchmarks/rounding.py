@@ -13,6 +13,8 @@ import tempfile
 
 from sparsecap_jax.commands.evaluate import evaluate_run
 from sparsecap_jax.data.datasets import load_dataset
+from sparsecap_jax.evaluation.comparison import compare, pool
+from sparsecap_jax.evaluation.judging import judge_captions
 from sparsecap_jax.files import read_json, write_atomically
 from sparsecap_jax.model_files import FORMS
 from sparsecap_jax.models import model_class
@@ -23,12 +25,18 @@ from sparsecap_jax.runs.published import resolve_run
 HEADER = """# CIDEr with rounded values
 
 CIDEr x 100 on the validation split with the values of a model file as they are, in float16, and in
-int8 ([formats.md](../formats.md)); masks and everything else are the same.
+int8 ([formats.md](../formats.md)); masks and everything else are the same. The interval is that of
+int8's CIDEr less float32's, over images drawn with replacement
+([metrics.md](../metrics.md#comparison)).
 
 `{command}`
 
-| model | sparsity | images | float32 | float16 | int8 | captions that differ: float16, int8 |
-|---|---|---|---|---|---|---|
+`runs/demo` is that of `make demo`; `runs/toy_90` and `runs/toy_975` are those of `launch/train.py`
+with `--config=configs/toy.py:supermask,sparsity=0.9` and
+`--config=configs/toy.py:supermask,sparsity=0.975,sparsity_weight=80`.
+
+| model | sparsity | images | float32 | float16 | int8 | 95% | captions that differ: float16, int8 |
+|---|---|---|---|---|---|---|---|
 """
 
 
@@ -54,16 +62,20 @@ def row(name, data):
                 **run.search,
             )
             results = read_json(pathlib.Path(folder, "scores/captions.json"))
-        captions[form] = [result["caption"] for result in results]
+        captions[form] = {result["image_id"]: result["caption"] for result in results}
         print(name, form, scores[form]["CIDEr"], flush=True)
     first = scores[FORMS[0]]
     changed = [
-        sum(one != two for one, two in zip(captions[FORMS[0]], captions[form], strict=True))
+        sum(text != captions[form][image] for image, text in captions[FORMS[0]].items())
         for form in FORMS[1:]
     ]
+    references = {record.image_id: record.raw for record in dataset.splits["val"]}
+    judged = {form: judge_captions(captions[form], references, ["CIDEr"]) for form in FORMS[::2]}
+    low, high = compare(pool(judged))["differences"][0]["CIDEr"]["95%"]  # float32 less int8
     figures = [f"{100 * scores[form]['CIDEr']:.1f}" for form in FORMS]
     model = f"{pathlib.Path(name).name} ({run.config.model.name})"
     cells = [model, f"{first['sparsity']:.1%}", first["images"], *figures]
+    cells.append(f"{-100 * high:+.1f} to {-100 * low:+.1f}")
     return "| {} |\n".format(" | ".join(map(str, [*cells, ", ".join(map(str, changed))])))
 
 

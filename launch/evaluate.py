@@ -84,9 +84,8 @@ def main(words: list[str]) -> None:
         return
     if not (CAPTIONS.value and REFERENCES.value):
         raise app.UsageError("expected --checkpoint, or --captions and --references")
-    names = [flag.name for flag in OF_RUNS] + [*search_flags.OPTIONS]
-    if unused := ", ".join(f"--{name}" for name in names if flags.FLAGS[name].present):
-        raise app.UsageError(f"{unused}: expected with --checkpoint only")
+    of_search = [flags.FLAGS[name] for name in search_flags.OPTIONS]
+    _refuse([*OF_RUNS, *of_search], "with --checkpoint only")
     from sparsecap_jax.evaluation.metrics import (
         ALL_METRICS,
         evaluate_caption_files,
@@ -106,6 +105,13 @@ def main(words: list[str]) -> None:
         shown = f"{value:.4f}" if isinstance(value, float) else value
         print(f"{name:8s} {'not computed' if value is None else shown}")
     print(*more_lines(scores), sep="\n")
+
+
+def _refuse(unused: list, expected: str) -> None:
+    """Raise a UsageError where one of some flags is given."""
+    given = ", ".join(f"--{flag.name}" for flag in unused if flags.FLAGS[flag.name].present)
+    if given:
+        raise app.UsageError(f"{given}: expected {expected}")
 
 
 def _extras() -> dict[str, str]:
@@ -134,6 +140,7 @@ def compare(sources: list[str]) -> None:
     """Compare captions of runs, folders and files."""
     if CHECKPOINT.value or CAPTIONS.value:
         raise app.UsageError("expected --compare, --checkpoint or --captions; one of them")
+    _refuse([ENSEMBLE, ATTENTION, GROUPS, TRAINING, CAPTION_SETS], "without --compare only")
     from sparsecap_jax.commands.compare import compare_captions
 
     compare_captions(

@@ -269,7 +269,13 @@ def test_faulty_backends_and_weights_are_named(runs, tmp_path):
     config = json.loads((broken / "config.json").read_text())
     config["model"]["rnn_size"] = 24
     (broken / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=r"broken.*fc_embed/kernel has shape \(6, 16\)"):
+    message = rf"^{broken}: weight fc_embed/kernel has shape \(6, 16\)"
+    with pytest.raises(CheckpointError, match=message):
         Captioner.load(broken, backend="sparse")
     with pytest.raises(CheckpointError, match=r"not as config.json and tokenizer say"):
         Captioner.load(broken)
+    file = tmp_path / "model.scap"
+    file.write_bytes((runs[0] / "model.scap").read_bytes()[:-1] + b"?")
+    for backend in ("sparse", "xla"):  # the path comes once
+        with pytest.raises(CheckpointError, match=rf"^{file}: [a-z_/]+: damaged: its checksum"):
+            Captioner.load(file, backend=backend)

@@ -1,5 +1,6 @@
 """Comparison of captions (`launch/evaluate.py --compare`): runs, folders of results, files."""
 
+import glob
 import os
 import pathlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -8,8 +9,11 @@ from typing import Any
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.evaluation.caption_files import load_captions, load_references
 from sparsecap_jax.evaluation.comparison import changed_words, compare, pool
-from sparsecap_jax.evaluation.metrics import METRICS, judge_captions, load_extras
+from sparsecap_jax.evaluation.judging import METRICS, judge_captions
+from sparsecap_jax.evaluation.score_files import load_extras
 from sparsecap_jax.files import write_json, write_table
+from sparsecap_jax.runs.finished import CONFIG, MODEL_SUFFIX
+from sparsecap_jax.runs.published import resolve_run, results_folder
 
 _SHOWN = ("CIDEr", "Bleu_1", "Bleu_4", "METEOR", "ROUGE_L", "SPICE")
 _FILE = "captions.json"
@@ -33,14 +37,14 @@ def compare_captions(
     """Compare captions of the same images and report tables.
 
     Args:
-        sources: two or more; files of captions, folders that hold `captions.json`, or runs, whose
-            results of the split are taken, and made where there are none. Names that differ in
-            `seed_N` alone are pooled.
+        sources: two or more; files of captions, folders that hold `captions.json`, or runs (see
+            `evaluate_run`), whose results of the split are taken, and made where there are none.
+            Names that differ in `seed_N` alone are pooled.
         references: file of references; by default those of the first run's dataset.
         output: folder for `comparison.json` and `comparison_per_image.csv`.
         split: of the runs.
         metrics: see `score_captions`.
-        tokenizer: see `score_captions`.
+        tokenizer: see `evaluate_run`.
         resamples: draws of images, and exchanges in the sign-flip test.
         changes: `data.FIELD=VALUE` for the datasets of runs.
         document_frequency: see `evaluate_caption_files`.
@@ -56,10 +60,14 @@ def compare_captions(
     """
     extras = load_extras((), document_frequency, spice_jars)
     options = {"split": split, "changes": changes, "report": report, **options}
+    options |= {"metrics": metrics, "tokenizer": tokenizer}
     captions = {}
     for name, source in zip(_names(sources), sources, strict=True):
-        captions[name] = load_captions(_captions_file(pathlib.Path(source), options))
-    judges = load_references(references) if references else _of_runs(sources, split, changes)
+        captions[name] = load_captions(_captions_file(source, options))
+    if references:
+        judges, by_config = load_references(references), "auto"
+    else:
+        judges, by_config = _of_runs(sources, split, changes)
     shared = [i for i in next(iter(captions.values())) if all(i in c for c in captions.values())]
     missing = [image for image in shared if image not in judges]
     if not shared or missing:
@@ -74,7 +82,7 @@ def compare_captions(
             {image: texts[image] for image in shared},
             shared_references,
             metrics,
-            tokenizer or "auto",
+            tokenizer or by_config,
             document_frequency=extras.frequency,
             spice_jars=spice_jars,
         )
@@ -110,40 +118,52 @@ def _names(sources: Sequence[str | pathlib.Path]) -> list[str]:
     return [os.path.relpath(path, folder).replace(os.sep, "/") for path in paths]
 
 
-def _captions_file(source: pathlib.Path, options: dict[str, Any]) -> pathlib.Path:
-    if source.is_file():
-        return source
-    if (source / _FILE).is_file():
-        return source / _FILE
-    from sparsecap_jax.commands.evaluate import evaluate_run  # it loads JAX
-    from sparsecap_jax.runs.published import resolve_run
+def _captions_file(source: str | pathlib.Path, options: dict[str, Any]) -> pathlib.Path:
+    """Return the captions of a source; those of a run are made where there are none."""
+    path = pathlib.Path(source)
+    if path.is_file() and path.suffix != MODEL_SUFFIX:
+        return path
+    if (path / _FILE).is_file():
+        return path / _FILE
+    first = results_folder(source, f"{options['split']}_")
+    pattern = f"{glob.escape(first.name)}*/{_FILE}"
+    if not any(first.parent.glob(pattern)):
+        from sparsecap_jax.commands.evaluate import evaluate_run  # it loads JAX
 
-    split = options["split"]
-    found = sorted(resolve_run(source).glob(f"{split}_*/{_FILE}"))
+        evaluate_run(source, **options)
+    found = sorted(first.parent.glob(pattern))
     if len(found) > 1:
         names = ", ".join(path.parent.name for path in found)
         raise DataError(f"{source}: results {names}; expected one, or the folder of one")
-    if not found:
-        evaluate_run(source, **options)
-        return _captions_file(source, options)
     return found[0]
 
 
 def _of_runs(
     sources: Sequence[str | pathlib.Path], split: str, changes: Sequence[str]
-) -> dict[Hashable, list[str]]:
-    """Return the references of the dataset of the first run among the sources."""
-    runs = [pathlib.Path(source) for source in sources if pathlib.Path(source).is_dir()]
-    runs = [folder for run in runs for folder in (run, run.parent)]
-    runs = [folder for folder in runs if (folder / "config.json").is_file()]
-    if not runs:
-        raise ConfigError("--compare: no run among the sources; expected --references=FILE")
+) -> tuple[dict[Hashable, list[str]], str]:
+    """Return the references of the dataset of the first run among the sources, and its tokenizer.
+
+    Results within a run directory are of that run.
+    """
     from sparsecap_jax.data.datasets import load_dataset
-    from sparsecap_jax.runs.directory import load_config
+    from sparsecap_jax.runs.directory import load_config, load_run
     from sparsecap_jax.runs.overrides import change_data
 
-    dataset = load_dataset(change_data(load_config(runs[0]), changes).data)
-    return {record.image_id: [*record.raw] for record in dataset.splits[split]}
+    paths = [resolve_run(source) for source in sources]
+    folders = [(path if path.is_dir() else path.parent) for path in paths]
+    runs = [run for run in paths if run.suffix == MODEL_SUFFIX and run.is_file()]
+    runs += [run for folder in folders for run in (folder, folder.parent) if _is_run(run)]
+    if not runs:
+        raise ConfigError("--compare: no run among the sources; expected --references=FILE")
+    config = load_run(runs[0]).config if runs[0].is_file() else load_config(runs[0])
+    config = change_data(config, changes)
+    records = load_dataset(config.data).splits[split]
+    references = {record.image_id: [*record.raw] for record in records}
+    return references, "unicode" if config.eval.tokenizer == "unicode" else "auto"
+
+
+def _is_run(folder: pathlib.Path) -> bool:
+    return (folder / CONFIG).is_file()
 
 
 def _lines(result: Mapping[str, Any]) -> list[str]:

@@ -71,16 +71,24 @@ def convert_run(
         ConfigError: another form than a model file has.
     """
     output = _unused(output)
-    run = load_run(resolve_run(source))
+    size = _write(output, load_run(resolve_run(source)), weights)
+    report(f"{weights}; wrote {output} ({size:,} bytes)")
+    return output
+
+
+def _write(
+    output: pathlib.Path, run: LoadedRun, weights: str, imported: Mapping[str, Any] | None = None
+) -> int:
+    """Write a run as a model file or a directory; returns bytes of the file with the weights."""
     if output.suffix == MODEL_SUFFIX:
         if weights not in FORMS:
             raise ConfigError(f"weights is {weights!r}; {output} can be one of {', '.join(FORMS)}")
-        size = save_model(output, run, weights)
-    else:
-        with locked(output, folder=False), new_folder(output) as folder:
-            size = save_run(folder, run, form=weights)
-    report(f"{weights}; wrote {output} ({size:,} bytes of weights)")
-    return output
+        return save_model(output, run, weights)
+    with locked(output, folder=False), new_folder(output) as folder:
+        size = save_run(folder, run, form=weights)
+        if imported is not None:
+            write_json(folder / IMPORTED, imported)
+    return size
 
 
 def import_reference(
@@ -93,13 +101,13 @@ def import_reference(
     """Import a folder or zip with config.json, `*.pth` and tokenizer/.
 
     Masks are applied to the weights (supermask logits after rounding), as the reference does for
-    its published checkpoints. `imported.json` keeps what a run directory has no place for: the
-    reference's config, training settings included, and the scores that came with it. For `weights`
-    see `convert_run`.
+    its published checkpoints. In a run directory, `imported.json` keeps what has no other place:
+    the reference's config, training settings included, and the scores that came with it. For
+    `output` and `weights` see `convert_run`.
 
     Raises:
         CheckpointError: the source is corrupt or incomplete, or `output` is in use.
-        ConfigError: a model or tokenizer that we do not have.
+        ConfigError: a model, tokenizer or form that we do not have.
     """
     output = _unused(output)
     checkpoint = open_checkpoint_dir(source)
@@ -120,13 +128,11 @@ def import_reference(
     run = LoadedRun(config, tokenizer, model, params, masks)
     note = {"source": checkpoint.source, "weights": checkpoint.weights}
     note |= {"config": checkpoint.config, "scores": checkpoint.scores}
-    with locked(output, folder=False), new_folder(output) as folder:
-        size = save_run(folder, run, form=weights)
-        write_json(folder / IMPORTED, note)
+    size = _write(output, run, weights, note)
     counts = weight_counts(params)
     shown = f"{counts['nonzeros']:,} nonzero weights, sparsity {counts['sparsity']:.4f}"
     name = checkpoint.config["caption_model"]
-    report(f"{name}: {shown}; wrote {output} ({size:,} bytes of weights)")
+    report(f"{name}: {shown}; wrote {output} ({size:,} bytes)")
     return run
 
 

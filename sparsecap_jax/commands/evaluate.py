@@ -26,7 +26,7 @@ from sparsecap_jax.evaluation.metrics import (
     write_scores,
 )
 from sparsecap_jax.files import remove_strays, write_table
-from sparsecap_jax.runs.directory import load_run, weight_counts
+from sparsecap_jax.runs.directory import LoadedRun, load_run, weight_counts
 from sparsecap_jax.runs.finished import finished_weights
 from sparsecap_jax.runs.overrides import change_data
 from sparsecap_jax.runs.published import resolve_run, results_folder
@@ -109,11 +109,7 @@ def evaluate_run(
     if search["search"] == "beam":
         size, penalty = config.eval[f"beam_size_{split}"], config.eval.length_penalty
         search = {"length_penalty": penalty, "beam_size": size, **search}
-    title = f"{split}, {search['search']}"
-    if search["search"] == "beam":
-        title += f" {search['beam_size']}"
-    if step != "best":
-        title += ", last" if step == "last" else f", step {step}"
+    title = _title(split, step, search)
     name = title.replace(", ", "_").replace(" ", "_")
     folder = pathlib.Path(output or results_folder(members[0], name))
     dataset = dataset or load_dataset(config.data, need_boxes=captioner.needs_boxes)
@@ -143,12 +139,8 @@ def evaluate_run(
             return {"images": len(captions), **search}
         drawn = resampled(judged.sums) if judged.sums else {}
         intervals = {f"{name}_95%": interval(drawn[name]) for name in scores if name in drawn}
-        files = [finished_weights(directory) for directory in directories]
-        stored = step == "best" and all(files)
-        size = sum(file.stat().st_size for file in files) if stored else None
-        params = {str(number): run.params for number, run in enumerate(runs)}
-        counts = {**weight_counts(jax.device_get(params)), "bytes": size}
-        result = {**scores, **intervals, **counts, **search}
+        files = directories if step == "best" else []
+        result = {**scores, **intervals, **_size(runs, files), **search}
         name = f"{step:08d}" if isinstance(step, int) else step
         write_scores(folder / "scores.json", result, judged, captions, name)
     shown = " | ".join(f"{k} {v:.4f}" for k, v in judged.scores.items() if v is not None)
@@ -159,6 +151,24 @@ def evaluate_run(
         report(line)
     report(f"wrote {folder}/captions.json, scores.json and those of each image")
     return result
+
+
+def _title(split: str, step: int | str, search: Mapping[str, Any]) -> str:
+    """Return the title of results, which names their folder too."""
+    title = f"{split}, {search['search']}"
+    if search["search"] == "beam":
+        title += f" {search['beam_size']}"
+    if step != "best":
+        title += ", last" if step == "last" else f", step {step}"
+    return title
+
+
+def _size(runs: Sequence[LoadedRun], directories: Sequence[pathlib.Path]) -> dict[str, Any]:
+    """Return sparsity, nonzeros and bytes; the last where all weights are finished ones."""
+    files = [finished_weights(directory) for directory in directories]
+    size = sum(file.stat().st_size for file in files) if files and all(files) else None
+    params = {str(number): run.params for number, run in enumerate(runs)}
+    return {**weight_counts(jax.device_get(params)), "bytes": size}
 
 
 def _caption(

@@ -18,10 +18,10 @@ import numpy as np
 from jaxtyping import Float
 
 from sparsecap_jax.errors import DataError
-from sparsecap_jax.evaluation.metrics import Judged, Sums, corpus_scores
+from sparsecap_jax.evaluation.judging import Judged, Sums, corpus_scores
 
 _CHUNK = 500  # draws at once
-_SEED_IN_NAME = re.compile(r"[/_.-]*seed[_=-]?\d+")
+_SEED_IN_NAME = re.compile(r"(^|[/_.-]+)seed[_=-]?\d+(?=[/_.-]|$)")
 _WORDS = 8
 
 
@@ -51,12 +51,14 @@ class Model:
 def pool(judged: Mapping[str, Judged]) -> list[Model]:
     """Pool seeds of one recipe, whose names differ in `seed_N` alone, in order of appearance.
 
+    A name without a seed is one of its seeds, too.
+
     Raises:
         DataError: the images differ.
     """
     recipes: dict[str, list[str]] = {}
     for name in judged:
-        recipes.setdefault(_SEED_IN_NAME.sub("", name).strip("/_.-") or name, []).append(name)
+        recipes.setdefault(_recipe(name), []).append(name)
     order = list(next(iter(judged.values())).images)
     for name, one in judged.items():
         if {*order} != {*one.images}:
@@ -67,6 +69,12 @@ def pool(judged: Mapping[str, Judged]) -> list[Model]:
         _pooled(name, seeds, [judged[seed] for seed in seeds], order)
         for name, seeds in recipes.items()
     ]
+
+
+def _recipe(name: str) -> str:
+    """Return a name without its seed."""
+    recipe = _SEED_IN_NAME.sub("", name)
+    return name if recipe == name else recipe.lstrip("/_.-") or name
 
 
 def _pooled(name: str, seeds: list[str], judged: list[Judged], order: list[Hashable]) -> Model:
@@ -135,8 +143,9 @@ def sign_flip(
     """
     images = len(next(iter(first.values())))
     rng = np.random.default_rng(seed)
-    middles = {kind: (first[kind] + second[kind]).sum(axis=0) / 2 for kind in first}
-    halves = {kind: (first[kind] - second[kind]) / 2 for kind in first}
+    kinds = [kind for kind in first if kind in second]
+    middles = {kind: (first[kind] + second[kind]).sum(axis=0) / 2 for kind in kinds}
+    halves = {kind: (first[kind] - second[kind]) / 2 for kind in kinds}
     at_least: collections.Counter = collections.Counter()
     seen = _difference(middles, {kind: half.sum(axis=0) for kind, half in halves.items()}, images)
     for at in range(0, exchanges, _CHUNK):

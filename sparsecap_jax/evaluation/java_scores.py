@@ -163,15 +163,15 @@ def _paraphrases(path: pathlib.Path, texts: Sequence[str]) -> bytes:
     kept, tail = [], b""
     plain = re.compile(rb"[0-9a-z ]*").fullmatch
 
-    def stays(phrase: bytes) -> bool:
-        return phrase in phrases or not plain(phrase)
-
     for block in _unzipped(path):
         lines = (tail + block).split(b"\n")  # probability, phrase, paraphrase, ...
         whole = (len(lines) - 1) // 3 * 3
         tail = b"\n".join(lines[whole:])
-        for row in itertools.compress(range(0, whole, 3), map(stays, lines[1:whole:3])):
-            if stays(lines[row + 2]):
+        # No function of ours is called for each row: that would take longer than all the rest.
+        rows = zip(range(0, whole, 3), lines[1:whole:3], strict=True)
+        rows = [row for row, phrase in rows if phrase in phrases or not plain(phrase)]
+        for row in rows:
+            if lines[row + 2] in phrases or not plain(lines[row + 2]):
                 kept += lines[row : row + 3]
     return b"".join(line + b"\n" for line in kept)
 
@@ -213,7 +213,8 @@ def spice(
     jars = [check_spice_jars(folder), _toolkit("spice"), _toolkit("spice/lib")]
     path = os.pathsep.join(str(jar / "*") for jar in jars)
     opened = " ".join(f"--add-opens=java.base/{name}=ALL-UNNAMED" for name in _OPENED)
-    environment = {**os.environ, "JDK_JAVA_OPTIONS": opened}  # Java 8 does not read it
+    options = f"{os.environ.get('JDK_JAVA_OPTIONS', '')} {opened}"  # Java 8 does not read them
+    environment = {**os.environ, "JDK_JAVA_OPTIONS": options}
     patience = _SPICE_PATIENCE[0] + _SPICE_PATIENCE[1] * len(captions)
     pairs = enumerate(zip(captions, references, strict=True))
     rows = [{"image_id": n, "test": text, "refs": [*texts]} for n, (text, texts) in pairs]

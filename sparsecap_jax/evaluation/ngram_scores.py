@@ -16,7 +16,7 @@ from sparsecap_jax.scst.document_frequency import MAX_N, DocumentFrequency
 
 _TINY, _SMALL = 1e-15, 1e-9  # BLEU: added to numerators and denominators
 _BETA, _SIGMA = 1.2, 6.0  # ROUGE-L: weight of recall; CIDEr: of the penalty of lengths
-_CHUNK = 1024  # pairs whose longest common subsequences are searched at once
+_CHUNK = 2**21  # words of the pairs whose longest common subsequences are searched at once
 _FAR = 1 << 32
 
 
@@ -133,8 +133,9 @@ class NgramScores:
         references = np.arange(self.images, len(lengths))
         references = references[np.argsort(lengths[references], kind="stable")]
         common = np.zeros(len(lengths), np.int64)
-        for at in range(0, len(references), _CHUNK):
-            chunk = references[at : at + _CHUNK]
+        step = max(1, min(1024, _CHUNK // int(lengths.max())))
+        for at in range(0, len(references), step):
+            chunk = references[at : at + step]
             common[chunk] = _common(self._padded(self._image[chunk], -1), self._padded(chunk, -2))
         common, of = common[self.images :], self._image[self.images :]
         begin = self._begin - self.images

@@ -13,14 +13,15 @@ import os
 import pathlib
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from sparsecap_jax.errors import CheckpointError
-from sparsecap_jax.files import foreign_errors, unique_keys, write_atomically
+from sparsecap_jax.files import foreign_errors, open_regular, unique_keys, write_atomically
 from sparsecap_jax.model_files import tensors
+from sparsecap_jax.model_files.checks import MAX_FILES, check_name, check_paths, check_written
 from sparsecap_jax.model_files.range_coder import (
     LEVELS,
     TOTAL,
@@ -36,7 +37,6 @@ FORMAT_VERSION = 1
 _HEAD = struct.Struct("<8sIIII")
 _CHUNK = 2**22  # symbols
 _MAX_HEADER = 2**22
-_MAX_FILE = 2**24
 _WEIGHTS_PER_BYTE = 2**16  # far beyond what any model has
 
 
@@ -61,7 +61,13 @@ def write_model(
 
     Returns:
         Sizes in bytes: of the whole `file`, and of the `weights` with their part of the header.
+
+    Raises:
+        CheckpointError: an unknown form, or what a reader would refuse: paths, names or masks that
+            do not fit, small files or notes that are too large.
     """
+    with foreign_errors(f"{path}: cannot be written", CheckpointError, (ValueError,)):
+        check_written(params, masks, form, files or {})
     planned = [
         tensors.plan(name, np.asarray(value, np.float32, order="C"), _array(masks.get(name)), form)
         for name, value in params.items()
@@ -92,6 +98,9 @@ def write_model(
         ],
     }
     text, packed = _packed_json(members | weights)
+    if max(len(text), len(packed)) > _MAX_HEADER:
+        size = f"a header of {len(text)} bytes; expected at most {_MAX_HEADER}"
+        raise CheckpointError(f"{path}: cannot be written: {size}")
     head = _HEAD.pack(MAGIC, FORMAT_VERSION, len(packed), len(text), zlib.crc32(packed))
     payload = [*(raw for _, _, raw in planned), *chunks]
     with write_atomically(path, "wb") as file:
@@ -144,7 +153,7 @@ class ModelFile:
     def __init__(self, path: str | pathlib.Path):
         self._path = str(path)
         with self._errors("no model file"):
-            self._file = pathlib.Path(path).open("rb")  # noqa: SIM115
+            self._file = open_regular(path)
         try:
             with self._errors("damaged header"):
                 self._read_header()
@@ -187,7 +196,7 @@ class ModelFile:
         size = os.fstat(self._file.fileno()).st_size
         magic, version, packed, inflated, checksum = _HEAD.unpack(self._file.read(_HEAD.size))
         if magic != MAGIC:
-            raise ValueError(f"it begins with {magic!r}")
+            raise CheckpointError(f"{self._path}: no model file: it begins with {magic!r}")
         if version != FORMAT_VERSION:
             raise CheckpointError(
                 f"{self._path}: format_version is {version}; this release reads {FORMAT_VERSION}"
@@ -198,10 +207,10 @@ class ModelFile:
         text = _inflated(self._section(_HEAD.size, packed, checksum), inflated)
         header = json.loads(text, object_pairs_hook=unique_keys)
         self.notes = dict(header["notes"])
-        self._files = []
+        self._files, left = [], MAX_FILES
         for name, inflated, stored, checksum in header["files"]:
-            tensors.whole(inflated, _MAX_FILE)
-            _check_name(name)
+            left -= tensors.whole(inflated, left)
+            check_name(name)
             self._files.append((name, inflated, tensors.whole(stored, size), offset, checksum))
             offset += stored
         self._tables = [_table(listed) for listed in header["tables"][: tensors.MAX_TABLES]]
@@ -275,27 +284,6 @@ class _Symbols:
         counts = np.diff(np.minimum(ends[runs], last), prepend=first)
         self._chunk += 1
         return self._decoder.decode(content, np.repeat(self._tables[runs], counts))
-
-
-def check_paths(names: Iterable[str]) -> None:
-    """Raise a ValueError unless all paths are printable, each once, and none within another."""
-    names, seen = list(names), set()
-    for name in names:
-        if name in seen or not name.isprintable():
-            raise ValueError(f"{name!r:.200}: expected plain names, each once")
-        seen.add(name)
-    for name in names:
-        parts = name.split("/")
-        if "" in parts or any("/".join(parts[:n]) in seen for n in range(1, len(parts))):
-            raise ValueError(f"{name}: expected a path that lies within no other")
-
-
-def _check_name(name: Any) -> None:
-    """Raise a ValueError unless a name is a relative path of plain parts."""
-    parts = name.split("/")
-    plain = name.isprintable() and len(name) < 200 and not set(name) & set('\\:*?"<>|')
-    if not plain or any(part.strip(" .") != part or not part for part in parts):
-        raise ValueError(f"{name!r:.200}: expected a relative path")
 
 
 def _table(listed: Any) -> np.ndarray:

@@ -56,6 +56,9 @@ def read_safetensors(path: str | pathlib.Path) -> tuple[dict[str, np.ndarray], d
         tensors, end = {}, 0
         by_place = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
         for name, entry in by_place:
+            if entry["dtype"] not in _DTYPES:
+                kinds = ", ".join(_DTYPES)
+                raise ValueError(f"{name!r:.200}: {entry['dtype']!r:.40}; expected one of {kinds}")
             dtype, shape = np.dtype(_DTYPES[entry["dtype"]]), entry["shape"]
             if any(type(n) is not int or n < 0 for n in shape) or len(shape) > 32:
                 raise ValueError(f"{name!r:.200}: shape {shape!s:.80}")

@@ -117,7 +117,9 @@ class Entry:
         ):
             if value is not None:
                 whole(value, limit)
-        whole(self.lowest - values.MIN_EXPONENT, values.MAX_EXPONENT - values.MIN_EXPONENT)
+        exponents = range(values.MIN_EXPONENT, values.MAX_EXPONENT + 1)
+        if type(self.lowest) is not int or self.lowest not in exponents:
+            raise ValueError(f"lowest exponent {self.lowest!r:.40}")
         if (
             self.masked not in (0, 1)
             or self.form not in values.FORMS

@@ -105,4 +105,5 @@ def dequantize(
     if np.any(coded == 0):
         raise CheckpointError("an int8 value of -128")
     multiples = coded.astype(np.float32) - np.float32(128)
-    return multiples * steps(exponents.astype(np.int64) + lowest)[output]
+    with np.errstate(over="ignore", invalid="ignore"):  # of a hostile file
+        return multiples * steps(exponents.astype(np.int64) + lowest)[output]

@@ -105,7 +105,8 @@ def load_finished(run: pathlib.Path) -> FinishedRun:
         model = make_sparse_model(sparse_fields(config, tokenizer.vocab_size), params)
         return FinishedRun(run, ConfigDict(config), tokenizer, model, *notes)
     except SparsecapError as error:
-        raise CheckpointError(f"{run}: {error}") from error
+        named = str(error).startswith(str(run))
+        raise CheckpointError(str(error) if named else f"{run}: {error}") from error
 
 
 def _checked(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ about 1/28 byte per weight.
 import json
 import math
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,8 +72,8 @@ def load_weights(path: str | pathlib.Path, expected: PyTree | None = None) -> di
 
     Args:
         path: the file.
-        expected: params whose paths and shapes it must have. It may hold up to `MAX_WEIGHTS`
-            weights. Both are checked before the weights are read.
+        expected: params whose paths and shapes it must have. These, and that they are at most
+            `MAX_WEIGHTS` weights, are checked before the weights are read.
 
     Returns:
         `{"params": ..., "masks": ...}`, params in float32; masks are binary and cover the sparse
@@ -96,11 +97,7 @@ def load_weights(path: str | pathlib.Path, expected: PyTree | None = None) -> di
 
 def read_model(path: Any, file: ModelFile, expected: PyTree | None = None) -> dict[str, Any]:
     """Return the weights of an open model file, as `load_weights` does."""
-    if expected is not None:
-        check_fit(path, {name: Leaf(shape) for name, shape in file.shapes.items()}, expected)
-    total = sum(map(math.prod, file.shapes.values()))
-    if expected is None and total > MAX_WEIGHTS:
-        raise CheckpointError(f"{path}: {total} weights; expected at most {MAX_WEIGHTS}")
+    _check_shapes(path, file.shapes, expected)
     params, masks = file.read()
     return {"params": unflatten(params), "masks": unflatten(masks)}
 
@@ -127,13 +124,14 @@ def load_safetensors(path: str | pathlib.Path, expected: PyTree | None = None) -
     tensors, metadata = read_safetensors(path)
     with foreign_errors(f"{path}: damaged", CheckpointError):
         names = json.loads(metadata.get("masked", "[]"))
+        if not {*names} <= tensors.keys():
+            raise ValueError(f"masks of {names!s:.200}; expected names of weights")
         masks = {name: tensors.pop(f"mask:{name}", tensors[name]) != 0 for name in names}
         if any(masks[name].shape != tensors[name].shape for name in names):
             raise ValueError("masks of other shapes than the weights")
         check_paths(tensors)
         params = {name: array.astype(np.float32, copy=False) for name, array in tensors.items()}
-    if expected is not None:
-        check_fit(path, {name: Leaf(array.shape) for name, array in params.items()}, expected)
+    _check_shapes(path, {name: array.shape for name, array in params.items()}, expected)
     masks = {name: mask.astype(np.uint8) for name, mask in masks.items()}
     return {"params": unflatten(params), "masks": unflatten(masks)}
 
@@ -147,11 +145,7 @@ def _load_npz(path: pathlib.Path, expected: PyTree | None) -> dict[str, Any]:
                 f"{path}: format_version is {version}; this release reads {FORMAT_VERSION}"
             )
         shapes = _stored_shapes(path, file)
-        if expected is not None:
-            check_fit(path, {name: Leaf(shape) for name, shape in shapes.items()}, expected)
-        total = sum(math.prod(shape) for shape in shapes.values())
-        if total > MAX_WEIGHTS:
-            raise CheckpointError(f"{path}: {total} weights; expected at most {MAX_WEIGHTS}")
+        _check_shapes(path, shapes, expected)
         params, masks = {}, {}
         for name, shape in shapes.items():
             if f"shape:{name}" in file.names:
@@ -171,6 +165,17 @@ def check_fit(where: Any, tree: PyTree, expected: PyTree) -> None:
     """Raise a CheckpointError about the first of the `misfits` of weights, if there are any."""
     for fault in misfits(tree, expected).values():
         raise CheckpointError(f"{where}: not as config.json and tokenizer say: weight {fault}")
+
+
+def _check_shapes(
+    path: Any, shapes: Mapping[str, tuple[int, ...]], expected: PyTree | None
+) -> None:
+    """Raise a CheckpointError about shapes that are not as expected, or too large."""
+    if expected is not None:
+        check_fit(path, {name: Leaf(shape) for name, shape in shapes.items()}, expected)
+    total = sum(map(math.prod, shapes.values()))
+    if total > MAX_WEIGHTS:
+        raise CheckpointError(f"{path}: {total} weights; expected at most {MAX_WEIGHTS}")
 
 
 def misfits(tree: PyTree, expected: PyTree) -> dict[str, str]:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -281,6 +282,22 @@ def test_runs_are_compared(coco, tmp_path):
     assert "a minus b:" in lines
 
 
+def test_model_files_and_names_are_compared(coco, package, tmp_path):
+    """Their results lie next to a file, and in the working folder; those that are there count."""
+    model = tmp_path / "m.scap"
+    shutil.copy(make_run(tmp_path / "run") / "model.scap", model)
+    options = {"changes": [f"data.dir={coco}"], "metrics": ["ROUGE_L"], "report": [].append}
+    result = compare_captions([model, "tiny"], beam_size=1, **options)
+    assert [*result["models"]] == ["m.scap", "work/tiny"]
+    written = [tmp_path / "m.scap_test_beam_1", pathlib.Path("tiny_test_beam_1")]
+    assert all((folder / "captions.json").is_file() for folder in written)
+    write_json(written[1] / "captions.json", {str(100 + n): [t] for n, t in enumerate(TEXTS)})
+    again = compare_captions([str(model), "tiny"], **options)
+    assert again["models"]["work/tiny"]["ROUGE_L"]["score"] == 1
+    with pytest.raises(CheckpointError, match="absent: neither a folder nor a captioner"):
+        compare_captions([model, "absent"], **options)
+
+
 def test_files_of_captions_are_compared(tmp_path):
     texts = ["a big dog runs home", "the small cat sleeps", "two red birds"]
     write_json(tmp_path / "r.json", {str(n): [text] for n, text in enumerate(texts)})
@@ -301,6 +318,10 @@ def test_files_of_captions_are_compared(tmp_path):
     assert lines[7:] == ["  words gained: dog 1 (1 right)", "  words lost: cat 1 (0 right)"]
     command = [sys.executable, str(REPO / "launch/evaluate.py"), "--compare", *map(str, sources)]
     command += [f"--references={tmp_path / 'r.json'}", f"--output={tmp_path / 'out'}"]
+    message = "--ensemble, --groups: expected without --compare only"
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        subprocess.run([*command, "--ensemble", "--groups=g"], check=True, capture_output=True)
+    assert message.encode() in caught.value.stderr
     environment = {**os.environ, "PYTHONPATH": str(REPO), "PATH": ""}  # no Java: no METEOR
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     assert "one minus other:\n  CIDEr " in done.stdout

@@ -158,11 +158,22 @@ def test_a_comparison_by_hand():
         (["up/0.95/seed_0", "up/0.95/seed_1", "up/0.9/seed_0"], ["up/0.95", "up/0.9"]),
         (["seed_0", "seed_1"], ["seed_0", "seed_1"]),
         (["seeded", "seed"], ["seeded", "seed"]),
+        (["a", "a_seed_1", "_a", "reseed1", "a_seed_1b"], ["a", "_a", "reseed1", "a_seed_1b"]),
     ],
 )
 def test_seeds_are_known_by_their_names(names, recipes):
     one = judge("a dog", "men", "ball")
     assert [model.name for model in pool(dict.fromkeys(names, one))] == recipes
+
+
+def test_metrics_that_one_model_lacks_are_left_out():
+    one, two = judge("a dog runs", "two men", "a ball"), judge("a cat", "men", "a red ball")
+    sums = {kind: values for kind, values in two.sums.items() if kind != "CIDEr"}
+    scores = {**two.scores, "CIDEr": None}
+    two = Judged(scores, two.images, sums, two.captions, two.references)
+    for models in (pool({"a": one, "b": two}), pool({"b": two, "a": one})):
+        (row,) = compare(models, resamples=20)["differences"]
+        assert {*row} == {"first", "second", "Bleu_1", "ROUGE_L"}
 
 
 def test_other_images():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sparsecap_jax.errors import ConfigError, DataError, SparsecapError
-from sparsecap_jax.evaluation import java_scores, metrics, ptb_java
+from sparsecap_jax.evaluation import java_scores, judging, ptb_java
 from sparsecap_jax.evaluation.metrics import FAST_METRICS, METRICS, score_captions
 
 needs_java = pytest.mark.skipif(not ptb_java.java_available(), reason="no java on the path")
@@ -109,7 +109,7 @@ def test_without_java_meteor_is_missing_visibly(no_java, caplog):
 
 
 def test_references_are_tokenized_once_for_equal_content():
-    kept = metrics._tokenize_kept
+    kept = judging.tokenize_kept
     kept.cache_clear()
     for caption in ("a cat", "two dogs"):
         score_captions({1: caption}, {1: ["A cat."]}, ["Bleu_1"])
@@ -121,6 +121,7 @@ def test_references_are_tokenized_once_for_equal_content():
 @needs_java
 def test_failing_meteor_is_one_error(monkeypatch):
     monkeypatch.setattr(java_scores, "METEOR_JAR", "absent.jar")
+    monkeypatch.setattr(java_scores, "_paraphrases", lambda *_: b"")
     with pytest.raises(SparsecapError, match=r"METEOR failed: .*absent\.jar"):
         score_captions({1: "a"}, {1: ["a"]}, ["METEOR"], "python")
 
@@ -149,6 +150,7 @@ def test_nothing_is_printed(capfd):
         ({1: "a"}, {1: "a"}, "references of image 1: found 'a', expected some captions"),
         ({1: "a"}, {1: []}, r"references of image 1: found \[\], expected some captions"),
         ({1: "a"}, {1: ["a", 2]}, "reference of image 1: found 2, expected text"),
+        ({1: "a"}, {1: ["a", "\ud800"]}, "reference of image 1: not valid Unicode text"),
         ({1: "a"}, {1: [".", ""]}, "the references hold no words"),
     ],
 )

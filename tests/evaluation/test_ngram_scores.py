@@ -1,6 +1,7 @@
 """BLEU, ROUGE-L and CIDEr equal pycocoevalcap's to the last bit."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -47,6 +48,16 @@ def test_random_captions(seed):
 def test_long_and_lopsided_captions():
     captions = ["a b" + " a b" * 300, "", "c"]
     assert_equal(captions, [["b a" + " b a" * 200, "c"], ["", "d"], ["c" + " c" * 2000]])
+
+
+def test_one_long_caption_takes_little_memory():
+    """All others are not padded to its length at once, which would take 240 MB."""
+    captions = ["a " * 15_000, *["b"] * 2000]
+    tracemalloc.start()
+    scores = NgramScores(captions, [["a"], *[["b", "c"]] * 2000]).rouge()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert scores[0] > 0 and (scores[1:] == 1).all() and peak < 1e8
 
 
 def test_cider_with_document_frequencies_of_a_corpus():

@@ -310,12 +310,21 @@ def test_scores_of_groups(files, tmp_path):
         ({"1": None}, "'1': found None, expected the name of a group"),
         ({"1": True}, "'1': found True, expected the name of a group"),
         ({"5": "a"}, "has none of the captions' images"),
+        ({"1": "a", "01": "b"}, "'01': image 1 is there twice, expected once"),
     ],
 )
 def test_broken_groups(content, message, files, tmp_path):
     groups = write(tmp_path / "g.json", content)
     with pytest.raises(DataError, match=message):
         evaluate_caption_files(*files, metrics=["CIDEr"], groups=groups)
+
+
+def test_images_without_a_group_are_in_none(files, tmp_path, caplog):
+    """A group may have any name, the empty one too."""
+    groups = write(tmp_path / "g.json", {"1": "", "p_3": "x"})
+    result = evaluate_caption_files(*files, metrics=["ROUGE_L"], groups=groups)
+    assert {name: row["images"] for name, row in result["groups"].items()} == {"": 1, "x": 1}
+    assert "g.json: no group for 1 images" in caplog.text
 
 
 def test_document_frequencies_of_a_corpus_are_named(tmp_path):

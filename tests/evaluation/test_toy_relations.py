@@ -53,7 +53,7 @@ def test_by_hand(caption, expected):
 
 def test_captions_of_the_dataset_are_right():
     told = []
-    for number in range(400):
+    for number in range(150):
         scene, draws = sample_scene(0, number), Draws(0, number, purpose=1)
         for _ in range(2):
             relation = told_relation(" ".join(caption_scene(scene, draws)), scene)
@@ -142,7 +142,7 @@ def test_wrong_facts_by_hand(tmp_path, caption, wrong):
 def test_captions_of_the_dataset_state_no_wrong_facts(tmp_path):
     folder = make_toy_scenes(tmp_path / "scenes", sizes=(0, 0, 1), seed=0)
     captions = {}
-    for number in range(400):
+    for number in range(150):
         captions[number + 1] = " ".join(caption_scene(sample_scene(0, number), Draws(0, number, 1)))
     counts = wrong_facts(captions, folder)
     assert set(counts.values()) == {0}

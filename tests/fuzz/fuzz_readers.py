@@ -40,7 +40,7 @@ from sparsecap_jax.data.features import RegionFeatures
 from sparsecap_jax.data.records import Record
 from sparsecap_jax.data.stores import array_records, convert, load_image_sizes, open_store
 from sparsecap_jax.errors import CheckpointError, ConfigError, DataError, SparsecapError
-from sparsecap_jax.evaluation import caption_files, metrics, plots, ptb_java, sparsity_report
+from sparsecap_jax.evaluation import caption_files, plots, ptb_java, score_files, sparsity_report
 from sparsecap_jax.experiments import sweeps
 from sparsecap_jax.files import read_json, write_json
 from sparsecap_jax.interop import reference
@@ -569,7 +569,7 @@ def _groups(folder):
 
 @reader("groups", make=_groups)
 def _read_groups(folder):
-    return metrics.load_groups(folder / "groups.json", [1, "x"])
+    return score_files.load_groups(folder / "groups.json", [1, "x"])
 
 
 def _caption_sets(folder):

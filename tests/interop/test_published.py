@@ -18,7 +18,7 @@ from sparsecap_jax.commands.report import report_run
 from sparsecap_jax.data.batches import pad_regions
 from sparsecap_jax.data.stores import NpyFolderStore
 from sparsecap_jax.decoding import DecodeOptions, decode
-from sparsecap_jax.errors import CheckpointError, DataError
+from sparsecap_jax.errors import CheckpointError, ConfigError, DataError
 from sparsecap_jax.evaluation.metrics import score_captions
 from sparsecap_jax.model_files import ModelFile
 
@@ -68,6 +68,13 @@ def test_import_keeps_the_published_nonzeros(workdir, shared):
     with ModelFile(workdir / "model.scap") as file:
         size -= sum(len(zlib.compress(content, 9)) for content in file.files().values())
     assert size < 0.21 * 978_639
+
+
+def test_the_import_can_be_one_file(workdir, shared, tmp_path):
+    import_reference(shared / ZIP, tmp_path / "tiny.scap", [].append)
+    assert (tmp_path / "tiny.scap").read_bytes() == (workdir / "model.scap").read_bytes()
+    with pytest.raises(ConfigError, match=r"weights is 'npz'; .*x\.scap can be one of float32"):
+        import_reference(shared / ZIP, tmp_path / "x.scap", [].append, weights="npz")
 
 
 def test_the_import_notes_training_settings_and_published_scores(workdir, shared):

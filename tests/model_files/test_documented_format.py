@@ -151,14 +151,21 @@ def test_the_page_says_what_the_package_writes(tmp_path, form):
     params = {"a/kernel": np.where(mask, value, np.float32(0)), "a/bias": value[0]}
     params["b/embedding"] = rng.standard_normal((9, 3, 2), np.float32)
     params["c"] = np.array(2.5, np.float32)
-    masks = {"a/kernel": mask, "b/embedding": np.ones((9, 3, 2))}
+    few = np.zeros((3, 4, 5, 60))
+    few.reshape(-1)[[17, 3000, 3599]] = 1  # gaps that take escapes
+    params["d/kernel"] = np.float32(rng.standard_normal(few.shape) * few)
+    params["e/kernel"] = np.zeros((4, 5), np.float32)
+    masks = {"a/kernel": mask, "b/embedding": np.ones((9, 3, 2)), "d/kernel": few}
+    masks["e/kernel"] = np.zeros((4, 5))
     notes, files = {"config": {"seed": 1}}, {"tokenizer/x": b"x" * 99}
     write_model(tmp_path / "m.scap", params, masks, form=form, notes=notes, files=files)
     found = slow_read((tmp_path / "m.scap").read_bytes())
     assert found[:2] == (notes, files)
     with ModelFile(tmp_path / "m.scap") as file:
         ours, our_masks = file.read()
-        assert file.entries[0].rows is not None and file.entries[0].columns is not None
+        first, *_, fourth, _ = file.entries
+        assert first.rows is not None and first.columns is not None
+        assert sum(count for _, count in fourth.gaps) > fourth.kept + 2
     for name, value in params.items():
         np.testing.assert_array_equal(found[2][name], ours[name])
         if form == "float32":

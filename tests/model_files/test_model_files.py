@@ -265,6 +265,8 @@ def kernel(**fields):
         (kernel(name="a/bias"), "'a/bias': expected plain names, each once"),
         (kernel(name="a\n"), r"'a\\n': expected a plain name"),
         (kernel(name=5), "5: expected a plain name"),
+        (kernel(name="/".join("a" * 10**5)), "'a/a/.*: expected plain names, each once"),
+        (kernel(lowest=993), "lowest exponent 993"),
         (kernel(surplus=5), "damaged header"),
         (kernel(checksum=7), "a/kernel: damaged: its checksum is wrong"),
         (lambda header: header["tensors"].pop(), "bytes stated"),
@@ -293,9 +295,12 @@ def test_other_files_and_truncated_ones_are_one_clear_error(tmp_path):
     path = tmp_path / "m.scap"
     with pytest.raises(CheckpointError, match=r"m\.scap: no model file: No such file"):
         read(path)
+    path.write_bytes(b"PK\3\4" + b"junk" * 20)
+    with pytest.raises(CheckpointError, match=r"m\.scap: no model file: it begins with b'PK"):
+        read(path)
     write_model(path, *random_leaves(), files={"x": b"abc"})
     whole = path.read_bytes()
-    for content in (b"", b"junk" * 20, whole[:20], whole[:60], whole[:-1], whole + b"\0"):
+    for content in (b"", whole[:20], whole[:60], whole[:-1], whole + b"\0"):
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match=r"m\.scap: damaged header"):
             read(path)
@@ -316,6 +321,46 @@ def test_a_header_takes_no_more_than_it_says(tmp_path):
     path.write_bytes(head + bomb)
     with pytest.raises(CheckpointError, match="does not inflate to 100 bytes"):
         read(path)
+
+
+def test_small_files_take_no_more_than_16_mib_together(tmp_path):
+    path, content = tmp_path / "m.scap", bytes(2**23)
+    write_model(path, {}, {}, files={"a": content, "b": content})
+    with ModelFile(path) as file:
+        assert file.files() == {"a": content, "b": content}
+    rewritten(path, lambda header: header["files"][1].__setitem__(1, 2**23 + 1))
+    with pytest.raises(CheckpointError, match="8388609 where a number from 0 to 8388608"):
+        read(path)
+
+
+@pytest.mark.filterwarnings("error")
+def test_int8_steps_beyond_float32_are_infinite(tmp_path):
+    write_model(tmp_path / "m.scap", {"w": np.float32([[1, -1, 0.5]])}, {}, form="int8")
+    rewritten(tmp_path / "m.scap", kernel(lowest=992))
+    assert np.isinf(read(tmp_path / "m.scap")[0]["w"]).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"params": {"a\n": np.zeros(2)}}, r"'a\\n': expected plain names, each once"),
+        ({"params": {"a": np.zeros(2), "a/b": np.zeros(2)}}, "a/b: expected a path that lies"),
+        ({"masks": {"a": np.ones((2, 1))}}, r"a: a mask of shape \[2, 1\]; expected the path and"),
+        (
+            {"masks": {"b": np.ones(2)}},
+            r"b: a mask of shape \[2\]; expected the path and",
+        ),
+        ({"form": "int4"}, "form is 'int4'; expected one of float32, float16, int8"),
+        ({"files": {"../x": b""}}, "'../x': expected a relative path"),
+        ({"files": {"x": bytes(2**24 + 1)}}, "files of 16777217 bytes; expected at most 16777216"),
+        ({"notes": {"x": "y" * 2**22}}, "a header of 4194... bytes; expected at most 4194304"),
+    ],
+)
+def test_what_no_reader_accepts_is_not_written(change, message, tmp_path):
+    arguments = {"params": {"a": np.zeros(2)}, "masks": {}, **change}
+    with pytest.raises(CheckpointError, match=rf"m\.scap: .*{message}"):
+        write_model(tmp_path / "m.scap", **arguments)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_pruned_weights_are_those_of_the_run(tmp_path):

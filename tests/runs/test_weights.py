@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from sparsecap_jax.errors import CheckpointError
-from sparsecap_jax.runs.weights import load_weights, save_weights
+from sparsecap_jax.model_files import write_model
+from sparsecap_jax.runs import weights
+from sparsecap_jax.runs.weights import Leaf, load_weights, save_safetensors, save_weights
+from sparsecap_jax.trees import flatten
 
 
 def variables(seed=0, sparsity=0.95):
@@ -197,3 +200,21 @@ def test_sizes_are_checked_before_anything_is_inflated(tmp_path, monkeypatch):
     for params in (None, expected):
         with pytest.raises(CheckpointError, match="6050 weights; expected at most 6049"):
             load_weights(path, params)
+
+
+def test_more_weights_than_any_model_has_are_refused(tmp_path, monkeypatch):
+    """Also where they are what a config asks for: its sizes may be hostile too."""
+    params, masks = variables()
+    save_weights(tmp_path / "w.npz", params, masks)
+    write_model(tmp_path / "m.scap", flatten(params), flatten(masks))
+    save_safetensors(tmp_path / "w.safetensors", params, masks)
+    expected = {"layer": {"kernel": Leaf((120, 50)), "bias": Leaf((50,))}}
+    for limit in (6050, 6049):
+        monkeypatch.setattr(weights, "MAX_WEIGHTS", limit)
+        for name in ("w.npz", "m.scap", "w.safetensors"):
+            for shapes in (None, expected):
+                if limit == 6050:
+                    load_weights(tmp_path / name, shapes)
+                else:
+                    with pytest.raises(CheckpointError, match="6050 weights; expected at most 60"):
+                        load_weights(tmp_path / name, shapes)

@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -31,7 +32,7 @@ def caption_grid(
     Raises:
         DataError: a picture is missing.
     """
-    figure, axes = _panels(len(records), columns, (4.4, 4.5))
+    figure, axes = panels(len(records), columns, (4.4, 4.5))
     for axis, record in zip(axes, records, strict=True):
         picture = open_photo(dataset.images / record.filename)
         axis.imshow(picture)
@@ -47,6 +48,8 @@ def caption_grid(
         axis.axis("off")
     save_figure(figure, path)
 
+
+_MOST_IN_PANEL = 4  # runs named within each panel
 
 _CURVES = (
     ("train", "caption_loss", "training loss"),
@@ -66,13 +69,13 @@ def logged_curves(
 ) -> list[tuple[str, str, str]]:
     """Return the curves that any of the named runs has logged: table, column and title.
 
-    `tables` are CSV files by run and table ("train" or "validation").
+    `tables` are CSV files by run and table ("train" or "validation"); a run may lack one.
     """
     runs = list(runs)
     return [
         (table, column, title)
         for table, column, title in _CURVES
-        if any(table_column(tables[name, table], column)[0] for name in runs)
+        if any(table_column(tables.get((name, table)), column)[0] for name in runs)
     ]
 
 
@@ -87,20 +90,37 @@ def training_curves(path: str | pathlib.Path, runs: Mapping[str, str | pathlib.P
         (name, table): pathlib.Path(workdir) / f"{table}.csv"
         for name, workdir in runs.items()
         for table in ("train", "validation")
+        if pathlib.Path(workdir, f"{table}.csv").exists()
     }
     curves = logged_curves(tables, runs)
-    figure, axes = _panels(len(curves), max(1, min(3, len(curves))), (4.4, 3.8))
+    figure, axes = panels(len(curves), max(1, min(3, len(curves))), (4.4, 3.8))
     for axis, (table, column, title) in zip(axes, curves, strict=True):
         for number, name in enumerate(runs):
-            steps, values = table_column(tables[name, table], column)
+            steps, values = table_column(tables.get((name, table)), column)
             if len(steps):
                 marker = "o" if table == "validation" else None
-                axis.plot(steps, values, label=name, marker=marker, color=f"C{number}")
+                axis.plot(steps, values, label=name, marker=marker, **line_style(number))
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.3)
-        if axis.get_legend_handles_labels()[0]:
+        if len(runs) <= _MOST_IN_PANEL and axis.get_legend_handles_labels()[0]:
             axis.legend()
+    if len(runs) > _MOST_IN_PANEL:
+        shared_legend(figure)
     save_figure(figure, path)
+
+
+def line_style(number: int) -> dict[str, str]:
+    """Return colour and dashes of the line of that number; the first ten differ in colour."""
+    return {"color": f"C{number % 10}", "ls": ("-", "--", ":", "-.")[number // 10 % 4]}
+
+
+def shared_legend(figure: Figure) -> None:
+    """Draw one legend for all panels, to their right."""
+    entries: dict[str, Artist] = {}
+    for axis in figure.axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    figure.legend(entries.values(), entries, fontsize=8, loc="outside right upper")
 
 
 def error_bar_curves(
@@ -112,19 +132,22 @@ def error_bar_curves(
     series: str,
     panel: str,
     baseline: str = "",
+    behind: Sequence[Mapping] = (),
 ) -> None:
     """Draw means over seeds with error bars of one standard deviation, in panels side by side.
 
     Columns of `rows`, results such as those of a sweep, are named by `panel` and `series`, which
     split them into curves, and by `x`, whose values are evenly spaced, and `y`. Rows that agree in
-    all but y are seeds. The series `baseline` is drawn as a horizontal line, whatever its x.
+    all but y are seeds. The series `baseline` is drawn as a horizontal line, whatever its x. Rows
+    of `behind` have the same columns; their curves are drawn in grey behind those of their panel.
     """
     panels = list(dict.fromkeys(row[panel] for row in rows))
     names = list(dict.fromkeys(row[series] for row in rows if row[series] != baseline))
-    places = sorted({row[x] for row in rows if row[series] != baseline})
+    places = sorted({row[x] for row in [*rows, *behind] if row[series] != baseline})
     figure = Figure(figsize=(6.5 * len(panels), 4.8), layout="constrained")
     for axis, title in zip(np.ravel(figure.subplots(1, len(panels))), panels, strict=True):
         shown = [row for row in rows if row[panel] == title]
+        _grey_curves(axis, [row for row in behind if row[panel] == title], x, y, series, places)
         flat = [row[y] for row in shown if row[series] == baseline]
         if flat:
             axis.axhline(np.mean(flat), color="0.4", ls="--", lw=1, label=baseline)
@@ -140,18 +163,31 @@ def error_bar_curves(
         axis.set(title=title, xlabel=x, ylabel=y)
         axis.set_xticks(range(len(places)), [str(place) for place in places])
         axis.grid(alpha=0.3)
-    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    shared_legend(figure)
     save_figure(figure, path)
 
 
-def table_column(path: pathlib.Path, column: str) -> tuple[list[int], list[float]]:
-    """Return steps and values of a column of a run's CSV log, where it is filled."""
+def _grey_curves(
+    axis: Axes, rows: Sequence[Mapping], x: str, y: str, series: str, places: Sequence[float]
+) -> None:
+    """Draw a curve for each series in a shade of grey of its own."""
+    names = list(dict.fromkeys(row[series] for row in rows))
+    for number, name in enumerate(names):
+        points = [(places.index(row[x]), row[y]) for row in rows if row[series] == name]
+        style = {"color": "0.6", "marker": "osv^Dx+*ph"[number % 10], "lw": 0.8, "ms": 3}
+        axis.plot(*zip(*sorted(points), strict=True), label=name, zorder=1, **style)
+
+
+def table_column(path: pathlib.Path | None, column: str) -> tuple[list[int], list[float]]:
+    """Return steps and values of a column of a run's CSV log, where it is filled; None has none."""
+    if path is None:
+        return [], []
     rows = [row for row in read_csv(path) if row.get(column)]
     with foreign_errors(f"{path}: a damaged row"):
         return [int(row["step"]) for row in rows], [float(row[column]) for row in rows]
 
 
-def _panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+def panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
     """Lay out panels of `size` inches row by row, empty ones switched off."""
     rows = max(1, -(-count // columns))
     figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")

@@ -114,7 +114,8 @@ def draw_runs(
         scored = {run.name for run in runs if "CIDEr" in run.results.get(results, ())}
         others = [run.name for run in runs if run.name not in scored]
         if others:
-            report(f"charts of CIDEr show {results}, without {', '.join(others)}")
+            left_out = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+            report(f"charts of CIDEr show {results}, without {len(others)} runs: {left_out}")
         for name, draw in (
             ("quality.png", plots.draw_quality),
             ("bubbles.png", plots.draw_bubbles),

@@ -29,6 +29,7 @@ from sparsecap_jax.pruning.summary import GROUPS, group_of
 _TARGET = "target sparsity"
 _MOST_LINES = 12  # of a panel, where each has a name
 _MOST_PANELS = 24
+_MOST_TENSORS = 40
 
 
 def common_results(runs: Sequence[Collected], score: str = "CIDEr") -> str | None:
@@ -53,9 +54,10 @@ def draw_quality(
         for run in runs
         if "CIDEr" in run.results.get(results, ())
     ]
-    if not any(row["method"] != "dense" for row in rows):
+    models = {row["model"] for row in rows if row["method"] != "dense"}
+    rows = [row for row in rows if row["model"] in models]
+    if not rows:
         return False
-    models = {row["model"] for row in rows}
     behind = _published_curves(models) if published else []
     columns = {"x": _TARGET, "y": "CIDEr", "series": "method", "panel": "model"}
     error_bar_curves(path, rows, **columns, baseline="dense", behind=behind)
@@ -136,27 +138,44 @@ def _place_labels(axis: Axes, labels: Iterable[tuple[str, Mapping, str]]) -> Non
 
 
 def draw_layerwise(path: pathlib.Path, runs: Sequence[Collected]) -> bool:
-    """Draw the sparsity of each tensor, a panel for each architecture, a line for each run."""
-    architectures: dict[tuple[str, ...], list[Collected]] = {}
+    """Draw the sparsity of each tensor, a panel for each architecture, a line for each run.
+
+    Of architectures with many tensors, the mean of each part of a layer is drawn.
+    """
+    architectures: dict[tuple[str, ...], list[tuple[Collected, list[float]]]] = {}
     for run in runs:
         if run.tensors and run.figures["method"] != "dense":
-            architectures.setdefault(tuple(row["tensor"] for row in run.tensors), []).append(run)
+            parts = _parts(run.tensors)
+            architectures.setdefault(tuple(parts), []).append((run, [*parts.values()]))
     if not architectures:
         return False
     widths = [max(6.0, 0.22 * len(tensors)) for tensors in architectures]
     figure = Figure(figsize=(max(widths) + 2, 5.5 * len(architectures)), layout="constrained")
     axes = np.ravel(figure.subplots(len(architectures), 1, squeeze=False))
     for axis, (tensors, some) in zip(axes, architectures.items(), strict=True):
-        for number, run in enumerate(some):
-            values = [row["sparsity"] for row in run.tensors]
+        for number, (run, values) in enumerate(some):
             style = {"marker": "osv^Dx"[number % 6], "ms": 3, "lw": 1, **line_style(number)}
             axis.plot(values, label=_short(run.name) if number < _MOST_LINES else None, **style)
         axis.set_xticks(range(len(tensors)), tensors, rotation=90, fontsize=7)
-        axis.set(title=some[0].figures["model"], ylabel="sparsity", ylim=(-0.03, 1.03))
+        axis.set(title=some[0][0].figures["model"], ylabel="sparsity", ylim=(-0.03, 1.03))
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     save_figure(figure, path)
     return True
+
+
+def _parts(tensors: Sequence[Mapping]) -> dict[str, float]:
+    """Return sparsities of tensors, or of the parts of layers where there are many tensors."""
+    if len(tensors) <= _MOST_TENSORS:
+        return {row["tensor"]: row["sparsity"] for row in tensors}
+    totals: dict[str, list[float]] = {}
+    for row in tensors:
+        mark, depth = ("/", 2) if "/" in row["tensor"] else (".", 5)  # ours, and the reference's
+        part = mark.join(row["tensor"].split(mark)[:depth])
+        size, total = row.get("size", 1), totals.setdefault(part, [0.0, 0.0])
+        total[0] += size * row["sparsity"]
+        total[1] += size
+    return {part: zeros / size for part, (zeros, size) in totals.items()}
 
 
 def draw_curves(path: pathlib.Path, runs: Sequence[Collected]) -> bool:
@@ -278,7 +297,7 @@ def _heatmap(
             style = {"ha": "center", "va": "center", "fontsize": 7, "color": "white"}
             if value > (masked.min() + masked.max()) / 2:
                 style["color"] = "black"
-            axis.text(column, row, f"{value:.3f}", **style)
+            axis.text(column, row, f"{value:.3g}", **style)
     axis.set_xticks(range(len(names)), names, rotation=90 if len(max(names)) > 2 else 0, fontsize=7)
     axis.set_yticks(range(len(names)), names, fontsize=7)
     axis.set_title(title, fontsize=9)

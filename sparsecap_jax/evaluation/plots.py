@@ -50,6 +50,7 @@ def caption_grid(
 
 
 _MOST_IN_PANEL = 4  # runs named within each panel
+_MOST_IN_COLUMN = 24  # of a legend
 
 _CURVES = (
     ("train", "caption_loss", "training loss"),
@@ -120,7 +121,9 @@ def shared_legend(figure: Figure) -> None:
     for axis in figure.axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    figure.legend(entries.values(), entries, fontsize=8, loc="outside right upper")
+    columns = 1 + len(entries) // _MOST_IN_COLUMN
+    place = {"loc": "outside right upper", "ncols": columns}
+    figure.legend(entries.values(), entries, fontsize=8, **place)
 
 
 def error_bar_curves(
@@ -147,7 +150,12 @@ def error_bar_curves(
     figure = Figure(figsize=(6.5 * len(panels), 4.8), layout="constrained")
     for axis, title in zip(np.ravel(figure.subplots(1, len(panels))), panels, strict=True):
         shown = [row for row in rows if row[panel] == title]
-        _grey_curves(axis, [row for row in behind if row[panel] == title], x, y, series, places)
+        for number, name in enumerate(dict.fromkeys(row[series] for row in behind)):
+            curve = [row for row in behind if row[panel] == title and row[series] == name]
+            points = sorted((places.index(row[x]), row[y]) for row in curve)
+            style = {"color": "0.6", "marker": "osv^Dx+*ph"[number % 10], "lw": 0.8, "ms": 3}
+            if points:
+                axis.plot(*zip(*points, strict=True), label=name, zorder=1, **style)
         flat = [row[y] for row in shown if row[series] == baseline]
         if flat:
             axis.axhline(np.mean(flat), color="0.4", ls="--", lw=1, label=baseline)
@@ -165,17 +173,6 @@ def error_bar_curves(
         axis.grid(alpha=0.3)
     shared_legend(figure)
     save_figure(figure, path)
-
-
-def _grey_curves(
-    axis: Axes, rows: Sequence[Mapping], x: str, y: str, series: str, places: Sequence[float]
-) -> None:
-    """Draw a curve for each series in a shade of grey of its own."""
-    names = list(dict.fromkeys(row[series] for row in rows))
-    for number, name in enumerate(names):
-        points = [(places.index(row[x]), row[y]) for row in rows if row[series] == name]
-        style = {"color": "0.6", "marker": "osv^Dx+*ph"[number % 10], "lw": 0.8, "ms": 3}
-        axis.plot(*zip(*sorted(points), strict=True), label=name, zorder=1, **style)
 
 
 def table_column(path: pathlib.Path | None, column: str) -> tuple[list[int], list[float]]:

@@ -142,7 +142,9 @@ def _read(
     if pruner in ("", "none"):
         pruned = sparsity is not None and sparsity >= _SPARSE
         result.figures["method"] = PRUNED if pruned else DENSE
-        result.target = round(sparsity, 4) if pruned else None
+        result.target = None
+    if not result.target and result.figures["method"] != DENSE and sparsity is not None:
+        result.target = round(sparsity, 3)  # imported, or the masks of another run
     logged = {} if run.is_file() else _read_logs(result)
     result.figures["status"] = _status(run, weights, logged)
     if weights is None and logged.get("sparsity"):

@@ -1,4 +1,4 @@
-"""Caption photos, or the images whose features lie in a folder.
+r"""Caption photos, or the images whose features lie in a folder.
 
 python launch/caption.py photo.jpg more/ "others/**/*.webp" --output=captions.json
 python launch/caption.py --checkpoint=runs/demo/supermask --features=DIR --beam_size=5 \

@@ -1,4 +1,4 @@
-"""Convert runs, and checkpoints of the PyTorch reference; nothing in a file is executed.
+r"""Convert runs, and checkpoints of the PyTorch reference; nothing in a file is executed.
 
 python launch/convert.py --input=runs/demo/supermask --output=small.scap --weights=int8
 python launch/convert.py --source=reference --input=CHECKPOINT.zip --output=runs/imported

@@ -1,4 +1,4 @@
-"""Score trained runs, or any captions against any references.
+r"""Score trained runs, or any captions against any references.
 
 python launch/evaluate.py --checkpoint=runs/demo/supermask --split=test --beam_size=5
 python launch/evaluate.py --checkpoint=runs/imported --data_dir=coco --attention
@@ -30,6 +30,9 @@ STEP = flags.DEFINE_string("step", "best", "Weights: best, last, or the step of 
 SPLIT = flags.DEFINE_enum("split", "test", ["val", "test"], "Split of the dataset.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Same as --config.data.dir.")
 FEATURES = flags.DEFINE_string("features", None, "Same as --config.data.features.")
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", None, "Same as --config.data.eval_batch_size.", lower_bound=1
+)
 CHANGES = define_changes("--config.data.name=coco")
 ATTENTION = flags.DEFINE_bool("attention", False, "Write the regions' weights for each word.")
 CAPTIONS = flags.DEFINE_string("captions", None, "Captions to score instead.")
@@ -57,7 +60,7 @@ BACKEND = flags.DEFINE_enum(
     "backend", "xla", ["auto", "sparse", "xla"], "Runtime of the model (docs/sparse_runtime.md)."
 )
 search_flags.define()
-OF_RUNS = (ENSEMBLE, STEP, SPLIT, DATA_DIR, FEATURES, CHANGES, ATTENTION, BACKEND)
+OF_RUNS = (ENSEMBLE, STEP, SPLIT, DATA_DIR, FEATURES, BATCH_SIZE, CHANGES, ATTENTION, BACKEND)
 
 
 def main(words: list[str]) -> None:
@@ -114,6 +117,7 @@ def _extras() -> dict[str, str]:
 def _run_options() -> dict[str, object]:
     """Return options of the evaluation of runs."""
     shorthands = {"data.dir": DATA_DIR.value, "data.features": FEATURES.value}
+    shorthands["data.eval_batch_size"] = BATCH_SIZE.value
     given = [f"{path}={value}" for path, value in shorthands.items() if value is not None]
     return {
         "split": SPLIT.value,

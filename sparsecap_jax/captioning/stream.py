@@ -82,8 +82,12 @@ class CaptionStream:
                 file.writelines(_line(entry) for entry in entries)
         else:
             write_json(self._path, content(entries))
-        self._partial.unlink()
+        self.discard()
         return entries
+
+    def discard(self) -> None:
+        """Remove `PATH.partial`; nothing is written to `path`."""
+        self._partial.unlink()
 
     def _continue(self, settings: dict[str, Any]) -> None:
         """Read the entries of an earlier call; without a whole first line there are none."""
@@ -106,10 +110,8 @@ class CaptionStream:
             if not isinstance(entry, dict):
                 raise DataError(f"{where}: expected an object")
             if number == 1 and entry.get("settings") != settings:
-                raise DataError(
-                    f"{self._partial}: belongs to {entry.get('settings')}, expected {settings}; "
-                    "remove it to start again"
-                )
+                found = _differences(entry.get("settings"), settings)
+                raise DataError(f"{self._partial}: {found}; remove it to start again")
             if number > 1:
                 image = entry.get(self._key)
                 if not isinstance(image, int | str) or image in self.entries:
@@ -127,6 +129,16 @@ class CaptionStream:
         # Flushed line by line: a killed process leaves whole lines, or part of the last one.
         self._file.write(_line(value).encode())
         self._file.flush()
+
+
+def _differences(begun: Any, settings: dict[str, Any]) -> str:
+    """Name the settings in which a file differs from those of this call."""
+    if not isinstance(begun, dict):
+        return "was begun with no settings"
+    keys = [key for key in {**begun, **settings} if begun.get(key) != settings.get(key)]
+    shown = [{key: values.get(key) for key in keys} for values in (begun, settings)]
+    old, new = (", ".join(f"{key} {value!s:.200}" for key, value in s.items()) for s in shown)
+    return f"was begun with {old}; expected {new}"
 
 
 def _line(value: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Captions of photos, or of a folder of features (`launch/caption.py`)."""
 
+import dataclasses
 import datetime
 import itertools
 import math
@@ -73,7 +74,8 @@ def caption_folder(
     if not image_ids:
         raise DataError(f"{features}: no ID.npy in cocobu_att/; expected one per image")
     settings = {"checkpoint": repr(checkpoint), "weights": captioner.checksum}
-    settings |= {"features": str(features), "options": repr(options)}
+    settings |= {"features": str(features)}
+    settings |= {key: str(value) for key, value in dataclasses.asdict(options).items()}
     settings |= {"candidates": candidates, "attention": attention}
     with CaptionStream(output, settings) as stream:
         remaining = [image_id for image_id in image_ids if image_id not in stream.done]
@@ -157,7 +159,8 @@ def caption_photos(
         return {entry["photo"]: entry if whole else entry["caption"] for entry in entries}
 
     settings = {"checkpoint": repr(checkpoint), "weights": captioner.checksum}
-    settings |= {"options": repr(search), "candidates": candidates, "attention": attention}
+    settings |= {"candidates": candidates, "attention": attention}
+    settings |= {key: str(value) for key, value in search.items()}
     with CaptionStream(output, settings, "photo") if output else nullcontext() as stream:
         done = stream.done if stream else ()
         if done:
@@ -170,8 +173,11 @@ def caption_photos(
             if stream:
                 stream.write(entry)
             report(f"{entry['photo']}: {entry['caption']}")
-        if stream:
-            entries = stream.finish([name for name in paths if name not in faults], by_path)
+        kept = [name for name in paths if name not in faults]
+        if stream and kept:
+            entries = stream.finish(kept, by_path)
+        elif stream:
+            stream.discard()
     for fault in faults.values():
         print(f"left out: {fault}", file=sys.stderr)
     if faults:

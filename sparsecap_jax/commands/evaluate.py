@@ -123,7 +123,7 @@ def evaluate_run(
         raise DataError(f"{split} split of {config.data.dir or config.data.name}: no images")
     settings = {"checkpoint": [*map(str, directories)], "weights": captioner.checksum}
     settings |= {"data": config.data.dir, "changes": [*changes], "attention": attention}
-    settings |= {"options": repr(search)}
+    settings |= {**{key: str(value) for key, value in search.items()}}
     options = {"batch_size": config.data.eval_batch_size, "attention": attention, **search}
     references = {image_id: record.raw for image_id, record in records.items()}
     extras = load_extras(records, document_frequency, spice_jars, groups)

@@ -193,7 +193,7 @@ def draw_progression(path: pathlib.Path, runs: Sequence[Collected]) -> bool:
     Where there are many tensors, the mean of each of `GROUPS` is drawn, weighted by their sizes.
     """
     shown = [run for run in runs if "sparsity" in run.curves][:_MOST_PANELS]
-    curves = {run.name: _tensor_curves(run) for run in shown}
+    curves = {run.name: tensor_curves(run) for run in shown}
     shown = [run for run in shown if curves[run.name]]
     if not shown:
         return False
@@ -220,7 +220,8 @@ def _logged(run: Collected, table: str, column: str) -> tuple[list[int], list[fl
     return table_column(run.directory / f"{table}.csv", column) if table in run.curves else ([], [])
 
 
-def _tensor_curves(run: Collected) -> dict[str, tuple[list[int], list[float]]]:
+def tensor_curves(run: Collected) -> dict[str, tuple[list[int], list[float]]]:
+    """Return steps and sparsities of each tensor, or of groups, as a run logged them."""
     path = run.directory / "sparsity.csv"
     names = [name for name in next(iter(read_csv(path)), {}) if name and name != "step"]
     curves = {name: table_column(path, name) for name in names}

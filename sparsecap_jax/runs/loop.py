@@ -7,8 +7,6 @@ later steps dropped.
 
 import contextlib
 import functools
-import json
-import logging
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -23,7 +21,7 @@ from sparsecap_jax.data.batches import read_ahead
 from sparsecap_jax.data.datasets import Dataset
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.evaluation.sparsity_report import write_sparsity_report
-from sparsecap_jax.files import locked, read_settings, remove_strays, write_json
+from sparsecap_jax.files import locked, remove_strays, write_json
 from sparsecap_jax.models import count_params
 from sparsecap_jax.pruning.masks import finalize, sparsity
 from sparsecap_jax.pruning.step import TrainState, warn_unless_begun
@@ -31,13 +29,13 @@ from sparsecap_jax.pruning.summary import by_module, summarize
 from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.directory import LoadedRun, save_finished, weight_counts
 from sparsecap_jax.runs.finished import (
-    EXTRACTOR,
     FINISHED,
     INITIAL_WEIGHTS,
     MODEL,
     PARAMS,
     SUMMARY,
     TOKENIZER,
+    read_notes,
 )
 from sparsecap_jax.runs.finite import FiniteWatch
 from sparsecap_jax.runs.first_state import abstract_state, first_state
@@ -230,9 +228,10 @@ def _finish(run: Run, checkpoints: Checkpoints) -> dict[str, Any]:
     checkpoints.wait()
     best = checkpoints.best_step()
     if best is None:
-        logging.getLogger(__name__).warning(
-            "no checkpoint came within %g of its target nonzeros; model.scap is the last one",
-            run.config.eval.sparsity_tolerance,
+        tolerance = run.config.eval.sparsity_tolerance
+        run.report(
+            f"no checkpoint came within {tolerance:g} of its target sparsity; "
+            f"{MODEL} is the last one"
         )
     step = checkpoints.last_step() if best is None else best
     variables = checkpoints.restore_variables(step)
@@ -240,9 +239,8 @@ def _finish(run: Run, checkpoints: Checkpoints) -> dict[str, Any]:
     warn_unless_begun(run.pruner, last["masks"])
     masks = jax.device_get(run.pruner.binarize(variables["masks"]))
     params = jax.device_get(finalize(variables["params"], masks))
-    extractor = run.workdir / EXTRACTOR
-    notes = read_settings(extractor) if extractor.exists() else {}
-    finished = LoadedRun(run.config, run.tokenizer, run.model, params, masks, notes)
+    notes = read_notes(run.workdir)
+    finished = LoadedRun(run.config, run.tokenizer, run.model, params, masks, *notes)
     size = save_finished(run.workdir, finished)
     write_json(run.workdir / PARAMS, by_module(summarize(params, masks)))
     if masks:
@@ -256,5 +254,9 @@ def _finish(run: Run, checkpoints: Checkpoints) -> dict[str, Any]:
         "bytes": size,
     }
     write_json(run.workdir / SUMMARY, summary)
-    run.report(f"wrote {run.workdir / MODEL}: {json.dumps(summary)}")
+    chosen = "last step" if best is None else f"best step {best}"
+    scores = summary["validation"] or {}
+    shown = f" | CIDEr {scores['CIDEr']:.4f}" if scores.get("CIDEr") is not None else ""
+    shown += f" | {summary['sparsity']:.2%} sparse, {summary['nonzeros']:,} nonzeros"
+    run.report(f"wrote {run.workdir / MODEL}: {chosen}{shown} | {size / 1e6:.2f} MB")
     return summary

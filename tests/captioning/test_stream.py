@@ -69,9 +69,12 @@ def test_nothing_is_there_before_the_end(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"settings": {"options": "greedy"}}\n', r"belongs to .*greedy.*, expected .*remove it"),
-        (b'{"image_id": 3}\n', "belongs to None"),
-        (b'{"image_id": 3}\n{"cut', "belongs to None"),
+        (
+            b'{"settings": {"options": "greedy"}}\n',
+            "was begun with options greedy, size None; expected options beam, size 5; remove it",
+        ),
+        (b'{"image_id": 3}\n', "was begun with no settings"),
+        (b'{"image_id": 3}\n{"cut', "was begun with no settings"),
         (b"notes", r"partial: expected captions of .*beam.*; remove it to start"),
         (b"[1]\n", "line 1: expected an object"),
         (b'{"settings": {"options": "beam", "size": 5}}\n{"a\n', "line 2: broken JSON"),

@@ -77,7 +77,7 @@ def test_an_interrupted_command_goes_on_where_it_was(run, features, whole, tmp_p
     content = partial.read_bytes()
     assert content.count(b"\n") == 1 + 8
     partial.write_bytes(content[:-20])  # The last line was cut short.
-    with pytest.raises(DataError, match=r"belongs to .*seed=5"):
+    with pytest.raises(DataError, match="was begun with seed 5; expected seed 6; remove it"):
         caption_folder(run, features, output, report=LINES.append, **options | {"seed": 6})
     lines = []
     caption_folder(run, features, output, report=lines.append, **options)

@@ -107,7 +107,7 @@ def test_an_evaluation_that_a_signal_stopped_continues(coco, tmp_path):
     assert [path.name for path in output.iterdir()] == ["captions.json.partial"]
     captioned = len((output / "captions.json.partial").read_text().splitlines()) - 1
     assert 1 <= captioned < COUNT
-    with pytest.raises(DataError, match=r"captions\.json\.partial: belongs to .*; remove it to"):
+    with pytest.raises(DataError, match=r"json\.partial: was begun with .*; remove it to"):
         evaluate_run(run, **again, beam_size=1)
     assert evaluate_run(run, **again) == expected
     assert f"continuing: {captioned} of {COUNT} images are captioned" in lines

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,6 @@ import jax
 import numpy as np
 import pytest
 from captioner_runs import make_run
-from conftest import REPO
 from PIL import Image
 
 from sparsecap_jax.commands.names import distinct_names
@@ -23,6 +23,7 @@ from sparsecap_jax.pruning.paths import by_path, nest, select
 from sparsecap_jax.runs.collection import find_runs, read_run
 from sparsecap_jax.runs.directory import load_run, save_model, save_run, weight_counts
 
+REPO = pathlib.Path(__file__).parents[2]
 TEXT = {"words": 8.5, "vocabulary": 17, "coverage": 0.5, "distinct": 1.0, "copied": 0.25}
 
 

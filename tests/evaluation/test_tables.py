@@ -21,9 +21,8 @@ def test_text_is_aligned():
 
 
 def test_markdown_keeps_bars_and_lines_within_a_cell():
-    assert (
-        markdown_table(["a|b", "c"], [["x\ny", "-"]]) == "| a\\|b | c |\n|---|---|\n| x y | - |\n"
-    )
+    table = markdown_table(["a|b", "c"], [["x\ny", "-"]])
+    assert table == "| a\\|b | c |\n|---|---|\n| x y | - |\n"
 
 
 def test_latex_escapes_what_it_would_read_as_commands():

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from unittest import mock
 
 import captioner_runs
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,7 +40,15 @@ from sparsecap_jax.data.features import RegionFeatures
 from sparsecap_jax.data.records import Record
 from sparsecap_jax.data.stores import array_records, convert, load_image_sizes, open_store
 from sparsecap_jax.errors import CheckpointError, ConfigError, DataError, SparsecapError
-from sparsecap_jax.evaluation import caption_files, metrics, plots, ptb_java, sparsity_report
+from sparsecap_jax.evaluation import (
+    caption_files,
+    collection_plots,
+    metrics,
+    plots,
+    ptb_java,
+    sparsity_report,
+)
+from sparsecap_jax.evaluation.collected import table_rows
 from sparsecap_jax.experiments import sweeps
 from sparsecap_jax.files import read_json, write_json
 from sparsecap_jax.interop import reference
@@ -52,6 +59,7 @@ from sparsecap_jax.photos.extractors import EXTRACTORS, remake_extractor
 from sparsecap_jax.photos.images import open_photo
 from sparsecap_jax.pruning.step import PruneState, TrainState
 from sparsecap_jax.runs import checkpoints, directory, logs
+from sparsecap_jax.runs.collection import read_run
 from sparsecap_jax.runs.config import default_config
 from sparsecap_jax.runs.directory import load_raw_variables, load_run, save_model
 from sparsecap_jax.runs.run import Run, _note_extractor, check_workdir
@@ -235,6 +243,53 @@ def _finished(folder):
 @reader("report", errors=(CheckpointError, ConfigError, DataError), make=_finished)
 def _read_report(folder):
     return report.report_run(folder, lambda line: None)
+
+
+def _collected(folder):
+    _finished(folder)
+    text = {"words": 8.5, "vocabulary": 7, "coverage": 0.5, "copied": 0.25}
+    write_json(folder / "test_beam_2/scores.json", {"CIDEr": 0.5, "METEOR": None, "text": text})
+    _text(folder / "validation.csv", "step,CIDEr\n1,0.25\n2,0.5\n")
+    _text(folder / "train.csv", "step,images_per_second,sparsity\n1,100.5,0.25\n2,101,0.5\n")
+    _text(folder / "sparsity.csv", "step,embed/embedding\n1,0.5\n2,0.75\n")
+
+
+@reader("collected", errors=(CheckpointError, ConfigError, DataError), make=_collected)
+def _read_collected(folder):
+    """Read it with its summary, and without, as while it trains."""
+    run = read_run(folder, "x")
+    collection_plots.tensor_curves(run)
+    (folder / "summary.json").unlink(missing_ok=True)
+    return table_rows([run, read_run(folder, "y")])
+
+
+@reader(
+    "collected:model_file",
+    errors=(CheckpointError, ConfigError, DataError),
+    slower=20,
+    make=_run_file,
+)
+def _read_collected_file(folder):
+    return read_run(folder / "model.scap", "x")
+
+
+def _reference_results(folder):
+    settings = {"caption_model": "up_down_lstm_prune", "prune_type": "supermask"}
+    settings |= {"prune_sparsity_target": 0.5, "tokenizer": "word", "vocab_size": 9}
+    write_json(folder / "config.json", settings)
+    write_json(folder / "model_params.json", {"total": 9, "breakdown": {"embed.0.weight": 9}})
+    _text(folder / "sparsities.csv", "sparsity,nnz,embed.0.weight_pruning_mask\n0.5,7,0.25\n")
+    for split in ("test_beam_2", "val_beam_1"):
+        entries = [{"image_id": 1, "caption": "a dog"}]
+        write_json(folder / split / "caption_0020.json", entries)
+        _text(folder / split / "scores.csv", "Step,CIDEr\n0010,0.5\n0020,0.25\n")
+    (folder / "tokenizer").mkdir()
+    _text(folder / "tokenizer/train_captions.txt", "a dog\n")
+
+
+@reader("reference_results", make=_reference_results)
+def _read_reference_results(folder):
+    return table_rows([read_run(folder, "x")])
 
 
 def _config(folder):
@@ -692,22 +747,19 @@ for name in EXTRACTORS:
                 raise
 
 
-class _Narrow(efficientnet_lite.EfficientNetLite):
-    """A network of one block and a few features."""
-
-    def setup(self):
-        self.stem, self.head = nn.Conv(2, (3, 3), 2), nn.Conv(3, (1, 1))
-        self.blocks, self.classes = [efficientnet_lite.Block(3, 1, 1, 2)], nn.Dense(4)
-
-
-_narrow = mock.patch.object(efficientnet_lite, "EfficientNetLite", _Narrow)
+# A network of one block and a few features.
+_narrow = mock.patch.multiple(
+    efficientnet_lite,
+    FEATURES=3,
+    block_shapes=lambda network: [efficientnet_lite.BlockShape(3, 1, 1, 2)],
+)
 
 
 @_narrow
 def _lite0(folder):
-    tensors = {"_fc.weight": np.ones((4, 3), np.float32), "_fc.bias": np.ones(4, np.float32)}
-    convolutions = {"_conv_stem": (2, 3, 3, 3), "_blocks.0._depthwise_conv": (2, 1, 3, 3)}
-    convolutions |= {"_blocks.0._project_conv": (2, 2, 1, 1), "_conv_head": (3, 2, 1, 1)}
+    tensors = {"_fc.weight": np.ones((1000, 3), np.float32), "_fc.bias": np.ones(1000, np.float32)}
+    convolutions = {"_conv_stem": (32, 3, 3, 3), "_blocks.0._depthwise_conv": (32, 1, 3, 3)}
+    convolutions |= {"_blocks.0._project_conv": (2, 32, 1, 1), "_conv_head": (3, 2, 1, 1)}
     norms = "_bn0", "_blocks.0._bn1", "_blocks.0._bn2", "_bn1"
     for norm, (name, shape) in zip(norms, convolutions.items(), strict=True):
         tensors[f"{name}.weight"] = np.ones(shape, np.float32)

@@ -202,3 +202,10 @@ def test_faults(run, photos, tmp_path):
         list(other.caption_photos(photos))
     with pytest.raises(CheckpointError, match="neither a folder nor a captioner of the package"):
         Captioner.load("no-such-captioner")
+
+
+def test_bad_photos_alone_leave_no_file(run, tmp_path):
+    (tmp_path / "bad.jpg").write_text("no photo")
+    with pytest.raises(DataError, match=r"^left out: 1, captioned: 0 photos$"):
+        caption_photos(run, [tmp_path / "bad.jpg"], tmp_path / "c.json", beam_size=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.jpg"]

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from sparsecap_jax.evaluation.collected import Collected
 from sparsecap_jax.evaluation.plots import (
+    drawable,
     error_bar_curves,
     line_style,
     panels,
@@ -201,11 +202,11 @@ def draw_progression(path: pathlib.Path, runs: Sequence[Collected]) -> bool:
     for axis, run in zip(axes, shown, strict=True):
         for number, (name, (steps, values)) in enumerate(curves[run.name].items()):
             style = {"lw": 1, "marker": ".", "ms": 3, **line_style(number)}
-            axis.plot(steps, values, label=name, **style)
+            axis.plot(steps, drawable(values), label=name, **style)
         for table in ("train", "validation"):
             steps, values = _logged(run, table, "sparsity")
             if len(steps):
-                axis.plot(steps, values, color="0.1", lw=1.8, label="overall")
+                axis.plot(steps, drawable(values), color="0.1", lw=1.8, label="overall")
                 break
         if run.target:
             axis.axhline(run.target, color="C3", ls="--", lw=1, label="target")

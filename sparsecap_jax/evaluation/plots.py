@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -51,6 +52,7 @@ def caption_grid(
 
 _MOST_IN_PANEL = 4  # runs named within each panel
 _MOST_IN_COLUMN = 24  # of a legend
+_LARGEST = 1e30
 
 _CURVES = (
     ("train", "caption_loss", "training loss"),
@@ -100,7 +102,7 @@ def training_curves(path: str | pathlib.Path, runs: Mapping[str, str | pathlib.P
             steps, values = table_column(tables.get((name, table)), column)
             if len(steps):
                 marker = "o" if table == "validation" else None
-                axis.plot(steps, values, label=name, marker=marker, **line_style(number))
+                axis.plot(steps, drawable(values), label=name, marker=marker, **line_style(number))
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.3)
         if len(runs) <= _MOST_IN_PANEL and axis.get_legend_handles_labels()[0]:
@@ -181,7 +183,16 @@ def table_column(path: pathlib.Path | None, column: str) -> tuple[list[int], lis
         return [], []
     rows = [row for row in read_csv(path) if row.get(column)]
     with foreign_errors(f"{path}: a damaged row"):
-        return [int(row["step"]) for row in rows], [float(row[column]) for row in rows]
+        steps, values = [int(row["step"]) for row in rows], [float(row[column]) for row in rows]
+        if any(abs(step) >= 2**63 for step in steps):
+            raise ValueError("a step of too many digits")
+    return steps, values
+
+
+def drawable(values: Sequence[float]) -> Float[np.ndarray, " N"]:
+    """Return values with NaN, which is not drawn, for those that no axis can hold."""
+    array = np.asarray(values, np.float64)
+    return np.where(np.abs(array) < _LARGEST, array, np.nan)
 
 
 def panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:

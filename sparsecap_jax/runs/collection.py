@@ -36,7 +36,7 @@ from sparsecap_jax.runs.finished import (
 )
 from sparsecap_jax.runs.logs import TABLES
 from sparsecap_jax.runs.published import resolve_run
-from sparsecap_jax.runs.reference_results import is_reference, read_reference
+from sparsecap_jax.runs.reference_results import imported_scores, is_reference, read_reference
 from sparsecap_jax.runs.weights import load_weights
 from sparsecap_jax.types import PyTree
 
@@ -149,6 +149,8 @@ def _read(
     result.figures["status"] = _status(run, weights, logged)
     if weights is None and logged.get("sparsity"):
         result.figures["sparsity"] = logged["sparsity"][0]
+    if (run / IMPORTED).is_file():
+        result.results |= imported_scores(run / IMPORTED)
     for folder, path in files.items():
         result.results[folder] = _scores(path, words)
     if validation := logged.get(VALIDATION):
@@ -174,6 +176,7 @@ def weigh(result: Collected, params: PyTree) -> None:
     result.figures |= {f"{group}_parameters": total for group, total in sums.items()}
     result.masks = {show(path): np.packbits(mask) for path, mask in kept.items()}
     values = np.concatenate([leaves[show(path)][mask] for path, mask in kept.items()])
+    values = values[np.isfinite(values)]
     result.density = density(values) if values.size else None
     result.layers = {
         stack: layer_distances(layers) for stack, layers in layer_stacks(leaves).items()

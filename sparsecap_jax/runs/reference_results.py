@@ -20,12 +20,20 @@ from sparsecap_jax.evaluation.collected import (
     text_figures,
 )
 from sparsecap_jax.evaluation.metrics import ALL_METRICS
-from sparsecap_jax.files import foreign_errors, read_bytes, read_csv, read_settings
+from sparsecap_jax.files import (
+    LIST_BYTES,
+    foreign_errors,
+    read_bytes,
+    read_csv,
+    read_json,
+    read_settings,
+)
 from sparsecap_jax.pruning.summary import by_group
 
 STATUS = "reference"
 _WEIGHTS = ("model_best_pruned_sparse.pth", "model_best_pruned.pth", "model_best.pth")
 _MASK = "_pruning_mask"
+_SPLITS = ("test_", "val_")
 _MODELS = {"up_down_lstm": "up_down"}  # ours, where the name differs
 _TRAINING = "tokenizer/train_captions.txt"
 
@@ -55,23 +63,46 @@ def read_reference(folder: pathlib.Path, name: str, settings: Mapping[str, Any])
     words = None
     if settings.get("tokenizer") == "word":
         words = number(settings, "vocab_size", where)
-    tested: set[str] = set()
-    for path in sorted(folder.glob("*/scores.csv"), key=_tests_first):
-        steps = _scores(path)
-        if path.parent.name.startswith("val_"):
-            steps = {step: row for step, row in steps.items() if step in tested} or _best(steps)
-        elif not path.parent.name.startswith("test_"):
-            continue
-        for step, row in list(steps.items())[-1:]:
-            tested |= {step} if path.parent.name.startswith("test_") else set()
-            captions = path.with_name(f"caption_{step}.json")
-            text = _text(captions, folder / _TRAINING, words) if captions.is_file() else {}
-            result.results[path.parent.name] = {**row, **text}
+    files = {path.parent.name: path for path in sorted(folder.glob("*/scores.csv"))}
+    of_splits = {name: path for name, path in files.items() if name.startswith(_SPLITS)}
+    chosen = _chosen({name: _scores(path) for name, path in of_splits.items()})
+    for folder_name, (step, row) in chosen.items():
+        captions = folder / folder_name / f"caption_{step}.json"
+        text = _text(captions, folder / _TRAINING, words) if captions.is_file() else {}
+        result.results[folder_name] = {**row, **text}
     return result
 
 
-def _tests_first(path: pathlib.Path) -> tuple[bool, str]:
-    return not path.parent.name.startswith("test_"), str(path)
+def imported_scores(path: pathlib.Path) -> dict[str, Row]:
+    """Read the scores that an imported run came with, from its `imported.json`.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    content = read_json(path, "notes of an import", max_bytes=LIST_BYTES)
+    with foreign_errors(f"{path}: scores: expected those of each folder and step"):
+        folders = {
+            name: {step: score_figures(row, f"{path}: {name}") for step, row in steps.items()}
+            for name, steps in content.get("scores", {}).items()
+            if name.startswith(_SPLITS)
+        }
+    return {name: row for name, (_, row) in _chosen(folders).items()}
+
+
+def _chosen(folders: Mapping[str, Mapping[str, Row]]) -> dict[str, tuple[str, Row]]:
+    """Return for each folder step and scores: of tests the last, of validation the tested one."""
+    tested: set[str] = set()
+    found: dict[str, tuple[str, Row]] = {}
+    for name in sorted(folders, key=lambda name: (not name.startswith("test_"), name)):
+        steps = folders[name]
+        if name.startswith("test_"):
+            tested.update(list(steps)[-1:])
+            choice = list(steps)[-1:]
+        else:
+            choice = [step for step in steps if step in tested][-1:] or _best(steps)
+        if choice:
+            found[name] = (choice[0], steps[choice[0]])
+    return found
 
 
 def _add_sizes(result: Collected) -> None:
@@ -113,11 +144,10 @@ def _scores(path: pathlib.Path) -> dict[str, Row]:
     return rows
 
 
-def _best(steps: Mapping[str, Row]) -> dict[str, Row]:
-    """Return the step of the best CIDEr alone."""
-    scored = {step: row for step, row in steps.items() if "CIDEr" in row}
-    best = max(scored, key=lambda step: scored[step]["CIDEr"], default=None)
-    return {} if best is None else {best: scored[best]}
+def _best(steps: Mapping[str, Row]) -> list[str]:
+    """Return the step of the best CIDEr, if there is one."""
+    scored = {step: row["CIDEr"] for step, row in steps.items() if "CIDEr" in row}
+    return [max(scored, key=scored.__getitem__)] if scored else []
 
 
 def _text(path: pathlib.Path, training: pathlib.Path, words: int | None) -> Row:

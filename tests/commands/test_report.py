@@ -63,7 +63,9 @@ def runs(tmp_path):
     shutil.rmtree(unfinished / "val_beam_5")
     (unfinished / "validation.csv").write_text("step,CIDEr,loss\n4,0.25,2.0\n8,0.125,1.0\n")
     shutil.copytree(sparse, tmp_path / "runs/imported")
-    write_json(tmp_path / "runs/imported/imported.json", {})
+    published = {"test_beam_2": {"0009": {"CIDEr": 0.875}}, "val_beam_1": {}}
+    published["val_beam_1"] = {"0006": {"CIDEr": 0.75}, "0009": {"CIDEr": 0.625}}
+    write_json(tmp_path / "runs/imported/imported.json", {"scores": published})
     shutil.rmtree(tmp_path / "runs/imported/val_beam_5")
     return tmp_path / "runs"
 
@@ -77,6 +79,7 @@ def test_one_table_of_runs_of_all_kinds(runs, tmp_path):
         ("dense", "test_beam_2"),
         ("imported", "test_beam_2"),
         ("deep/file.scap", "test_greedy"),
+        ("imported", "val_beam_1"),
         ("deep/sparse", "val_beam_5"),
         ("dense", "validation"),
         ("unfinished", "validation"),
@@ -87,7 +90,8 @@ def test_one_table_of_runs_of_all_kinds(runs, tmp_path):
         **{"deep/file.scap": "model file", "unfinished": "unfinished, step 9"},
     }
     cider = [row["CIDEr"] for row in table.values()]
-    assert cider == ["45.0", "50.0", "45.0", "12.5", "40.0", "37.5", "25.0"]
+    # Of the import validation is that of the tested step, and our own test counts.
+    assert cider == ["45.0", "50.0", "45.0", "12.5", "62.5", "40.0", "37.5", "25.0"]
     sparse, dense = table["deep/sparse", "test_beam_2"], table["dense", "validation"]
     run = load_run(runs / "deep/sparse")
     counts = weight_counts(run.params)
@@ -256,6 +260,13 @@ def test_damaged_results_of_the_reference_name_file_and_field(tmp_path, file, co
     (tmp_path / "test_beam_2" / file).write_text(content)
     with pytest.raises(DataError, match=message):
         read_run(tmp_path, "x")
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"scores": [1]}', '{"scores": {"test_x": {"1": 2}}}'])
+def test_damaged_scores_of_an_import_name_the_file(runs, content):
+    (runs / "imported/imported.json").write_text(content)
+    with pytest.raises(DataError, match=r"imported\.json: scores: expected those of each"):
+        read_run(runs / "imported", "x")
 
 
 def test_charts_show_the_results_that_most_runs_have(runs):

@@ -252,15 +252,24 @@ def _collected(folder):
     _text(folder / "validation.csv", "step,CIDEr\n1,0.25\n2,0.5\n")
     _text(folder / "train.csv", "step,images_per_second,sparsity\n1,100.5,0.25\n2,101,0.5\n")
     _text(folder / "sparsity.csv", "step,embed/embedding\n1,0.5\n2,0.75\n")
+    scores = {"test_beam_3": {"0009": {"CIDEr": 0.5}}, "val_beam_1": {"0009": {"CIDEr": 0.25}}}
+    write_json(folder / "imported.json", {"scores": scores})
 
 
-@reader("collected", errors=(CheckpointError, ConfigError, DataError), make=_collected)
-def _read_collected(folder):
-    """Read it with its summary, and without, as while it trains."""
-    run = read_run(folder, "x")
-    collection_plots.tensor_curves(run)
-    (folder / "summary.json").unlink(missing_ok=True)
-    return table_rows([run, read_run(folder, "y")])
+def _collected_early(folder):
+    """Write what is there while a run trains."""
+    _collected(folder)
+    for name in ("summary.json", "model.scap"):
+        (folder / name).unlink()
+
+
+for kind, make in (("", _collected), (":unfinished", _collected_early)):
+
+    @reader(f"collected{kind}", errors=(CheckpointError, ConfigError, DataError), make=make)
+    def _read_collected(folder):
+        run = read_run(folder, "x")
+        collection_plots.tensor_curves(run)
+        return table_rows([run])
 
 
 @reader(

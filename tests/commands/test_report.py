@@ -11,7 +11,7 @@ import zipfile
 import jax
 import numpy as np
 import pytest
-from captioner_runs import make_run
+from captioner_runs import SIZES, make_run
 from PIL import Image
 
 from sparsecap_jax.commands.names import distinct_names
@@ -127,12 +127,14 @@ def test_one_table_of_runs_of_all_kinds(runs, tmp_path):
     )
 
 
-def test_a_layer_stack_and_masks_of_two_runs(tmp_path, monkeypatch):
+def test_layers_and_masks_of_transformers(tmp_path, monkeypatch):
+    monkeypatch.setitem(SIZES["relation_transformer"], "num_layers", 2)
     for seed in range(2):
         prune(tmp_path / f"runs/{seed}", "relation_transformer", seed)
     first, second = (read_run(tmp_path / f"runs/{seed}", str(seed)) for seed in range(2))
     assert first.masks.keys() == second.masks.keys()
-    assert first.layers == {}  # of one layer each
+    assert sorted(first.layers) == ["decoder", "encoder"]
+    assert first.layers["encoder"].shape == (2, 2)
     kept = sum(np.unpackbits(bits).sum() for bits in first.masks.values())
     assert kept == first.figures["nonzeros"]
     lines = []

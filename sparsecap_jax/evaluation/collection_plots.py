@@ -16,7 +16,7 @@ from sparsecap_jax.evaluation.plots import (
     drawable,
     error_bar_curves,
     line_style,
-    panels,
+    panel_grid,
     save_figure,
     shared_legend,
     table_column,
@@ -49,9 +49,10 @@ def draw_quality(
     path: pathlib.Path, runs: Sequence[Collected], results: str, published: bool = False
 ) -> bool:
     """Draw CIDEr over the target sparsity, a panel for each architecture."""
+    score = f"CIDEr ({results})"
     rows = [
         {key: run.figures[key] for key in ("model", "method")}
-        | {_TARGET: round(run.target or 0.0, 3), "CIDEr": run.results[results]["CIDEr"]}
+        | {_TARGET: round(run.target or 0.0, 3), score: run.results[results]["CIDEr"]}
         for run in runs
         if "CIDEr" in run.results.get(results, ())
     ]
@@ -59,8 +60,8 @@ def draw_quality(
     rows = [row for row in rows if row["model"] in models]
     if not rows:
         return False
-    behind = _published_curves(models) if published else []
-    columns = {"x": _TARGET, "y": "CIDEr", "series": "method", "panel": "model"}
+    behind = [{**row, score: row["CIDEr"]} for row in _published_curves(models) if published]
+    columns = {"x": _TARGET, "y": score, "series": "method", "panel": "model"}
     error_bar_curves(path, rows, **columns, baseline="dense", behind=behind)
     return True
 
@@ -198,7 +199,7 @@ def draw_progression(path: pathlib.Path, runs: Sequence[Collected]) -> bool:
     shown = [run for run in shown if curves[run.name]]
     if not shown:
         return False
-    figure, axes = panels(len(shown), min(3, len(shown)), (4.6, 3.8))
+    figure, axes = panel_grid(len(shown), min(3, len(shown)), (4.6, 3.8))
     for axis, run in zip(axes, shown, strict=True):
         for number, (name, (steps, values)) in enumerate(curves[run.name].items()):
             style = {"lw": 1, "marker": ".", "ms": 3, **line_style(number)}
@@ -281,7 +282,7 @@ def draw_similarity(path: pathlib.Path, runs: Sequence[Collected]) -> bool:
     if not matrices:
         return False
     matrices = matrices[:_MOST_PANELS]
-    figure, axes = panels(len(matrices), min(3, len(matrices)), (5.0, 4.4))
+    figure, axes = panel_grid(len(matrices), min(3, len(matrices)), (5.0, 4.4))
     for axis, (title, matrix, names) in zip(axes, matrices, strict=True):
         _heatmap(figure, axis, title, matrix, names)
     save_figure(figure, path)

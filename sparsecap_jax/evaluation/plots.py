@@ -33,7 +33,7 @@ def caption_grid(
     Raises:
         DataError: a picture is missing.
     """
-    figure, axes = panels(len(records), columns, (4.4, 4.5))
+    figure, axes = panel_grid(len(records), columns, (4.4, 4.5))
     for axis, record in zip(axes, records, strict=True):
         picture = open_photo(dataset.images / record.filename)
         axis.imshow(picture)
@@ -96,7 +96,7 @@ def training_curves(path: str | pathlib.Path, runs: Mapping[str, str | pathlib.P
         if pathlib.Path(workdir, f"{table}.csv").exists()
     }
     curves = logged_curves(tables, runs)
-    figure, axes = panels(len(curves), max(1, min(3, len(curves))), (4.4, 3.8))
+    figure, axes = panel_grid(len(curves), max(1, min(3, len(curves))), (4.4, 3.8))
     for axis, (table, column, title) in zip(axes, curves, strict=True):
         for number, name in enumerate(runs):
             steps, values = table_column(tables.get((name, table)), column)
@@ -152,12 +152,6 @@ def error_bar_curves(
     figure = Figure(figsize=(6.5 * len(panels), 4.8), layout="constrained")
     for axis, title in zip(np.ravel(figure.subplots(1, len(panels))), panels, strict=True):
         shown = [row for row in rows if row[panel] == title]
-        for number, name in enumerate(dict.fromkeys(row[series] for row in behind)):
-            curve = [row for row in behind if row[panel] == title and row[series] == name]
-            points = sorted((places.index(row[x]), row[y]) for row in curve)
-            style = {"color": "0.6", "marker": "osv^Dx+*ph"[number % 10], "lw": 0.8, "ms": 3}
-            if points:
-                axis.plot(*zip(*points, strict=True), label=name, zorder=1, **style)
         flat = [row[y] for row in shown if row[series] == baseline]
         if flat:
             axis.axhline(np.mean(flat), color="0.4", ls="--", lw=1, label=baseline)
@@ -170,6 +164,12 @@ def error_bar_curves(
             means, spreads = ([f(seeds[place]) for place in filled] for f in (np.mean, np.std))
             line = {"marker": "osv^Dx"[number % 6], "ls": "-" if number < 10 else ":"}
             axis.errorbar(shifted, means, spreads, capsize=2, ms=4, lw=1.2, label=name, **line)
+        for number, name in enumerate(dict.fromkeys(row[series] for row in behind)):
+            curve = [row for row in behind if row[panel] == title and row[series] == name]
+            points = sorted((places.index(row[x]), row[y]) for row in curve)
+            style = {"color": "0.6", "marker": "osv^Dx+*ph"[number % 10], "lw": 0.8, "ms": 3}
+            if points:
+                axis.plot(*zip(*points, strict=True), label=name, zorder=1, **style)
         axis.set(title=title, xlabel=x, ylabel=y)
         axis.set_xticks(range(len(places)), [str(place) for place in places])
         axis.grid(alpha=0.3)
@@ -195,7 +195,7 @@ def drawable(values: Sequence[float]) -> Float[np.ndarray, " N"]:
     return np.where(np.abs(array) < _LARGEST, array, np.nan)
 
 
-def panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+def panel_grid(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
     """Lay out panels of `size` inches row by row, empty ones switched off."""
     rows = max(1, -(-count // columns))
     figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")

@@ -85,6 +85,8 @@ def _below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
             yield path
         else:
             folders[:] = sorted(one for one in folders if not one.startswith("."))
+            links = (path / one for one in folders if (path / one).is_symlink())
+            yield from (link for link in links if is_run(link))  # which the walk leaves out
             yield from (path / one for one in sorted(files) if one.endswith(MODEL_SUFFIX))
 
 

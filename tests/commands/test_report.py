@@ -220,8 +220,11 @@ def test_a_captioner_of_the_package_goes_by_its_name(tmp_path, monkeypatch, runs
 
 
 def test_runs_are_found_once(runs):
+    (runs / "deep/link").symlink_to(runs / "dense")
+    (runs / "deep/loop").symlink_to(runs)
     found = [path.relative_to(runs).as_posix() for path in find_runs(runs)]
-    assert found == ["deep/file.scap", "deep/sparse", "dense", "imported", "unfinished"]
+    deep = ["deep/link", "deep/file.scap", "deep/sparse"]
+    assert found == [*deep, "dense", "imported", "unfinished"]
     assert distinct_names(["/x/a/b", "/x/c"]) == ["a/b", "c"]
     assert distinct_names(["/x/a"]) == ["a"]
 

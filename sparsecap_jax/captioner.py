@@ -139,11 +139,12 @@ class Captioner:
     def _compile(self) -> Compiled:
         import jax
 
-        from sparsecap_jax.decoding import make_ensemble
+        from sparsecap_jax.decoding import make_ensemble, prepare
 
         members = [(run.model, run.params) for run in self._loaded()]
         model, params = members[0] if len(members) == 1 else make_ensemble(members)
-        return Compiled(model, jax.device_put(params))
+        params = jax.device_put(params)
+        return Compiled(model, params, prepare(model, params))
 
     @property
     def checksum(self) -> int:

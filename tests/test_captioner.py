@@ -251,8 +251,10 @@ print([name for name in ("jax", "flax", "orbax", "matplotlib") if name in sys.mo
 
 def test_auto_takes_the_sparse_runtime_where_it_pays(runs):
     dense = Captioner.load(runs[0])  # nothing pruned
-    assert not dense._engine.sparse.pays(1)
+    assert dense._engine.sparse.pays(1) and not dense._engine.sparse.pays(2)
     assert dense.caption(FEATURES[0], search="greedy").text
+    assert dense._engine.compiled is None
+    assert dense.caption(FEATURES[0], beam_size=2).text
     assert dense._engine.compiled is not None
     pruned = Captioner.load("flickr8k-mini")
     assert pruned._engine.sparse.pays(1) and pruned._engine.sparse.pays(150)

@@ -19,6 +19,7 @@ _HOMES = {
     "make_ensemble": "ensemble",
     "must_contain": "lexical",
     "penalty_factors": "stepper",
+    "prepare": "entries",
 }
 __all__ = [*_HOMES]
 __getattr__ = lazy(__name__, _HOMES)

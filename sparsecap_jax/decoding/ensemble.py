@@ -37,6 +37,12 @@ class Ensemble(nn.Module):
         """Encode the images by every member."""
         return tuple(member.encode(regions, train=train) for member in self.members)
 
+    def prepare(self) -> None:
+        """Prepare every member."""
+        for member in self.members:
+            if hasattr(member, "prepare"):
+                member.prepare()
+
     def init_carry(self, context: PerMember, rows: int) -> PerMember:
         """Start every member."""
         pairs = zip(self.members, context, strict=True)

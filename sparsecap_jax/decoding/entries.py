@@ -1,6 +1,7 @@
 """The entries: encode, search, return captions, compiled once per model, options and shape."""
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,17 @@ from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.types import ArrayLike, PyTree, Regions
 
 
+@partial(jax.jit, static_argnames="model")
+def prepare(model: Any, params: PyTree) -> dict[str, PyTree]:
+    """Return what decoding makes of the weights alone, for the argument `prepared` of `decode`.
+
+    Up-Down and Soft-Attention split a kernel, which otherwise costs a copy of it for each batch.
+    """
+    if not hasattr(model, "prepare"):
+        return {}
+    return model.apply({"params": params}, method="prepare", mutable=["prepared"])[1]
+
+
 def decode(
     model: Any,
     params: PyTree,
@@ -25,6 +37,7 @@ def decode(
     *,
     prefix: Int[ArrayLike, "B P"] | None = None,
     required: Automaton | None = None,
+    prepared: Mapping[str, PyTree] | None = None,
 ) -> Decoded:
     """Caption the images of a batch.
 
@@ -43,6 +56,7 @@ def decode(
             free.
         required: words that captions contain, from `must_contain`. A beam search without groups
             becomes a constrained beam search, which runs S times as many rows.
+        prepared: result of `prepare`.
 
     Returns:
         `Decoded`, K captions per image.
@@ -52,7 +66,7 @@ def decode(
             longer than the model has room for, or arguments for another number of images.
     """
     arguments = _arguments(regions.features.shape[0], options, rng, prefix, required)
-    return _decode(model, params, regions, *arguments)
+    return _decode(model, {"params": params, **(prepared or {})}, regions, *arguments)
 
 
 def decode_encoded(
@@ -75,8 +89,8 @@ def decode_encoded(
     """
     batch = jax.tree.leaves(context)[0].shape[0]
     arguments = _arguments(batch, options, rng, prefix, required)
-    params, context = jax.lax.stop_gradient((params, context))
-    return find_captions(model, params, context, *arguments, dropout_rng)
+    variables, context = jax.lax.stop_gradient(({"params": params}, context))
+    return find_captions(model, variables, context, *arguments, dropout_rng)
 
 
 def _arguments(batch, options, rng, prefix, required):
@@ -105,6 +119,6 @@ def _image_keys(rng: Array | None, batch: int, method: str) -> Key[Array, " B"]:
 
 
 @partial(jax.jit, static_argnames=("model", "options"))
-def _decode(model, params, regions, options, factors, keys, prefix, required):
-    context = model.apply({"params": params}, regions, train=False, method="encode")
-    return find_captions(model, params, context, options, factors, keys, prefix, required)
+def _decode(model, variables, regions, options, factors, keys, prefix, required):
+    context = model.apply(variables, regions, train=False, method="encode")
+    return find_captions(model, variables, context, options, factors, keys, prefix, required)

@@ -24,7 +24,7 @@ def check_images(batch: int, prefix: PyTree, required: Automaton | None) -> None
 
 def find_captions(
     model: Any,
-    params: PyTree,
+    variables: PyTree,
     context: PyTree,
     options: DecodeOptions,
     factors: ArrayLike,
@@ -39,7 +39,7 @@ def find_captions(
     if required is not None and not by_state:
         extra.append(partial(lexical, automaton=required, eos_id=options.eos_id))
     constrain = compose(options, prefix, extra)
-    search = Search(model, params, context, options, constrain, factors, keys, dropout_rng)
+    search = Search(model, variables, context, options, constrain, factors, keys, dropout_rng)
     if options.method != "beam":
         return sequential_search(search)
     if options.num_groups > 1:

@@ -41,7 +41,7 @@ class Search:
     Attributes:
         model: an unbound Flax module with `encode`, `init_carry` and `step`, or a model of NumPy,
             see `sparsecap_jax.sparse`, which holds its weights itself.
-        params: the module's parameters, masks applied.
+        variables: the module's, `{"params": ...}` with masks applied, and what `prepare` returns.
         context: result of `encode`, leaves `[B, ...]`.
         options: method and sizes.
         constrain: applied to the log-probs of every step.
@@ -52,7 +52,7 @@ class Search:
     """
 
     model: Any
-    params: PyTree
+    variables: PyTree
     context: PyTree
     options: DecodeOptions
     constrain: Constraint
@@ -103,9 +103,9 @@ class Search:
         return self._call("step", carry, tokens, self.context, **mode)
 
     def _call(self, method: str, *args: Any, **mode: Any) -> Any:
-        if self.params is None:
+        if self.variables is None:
             return getattr(self.model, method)(*args)
-        return self.model.apply({"params": self.params}, *args, method=method, **mode)
+        return self.model.apply(self.variables, *args, method=method, **mode)
 
 
 def penalty_factors(penalty: str, max_length: int) -> Float[np.ndarray, " T"]:

@@ -1,7 +1,6 @@
-"""Pictures of runs: captions along with their scenes, curves of training, error bars."""
+"""Pictures of runs: curves of training, error bars."""
 
 import pathlib
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -10,45 +9,8 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
-from sparsecap_jax.data.datasets import Dataset
-from sparsecap_jax.data.karpathy import Record
 from sparsecap_jax.files import foreign_errors, read_csv, write_atomically
-from sparsecap_jax.photos.images import open_photo
-
-
-def caption_grid(
-    path: str | pathlib.Path,
-    records: Sequence[Record],
-    dataset: Dataset,
-    captions: Mapping[str, Mapping],
-    *,
-    columns: int = 3,
-) -> None:
-    """Draw pictures with their region boxes, a reference and the generated captions, as PNG.
-
-    `captions` are texts by image id, for each model by its name.
-
-    Raises:
-        DataError: a picture is missing.
-    """
-    figure, axes = panel_grid(len(records), columns, (4.4, 4.5))
-    for axis, record in zip(axes, records, strict=True):
-        picture = open_photo(dataset.images / record.filename)
-        axis.imshow(picture)
-        boxes, size = dataset.store[record.image_id].boxes, np.array(picture.size)
-        style = {"fill": False, "lw": 0.7, "edgecolor": "white", "alpha": 0.8}
-        for box in () if boxes is None else boxes:
-            extent = (box[2:] - box[:2]) * size
-            axis.add_patch(Rectangle(box[:2] * size - 0.5, *extent, **style))
-        lines = [f"reference: {record.raw[0]}"]
-        lines += [f"{name}: {texts[record.image_id]}" for name, texts in captions.items()]
-        wrapped = ["\n".join(textwrap.wrap(line, 52)) for line in lines]
-        axis.set_title("\n".join(wrapped), fontsize=9, loc="left")
-        axis.axis("off")
-    save_figure(figure, path)
-
 
 _MOST_IN_PANEL = 4  # runs named within each panel
 _MOST_IN_COLUMN = 24  # of a legend

@@ -9,8 +9,9 @@ from ml_collections import ConfigDict
 
 from sparsecap_jax.commands.evaluate import COLUMNS, evaluate_run, format_table
 from sparsecap_jax.data.datasets import Dataset, load_dataset
+from sparsecap_jax.evaluation.caption_picture import caption_picture, wrong_words
 from sparsecap_jax.evaluation.metrics import score_captions
-from sparsecap_jax.evaluation.plots import caption_grid, training_curves
+from sparsecap_jax.evaluation.plots import training_curves
 from sparsecap_jax.evaluation.toy_relations import FACTS, wrong_facts
 from sparsecap_jax.files import read_json, write_json
 from sparsecap_jax.runs.loop import train
@@ -57,7 +58,7 @@ def run_demo(
         wrong = wrong_facts(texts, dataset.images.parent)
         results[name] = {**dict.fromkeys(COLUMNS), **results[name], "wrong": wrong}
     write_json(workdir / "results.json", results)
-    caption_grid(workdir / "captions.png", dataset.splits["test"][:9], dataset, captions)
+    draw_captions(workdir / "captions.png", dataset, captions, results)
     training_curves(workdir / "curves.png", {name: workdir / name for name in configs})
     report(format_table(results))
     report(f"captions of {len(ids)} that state a wrong fact:")
@@ -67,6 +68,26 @@ def run_demo(
     report(f"training curves: {workdir / 'curves.png'}")
     report(f"sparse model (run directory): {workdir / 'supermask'}")
     return results
+
+
+def draw_captions(
+    path: pathlib.Path,
+    dataset: Dataset,
+    captions: Mapping[str, Mapping],
+    results: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Draw the first two test scenes, and the next one in which the last model errs."""
+    records, last = dataset.splits["test"], list(captions)[-1]
+    chosen = [*records[:2]]
+    for record in records[2:]:
+        if any(wrong for _, wrong in wrong_words(captions[last][record.image_id], record.raw)):
+            chosen.append(record)
+            break
+    removed = results[last]["sparsity"]
+    title = "Two captioners of drawn scenes, trained alike; one has lost "
+    title += f"{removed:.0%} of its weights. Red: words of no reference."
+    sizes = {name: results[name]["bytes"] for name in captions}
+    caption_picture(path, chosen, dataset, captions, sizes=sizes, title=title)
 
 
 def constant_caption_scores(dataset: Dataset, candidates: int = 20) -> dict[str, Any]:

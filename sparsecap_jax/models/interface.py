@@ -25,6 +25,12 @@ class CaptionModel(nn.Module):
     needs_boxes: ClassVar[bool] = False
     samples_inputs: ClassVar[bool] = False
 
+    def prepare(self) -> None:
+        """Store what decoding makes of the weights alone in the collection "prepared".
+
+        `decoding.prepare` calls it once for many batches. By default there is nothing.
+        """
+
     def decode_packed(
         self,
         context: PyTree,

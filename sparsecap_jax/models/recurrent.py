@@ -37,10 +37,16 @@ class RecurrentModel(RecurrentFields, CaptionModel):
         self, carry: Carry, tokens: Int[Array, "B K"], context: Context, *, train: bool = False
     ) -> tuple[Carry, Float[Array, "B K V"]]:
         """Advance by one token and return the log-probs of the next."""
-        # XLA does not hoist bare slices out of a decoding loop but copies them at every step;
-        # behind a barrier it does.
-        kernels = jax.lax.optimization_barrier(self._kernels())
+        kernels = self.get_variable("prepared", "kernels")
+        if kernels is None:
+            # XLA does not hoist bare slices out of a decoding loop but copies them at every step;
+            # behind a barrier it does.
+            kernels = jax.lax.optimization_barrier(self._kernels())
         return self._advance(carry, tokens, context, kernels, train)
+
+    def prepare(self) -> None:
+        """Store the kernels of a step, split by input, as `CaptionModel.prepare` says."""
+        self.put_variable("prepared", "kernels", self._kernels())
 
     def __call__(
         self,

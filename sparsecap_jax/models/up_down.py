@@ -77,8 +77,8 @@ class UpDown(UpDownFields, RecurrentModel):
         fc = self._dropped_relu(self.fc_embed(jnp.asarray(regions.fc)), train)
         embedded = self._dropped_relu(self.region_embed(jnp.asarray(regions.features)), train)
         embedded = embedded * mask[..., None]
-        kernel_ih, _, bias = self.att_lstm()
-        fc_gates = self._matmul(fc, kernel_ih[self.rnn_size : 2 * self.rnn_size]) + bias
+        kernel = self.get_variable("prepared", "fc_kernel", self._fc_kernel())
+        fc_gates = self._matmul(fc, kernel) + self.att_lstm()[2]
         keys = self.ctx2att(embedded)
         return {"fc": fc, "regions": embedded, "keys": keys, "mask": mask, "fc_gates": fc_gates}
 
@@ -87,6 +87,14 @@ class UpDown(UpDownFields, RecurrentModel):
         shape = (context["fc"].shape[0], rows, self.rnn_size)
         names = ("h_att", "c_att", "h_lang", "c_lang")
         return {name: jnp.zeros(shape, jnp.float32) for name in names}
+
+    def prepare(self) -> None:
+        """Store kernels that are parts of the attention LSTM's."""
+        super().prepare()
+        self.put_variable("prepared", "fc_kernel", self._fc_kernel())
+
+    def _fc_kernel(self) -> Array:
+        return self.att_lstm()[0][self.rnn_size : 2 * self.rnn_size]
 
     def _kernels(self) -> Kernels:
         """Return both LSTMs' kernels; the attention LSTM's input kernel is split by input."""

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
+from sparsecap_jax.commands.names import distinct_names
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.evaluation.caption_files import load_captions, load_references
 from sparsecap_jax.evaluation.comparison import changed_words, compare, pool
@@ -114,8 +115,7 @@ def _names(sources: Sequence[str | pathlib.Path]) -> list[str]:
     paths = [path.with_suffix("") if path.suffix in (".json", ".jsonl") else path for path in paths]
     if len({*paths}) < len(paths):
         raise ConfigError(f"--compare {' '.join(map(str, sources))}: a source comes twice")
-    folder = os.path.commonpath([path.parent for path in paths])
-    return [os.path.relpath(path, folder).replace(os.sep, "/") for path in paths]
+    return distinct_names(paths)
 
 
 def _captions_file(source: str | pathlib.Path, options: dict[str, Any]) -> pathlib.Path:

@@ -25,6 +25,7 @@ from sparsecap_jax.evaluation.metrics import (
     more_lines,
     write_scores,
 )
+from sparsecap_jax.evaluation.tables import cell, text_table
 from sparsecap_jax.files import remove_strays, write_table
 from sparsecap_jax.runs.directory import LoadedRun, load_run, weight_counts
 from sparsecap_jax.runs.finished import finished_weights
@@ -238,15 +239,5 @@ def evaluate_runs(
 
 def format_table(results: Mapping[str, Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> str:
     """Return some figures of results as a table of text, one line a model."""
-    table = {"": columns}
-    table |= {name: [_cell(row.get(column)) for column in columns] for name, row in results.items()}
-    width = max(10, *(len(name) + 1 for name in table))
-    return "\n".join(
-        f"{name:{width}s}" + "".join(f"{c:>11s}" for c in row) for name, row in table.items()
-    )
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+    rows = [[name, *(cell(row.get(c)) for c in columns)] for name, row in results.items()]
+    return text_table(["", *columns], rows)

@@ -1,16 +1,53 @@
-"""Sparsity report of a finished run (`launch/report.py`)."""
+"""Sparsity report of a finished run, or a table of many models (`launch/report.py`)."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sparsecap_jax.errors import CheckpointError, DataError
-from sparsecap_jax.evaluation.sparsity_report import FOLDER, write_sparsity_report
+from sparsecap_jax.evaluation.sparsity_report import (
+    FOLDER,
+    PICTURE,
+    TENSORS,
+    write_sparsity_report,
+)
 from sparsecap_jax.files import read_settings
 from sparsecap_jax.pruning.summary import ALL, PRUNABLE
 from sparsecap_jax.runs.directory import load_run, prunable_masks
 from sparsecap_jax.runs.finished import INITIAL_WEIGHTS, MODEL, SUMMARY, finished_weights
 from sparsecap_jax.runs.published import resolve_run, results_folder
 from sparsecap_jax.runs.weights import load_weights
+
+OUTPUT = "report"
+
+
+def report_runs(
+    sources: Sequence[str | pathlib.Path],
+    output: str | pathlib.Path | None = None,
+    *,
+    published: bool = False,
+    report: Callable[[str], None] = print,
+) -> None:
+    """Write the sparsity report of one finished run, or else collect all runs in one table.
+
+    Args:
+        sources: see `collect.collect_runs`.
+        output: folder for the table and its charts, by default `report`; given, or with
+            `published`, one run makes a table too.
+        published: see `collect.collect_runs`.
+        report: takes one line at a time.
+
+    Raises:
+        SparsecapError: a source is no run and holds none, or a single run is damaged.
+    """
+    from sparsecap_jax.commands.collect import collect_runs
+    from sparsecap_jax.runs.collection import find_runs
+
+    if len(sources) == 1 and output is None and not published:
+        run = resolve_run(sources[0])
+        if find_runs(sources[0]) == [run] and finished_weights(run) is not None:
+            report_run(sources[0], report)
+            return
+    collect_runs(sources, output or OUTPUT, published=published, report=report)
 
 
 def report_run(directory: str | pathlib.Path, report: Callable[[str], None] = print) -> None:
@@ -29,8 +66,10 @@ def report_run(directory: str | pathlib.Path, report: Callable[[str], None] = pr
         ConfigError, DataError: its tokenizer is broken, or its `summary.json` is.
     """
     run, directory = directory, resolve_run(directory)
+    if not directory.exists():
+        raise CheckpointError(f"{directory}: no such file or folder; expected a run")
     if finished_weights(directory) is None:
-        raise CheckpointError(f"{directory}: no finished run: {MODEL} is missing")
+        raise CheckpointError(f"{directory}: no finished run: expected {MODEL} in it")
     loaded = load_run(directory)
     masks = prunable_masks(loaded.params, loaded.masks, loaded.config.pruner)
     weights = {"params": loaded.params, "masks": masks}
@@ -50,4 +89,4 @@ def report_run(directory: str | pathlib.Path, report: Callable[[str], None] = pr
             name = {PRUNABLE: "all prunable weights", ALL: "all weights"}.get(row["tensor"])
             counts = f"{row['nonzeros']:>11,} of {row['size']:>11,} kept"
             report(f"{row['sparsity']:8.4%} sparse  {counts}  {name or row['tensor']}")
-    report(f"wrote {folder}/tensors.csv and report.png")
+    report(f"wrote {folder / TENSORS} and {folder / PICTURE}")

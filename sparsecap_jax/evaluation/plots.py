@@ -4,11 +4,17 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Float
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from sparsecap_jax.files import foreign_errors, read_csv, write_atomically
+
+_MOST_IN_PANEL = 4  # runs named within each panel
+_MOST_IN_COLUMN = 24  # of a legend
+_LARGEST = 1e30
 
 _CURVES = (
     ("train", "caption_loss", "training loss"),
@@ -28,13 +34,13 @@ def logged_curves(
 ) -> list[tuple[str, str, str]]:
     """Return the curves that any of the named runs has logged: table, column and title.
 
-    `tables` are CSV files by run and table ("train" or "validation").
+    `tables` are CSV files by run and table ("train" or "validation"); a run may lack one.
     """
     runs = list(runs)
     return [
         (table, column, title)
         for table, column, title in _CURVES
-        if any(table_column(tables[name, table], column)[0] for name in runs)
+        if any(table_column(tables.get((name, table)), column)[0] for name in runs)
     ]
 
 
@@ -49,20 +55,39 @@ def training_curves(path: str | pathlib.Path, runs: Mapping[str, str | pathlib.P
         (name, table): pathlib.Path(workdir) / f"{table}.csv"
         for name, workdir in runs.items()
         for table in ("train", "validation")
+        if pathlib.Path(workdir, f"{table}.csv").exists()
     }
     curves = logged_curves(tables, runs)
-    figure, axes = _panels(len(curves), max(1, min(3, len(curves))), (4.4, 3.8))
+    figure, axes = panel_grid(len(curves), max(1, min(3, len(curves))), (4.4, 3.8))
     for axis, (table, column, title) in zip(axes, curves, strict=True):
         for number, name in enumerate(runs):
-            steps, values = table_column(tables[name, table], column)
+            steps, values = table_column(tables.get((name, table)), column)
             if len(steps):
                 marker = "o" if table == "validation" else None
-                axis.plot(steps, values, label=name, marker=marker, color=f"C{number}")
+                axis.plot(steps, drawable(values), label=name, marker=marker, **line_style(number))
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.3)
-        if axis.get_legend_handles_labels()[0]:
+        if len(runs) <= _MOST_IN_PANEL and axis.get_legend_handles_labels()[0]:
             axis.legend()
+    if len(runs) > _MOST_IN_PANEL:
+        shared_legend(figure)
     save_figure(figure, path)
+
+
+def line_style(number: int) -> dict[str, str]:
+    """Return colour and dashes of the line of that number; the first ten differ in colour."""
+    return {"color": f"C{number % 10}", "ls": ("-", "--", ":", "-.")[number // 10 % 4]}
+
+
+def shared_legend(figure: Figure) -> None:
+    """Draw one legend for all panels, to their right."""
+    entries: dict[str, Artist] = {}
+    for axis in figure.axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    columns = 1 + len(entries) // _MOST_IN_COLUMN
+    place = {"loc": "outside right upper", "ncols": columns}
+    figure.legend(entries.values(), entries, fontsize=8, **place)
 
 
 def error_bar_curves(
@@ -74,16 +99,18 @@ def error_bar_curves(
     series: str,
     panel: str,
     baseline: str = "",
+    behind: Sequence[Mapping] = (),
 ) -> None:
     """Draw means over seeds with error bars of one standard deviation, in panels side by side.
 
     Columns of `rows`, results such as those of a sweep, are named by `panel` and `series`, which
     split them into curves, and by `x`, whose values are evenly spaced, and `y`. Rows that agree in
-    all but y are seeds. The series `baseline` is drawn as a horizontal line, whatever its x.
+    all but y are seeds. The series `baseline` is drawn as a horizontal line, whatever its x. Rows
+    of `behind` have the same columns; their curves are drawn in grey behind those of their panel.
     """
     panels = list(dict.fromkeys(row[panel] for row in rows))
     names = list(dict.fromkeys(row[series] for row in rows if row[series] != baseline))
-    places = sorted({row[x] for row in rows if row[series] != baseline})
+    places = sorted({row[x] for row in [*rows, *behind] if row[series] != baseline})
     figure = Figure(figsize=(6.5 * len(panels), 4.8), layout="constrained")
     for axis, title in zip(np.ravel(figure.subplots(1, len(panels))), panels, strict=True):
         shown = [row for row in rows if row[panel] == title]
@@ -99,21 +126,38 @@ def error_bar_curves(
             means, spreads = ([f(seeds[place]) for place in filled] for f in (np.mean, np.std))
             line = {"marker": "osv^Dx"[number % 6], "ls": "-" if number < 10 else ":"}
             axis.errorbar(shifted, means, spreads, capsize=2, ms=4, lw=1.2, label=name, **line)
+        for number, name in enumerate(dict.fromkeys(row[series] for row in behind)):
+            curve = [row for row in behind if row[panel] == title and row[series] == name]
+            points = sorted((places.index(row[x]), row[y]) for row in curve)
+            style = {"color": "0.6", "marker": "osv^Dx+*ph"[number % 10], "lw": 0.8, "ms": 3}
+            if points:
+                axis.plot(*zip(*points, strict=True), label=name, zorder=1, **style)
         axis.set(title=title, xlabel=x, ylabel=y)
         axis.set_xticks(range(len(places)), [str(place) for place in places])
         axis.grid(alpha=0.3)
-    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    shared_legend(figure)
     save_figure(figure, path)
 
 
-def table_column(path: pathlib.Path, column: str) -> tuple[list[int], list[float]]:
-    """Return steps and values of a column of a run's CSV log, where it is filled."""
+def table_column(path: pathlib.Path | None, column: str) -> tuple[list[int], list[float]]:
+    """Return steps and values of a column of a run's CSV log, where it is filled; None has none."""
+    if path is None:
+        return [], []
     rows = [row for row in read_csv(path) if row.get(column)]
     with foreign_errors(f"{path}: a damaged row"):
-        return [int(row["step"]) for row in rows], [float(row[column]) for row in rows]
+        steps, values = [int(row["step"]) for row in rows], [float(row[column]) for row in rows]
+        if any(abs(step) >= 2**63 for step in steps):
+            raise ValueError("a step of too many digits")
+    return steps, values
 
 
-def _panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+def drawable(values: Sequence[float]) -> Float[np.ndarray, " N"]:
+    """Return values with NaN, which is not drawn, for those that no axis can hold."""
+    array = np.asarray(values, np.float64)
+    return np.where(np.abs(array) < _LARGEST, array, np.nan)
+
+
+def panel_grid(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
     """Lay out panels of `size` inches row by row, empty ones switched off."""
     rows = max(1, -(-count // columns))
     figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")

@@ -16,6 +16,7 @@ from sparsecap_jax.pruning.summary import ALL, PRUNABLE, summarize, warn_nearly_
 from sparsecap_jax.types import PyTree
 
 FOLDER = "sparsity"
+TENSORS, PICTURE = "tensors.csv", "report.png"
 
 
 def write_sparsity_report(
@@ -44,7 +45,7 @@ def write_sparsity_report(
     rows = summarize(params, masks)
     warn_nearly_empty(rows)
     folder = folder or workdir / FOLDER
-    write_table(folder / "tensors.csv", rows)
+    write_table(folder / TENSORS, rows)
     if step is not None:
         with SummaryWriter(str(workdir / "tensorboard"), filename_suffix=".sparsity") as events:
             for row in rows:
@@ -60,7 +61,7 @@ def write_sparsity_report(
     logs = [workdir / "train.csv", workdir / "validation.csv"]
     curves = [table_column(path, "sparsity") for path in logs if path.exists()]
     curve = next((curve for curve in curves if curve[0]), ([], []))
-    _draw(folder / "report.png", rows, curve, weights)
+    _draw(folder / PICTURE, rows, curve, weights)
     return rows
 
 

@@ -11,7 +11,7 @@ import pathlib
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -162,12 +162,6 @@ def finished_rows(workdir: pathlib.Path, runs: Sequence[SweepRun]) -> list[Row]:
     """Return labels and figures of the finished runs, in their order."""
     files = [(run, workdir / run.name / RESULT) for run in runs]
     return [{**run.labels, **read_settings(file)} for run, file in files if file.exists()]
-
-
-def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [f"| {' | '.join(cells)} |" for cells in (titles, *rows)]
-    return "\n".join([lines[0], "|" + "---|" * len(titles), *lines[1:], ""])
 
 
 def _is_finished(directory: pathlib.Path, config: ConfigDict) -> bool:

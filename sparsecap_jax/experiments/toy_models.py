@@ -14,6 +14,7 @@ import numpy as np
 
 from sparsecap_jax.data.datasets import Dataset
 from sparsecap_jax.data.toy_scenes import read_manifest
+from sparsecap_jax.evaluation.tables import markdown_table
 from sparsecap_jax.evaluation.toy_relations import nearest_scores, relation_scores
 from sparsecap_jax.experiments import sweeps
 from sparsecap_jax.experiments.sweeps import Row, Sweep, SweepRun
@@ -86,7 +87,7 @@ def draw(workdir: pathlib.Path, rows: list[Row]) -> None:
         cells = [_cell([row[column] for row in seeds if column in row]) for column in COLUMNS]
         table.append([scenes, model, *cells])
     with write_atomically(workdir / "table.md") as file:
-        file.write(sweeps.markdown_table(["scenes", "model", *COLUMNS.values()], table))
+        file.write(markdown_table(["scenes", "model", *COLUMNS.values()], table))
 
 
 def _cell(values: list[float | int]) -> str:

@@ -1,6 +1,8 @@
 """Tables of a pruned model's sparsity, by tensor and overall."""
 
 import logging
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,12 @@ logger = logging.getLogger(__name__)
 
 NEARLY_EMPTY = 0.999
 PRUNABLE, ALL = "(prunable)", "(all)"
+GROUPS = ("embedding", "encoder", "decoder", "output")
+_GROUPS = (
+    ("embedding", re.compile(r"embed|tgt_embed")),
+    ("output", re.compile(r"logits?(_\d+)?|generator")),
+    ("encoder", re.compile(r"encoder.*|(src|region|fc|att)_embed|ctx2att|keys|values|init_state")),
+)
 
 
 def summarize(params: PyTree, binary: PyTree) -> list[dict[str, Any]]:
@@ -65,6 +73,26 @@ def by_module(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         name: {**total, "sparsity": 1.0 - total["nonzeros"] / (total["parameters"] or 1)}
         for name, total in totals.items()
     }
+
+
+def group_of(tensor: str) -> str:
+    """Return the part of a captioner, one of `GROUPS`, that a tensor belongs to.
+
+    The embedding of words, the output over words, the encoder (what runs once an image), and the
+    decoder: everything else. Names are paths, or those of the PyTorch reference.
+    """
+    parts = [part for part in re.split(r"[/.]", tensor) if part not in ("model", "core")]
+    top = parts[0] if parts else ""
+    return next((group for group, pattern in _GROUPS if pattern.fullmatch(top)), "decoder")
+
+
+def by_group(rows: Iterable[Mapping[str, Any]], key: str) -> dict[str, int]:
+    """Add up a column of `summarize`'s rows, such as "nonzeros", over each of `GROUPS`."""
+    totals = dict.fromkeys(GROUPS, 0)
+    for row in rows:
+        if row["tensor"] not in (PRUNABLE, ALL):
+            totals[group_of(row["tensor"])] += row[key]
+    return totals
 
 
 def warn_nearly_empty(rows: list[dict[str, Any]]) -> list[str]:

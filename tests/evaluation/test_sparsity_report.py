@@ -116,5 +116,7 @@ def test_a_report_leaves_a_table_events_and_a_picture(pruned, tmp_path):
 
 
 def test_a_folder_without_a_finished_run_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match=r"no finished run: model\.scap is missing"):
+    with pytest.raises(CheckpointError, match=r"no finished run: expected model\.scap in it"):
         report_run(tmp_path)
+    with pytest.raises(CheckpointError, match=r"nonesuch: no such file or folder"):
+        report_run(tmp_path / "nonesuch")

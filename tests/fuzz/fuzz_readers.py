@@ -40,7 +40,15 @@ from sparsecap_jax.data.features import RegionFeatures
 from sparsecap_jax.data.records import Record
 from sparsecap_jax.data.stores import array_records, convert, load_image_sizes, open_store
 from sparsecap_jax.errors import CheckpointError, ConfigError, DataError, SparsecapError
-from sparsecap_jax.evaluation import caption_files, plots, ptb_java, score_files, sparsity_report
+from sparsecap_jax.evaluation import (
+    caption_files,
+    collection_plots,
+    plots,
+    ptb_java,
+    score_files,
+    sparsity_report,
+)
+from sparsecap_jax.evaluation.collected import table_rows
 from sparsecap_jax.experiments import sweeps
 from sparsecap_jax.files import read_json, write_json
 from sparsecap_jax.interop import reference
@@ -51,6 +59,7 @@ from sparsecap_jax.photos.extractors import EXTRACTORS, remake_extractor
 from sparsecap_jax.photos.images import open_photo
 from sparsecap_jax.pruning.step import PruneState, TrainState
 from sparsecap_jax.runs import checkpoints, directory, logs
+from sparsecap_jax.runs.collection import read_run
 from sparsecap_jax.runs.config import default_config
 from sparsecap_jax.runs.directory import load_raw_variables, load_run, save_model
 from sparsecap_jax.runs.run import Run, _note_extractor, check_workdir
@@ -234,6 +243,62 @@ def _finished(folder):
 @reader("report", errors=(CheckpointError, ConfigError, DataError), make=_finished)
 def _read_report(folder):
     return report.report_run(folder, lambda line: None)
+
+
+def _collected(folder):
+    _finished(folder)
+    text = {"words": 8.5, "vocabulary": 7, "coverage": 0.5, "copied": 0.25}
+    write_json(folder / "test_beam_2/scores.json", {"CIDEr": 0.5, "METEOR": None, "text": text})
+    _text(folder / "validation.csv", "step,CIDEr\n1,0.25\n2,0.5\n")
+    _text(folder / "train.csv", "step,images_per_second,sparsity\n1,100.5,0.25\n2,101,0.5\n")
+    _text(folder / "sparsity.csv", "step,embed/embedding\n1,0.5\n2,0.75\n")
+    scores = {"test_beam_3": {"0009": {"CIDEr": 0.5}}, "val_beam_1": {"0009": {"CIDEr": 0.25}}}
+    write_json(folder / "imported.json", {"scores": scores})
+
+
+def _collected_early(folder):
+    """Write what is there while a run trains."""
+    _collected(folder)
+    for name in ("summary.json", "model.scap"):
+        (folder / name).unlink()
+
+
+for kind, make in (("", _collected), (":unfinished", _collected_early)):
+
+    @reader(f"collected{kind}", errors=(CheckpointError, ConfigError, DataError), make=make)
+    def _read_collected(folder):
+        run = read_run(folder, "x")
+        collection_plots.tensor_curves(run)
+        return table_rows([run])
+
+
+@reader(
+    "collected:model_file",
+    errors=(CheckpointError, ConfigError, DataError),
+    slower=20,
+    make=_run_file,
+)
+def _read_collected_file(folder):
+    return read_run(folder / "model.scap", "x")
+
+
+def _reference_results(folder):
+    settings = {"caption_model": "up_down_lstm_prune", "prune_type": "supermask"}
+    settings |= {"prune_sparsity_target": 0.5, "tokenizer": "word", "vocab_size": 9}
+    write_json(folder / "config.json", settings)
+    write_json(folder / "model_params.json", {"total": 9, "breakdown": {"embed.0.weight": 9}})
+    _text(folder / "sparsities.csv", "sparsity,nnz,embed.0.weight_pruning_mask\n0.5,7,0.25\n")
+    for split in ("test_beam_2", "val_beam_1"):
+        entries = [{"image_id": 1, "caption": "a dog"}]
+        write_json(folder / split / "caption_0020.json", entries)
+        _text(folder / split / "scores.csv", "Step,CIDEr\n0010,0.5\n0020,0.25\n")
+    (folder / "tokenizer").mkdir()
+    _text(folder / "tokenizer/train_captions.txt", "a dog\n")
+
+
+@reader("reference_results", make=_reference_results)
+def _read_reference_results(folder):
+    return table_rows([read_run(folder, "x")])
 
 
 def _config(folder):

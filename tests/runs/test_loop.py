@@ -383,7 +383,7 @@ def test_recipes_of_all_kinds(data, finished, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, *masks)
     lines = []
     report_run(tmp_path / "rigl", lines.append)
-    assert lines[-1].endswith("tensors.csv and report.png")
+    assert lines[-1].endswith("sparsity/report.png")
 
 
 def test_pruners_that_need_a_trained_run_say_so(data, tmp_path):

@@ -7,14 +7,17 @@ Models of the papers' sizes get random weights, pruned at random to each of `--p
 in percent, N:M along the inputs such as `2:4`, or `blocks_PERCENT` of 4 x 4 weights. Runtimes take
 turns in one process; the reference runs in another. With `--cpu`, seconds of the process count
 instead of those of the clock, except for the reference: other work on the machine changes them
-less. Floors are the bytes of the stored weights over the bandwidth at which one core reads so many.
+less. Floors are the bytes of the stored weights, as often as they are read, over the bandwidth at
+which one core reads so many bytes.
 """
 
+import functools
 import json
 import pathlib
 import subprocess
 import tempfile
 import time
+from unittest import mock
 
 import decoding
 import numpy as np
@@ -123,8 +126,10 @@ def set_mean_length(fields, params, config, target):
 
 def compare(name):
     """Return a row for each pattern and setting of a model."""
+    import jax
+
     from sparsecap_jax import sparse
-    from sparsecap_jax.decoding import decode
+    from sparsecap_jax.decoding import decode, prepare
     from sparsecap_jax.types import Regions
 
     config, module, dense = random_weights(name)
@@ -139,6 +144,8 @@ def compare(name):
         one_core = sparse.make_sparse_model(fields, params, threads=1)
         if MATRICES.value:
             print_matrices(name, pattern, one_core)
+        on_device = jax.device_put(params)
+        prepared = prepare(module, on_device)
         reference = {}
         if decoding.REFERENCE.value:
             for batch, beam in settings:
@@ -151,46 +158,62 @@ def compare(name):
             options = decoding.decode_options(config, beam)
             captions = {}
 
-            def xla(params=params, regions=regions, options=options, captions=captions):
-                captions["xla"] = np.asarray(decode(module, params, regions, options).tokens)
+            def xla(weights, prepared, regions=regions, options=options, captions=captions):
+                found = decode(module, weights, regions, options, prepared=prepared)
+                captions["xla"] = np.asarray(found.tokens)
 
             def ours(model, key, regions=regions, options=options, captions=captions):
                 captions[key] = sparse.decode(model, regions, options)
 
             runs = {
-                "xla": xla,
+                "xla": functools.partial(xla, on_device, prepared),
                 "sparse": lambda run=ours, model=model: run(model, "sparse"),
                 "one_core": lambda run=ours, model=one_core: run(model, "one_core"),
             }
-            xla()  # compiles
+            runs["xla"]()  # compiles
             seconds = in_turns(runs, decoding.REPEATS.value)
             lengths = captions["sparse"].lengths
-            words = int(lengths.max()) + 1
             row = {"model": name, "pattern": pattern, "batch": batch, "beam": beam}
             row |= {"tokens": float(lengths.mean()), "reference": reference.get((batch, beam))}
-            row |= seconds | work(model, words, batch, batch * beam)
+            row |= seconds | work(products_of(runs["sparse"]), batch)
             same = (captions["sparse"].tokens == captions["xla"]).all(axis=-1)[:, 0]
             rows.append(row | {"differ": int((~same).sum())})
             print_row(rows[-1], first=len(rows) == 1)
     return rows
 
 
-def work(model, words, batch, rows):
+def products_of(run):
+    """Return the products that a run makes, each with its number of rows."""
+    from sparsecap_jax.sparse.matrices import Product
+
+    made, multiply = [], Product.__call__
+
+    def noted(product, inputs):
+        made.append((product, inputs.size // inputs.shape[-1]))
+        return multiply(product, inputs)
+
+    with mock.patch.object(Product, "__call__", noted):
+        run()
+    return made
+
+
+def work(made, batch):
     """Return bytes moved and operations of a caption, dense and sparse, and the floor in seconds.
 
-    Weights are read once for each step of the batch; CSR has four bytes of position for each.
+    Every product reads its weights once; CSR has four bytes of position for each, blocks for 16.
     """
-    stored = sum(p.stored * (4 if p.form == "dense" else 8) for p in model.products)
-    if all(p.form == "blocks" for p in model.products):
-        stored = sum(p.stored * 4.25 for p in model.products)
-    size = sum(product.size for product in model.products)
-    kept = sum(product.stored for product in model.products)
+
+    def stored(product):
+        return product.stored * {"dense": 4, "csr": 8, "blocks": 4.25}[product.form]
+
+    moved = sum(stored(product) for product, _ in made)
+    at_a_time = sum(stored(product) for product in {id(one): one for one, _ in made}.values())
     return {
-        "dense_bytes": 4 * size * words / batch,
-        "bytes": stored * words / batch,
-        "dense_flop": 2.0 * size * words * rows / batch,
-        "flop": 2.0 * kept * words * rows / batch,
-        "floor": stored * words / bandwidth(stored),
+        "dense_bytes": sum(4 * product.size for product, _ in made) / batch,
+        "bytes": moved / batch,
+        "dense_flop": sum(2.0 * product.size * rows for product, rows in made) / batch,
+        "flop": sum(2.0 * product.stored * rows for product, rows in made) / batch,
+        "floor": moved / bandwidth(at_a_time),
     }
 
 

@@ -37,7 +37,7 @@ from sparsecap_jax.runs.finished import (
 )
 from sparsecap_jax.runs.published import resolve_run
 from sparsecap_jax.settings import nearest
-from sparsecap_jax.sparse.models import SparseEnsemble, make_sparse_model
+from sparsecap_jax.sparse.models import SPARSE_MODELS, SparseEnsemble, make_sparse_model
 from sparsecap_jax.trees import flatten
 
 Arrays = np.ndarray | Sequence[np.ndarray]
@@ -64,6 +64,8 @@ class Captioner:
     """
 
     def __init__(self, *runs: Any, backend: str = "xla"):
+        if backend not in BACKENDS:
+            raise ConfigError(f"backend is {backend!r}; {nearest(backend, BACKENDS)}")
         self._runs, first = runs, runs[0]
         for number, run in enumerate(runs[1:], 1):
             if not first.tokenizer.same_ids(run.tokenizer):
@@ -75,8 +77,6 @@ class Captioner:
                 )
         self._max_length = min(run.config.max_seq_length for run in runs)
         self.needs_boxes = any(getattr(run.model, "needs_boxes", False) for run in runs)
-        if backend not in BACKENDS:
-            raise ConfigError(f"backend is {backend!r}; {nearest(backend, BACKENDS)}")
         self._engine = self._make_engine(backend)
 
     @classmethod
@@ -97,9 +97,8 @@ class Captioner:
         """
         members = [directory] if isinstance(directory, str | pathlib.Path) else directory
         folders = [resolve_run(member) for member in members]
-        if backend == "auto" and has_accelerator():
-            backend = "xla"
-        if backend != "xla" and all(map(has_sparse_runtime, folders)):
+        sparse = backend == "sparse" or (backend == "auto" and not has_accelerator())
+        if sparse and all(map(has_sparse_runtime, folders)):
             try:
                 return cls(*map(load_finished, folders), backend=backend)
             except CheckpointError:
@@ -122,10 +121,15 @@ class Captioner:
     def _loaded(self) -> list[Any]:
         from sparsecap_jax.runs.directory import load_run
 
-        return [load_run(r.directory) if isinstance(r, FinishedRun) else r for r in self._runs]
+        loaded = [load_run(r.directory) if isinstance(r, FinishedRun) else r for r in self._runs]
+        for run in self._runs:
+            if isinstance(run, FinishedRun):
+                run.check_unchanged()
+        return loaded
 
     def _make_engine(self, backend: str) -> Engine:
-        if backend == "xla":
+        sparse = all(run.config.model.name in SPARSE_MODELS for run in self._runs)
+        if backend == "xla" or (backend == "auto" and (has_accelerator() or not sparse)):
             return self._compile()
         models = [
             run.model
@@ -133,8 +137,8 @@ class Captioner:
             else make_sparse_model(sparse_fields(run.config, run.tokenizer.vocab_size), run.params)
             for run in self._runs
         ]
-        sparse = Sparse(models[0] if len(models) == 1 else SparseEnsemble(models))
-        return sparse if backend == "sparse" else Automatic(sparse, self._compile)
+        engine = Sparse(models[0] if len(models) == 1 else SparseEnsemble(models))
+        return engine if backend == "sparse" else Automatic(engine, self._compile)
 
     def _compile(self) -> Compiled:
         import jax
@@ -286,6 +290,8 @@ class Captioner:
         """
         in_words, tokenizer = SearchOptions(**search), self._runs[0].tokenizer
         options = decode_options(in_words, tokenizer, self._max_length)
+        if len(image_ids) == 0:
+            return
         batches = make_eval_batches(
             [Record(image_id) for image_id in image_ids],
             store,

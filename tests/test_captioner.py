@@ -1,21 +1,29 @@
 """`Captioner`: every option of a search in words, for one image, a batch, a folder."""
 
+import importlib.util
 import itertools
 import json
 import shutil
 import subprocess
 import sys
+import threading
 
+import captioner_runs
 import jax
 import numpy as np
 import pytest
 from captioner_runs import LENGTH, WIDTH, image_arrays, make_run, write_features
 
 from sparsecap_jax.captioner import Captioner
+from sparsecap_jax.captioning.engines import Automatic, Compiled
 from sparsecap_jax.data.batches import pad_regions
 from sparsecap_jax.data.features import RegionFeatures
+from sparsecap_jax.data.stores import open_store
 from sparsecap_jax.decoding import DecodeOptions, attention_weights, decode, make_ensemble
 from sparsecap_jax.errors import CheckpointError, ConfigError, DataError
+from sparsecap_jax.models import MODELS
+from sparsecap_jax.models.up_down import UpDown
+from sparsecap_jax.runs.directory import load_run
 
 FEATURES, BOXES = image_arrays(6)
 
@@ -79,13 +87,15 @@ def test_more_regions_than_the_largest_bucket_of_the_run(model, tmp_path):
     assert caption.log_prob == pytest.approx(log_prob, abs=1e-4)
 
 
-def test_the_caption_is_the_best_candidate(captioner):
+def test_the_caption_is_the_best_candidate(captioner, tmp_path):
     search = {"search": "sample", "num_samples": 5, "seed": 3}
     batch, found = captioner.caption(FEATURES, **search), captioner.candidates(FEATURES, **search)
     assert [one.score for one in batch] == [max(c.score for c in captions) for captions in found]
     assert any(best != captions[0] for best, captions in zip(batch, found, strict=True))
     assert captioner.caption(FEATURES[0], **search).text == batch[0].text
     assert captioner.candidates([]) == []
+    store = open_store(write_features(tmp_path / "features", 1), WIDTH, False)
+    assert list(captioner.caption_store(store, [], required=["dog"])) == []
 
 
 @pytest.mark.parametrize(
@@ -259,6 +269,63 @@ def test_auto_takes_the_sparse_runtime_where_it_pays(runs):
     pruned = Captioner.load("flickr8k-mini")
     assert pruned._engine.sparse.pays(1) and pruned._engine.sparse.pays(150)
     assert pruned._engine.compiled is None
+
+
+class Mine(UpDown):
+    """A model that the sparse runtime does not know."""
+
+
+def test_models_without_a_sparse_runtime(runs, tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS._entries, "mine", Mine)
+    monkeypatch.setitem(captioner_runs.SIZES, "mine", captioner_runs.SIZES["up_down"])
+    mine = make_run(tmp_path / "mine", "mine")
+    for members in (mine, [runs[0], mine]):
+        assert isinstance(Captioner.load(members)._engine, Compiled)
+        with pytest.raises(ConfigError, match="no sparse runtime for model 'mine'"):
+            Captioner.load(members, backend="sparse")
+    assert isinstance(Captioner(load_run(mine), backend="auto")._engine, Compiled)
+
+
+def test_an_accelerator_gets_xla(runs, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "libtpu" or None)
+    for platforms, kind in (("", Compiled), ("cpu", Automatic)):
+        monkeypatch.setenv("JAX_PLATFORMS", platforms)
+        assert isinstance(Captioner.load(runs[0])._engine, kind)
+        assert isinstance(Captioner(load_run(runs[0]), backend="auto")._engine, kind)
+
+
+def test_weights_that_are_written_anew_are_not_mixed_with_the_old(tmp_path):
+    folder = make_run(tmp_path / "run")
+    captioner = Captioner.load(folder, backend="auto")
+    before = captioner.checksum
+    make_run(folder, seed=1)
+    assert captioner.caption(FEATURES[0], search="greedy").text
+    for ask in ("checksum", "run"):
+        with pytest.raises(CheckpointError, match="weights have changed since they were loaded"):
+            getattr(captioner, ask)
+    with pytest.raises(CheckpointError, match="weights have changed since they were loaded"):
+        captioner.caption(FEATURES, beam_size=2)  # by XLA
+    assert Captioner.load(folder).checksum != before
+
+
+def test_threads_share_a_captioner_which_compiles_once(runs, captioner):
+    shared, found = Captioner.load(runs[0]), {}
+    made = []
+    make = shared._engine.make_compiled
+    shared._engine.make_compiled = lambda: made.append(1) or make()
+
+    def work(number):
+        found[number] = [shared.caption(FEATURES[number], beam_size=size) for size in (1, 2)]
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == [1]
+    for number, captions in found.items():
+        expected = [captioner.caption(FEATURES[number], beam_size=size) for size in (1, 2)]
+        assert [one.tokens for one in captions] == [one.tokens for one in expected]
 
 
 def test_faulty_backends_and_weights_are_named(runs, tmp_path):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import importlib.util
+import os
+import threading
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -90,11 +92,12 @@ class Automatic:
     sparse: Sparse
     make_compiled: Callable[[], Compiled]
     compiled: Compiled | None = None
+    _making: threading.Lock = dataclasses.field(default_factory=threading.Lock, repr=False)
 
     def decode(self, regions: Regions, options: DecodeOptions, **images: Any) -> Decoded:
         """See `Engine`."""
-        rows = options.beam_size if options.method == "beam" else options.rows
-        return self._engine(len(regions.mask) * rows).decode(regions, options, **images)
+        rows = len(regions.mask) * options.rows
+        return self._engine(rows).decode(regions, options, **images)
 
     def attention(self, regions: Regions, tokens: np.ndarray, bos_id: int) -> np.ndarray:
         """See `Engine`."""
@@ -104,12 +107,15 @@ class Automatic:
     def _engine(self, rows: int) -> Engine:
         if self.sparse.pays(rows):
             return self.sparse
-        self.compiled = self.compiled or self.make_compiled()
+        with self._making:
+            self.compiled = self.compiled or self.make_compiled()
         return self.compiled
 
 
 def has_accelerator() -> bool:
     """Return whether JAX would find the plugin of an accelerator, without importing JAX."""
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        return False
     return any(map(importlib.util.find_spec, ("jax_cuda12_plugin", "jax_cuda13_plugin", "libtpu")))
 
 

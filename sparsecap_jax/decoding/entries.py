@@ -17,15 +17,18 @@ from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.types import ArrayLike, PyTree, Regions
 
 
-@partial(jax.jit, static_argnames="model")
 def prepare(model: Any, params: PyTree) -> dict[str, PyTree]:
     """Return what decoding makes of the weights alone, for the argument `prepared` of `decode`.
 
     Up-Down and Soft-Attention split a kernel, which otherwise costs a copy of it for each batch.
+    The result is of these params alone, and stays beside them in memory: a copy of that kernel, and
+    the other arrays themselves where they are on the device.
     """
     if not hasattr(model, "prepare"):
         return {}
-    return model.apply({"params": params}, method="prepare", mutable=["prepared"])[1]
+    # Compiled, it would copy the arrays that it returns as they are.
+    variables = {"params": jax.tree.map(jnp.asarray, params)}
+    return model.apply(variables, method="prepare", mutable=["prepared"])[1]
 
 
 def decode(
@@ -56,7 +59,7 @@ def decode(
             free.
         required: words that captions contain, from `must_contain`. A beam search without groups
             becomes a constrained beam search, which runs S times as many rows.
-        prepared: result of `prepare`.
+        prepared: result of `prepare` for the same model and params.
 
     Returns:
         `Decoded`, K captions per image.

@@ -16,7 +16,9 @@ from sparsecap_jax.types import ArrayLike, PyTree
 
 
 def check_images(batch: int, prefix: PyTree, required: Automaton | None) -> None:
-    """Raise a ConfigError where `prefix` or `required` is not of `batch` images."""
+    """Raise a ConfigError where there are no images, or `prefix` or `required` has others."""
+    if not batch:
+        raise ConfigError("decode: regions: found no images, expected at least one")
     for name, argument in (("prefix", prefix), ("required", required and required.default)):
         if argument is not None and argument.shape[0] != batch:
             raise ConfigError(f"decode: {name}: found {argument.shape[0]} images, expected {batch}")

@@ -14,10 +14,10 @@ Log-probs are those of the token that follows; BOS is fed first. With `train=Tru
 `encode`, `step` and `__call__`, dropout draws from the rng stream "dropout". A field
 `max_seq_length`, where there is one, bounds the number of tokens that `step` can be fed.
 
-`needs_boxes`, `samples_inputs` and `decode_packed` are optional: `CaptionModel` documents them and
-holds their defaults. Inherit from it or not; the four methods are enough to train (self-critically,
-too), to evaluate and to caption. Register a model with `MODELS.register(name, cls)`, or name it as
-`MODULE:NAME` in the config.
+`needs_boxes`, `samples_inputs`, `prepare` and `decode_packed` are optional: `CaptionModel`
+documents them and holds their defaults. Inherit from it or not; the four methods are enough to
+train (self-critically, too), to evaluate and to caption. Register a model with
+`MODELS.register(name, cls)`, or name it as `MODULE:NAME` in the config.
 """
 
 import math

@@ -47,6 +47,7 @@ class FinishedRun:
         model: its model, see `sparsecap_jax.sparse`.
         extractor: see `LoadedRun`.
         search: see `LoadedRun`.
+        version: time and size of the file of its weights.
     """
 
     directory: pathlib.Path
@@ -55,11 +56,28 @@ class FinishedRun:
     model: Any
     extractor: Mapping[str, Any]
     search: Mapping[str, Any]
+    version: tuple[int, int] | None
 
     @property
     def params(self) -> PyTree:
         """The weights, read anew: the model has those that were kept alone."""
-        return load_weights(finished_weights(self.directory))["params"]
+        self.check_unchanged()  # the file is there
+        params = load_weights(finished_weights(self.directory))["params"]
+        self.check_unchanged()
+        return params
+
+    def check_unchanged(self) -> None:
+        """Raise a CheckpointError where the weights were written anew, or are gone."""
+        if _version(self.directory) != self.version:
+            raise CheckpointError(
+                f"{self.directory}: the weights have changed since they were loaded; load it again"
+            )
+
+
+def _version(run: pathlib.Path) -> tuple[int, int] | None:
+    file = finished_weights(run)
+    status = file and file.stat()
+    return status and (status.st_mtime_ns, status.st_size)
 
 
 def finished_weights(run: str | pathlib.Path) -> pathlib.Path | None:
@@ -92,6 +110,7 @@ def load_finished(run: pathlib.Path) -> FinishedRun:
             corrupt or do not fit the config.
     """
     try:
+        version = _version(run)
         if run.is_file():
             with ModelFile(run) as file:
                 settings, *notes = file_settings(run, file)
@@ -103,7 +122,7 @@ def load_finished(run: pathlib.Path) -> FinishedRun:
             tokenizer = make_tokenizer(config["tokenizer"], run / TOKENIZER)
             params = load_weights(finished_weights(run))["params"]
         model = make_sparse_model(sparse_fields(config, tokenizer.vocab_size), params)
-        return FinishedRun(run, ConfigDict(config), tokenizer, model, *notes)
+        return FinishedRun(run, ConfigDict(config), tokenizer, model, *notes, version)
     except SparsecapError as error:
         named = str(error).startswith(str(run))
         raise CheckpointError(str(error) if named else f"{run}: {error}") from error
@@ -165,7 +184,8 @@ def _check_search(options: Mapping[str, Any], path: str) -> None:
 def sparse_fields(config: Any, vocab_size: int) -> dict[str, Any]:
     """Return the argument of `make_sparse_model`, with the fields that other sections give."""
     section, data = dict(config["model"]), config["data"]
-    fields = fields_of(SPARSE_MODELS[section["name"]])
+    known = section["name"] in SPARSE_MODELS  # else `make_sparse_model` says so
+    fields = fields_of(SPARSE_MODELS[section["name"]]) if known else ()
     section["feature_size"] = data["feature_size"]
     section["vocab_size"] = section.get("vocab_size") or vocab_size
     if "max_seq_length" in fields:

@@ -13,7 +13,12 @@ from sparsecap_jax.decoding.stepper import Decoded, penalty_factors
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.types import Regions
 
+# Where constraints leave no token, or an image has no region, numbers are not finite: XLA, too,
+# goes on without a word.
+_QUIET = np.errstate(divide="ignore", invalid="ignore")
 
+
+@_QUIET
 def decode(
     model: Any,
     regions: Regions,
@@ -43,9 +48,9 @@ def decode(
     check_images(batch, prefix, required)
     keys = None
     if options.method in ("sample", "gumbel"):
-        if rng is None or rng.shape not in ((2,), (batch, 2)):
-            shape = None if rng is None else rng.shape
-            raise ConfigError(f"decode: rng: found shape {shape}, expected {(2,)} or {(batch, 2)}")
+        if rng is None or rng.dtype != np.uint32 or rng.shape not in ((2,), (batch, 2)):
+            found = "none" if rng is None else f"{rng.dtype} {rng.shape}"
+            raise ConfigError(f"decode: rng: found {found}, expected uint32 {(2,)} or {(batch, 2)}")
         keys = rng if rng.ndim == 2 else fold_in(np.tile(rng, (batch, 1)), np.arange(batch))
     factors = penalty_factors(options.length_penalty, options.max_length)
     return find_captions(
@@ -53,6 +58,7 @@ def decode(
     )
 
 
+@_QUIET
 def attention_weights(
     model: Any, regions: Regions, tokens: Int[np.ndarray, "B K T"], *, bos_id: int = 2
 ) -> Float[np.ndarray, "B K T R"]:

@@ -23,12 +23,20 @@ MANY_ROWS_NS = {"dense": (0.15, 0.01), "csr": (2.5, 0.11), "blocks": (1.5, 0.27)
 # Products that take less than this are not worth a second thread.
 _WORTH_THREADS_NS = 200_000
 
-_pool: ThreadPoolExecutor | None = None
-
 
 def cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _renew_pool() -> None:
+    global _pool
+    _pool = ThreadPoolExecutor(cores(), "sparse")
+
+
+_renew_pool()
+if hasattr(os, "register_at_fork"):  # a fork has the pool but none of its threads
+    os.register_at_fork(after_in_child=_renew_pool)
 
 
 def cost(form: str, weights: int | float, rows: int) -> float:
@@ -82,7 +90,7 @@ class Product:
         if len(parts) == 1 or nanoseconds < _WORTH_THREADS_NS:
             results = [self._multiply(part, rows) for part in parts]
         else:
-            others = [_threads().submit(self._multiply, part, rows) for part in parts[1:]]
+            others = [_pool.submit(self._multiply, part, rows) for part in parts[1:]]
             results = [self._multiply(parts[0], rows), *(other.result() for other in others)]
         result = results[0] if len(results) == 1 else np.concatenate(results, axis=-1)
         return result[:, : self._shape[1]].reshape(*inputs.shape[:-1], -1)
@@ -125,10 +133,3 @@ def _split(matrix: sparse.csr_array, count: int, multiple: int) -> list[sparse.c
     cuts = np.searchsorted(matrix.indptr, shares) // multiple * multiple
     ends = [0, *cuts.tolist(), matrix.shape[0]]
     return [matrix[start:end] for start, end in itertools.pairwise(ends) if end > start]
-
-
-def _threads() -> ThreadPoolExecutor:
-    global _pool
-    if _pool is None:
-        _pool = ThreadPoolExecutor(cores(), "sparse")
-    return _pool

@@ -54,6 +54,18 @@ def test_parts_of_a_kernel():
     np.testing.assert_array_equal(np.concatenate(shared), whole)
 
 
+def test_other_arrays_are_not_copied():
+    model, params = up_down(0, 7)
+    params = jax.device_put(params)
+    kernels = prepare(model, params)["prepared"]["kernels"]
+    for ours, lstm, name in (
+        ("att_hh", "att_lstm", "kernel_hh"),
+        ("lang_ih", "lang_lstm", "kernel_ih"),
+        ("lang_hh", "lang_lstm", "kernel_hh"),
+    ):
+        assert kernels[ours].unsafe_buffer_pointer() == params[lstm][name].unsafe_buffer_pointer()
+
+
 def test_a_model_without_anything_to_prepare():
     ((model, params),) = hash_members(1)[0]
     assert prepare(model, params) == {}

@@ -1,5 +1,9 @@
 """Products in every form, and which form a matrix takes."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -69,3 +73,22 @@ def test_many_rows_cost_less_than_each_alone():
     assert product.cost(2) == pytest.approx(2 * product.cost(1))
     assert product.cost(16) == pytest.approx(2.5 * product.stored)
     assert product.cost(100) == pytest.approx(11 * product.stored)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_fork_of_a_process_with_threads_multiplies_on():
+    code = """
+import os, signal
+import numpy as np
+from sparsecap_jax.sparse import matrices
+matrices._WORTH_THREADS_NS = 0
+product, ones = matrices.Product(np.eye(8, dtype=np.float32), "csr", 2), np.ones((1, 8), np.float32)
+product(ones)
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    os._exit(0 if (product(ones) == 1).all() else 3)
+assert os.waitpid(child, 0)[1] == 0
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

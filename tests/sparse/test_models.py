@@ -1,5 +1,7 @@
 """Models of the sparse runtime without figures of the reference, against the Linen modules."""
 
+import inspect
+
 import jax
 import numpy as np
 import pytest
@@ -92,8 +94,27 @@ def test_faults_are_named():
         sparse_of(module, {**params, "extra": np.zeros(2, np.float32)})
     with pytest.raises(CheckpointError, match="weight ctx2att/kernel is missing"):
         sparse_of(module, {key: value for key, value in params.items() if key != "ctx2att"})
-    with pytest.raises(ConfigError, match=r"rng: found shape None, expected"):
-        sparse.decode(sparse_of(module, params), images(), DecodeOptions(method="sample"))
+    model, options = sparse_of(module, params), DecodeOptions(method="sample")
+    for rng, found in ((None, "none"), (np.arange(2), r"int64 \(2,\)")):
+        with pytest.raises(ConfigError, match=rf"rng: found {found}, expected uint32 \(2,\)"):
+            inspect.unwrap(sparse.decode)(model, images(), options, rng)  # without type checks
+    nothing = Regions(*(leaf[:0] for leaf in images()))
+    with pytest.raises(ConfigError, match="regions: found no images"):
+        sparse.decode(model, nothing, options)
+    with pytest.raises(ConfigError, match="regions: found no images"):
+        decode(module, params, nothing, options)
+
+
+def test_an_image_without_regions_or_tokens_to_choose_from_warns_of_nothing():
+    module, params, model = pair(UP_DOWN)
+    masked = images().replace(mask=np.array([[True] * 5, [False] * 5]))
+    options = DecodeOptions(method="greedy", max_length=5)
+    found, expected = sparse.decode(model, masked, options), decode(module, params, masked, options)
+    np.testing.assert_array_equal(found.tokens[0], expected.tokens[0])
+    assert np.isnan(sparse.attention_weights(model, masked, found.tokens)[1]).all()
+    options = DecodeOptions(method="sample", max_length=3, top_p=0.9, suppress=range(600))
+    found = sparse.decode(model, images(), options, np.array([0, 1], np.uint32))
+    assert (found.scores == -np.inf).all()
 
 
 def test_steps_beyond_the_cache_are_not_a_number():

@@ -42,7 +42,7 @@ def main(words: list[str]) -> None:
 
         photos = [*photos, EXAMPLES]
     if bool(photos) == bool(FEATURES.value):
-        raise app.UsageError("expected photos, --example, or --features; one of them")
+        raise app.UsageError("expected photos, --example or --features")
     if (CANDIDATES.value or ATTENTION.value) and not OUTPUT.value:
         raise app.UsageError("--candidates and --attention need --output")
     options |= {"candidates": CANDIDATES.value, "attention": ATTENTION.value}

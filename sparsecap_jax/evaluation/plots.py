@@ -139,8 +139,11 @@ def error_bar_curves(
             axis.errorbar(shifted, means, spreads, capsize=2, ms=4, lw=1.2, label=name, **line)
         axis.set(title=title, xlabel=x, ylabel=y)
         axis.set_xticks(range(len(places)), [str(place) for place in places])
+        axis.set_xlim(-0.5, len(places) - 0.5)
         axis.grid(alpha=0.3)
-    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    pairs = [zip(*axis.get_legend_handles_labels(), strict=True) for axis in figure.axes]
+    legend = {label: handle for pair in pairs for handle, label in pair}
+    figure.legend(legend.values(), legend.keys(), loc="outside right center")
     save_figure(figure, path)
 
 

@@ -16,7 +16,8 @@ from sparsecap_jax.data.datasets import Dataset
 from sparsecap_jax.data.toy_scenes import read_manifest
 from sparsecap_jax.evaluation.toy_relations import nearest_scores, relation_scores
 from sparsecap_jax.experiments import sweeps
-from sparsecap_jax.experiments.sweeps import Row, Sweep, SweepRun
+from sparsecap_jax.experiments.sweep_tables import Row, markdown_table
+from sparsecap_jax.experiments.sweeps import Sweep, SweepRun
 from sparsecap_jax.files import read_json, write_atomically
 from sparsecap_jax.runs.overrides import load_config
 
@@ -68,7 +69,7 @@ def toy_runs(seeds: int) -> list[SweepRun]:
     return runs
 
 
-def evaluate(directory: pathlib.Path, dataset: Dataset) -> Row:
+def evaluate(directory: pathlib.Path, dataset: Dataset, twin: pathlib.Path | None = None) -> Row:
     """Score the test split, and the relations or nearest things that captions state."""
     row = sweeps.score_test_split(directory, dataset)
     file = directory / f"test_beam_{row['beam_size']}" / "captions.json"
@@ -86,7 +87,7 @@ def draw(workdir: pathlib.Path, rows: list[Row]) -> None:
         cells = [_cell([row[column] for row in seeds if column in row]) for column in COLUMNS]
         table.append([scenes, model, *cells])
     with write_atomically(workdir / "table.md") as file:
-        file.write(sweeps.markdown_table(["scenes", "model", *COLUMNS.values()], table))
+        file.write(markdown_table(["scenes", "model", *COLUMNS.values()], table))
 
 
 def _cell(values: list[float | int]) -> str:

@@ -8,7 +8,8 @@ Every variant continues the cross-entropy run of its seed, which is short to lea
 import pathlib
 
 from sparsecap_jax.evaluation.plots import training_curves
-from sparsecap_jax.experiments.sweeps import Row, Sweep, SweepRun, markdown_table, toy_config
+from sparsecap_jax.experiments.sweep_tables import Row, markdown_table
+from sparsecap_jax.experiments.sweeps import Sweep, SweepRun, toy_config
 from sparsecap_jax.files import write_atomically
 
 # A greedy baseline is noisier than the mean of the other samples: its runs are longer, or their

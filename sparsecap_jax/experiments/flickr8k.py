@@ -1,8 +1,9 @@
-"""Parts that the sweeps on Flickr8k share: configs, scores and differences to a twin."""
+"""Parts that the sweeps on Flickr8k share: configs, scores, differences to a twin, cells."""
 
 import pathlib
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from sparsecap_jax.commands.compare import compare_captions
@@ -11,7 +12,7 @@ from sparsecap_jax.commands.evaluate import evaluate_run
 from sparsecap_jax.data.datasets import Dataset
 from sparsecap_jax.evaluation.metrics import METRICS
 from sparsecap_jax.evaluation.plots import table_column
-from sparsecap_jax.experiments.sweep_tables import Row
+from sparsecap_jax.experiments.sweep_tables import Row, number_in
 from sparsecap_jax.runs.overrides import load_config
 
 WORDS = {"up_down": "", "ort": "ort"}
@@ -51,6 +52,24 @@ def dev_curve(directory: pathlib.Path) -> str:
     """Return CIDEr of a run's validations, which says whether it had stopped to rise."""
     _, values = table_column(directory / "validation.csv", "CIDEr")
     return " ".join(f"{cider:.4f}" for cider in values)
+
+
+def mean_cell(rows: list[Row], column: str, scale: float = 100.0, digits: int = 1) -> str:
+    """Return mean and standard deviation over rows, "" where none has a number."""
+    values = [value for row in rows if (value := number_in(row, column)) is not None]
+    if not values:
+        return ""
+    sign = "+" if column.endswith("difference") else ""
+    spread = f" ± {scale * np.std(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{scale * np.mean(values):{sign}.{digits}f}{spread}"
+
+
+def significant(rows: list[Row], column: str, *, below: bool) -> str:
+    """Return how many rows have the 95% interval of a difference below 0, or above it."""
+    ends = [number_in(row, f"{column}_{'high' if below else 'low'}") for row in rows]
+    compared = [end for end in ends if end is not None]
+    hits = sum(end < 0 if below else end > 0 for end in compared)
+    return f"{hits} of {len(compared)}" if compared else ""
 
 
 def _difference(directory: pathlib.Path, twin: pathlib.Path | None, split: str) -> Row:

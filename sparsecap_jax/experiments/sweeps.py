@@ -24,11 +24,12 @@ from sparsecap_jax.experiments.sweep_tables import RESULT, TABLE, Row, finished_
 from sparsecap_jax.files import locked, write_json, write_table
 from sparsecap_jax.models import model_class
 from sparsecap_jax.runs.config import to_json
+from sparsecap_jax.runs.finished import SUMMARY
 from sparsecap_jax.runs.loop import train
 from sparsecap_jax.runs.recipes import TINY_UP_DOWN, make_config
 from sparsecap_jax.runs.run import check_workdir
 
-SWEEPS = ("flickr8k_pruners", "toy_models", "toy_pruners", "toy_scst")
+SWEEPS = ("flickr8k_pruners", "flickr8k_scst", "toy_models", "toy_pruners", "toy_scst")
 _COMMITTED = pathlib.Path(__file__).parents[2] / "docs" / "results"
 
 
@@ -119,7 +120,8 @@ def run_sweep(
     """Train and score the runs that are not finished, then draw all that are.
 
     A finished run keeps its weights, logs and scores, but not its checkpoints. Runs that another
-    process trains, and those that need them, are left to it. A run that `known` has, and another
+    process trains, and those that need them, are left to it. One that is trained but not scored,
+    such as one copied from another sweep, is scored. A run that `known` has, and another
     one needs, is trained where its directory is missing; the known row stays.
 
     Args:
@@ -200,13 +202,7 @@ class _Work:
 
     def is_finished(self, run: SweepRun) -> bool:
         """Return whether a run has its result; one of another config is an error."""
-        directory = self.workdir / run.name
-        if not (directory / RESULT).exists():
-            return False
-        changes = check_workdir(self._config(run), directory)
-        if changes:
-            raise ConfigError(f"{directory}: finished with another config: {changes}")
-        return True
+        return self._has(RESULT, run)
 
     def take(self, run: SweepRun) -> None:
         """Train and score a run, and before it those that it needs."""
@@ -222,6 +218,16 @@ class _Work:
         except SparsecapError as error:
             self._missing[run.name] = error
             raise
+
+    def _has(self, file: str, run: SweepRun) -> bool:
+        """Return whether a run has a file that is written at its end, by a run of its config."""
+        directory = self.workdir / run.name
+        if not (directory / file).exists():
+            return False
+        changes = check_workdir(self._config(run), directory)
+        if changes := [change for change in changes if not change.startswith("data.")]:
+            raise ConfigError(f"{directory}: finished with another config: {changes}")
+        return True
 
     def _config(self, run: SweepRun) -> ConfigDict:
         config = run.config.copy_and_resolve_references()
@@ -246,7 +252,8 @@ class _Work:
         with locked(directory / RESULT, folder=False):
             if self.is_finished(run):  # by another process since
                 return
-            train(config, directory, lambda line: None, dataset=dataset)
+            if not self._has(SUMMARY, run):
+                train(config, directory, lambda line: None, dataset=dataset)
             seconds = round(time.monotonic() - began, 1)
             twin = self.workdir / run.twin if run.twin else None
             row = {**self.sweep.evaluate(directory, dataset, twin), "seconds": seconds}

@@ -107,6 +107,11 @@ def test_dry_run(tmp_path):
     # Trained, but not scored, as a run of another sweep: it is scored, not trained.
     (tmp_path / "out/dense/random_sample/seed_0/result.json").unlink()
     again = run_sweep(
-        sweep, tmp_path / "out", seeds=1, only="random_s", report=lambda _: None, data_dir=str(data)
+        sweep,
+        tmp_path / "out",
+        seeds=1,
+        only="dense/random_s",
+        report=lambda _: None,
+        data_dir=str(data),
     )
     assert {**again[1], "seconds": 0} == {**scst, "seconds": 0}

@@ -3,6 +3,7 @@
 import functools
 import re
 import unicodedata
+from collections.abc import Iterable, Sequence
 
 _APOSTROPHES = str.maketrans("", "", "'\u2019")
 _NO_LETTER = re.compile(r"[^\w\s]|_")
@@ -69,3 +70,10 @@ def _in_words(char: str) -> str:
         return ""
     # Words of Indic scripts hold zero-width joiners.
     return char if category in ("Mn", "Mc") or char == "\u200d" else " "
+
+
+def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    escaped = [[cell.replace("|", "\\|") for cell in cells] for cells in (titles, *rows)]
+    lines = [f"| {' | '.join(cells)} |" for cells in escaped]
+    return "\n".join([lines[0], "|" + "---|" * len(titles), *lines[1:], ""])

@@ -21,10 +21,11 @@ from sparsecap_jax.experiments.flickr8k import (
     significant,
 )
 from sparsecap_jax.experiments.pruner_grid import DENSE, pruner_runs
-from sparsecap_jax.experiments.sweep_tables import Row, markdown_table
+from sparsecap_jax.experiments.sweep_tables import Row
 from sparsecap_jax.experiments.sweeps import Sweep, SweepRun
 from sparsecap_jax.files import write_atomically
 from sparsecap_jax.pruning import make_pruner
+from sparsecap_jax.text import markdown_table
 
 STEPS = 4000
 GRID = {"up_down": (0.95, 0.975, 0.9, 0.8, 0.99), "ort": (0.95, 0.975)}

@@ -15,9 +15,10 @@ from sparsecap_jax.evaluation.plots import table_column
 from sparsecap_jax.experiments.flickr8k import flickr8k_config, mean_cell, scores, significant
 from sparsecap_jax.experiments.flickr8k_pruners import flickr8k_runs
 from sparsecap_jax.experiments.scst_grid import START, Variant, scst_runs
-from sparsecap_jax.experiments.sweep_tables import Row, markdown_table
+from sparsecap_jax.experiments.sweep_tables import Row
 from sparsecap_jax.experiments.sweeps import Sweep, SweepRun
 from sparsecap_jax.files import write_atomically
+from sparsecap_jax.text import markdown_table
 
 # Run of `flickr8k_pruners` to start from, and words of the variants' config.
 MODELS = {

@@ -1,9 +1,9 @@
-"""Rows of a sweep: of finished runs, of a table that another machine has begun, as Markdown."""
+"""Rows of a sweep: those of finished runs, and of a table that another machine has begun."""
 
 import math
 import pathlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparsecap_jax.errors import DataError
@@ -67,12 +67,6 @@ def number_in(row: Mapping[str, Any], column: str) -> float | None:
     """Return the number in a column, None where there is none."""
     value = row.get(column)
     return value if isinstance(value, int | float) else None
-
-
-def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [f"| {' | '.join(cells)} |" for cells in (titles, *rows)]
-    return "\n".join([lines[0], "|" + "---|" * len(titles), *lines[1:], ""])
 
 
 def _key(values: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, ...]:

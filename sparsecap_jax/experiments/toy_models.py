@@ -16,10 +16,11 @@ from sparsecap_jax.data.datasets import Dataset
 from sparsecap_jax.data.toy_scenes import read_manifest
 from sparsecap_jax.evaluation.toy_relations import nearest_scores, relation_scores
 from sparsecap_jax.experiments import sweeps
-from sparsecap_jax.experiments.sweep_tables import Row, markdown_table
+from sparsecap_jax.experiments.sweep_tables import Row
 from sparsecap_jax.experiments.sweeps import Sweep, SweepRun
 from sparsecap_jax.files import read_json, write_atomically
 from sparsecap_jax.runs.overrides import load_config
+from sparsecap_jax.text import markdown_table
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 MODELS = {

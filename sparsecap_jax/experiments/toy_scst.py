@@ -11,9 +11,10 @@ from ml_collections import ConfigDict
 
 from sparsecap_jax.evaluation.plots import training_curves
 from sparsecap_jax.experiments.scst_grid import START, Variant, scst_runs
-from sparsecap_jax.experiments.sweep_tables import Row, markdown_table
+from sparsecap_jax.experiments.sweep_tables import Row
 from sparsecap_jax.experiments.sweeps import Sweep, SweepRun, toy_config
 from sparsecap_jax.files import write_atomically
+from sparsecap_jax.text import markdown_table
 
 # A greedy baseline is noisier than the mean of the other samples: its runs are longer, or their
 # batches larger and their rate lower. Random samples of sparse models, which are less sure of

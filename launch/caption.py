@@ -1,11 +1,13 @@
 r"""Caption photos, or the images whose features lie in a folder.
 
+python launch/caption.py --example
 python launch/caption.py photo.jpg more/ "others/**/*.webp" --output=captions.json
 python launch/caption.py --checkpoint=runs/demo/supermask --features=DIR --beam_size=5 \
     --output=captions.jsonl
 
 Photos are files, folders or patterns (docs/photos.md); they are captioned by the checkpoint
-`flickr8k-mini` of the package where no other is given. DIR is a file or folder of features of any
+`flickr8k-mini` of the package where no other is given. --example takes three photos that come with
+the package. DIR is a file or folder of features of any
 format of docs/data.md. Several run directories between commas make an ensemble. With an output, run
 the same command again to continue.
 """
@@ -16,6 +18,7 @@ from sparsecap_jax.commands import search_flags
 from sparsecap_jax.commands.cli import run_main
 
 CHECKPOINT = flags.DEFINE_list("checkpoint", None, "Run directories, model files, or names.")
+EXAMPLE = flags.DEFINE_bool("example", False, "Caption three photos of the package.")
 FEATURES = flags.DEFINE_string("features", None, "File or folder of features (docs/data.md).")
 IMAGE_SIZES = flags.DEFINE_string("image_sizes", "", "Image sizes, for boxes in pixels.")
 OUTPUT = flags.DEFINE_string("output", None, "File to write, .jsonl or .json.")
@@ -34,8 +37,12 @@ search_flags.define()
 def main(words: list[str]) -> None:
     """Parse flags and caption."""
     photos, options = words, search_flags.given_options()
+    if EXAMPLE.value:
+        from sparsecap_jax.photos.images import EXAMPLES
+
+        photos = [*photos, EXAMPLES]
     if bool(photos) == bool(FEATURES.value):
-        raise app.UsageError("expected photos, or --features; not both")
+        raise app.UsageError("expected photos, --example or --features")
     if (CANDIDATES.value or ATTENTION.value) and not OUTPUT.value:
         raise app.UsageError("--candidates and --attention need --output")
     options |= {"candidates": CANDIDATES.value, "attention": ATTENTION.value}

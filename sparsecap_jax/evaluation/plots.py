@@ -134,6 +134,7 @@ def error_bar_curves(
                 axis.plot(*zip(*points, strict=True), label=name, zorder=1, **style)
         axis.set(title=title, xlabel=x, ylabel=y)
         axis.set_xticks(range(len(places)), [str(place) for place in places])
+        axis.set_xlim(-0.5, len(places) - 0.5)
         axis.grid(alpha=0.3)
     shared_legend(figure)
     save_figure(figure, path)

@@ -44,7 +44,7 @@ def describe(
         "distinct_1": distinct(words, 1),
         "distinct_2": distinct(words, 2),
         "distinct": len({*captions}) / len(captions),
-        "repetition": sum(map(_repeats, words)) / len(words),
+        "repetition": sum(map(repeats, words)) / len(words),
         "bad_ending": sum(row[-1:] != [] and row[-1] in BAD_ENDINGS for row in words) / len(words),
     }
     return figures
@@ -66,7 +66,8 @@ def distinct(words: Iterable[Sequence[str]], n: int) -> float:
     return len({*grams}) / max(1, len(grams))
 
 
-def _repeats(words: Sequence[str]) -> bool:
+def repeats(words: Sequence[str]) -> bool:
+    """Return whether one to four words stand twice in a row."""
     return any(
         words[i : i + n] == words[i + n : i + 2 * n]
         for n in range(1, _REPEATED + 1)

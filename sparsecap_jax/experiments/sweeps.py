@@ -2,7 +2,7 @@
 
 A sweep is a list of runs and a way to draw their results: `SWEEP` of a module of this folder, which
 `SWEEPS` lists. Runs share datasets and compiled programs, finished ones are skipped, and rows are
-added to `results.csv` as runs finish.
+added to `results.csv` as runs finish. Rows of another machine's table count as finished runs.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import pathlib
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -20,17 +20,17 @@ from sparsecap_jax.commands.evaluate import evaluate_run
 from sparsecap_jax.data.datasets import Dataset, load_dataset
 from sparsecap_jax.errors import ConfigError, InUseError, SparsecapError
 from sparsecap_jax.evaluation.metrics import FAST_METRICS
-from sparsecap_jax.files import locked, read_settings, write_json, write_table
+from sparsecap_jax.experiments.sweep_tables import RESULT, TABLE, Row, finished_rows, read_rows
+from sparsecap_jax.files import locked, write_json, write_table
 from sparsecap_jax.models import model_class
 from sparsecap_jax.runs.config import to_json
+from sparsecap_jax.runs.finished import SUMMARY
 from sparsecap_jax.runs.loop import train
 from sparsecap_jax.runs.recipes import TINY_UP_DOWN, make_config
 from sparsecap_jax.runs.run import check_workdir
 
-SWEEPS = ("toy_models", "toy_pruners", "toy_scst")
-RESULT = "result.json"
-TABLE = "results.csv"
-Row = dict[str, Any]
+SWEEPS = ("flickr8k_pruners", "flickr8k_scst", "toy_models", "toy_pruners", "toy_scst")
+_COMMITTED = pathlib.Path(__file__).parents[2] / "docs" / "results"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +42,14 @@ class SweepRun:
         labels: its setting, the first columns of the table.
         config: its config.
         init_from: name of an earlier run of the sweep to start from (`config.train.init_from`).
+        twin: name of an earlier run with whose captions its own are compared.
     """
 
     name: str
     labels: Mapping[str, Any]
     config: ConfigDict
     init_from: str = ""
+    twin: str = ""
 
 
 def toy_config(seed: int, *words: str, **recipe: Any) -> ConfigDict:
@@ -59,7 +61,9 @@ def toy_config(seed: int, *words: str, **recipe: Any) -> ConfigDict:
     return config
 
 
-def score_test_split(directory: pathlib.Path, dataset: Dataset) -> Row:
+def score_test_split(
+    directory: pathlib.Path, dataset: Dataset, twin: pathlib.Path | None = None
+) -> Row:
     """Score the test split by all metrics but METEOR, and count the weights."""
     options = {"metrics": FAST_METRICS, "tokenizer": "python", "report": lambda line: None}
     row = evaluate_run(directory, dataset=dataset, **options)
@@ -71,15 +75,18 @@ class Sweep:
     """Runs that belong together.
 
     Attributes:
-        runs: `runs(seeds)` returns the runs for seeds 0..seeds-1 in order; a run comes after the
-            one that it starts from.
+        runs: `runs(seeds)` returns the runs for seeds 0..seeds-1 in order; a run comes after those
+            that it needs.
         draw: `draw(workdir, rows)` draws the finished rows into the sweep's folder.
-        evaluate: `evaluate(run directory, dataset)` returns the columns that follow the labels.
+        evaluate: `evaluate(run directory, dataset, that of its twin or None)` returns the columns
+            that follow the labels.
+        seeds: seeds of each setting where nobody says otherwise.
     """
 
     runs: Callable[[int], list[SweepRun]]
     draw: Callable[[pathlib.Path, list[Row]], None]
-    evaluate: Callable[[pathlib.Path, Dataset], Row] = score_test_split
+    evaluate: Callable[[pathlib.Path, Dataset, pathlib.Path | None], Row] = score_test_split
+    seeds: int = 3
 
 
 def load_sweep(name: str) -> Sweep:
@@ -93,100 +100,162 @@ def load_sweep(name: str) -> Sweep:
     return importlib.import_module(f"sparsecap_jax.experiments.{name}").SWEEP
 
 
+def committed_table(name: str) -> pathlib.Path | None:
+    """Return the table of a sweep in docs/results of the checkout, None where there is none."""
+    path = _COMMITTED / f"{name}.csv"
+    return path if path.is_file() else None
+
+
 def run_sweep(
     sweep: Sweep,
     workdir: str | pathlib.Path,
     *,
-    seeds: int = 3,
+    seeds: int | None = None,
     only: str = "",
     minutes: float | None = None,
+    known: str | pathlib.Path | None = None,
+    data_dir: str = "",
     report: Callable[[str], None] = print,
 ) -> list[Row]:
     """Train and score the runs that are not finished, then draw all that are.
 
     A finished run keeps its weights, logs and scores, but not its checkpoints. Runs that another
-    process trains, and those that start from them, are left to it.
+    process trains, and those that need them, are left to it. One that is trained but not scored,
+    such as one copied from another sweep, is scored. A run that `known` has, and another
+    one needs, is trained where its directory is missing; the known row stays.
 
     Args:
         sweep: runs and their pictures.
         workdir: folder to write to; a second call continues there.
-        seeds: seeds for each setting.
+        seeds: seeds for each setting; None: the sweep's.
         only: regular expression that selects runs by name.
         minutes: start no further run after so long; 0 only draws.
+        known: table whose rows are finished runs, see `sweep_tables.read_rows`; its rows of other
+            runs are kept in `results.csv`, and not drawn.
+        data_dir: folder of the dataset, instead of the configs'.
         report: takes one line at a time.
 
     Returns:
-        The rows of `results.csv`: labels and figures of every finished run.
+        The drawn rows of `results.csv`: labels and figures of every finished run.
 
     Raises:
         SparsecapError: some runs failed; raised after all others.
     """
-    workdir, runs = pathlib.Path(workdir), sweep.runs(seeds)
-    datasets, failures, elsewhere = {}, [], set()
-    began = time.monotonic()
-    for number, run in enumerate(runs):
-        directory, config = workdir / run.name, run.config.copy_and_resolve_references()
-        if run.init_from:
-            config.train.init_from = str(workdir / run.init_from)
-        if not re.search(only, run.name) or _is_finished(directory, config):
+    work = _Work(sweep, pathlib.Path(workdir), sweep.runs(seeds or sweep.seeds), data_dir, known)
+    failures, began = [], time.monotonic()
+    for number, (name, run) in enumerate(work.runs.items(), 1):
+        if not re.search(only, name) or name in work.known or work.is_finished(run):
             continue
         if minutes is not None and time.monotonic() - began >= minutes * 60:
             report(f"{minutes:g} minutes are over; run again to continue")
             break
+        place = f"[{number}/{len(work.runs)}]"
         try:
-            if run.init_from in elsewhere:
-                raise InUseError(f"{run.init_from}, which it starts from, is trained elsewhere")
-            _take(sweep, directory, config, datasets)
+            work.take(run)
         except InUseError as error:
-            elsewhere.add(run.name)
-            report(f"[{number + 1}/{len(runs)}] {run.name}: left to another process: {error}")
+            report(f"{place} {name}: left to another process: {error}")
             continue
         except SparsecapError as error:
-            failures.append(f"{run.name}: {error}")
-            report(f"[{number + 1}/{len(runs)}] failed: {failures[-1]}")
+            failures.append(f"{name}: {error}")
+            report(f"{place} failed: {failures[-1]}")
             continue
-        (row,) = finished_rows(workdir, [run])
-        report(f"[{number + 1}/{len(runs)}] {run.name}: CIDEr {row['CIDEr']:.3f}")
-        write_table(workdir / TABLE, finished_rows(workdir, runs))
-    rows = finished_rows(workdir, runs)
+        rows = work.write_rows()
+        report(f"{place} {name}: CIDEr {rows[name]['CIDEr']:.3f}")
+    rows = list(work.write_rows().values())
     if rows:
-        write_table(workdir / TABLE, rows)
-        sweep.draw(workdir, rows)
-    report(f"{len(rows)} of {len(runs)} runs finished" + (f": {workdir / TABLE}" if rows else ""))
+        sweep.draw(work.workdir, rows)
+    table = f": {work.workdir / TABLE}" if rows else ""
+    report(f"{len(rows)} of {len(work.runs)} runs finished{table}")
     if failures:
         raise SparsecapError(f"{len(failures)} runs failed: {'; '.join(failures)}")
     return rows
 
 
-def finished_rows(workdir: pathlib.Path, runs: Sequence[SweepRun]) -> list[Row]:
-    """Return labels and figures of the finished runs, in their order."""
-    files = [(run, workdir / run.name / RESULT) for run in runs]
-    return [{**run.labels, **read_settings(file)} for run, file in files if file.exists()]
+class _Work:
+    """A sweep under way; `known` holds rows by name, `runs` all runs."""
 
+    def __init__(
+        self,
+        sweep: Sweep,
+        workdir: pathlib.Path,
+        runs: list[SweepRun],
+        data_dir: str,
+        known: str | pathlib.Path | None,
+    ):
+        self.sweep, self.workdir, self.data_dir = sweep, workdir, data_dir
+        self.runs = {run.name: run for run in runs}
+        self.labels = {run.name: run.labels for run in runs}
+        self.known: dict[str, Row] = {}
+        self._others: list[Row] = []
+        if known:
+            self.known, self._others = read_rows(pathlib.Path(known), self.labels)
+        self._datasets: dict[Any, Dataset] = {}
+        self._missing: dict[str, SparsecapError] = {}
 
-def _is_finished(directory: pathlib.Path, config: ConfigDict) -> bool:
-    """Return whether a run has its result; one of another config is an error."""
-    if not (directory / RESULT).exists():
-        return False
-    changes = check_workdir(config, directory)
-    if changes:
-        raise ConfigError(f"{directory}: finished with another config: {changes}")
-    return True
+    def write_rows(self) -> dict[str, Row]:
+        """Write the table, and return its rows by the name of the run."""
+        found = {**finished_rows(self.workdir, self.labels), **self.known}
+        rows = {name: found[name] for name in self.runs if name in found}
+        if rows:
+            write_table(self.workdir / TABLE, [*rows.values(), *self._others])
+        return rows
 
+    def is_finished(self, run: SweepRun) -> bool:
+        """Return whether a run has its result; one of another config is an error."""
+        return self._has(RESULT, run)
 
-def _take(sweep: Sweep, directory: pathlib.Path, config: ConfigDict, datasets: dict) -> None:
-    """Train and score a run; `datasets` holds those that are open, by their config."""
-    boxes = getattr(model_class(config.model.name), "needs_boxes", False)
-    key = (to_json(config.data), boxes)
-    if key not in datasets:
-        datasets[key] = load_dataset(config.data, need_boxes=boxes)
-    dataset = datasets[key]
-    began = time.monotonic()
-    with locked(directory / RESULT, folder=False):
-        if _is_finished(directory, config):  # by another process since
-            return
-        train(config, directory, lambda line: None, dataset=dataset)
-        seconds = round(time.monotonic() - began, 1)
-        row = {**sweep.evaluate(directory, dataset), "seconds": seconds}
-        write_json(directory / RESULT, row)
-        shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+    def take(self, run: SweepRun) -> None:
+        """Train and score a run, and before it those that it needs."""
+        try:
+            for name, reason in ((run.init_from, "it starts from"), (run.twin, "it needs")):
+                if isinstance(self._missing.get(name), InUseError):
+                    raise InUseError(f"{name}, which {reason}, is trained elsewhere")
+                if name in self._missing:
+                    raise SparsecapError(f"{name}, which {reason}, failed")
+                if name and not self.is_finished(self.runs[name]):
+                    self.take(self.runs[name])
+            self._train(run)
+        except SparsecapError as error:
+            self._missing[run.name] = error
+            raise
+
+    def _has(self, file: str, run: SweepRun) -> bool:
+        """Return whether a run has a file that is written at its end, by a run of its config."""
+        directory = self.workdir / run.name
+        if not (directory / file).exists():
+            return False
+        changes = check_workdir(self._config(run), directory)
+        if changes := [change for change in changes if not change.startswith("data.")]:
+            raise ConfigError(f"{directory}: finished with another config: {changes}")
+        return True
+
+    def _config(self, run: SweepRun) -> ConfigDict:
+        config = run.config.copy_and_resolve_references()
+        if run.init_from:
+            config.train.init_from = str(self.workdir / run.init_from)
+        if self.data_dir:
+            config.data.dir = self.data_dir
+        return config
+
+    def _dataset(self, config: ConfigDict) -> Dataset:
+        """Open the dataset of a config; those that are open are kept."""
+        boxes = getattr(model_class(config.model.name), "needs_boxes", False)
+        key = (to_json(config.data), boxes)
+        if key not in self._datasets:
+            self._datasets[key] = load_dataset(config.data, need_boxes=boxes)
+        return self._datasets[key]
+
+    def _train(self, run: SweepRun) -> None:
+        directory, config = self.workdir / run.name, self._config(run)
+        dataset = self._dataset(config)
+        began = time.monotonic()
+        with locked(directory / RESULT, folder=False):
+            if self.is_finished(run):  # by another process since
+                return
+            if not self._has(SUMMARY, run):
+                train(config, directory, lambda line: None, dataset=dataset)
+            seconds = round(time.monotonic() - began, 1)
+            twin = self.workdir / run.twin if run.twin else None
+            row = {**self.sweep.evaluate(directory, dataset, twin), "seconds": seconds}
+            write_json(directory / RESULT, row)
+            shutil.rmtree(directory / "checkpoints", ignore_errors=True)

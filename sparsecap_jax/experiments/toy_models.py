@@ -17,7 +17,8 @@ from sparsecap_jax.data.toy_scenes import read_manifest
 from sparsecap_jax.evaluation.tables import markdown_table
 from sparsecap_jax.evaluation.toy_relations import nearest_scores, relation_scores
 from sparsecap_jax.experiments import sweeps
-from sparsecap_jax.experiments.sweeps import Row, Sweep, SweepRun
+from sparsecap_jax.experiments.sweep_tables import Row
+from sparsecap_jax.experiments.sweeps import Sweep, SweepRun
 from sparsecap_jax.files import read_json, write_atomically
 from sparsecap_jax.runs.overrides import load_config
 
@@ -69,7 +70,7 @@ def toy_runs(seeds: int) -> list[SweepRun]:
     return runs
 
 
-def evaluate(directory: pathlib.Path, dataset: Dataset) -> Row:
+def evaluate(directory: pathlib.Path, dataset: Dataset, twin: pathlib.Path | None = None) -> Row:
     """Score the test split, and the relations or nearest things that captions state."""
     row = sweeps.score_test_split(directory, dataset)
     file = directory / f"test_beam_{row['beam_size']}" / "captions.json"

@@ -10,7 +10,9 @@ import pathlib
 from ml_collections import ConfigDict
 
 from sparsecap_jax.evaluation.plots import error_bar_curves
-from sparsecap_jax.experiments.sweeps import Row, Sweep, SweepRun, toy_config
+from sparsecap_jax.experiments.pruner_grid import pruner_runs
+from sparsecap_jax.experiments.sweep_tables import Row
+from sparsecap_jax.experiments.sweeps import Sweep, SweepRun, toy_config
 from sparsecap_jax.pruning import make_pruner
 from sparsecap_jax.runs.recipes import TINY_TRANSFORMER
 
@@ -32,26 +34,7 @@ MASK_EPSILON = 1e-3
 
 def toy_runs(seeds: int) -> list[SweepRun]:
     """Return, seed by seed, the dense run of each model, then all methods at all sparsities."""
-    runs = []
-    for seed in range(seeds):
-        for model in MODELS:
-            dense = f"{model}/dense/seed_{seed}"
-            labels = {"model": model, "method": "dense", "target": 0.0, "seed": seed}
-            runs.append(SweepRun(dense, labels, _config(model, "", seed)))
-            for sparsity in SPARSITIES:
-                for method in METHODS:
-                    config = _config(model, f"{method},sparsity={sparsity}", seed)
-                    if method == "supermask":
-                        config.pruner.sparsity_weight = SPARSITY_WEIGHTS[model] / (1 - sparsity)
-                        config.optimizer.mask_epsilon = MASK_EPSILON
-                    trained = make_pruner(config.pruner, total_steps=STEPS[model]).expects_trained
-                    if trained:
-                        steps = STEPS[model] * 2 // 3
-                        config.train.update(steps=steps, eval_every=steps)
-                    name = f"{model}/{method}/{sparsity}/seed_{seed}"
-                    setting = {**labels, "method": method, "target": sparsity}
-                    runs.append(SweepRun(name, setting, config, dense if trained else ""))
-    return runs
+    return pruner_runs(seeds, dict.fromkeys(MODELS, SPARSITIES), METHODS, _config)
 
 
 def draw(workdir: pathlib.Path, rows: list[Row]) -> None:
@@ -60,9 +43,15 @@ def draw(workdir: pathlib.Path, rows: list[Row]) -> None:
     error_bar_curves(workdir / "cider.png", rows, **columns, baseline="dense")
 
 
-def _config(model: str, words: str, seed: int) -> ConfigDict:
-    config = toy_config(seed, words, **MODELS[model])
-    config.train.update(steps=STEPS[model], eval_every=STEPS[model])
+def _config(model: str, method: str, sparsity: float, seed: int) -> ConfigDict:
+    words = f"{method},sparsity={sparsity}" if sparsity else ""
+    config, steps = toy_config(seed, words, **MODELS[model]), STEPS[model]
+    if method == "supermask":
+        config.pruner.sparsity_weight = SPARSITY_WEIGHTS[model] / (1 - sparsity)
+        config.optimizer.mask_epsilon = MASK_EPSILON
+    if make_pruner(config.pruner, total_steps=steps).expects_trained:
+        steps = steps * 2 // 3
+    config.train.update(steps=steps, eval_every=steps)
     config.data.update(name="toy_plain", seq_per_img=1)
     config.eval.beam_size_test = 1
     return config

@@ -7,22 +7,25 @@ Every variant continues the cross-entropy run of its seed, which is short to lea
 
 import pathlib
 
+from ml_collections import ConfigDict
+
 from sparsecap_jax.evaluation.plots import training_curves
 from sparsecap_jax.evaluation.tables import markdown_table
-from sparsecap_jax.experiments.sweeps import Row, Sweep, SweepRun, toy_config
+from sparsecap_jax.experiments.scst_grid import START, Variant, scst_runs
+from sparsecap_jax.experiments.sweep_tables import Row
+from sparsecap_jax.experiments.sweeps import Sweep, SweepRun, toy_config
 from sparsecap_jax.files import write_atomically
 
 # A greedy baseline is noisier than the mean of the other samples: its runs are longer, or their
 # batches larger and their rate lower. Random samples of sparse models, which are less sure of
 # their words, take twice as long to catch up with the greedy caption.
-# Sample, baseline, samples of an image, learning rate, images of a step; steps, dense and sparse.
+EQUAL = {"dense": 300, "sparse": 300}
 VARIANTS = {
-    "beam, sample mean": ("beam", "sample", 5, 5e-4, 16, {"dense": 300, "sparse": 300}),
-    "random, sample mean": ("random", "sample", 15, 1e-3, 16, {"dense": 450, "sparse": 900}),
-    "beam, greedy": ("beam", "greedy", 2, 6e-5, 64, {"dense": 300, "sparse": 300}),
-    "random, greedy": ("random", "greedy", 15, 8e-4, 16, {"dense": 1200, "sparse": 2400}),
+    "beam, sample mean": Variant("beam", "sample", 5, 5e-4, 16, EQUAL),
+    "random, sample mean": Variant("random", "sample", 15, 1e-3, 16, {"dense": 450, "sparse": 900}),
+    "beam, greedy": Variant("beam", "greedy", 2, 6e-5, 64, EQUAL),
+    "random, greedy": Variant("random", "greedy", 15, 8e-4, 16, {"dense": 1200, "sparse": 2400}),
 }
-START = "cross-entropy"
 # Words of the configs of a start, and of the variants that continue it.
 MODELS = {"dense": ("", ""), "sparse": ("supermask,sparsity=0.95", "mask_freeze")}
 START_STEPS = {"dense": 1000, "sparse": 1400}
@@ -30,30 +33,14 @@ START_STEPS = {"dense": 1000, "sparse": 1400}
 
 def toy_runs(seeds: int) -> list[SweepRun]:
     """Return, seed by seed, each model's start, then all variants."""
-    runs = []
-    for seed in range(seeds):
-        for model, (started, rewarded) in MODELS.items():
-            start = f"{model}/start/seed_{seed}"
-            labels = {"model": model, "variant": START, "seed": seed}
-            config = toy_config(seed, started)
-            config.train.update(steps=START_STEPS[model], eval_every=START_STEPS[model])
-            runs.append(SweepRun(start, labels, config))
-            for name, (sample, baseline, samples, rate, images, steps) in VARIANTS.items():
-                config = toy_config(seed, "scst", rewarded)
-                config.scst.update(sample=sample, baseline=baseline, num_samples=samples)
-                config.optimizer.learning_rate = rate
-                config.data.batch_size = images
-                config.train.update(steps=steps[model], eval_every=steps[model] // 6)
-                folder = f"{model}/{sample}_{baseline}/seed_{seed}"
-                runs.append(SweepRun(folder, {**labels, "variant": name}, config, start))
-    return runs
+    return scst_runs(seeds, MODELS, VARIANTS, _config)
 
 
 def draw(workdir: pathlib.Path, rows: list[Row]) -> None:
     """Write the table of test CIDEr, and draw the curves of the first seed's dense runs."""
     with write_atomically(workdir / "table.md") as file:
         file.write(cider_table(rows))
-    names = [f"{sample}_{baseline}" for sample, baseline, *_ in VARIANTS.values()]
+    names = [f"{one.sample}_{one.baseline}" for one in VARIANTS.values()]
     runs = {name: workdir / "dense" / name / "seed_0" for name in names}
     runs = {name: run for name, run in runs.items() if (run / "train.csv").exists()}
     if runs:
@@ -74,6 +61,17 @@ def cider_table(rows: list[Row]) -> str:
             cells = [f"{score:.3f}" if score is not None else "" for score in scores.values()]
             table.append([model, variant, *cells, least])
     return markdown_table(titles, table)
+
+
+def _config(model: str, variant: str, seed: int) -> ConfigDict:
+    started, rewarded = MODELS[model]
+    if variant == START:
+        config, steps = toy_config(seed, started), START_STEPS[model]
+        config.train.update(steps=steps, eval_every=steps)
+        return config
+    config = toy_config(seed, "scst", rewarded)
+    VARIANTS[variant].apply(config, model, validations=6)
+    return config
 
 
 SWEEP = Sweep(toy_runs, draw)

@@ -15,6 +15,8 @@ from sparsecap_jax.data.records import PICTURE_FORMATS, find_pictures, is_pictur
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.files import open_regular
 
+EXAMPLES = pathlib.Path(__file__).with_name("examples")
+"""Folder of photos that come with the package, and their licences."""
 Photo = str | os.PathLike | Image.Image | np.ndarray
 _MAX_PIXELS = 178_956_970  # Pillow refuses files of more; it warns of a half of them
 _URL = re.compile(r"data:|[A-Za-z][A-Za-z0-9+.-]+:/")

@@ -55,7 +55,7 @@ def test_a_config_file_that_is_not_there(arguments):
 @pytest.mark.parametrize(
     ("script", "arguments", "message"),
     [
-        ("caption.py", [], "expected photos, or --features; not both; --help says more"),
+        ("caption.py", [], "expected photos, --example or --features; --help says more"),
         ("train.py", ["--confg=a"], "Unknown command line flag 'confg'. Did you mean: config"),
         ("report.py", ["--plugin=nonesuch"], "plugin 'nonesuch': cannot be imported: "),
         ("report.py", ["run", "--plugin", "nonesuch"], "plugin 'nonesuch': cannot be imported: "),

@@ -8,11 +8,12 @@ import pytest
 from PIL import Image
 from tiny_runs import make_data, tiny_config
 
-from sparsecap_jax.errors import ConfigError, SparsecapError
+from sparsecap_jax.errors import ConfigError, DataError, SparsecapError
 from sparsecap_jax.evaluation.plots import error_bar_curves
 from sparsecap_jax.experiments import sweeps
+from sparsecap_jax.experiments.sweep_tables import read_rows
 from sparsecap_jax.experiments.sweeps import SWEEPS, Sweep, SweepRun, load_sweep, run_sweep
-from sparsecap_jax.files import locked, read_csv, read_json
+from sparsecap_jax.files import locked, read_csv, read_json, write_table
 from sparsecap_jax.stopping import Stopped, on_signals
 
 
@@ -112,13 +113,13 @@ def test_runs_that_start_from_one_of_another_sweep_are_left_to_it(swept, tmp_pat
 
 def test_a_run_that_another_sweep_finished_meanwhile_is_not_taken_again(swept, monkeypatch):
     sweep, folder, drawn = swept
-    finished, asked = sweeps._is_finished, []
+    finished, asked = sweeps._Work.is_finished, []
 
-    def not_at_first(directory, config):
-        asked.append(directory.name)
-        return len(asked) > 1 and finished(directory, config)
+    def not_at_first(work, run):
+        asked.append(run.name)
+        return len(asked) > 1 and finished(work, run)
 
-    monkeypatch.setattr(sweeps, "_is_finished", not_at_first)
+    monkeypatch.setattr(sweeps._Work, "is_finished", not_at_first)
     monkeypatch.setattr(sweeps, "train", lambda *_, **__: pytest.fail("trained again"))
     assert run_sweep(sweep, folder, seeds=1, only="dense", report=lambda _: None) == drawn[0]
     assert asked == ["dense", "dense"]
@@ -136,13 +137,83 @@ def test_a_run_of_another_config_is_not_taken_for_finished(swept):
         run_sweep(dataclasses.replace(sweep, runs=changed), folder, seeds=1)
 
 
+def no_training(monkeypatch):
+    monkeypatch.setattr(sweeps, "train", lambda *_, **__: pytest.fail("trained again"))
+
+
+def test_rows_of_another_machine_are_finished_runs(swept, tmp_path, monkeypatch):
+    sweep, folder, drawn = swept
+    rows = read_csv(folder / "results.csv")
+    table = tmp_path / "committed.csv"
+    write_table(table, [*rows, {**rows[0], "method": "another", "CIDEr": "7e-1"}])
+    no_training(monkeypatch)
+    out = tmp_path / "out"
+    found = run_sweep(sweep, out, seeds=1, only="dense|mag", known=table, report=lambda _: None)
+    assert found == drawn[-1]
+    assert [(row["method"], row["CIDEr"]) for row in found] == [
+        (row["method"], float(row["CIDEr"])) for row in rows
+    ]
+    assert [path.name for path in out.iterdir()] == ["results.csv"]
+    written = read_csv(out / "results.csv")  # of no run: kept, not drawn
+    assert written == [*rows, {**rows[0], "method": "another", "CIDEr": "0.7"}]
+
+
+def test_a_run_trains_what_it_needs_and_the_known_row_stays(swept, tmp_path):
+    sweep, folder, _ = swept
+    table = tmp_path / "committed.csv"
+    write_table(table, [{**read_csv(folder / "results.csv")[0], "CIDEr": "0.5"}])
+    rows = run_sweep(
+        sweep, tmp_path / "out", seeds=1, only="mag", known=table, report=lambda _: None
+    )
+    assert (tmp_path / "out/dense/result.json").exists()
+    assert [row["method"] for row in rows] == ["dense", "mag_blind"]
+    assert rows[0]["CIDEr"] == 0.5
+
+
+def test_a_run_whose_start_failed_is_not_tried(swept, tmp_path):
+    sweep = swept[0]
+
+    def runs(seeds):
+        _, fails, pruned = sweep.runs(seeds)
+        return [fails, dataclasses.replace(pruned, init_from="", twin="fails")]
+
+    failing = dataclasses.replace(sweep, runs=runs)
+    message = r"^2 runs failed: fails: step 2: .*; mag: fails, which it needs, failed$"
+    with pytest.raises(SparsecapError, match=message):
+        run_sweep(failing, tmp_path, seeds=1, report=lambda _: None)
+    assert not (tmp_path / "mag").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("seed,CIDEr\n0,1.5\n0,1.5\n", r"row 2: a again; expected one row a run"),
+        ("CIDEr\n1.5\n", r"row 1: no seed; expected a table of this sweep"),
+        ("seed,CIDEr\n0,1.5,3\n", r"row 1: more cells than columns"),
+        ("seed,CIDEr\n0,1e999\n", r"row 1: CIDEr is '1e999'; expected a number"),
+        ("seed,CIDEr\n0,[1]\n", r"row 1: CIDEr is '\[1\]'; expected a number"),
+    ],
+)
+def test_a_damaged_table_is_one_error(tmp_path, text, fault):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(DataError, match=rf"t\.csv: {fault}"):
+        read_rows(tmp_path / "t.csv", {"a": {"seed": 0}})
+
+
+def test_cells_become_numbers(tmp_path):
+    (tmp_path / "t.csv").write_text("seed,CIDEr,x,y,z\n3,1,-2.5e-3,0.1 0.2,\n")
+    rows, others = read_rows(tmp_path / "t.csv", {"a": {"seed": 0}, "b": {"seed": 3}})
+    assert rows == {"b": {"seed": 3, "CIDEr": 1, "x": -0.0025, "y": "0.1 0.2", "z": None}}
+    assert others == []
+
+
 @pytest.mark.parametrize("name", sorted(SWEEPS))
 def test_every_sweep_loads_and_orders_its_runs(name):
     runs = load_sweep(name).runs(2)
     names = [run.name for run in runs]
     assert len(set(names)) == len(names)
     for number, run in enumerate(runs):
-        assert not run.init_from or run.init_from in names[:number]
+        assert {run.init_from, run.twin} - {""} <= {*names[:number]}
 
 
 def test_an_unknown_sweep_is_named():

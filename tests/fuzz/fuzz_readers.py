@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import math
 import os
 import pathlib
 import pickle
@@ -49,8 +50,8 @@ from sparsecap_jax.evaluation import (
     sparsity_report,
 )
 from sparsecap_jax.evaluation.collected import table_rows
-from sparsecap_jax.experiments import sweeps
-from sparsecap_jax.files import read_json, write_json
+from sparsecap_jax.experiments import sweep_tables
+from sparsecap_jax.files import read_json, write_json, write_table
 from sparsecap_jax.interop import reference
 from sparsecap_jax.interop.df_pickle import load_df_pickle
 from sparsecap_jax.model_files import FORMS, ModelFile, write_model
@@ -675,11 +676,17 @@ def _read_search_flags(folder):
 
 def _sweep(folder):
     write_json(folder / "a/result.json", {"CIDEr": 1.0})
+    rows = [{"seed": 1, "CIDEr": 1.0, "dev_curve": "0.1 0.2"}, {"seed": 2, "CIDEr": 2e-3, "p": ""}]
+    write_table(folder / "table.csv", rows)
 
 
 @reader("sweep", make=_sweep)
 def _read_sweep(folder):
-    return sweeps.finished_rows(folder, [sweeps.SweepRun("a", {"seed": 1}, default_config())])
+    labels = {"a": {"seed": 1}, "b": {"seed": 2}}
+    sweep_tables.finished_rows(folder, labels)
+    rows, _ = sweep_tables.read_rows(folder / "table.csv", labels)
+    assert all(math.isfinite(row["CIDEr"]) for row in rows.values())
+    return rows
 
 
 _PICTURES = {"a.png": "RGBA", "b.jpg": "RGB", "c.png": "I;16", "d.png": "P", "e.gif": "P"}

@@ -1,0 +1,52 @@
+"""The photos that come with the package, and the command that captions them."""
+
+import configparser
+import pathlib
+import re
+import subprocess
+import sys
+
+from PIL import Image
+
+from sparsecap_jax.photos.images import EXAMPLES, list_photos
+
+REPO = pathlib.Path(__file__).parents[2]
+# What flickr8k-mini says on its training machine: a cat, a cup of coffee, a man with a camera.
+CAPTIONS = {
+    "cat.jpg": "a black and white dog is laying on a bed",
+    "coffee.jpg": "a man is sitting on a table next to a plate",
+    "photographer.jpg": "a man and a woman are sitting on a bench",
+}
+
+
+def test_the_console_command_captions_them_without_jax():
+    code = (
+        "import atexit, sys; atexit.register(lambda: print([m for m in ('jax', 'flax') if m in "
+        "sys.modules])); from sparsecap_jax.commands.console import main; "
+        "sys.argv[:] = ['sparsecap', 'caption', '--example']; main()"
+    )
+    command = [sys.executable, "-c", code]
+    *lines, loaded = subprocess.run(
+        command, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert lines == [f"{EXAMPLES / name}: {text}" for name, text in CAPTIONS.items()]
+    assert loaded == "[]"
+
+
+def test_they_are_small_and_each_has_its_licence():
+    photos = list_photos(EXAMPLES)
+    assert [path.name for path in photos] == [*CAPTIONS]
+    assert sum(path.stat().st_size for path in photos) < 150_000
+    rows = re.findall(r"^\| `(\S+)` .*\| CC0", (EXAMPLES / "LICENCES.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == [*CAPTIONS]
+    for path in photos:
+        with Image.open(path) as photo:
+            assert not photo.getexif() and photo.format == "JPEG"
+
+
+def test_a_wheel_takes_them_and_their_licences():
+    config = configparser.ConfigParser()
+    config.read(REPO / "setup.cfg")
+    pattern = config["options.package_data"]["sparsecap_jax.photos"]
+    packed = {path.name for path in EXAMPLES.parent.glob(pattern)}
+    assert packed == {"LICENCES.md", *CAPTIONS}

@@ -41,7 +41,14 @@ from sparsecap_jax.data.features import RegionFeatures
 from sparsecap_jax.data.records import Record
 from sparsecap_jax.data.stores import array_records, convert, load_image_sizes, open_store
 from sparsecap_jax.errors import CheckpointError, ConfigError, DataError, SparsecapError
-from sparsecap_jax.evaluation import caption_files, metrics, plots, ptb_java, sparsity_report
+from sparsecap_jax.evaluation import (
+    caption_files,
+    metrics,
+    plots,
+    ptb_java,
+    result_files,
+    sparsity_report,
+)
 from sparsecap_jax.experiments import sweeps
 from sparsecap_jax.files import read_json, write_json
 from sparsecap_jax.interop import reference
@@ -581,6 +588,23 @@ def _caption_sets(folder):
 @reader("caption_sets", make=_caption_sets)
 def _read_caption_sets(folder):
     return caption_files.load_caption_sets(folder / "sets.json")
+
+
+def _results(folder):
+    _captions(folder)
+    entries = read_json(folder / "captions.json")
+    entries[0]["attention"] = [[0.5, 0.5], [0.25, 0.75]]
+    write_json(folder / "captions.json", entries)
+    _text(folder / "scores_per_image.csv", "image_id,caption,CIDEr\n1,a dog,1.5\nx,a cat,\n")
+    write_json(folder / "scores.json", {"CIDEr": 1.5, "CIDEr_95%": [1, 2], "METEOR": None})
+
+
+@reader("results", make=_results)
+def _read_results(folder):
+    table, corpus = folder / "scores_per_image.csv", folder / "scores.json"
+    attention = result_files.load_attention(folder / "captions.json")
+    scores = result_files.load_image_scores(table), result_files.load_corpus_scores(corpus)
+    return attention, scores
 
 
 def _stream(folder):

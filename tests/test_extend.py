@@ -64,7 +64,7 @@ def test_all_parts_train_together(run):
 
 def test_the_run_loads_and_captions(run):
     captioner = sc.Captioner.load(run[0])
-    assert type(captioner.model).__name__ == "MeanGru"
+    assert type(captioner.run.model).__name__ == "MeanGru"
     ids = captioner.run.tokenizer.encode("numberless image", add_special=False)
     assert captioner.run.tokenizer.decode(ids) == "numbe image"
     scores = sc.evaluate(run[0], report=lambda line: None, metrics=("CIDEr",), tokenizer="python")

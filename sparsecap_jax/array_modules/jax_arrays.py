@@ -58,7 +58,7 @@ def uniform(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jax.vmap(lambda key: jax.random.uniform(key, shape, jnp.float32))(keys)
 
 
-def gumbel_argmax(keys: jax.Array, logits: jax.Array) -> jax.Array:
+def gumbel_argmax(keys: jax.Array, logits: Any) -> jax.Array:
     """Draw from the distributions `[B, K, V]` by Gumbel noise."""
     draw: Callable = jax.vmap(lambda key, row: jax.random.categorical(key, row, axis=-1))
     return draw(keys, logits)

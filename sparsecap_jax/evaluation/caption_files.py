@@ -53,13 +53,12 @@ def load_caption_sets(path: str | os.PathLike) -> dict[Hashable, list[str]]:
     Raises:
         DataError: the file is missing or broken; the message names the entry.
     """
-    content = _read(path)
+    content, places = _read(path)
     first = content[0] if isinstance(content, list) and content else None
     if not isinstance(first, dict) or "candidates" not in first:
         return load_references(path)
     rows = []
-    for number, entry in enumerate(content):
-        where = f"{path}: entry {number}"
+    for entry, where in zip(content, places, strict=False):
         listed = _field(entry, "candidates", where)
         if not isinstance(listed, list):
             raise DataError(f"{where}.candidates: found {listed!r:.80}, expected a list")

@@ -93,7 +93,9 @@ def remake_extractor(noted: Any, path: str | os.PathLike = "extractor.json") -> 
         )
     options = {key: value for key, value in noted.items() if key not in ("extractor", "half")}
     try:
-        for key in getattr(EXTRACTORS[noted["extractor"]], "never_noted", ()):
+        factory = EXTRACTORS[noted["extractor"]]
+        factory = getattr(factory, "func", factory)  # of a `functools.partial`
+        for key in getattr(factory, "never_noted", ()):
             if key in noted:
                 found = f"extractor.{key} is {noted[key]!r:.80}"
                 raise ConfigError(f"{found}; only the user may set it, expected none in a file")

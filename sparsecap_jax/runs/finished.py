@@ -132,7 +132,7 @@ def file_settings(path: pathlib.Path, file: ModelFile) -> list[dict[str, Any]]:
     return notes
 
 
-def file_tokenizer(path: pathlib.Path, file: ModelFile, section: Mapping[str, Any]) -> Tokenizer:
+def file_tokenizer(path: pathlib.Path, file: ModelFile, section: Any) -> Tokenizer:
     """Return the tokenizer of a model file."""
     with tempfile.TemporaryDirectory() as folder, _named(path, folder):
         for name, content in file.files().items():

@@ -23,7 +23,7 @@ from sparsecap_jax.data.batches import read_ahead
 from sparsecap_jax.data.datasets import Dataset
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.evaluation.sparsity_report import write_sparsity_report
-from sparsecap_jax.files import locked, read_settings, remove_strays, write_json
+from sparsecap_jax.files import locked, remove_strays, write_json
 from sparsecap_jax.models import count_params
 from sparsecap_jax.pruning.masks import finalize, sparsity
 from sparsecap_jax.pruning.step import TrainState, warn_unless_begun
@@ -31,13 +31,13 @@ from sparsecap_jax.pruning.summary import by_module, summarize
 from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.directory import LoadedRun, save_finished, weight_counts
 from sparsecap_jax.runs.finished import (
-    EXTRACTOR,
     FINISHED,
     INITIAL_WEIGHTS,
     MODEL,
     PARAMS,
     SUMMARY,
     TOKENIZER,
+    read_notes,
 )
 from sparsecap_jax.runs.finite import FiniteWatch
 from sparsecap_jax.runs.first_state import abstract_state, first_state
@@ -240,9 +240,8 @@ def _finish(run: Run, checkpoints: Checkpoints) -> dict[str, Any]:
     warn_unless_begun(run.pruner, last["masks"])
     masks = jax.device_get(run.pruner.binarize(variables["masks"]))
     params = jax.device_get(finalize(variables["params"], masks))
-    extractor = run.workdir / EXTRACTOR
-    notes = read_settings(extractor) if extractor.exists() else {}
-    finished = LoadedRun(run.config, run.tokenizer, run.model, params, masks, notes)
+    notes = read_notes(run.workdir)
+    finished = LoadedRun(run.config, run.tokenizer, run.model, params, masks, *notes)
     size = save_finished(run.workdir, finished)
     write_json(run.workdir / PARAMS, by_module(summarize(params, masks)))
     if masks:

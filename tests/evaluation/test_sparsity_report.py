@@ -116,5 +116,5 @@ def test_a_report_leaves_a_table_events_and_a_picture(pruned, tmp_path):
 
 
 def test_a_folder_without_a_finished_run_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match=r"no finished run: weights\.npz is missing"):
+    with pytest.raises(CheckpointError, match=r"no finished run: model\.scap is missing"):
         report_run(tmp_path)

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from unittest import mock
 
 import captioner_runs
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -716,22 +715,19 @@ for name in EXTRACTORS:
                 raise
 
 
-class _Narrow(efficientnet_lite.EfficientNetLite):
-    """A network of one block and a few features."""
-
-    def setup(self):
-        self.stem, self.head = nn.Conv(2, (3, 3), 2), nn.Conv(3, (1, 1))
-        self.blocks, self.classes = [efficientnet_lite.Block(3, 1, 1, 2)], nn.Dense(4)
-
-
-_narrow = mock.patch.object(efficientnet_lite, "EfficientNetLite", _Narrow)
+# A network of one block and a few features.
+_narrow = mock.patch.multiple(
+    efficientnet_lite,
+    FEATURES=3,
+    block_shapes=lambda network: [efficientnet_lite.BlockShape(3, 1, 1, 2)],
+)
 
 
 @_narrow
 def _lite0(folder):
-    tensors = {"_fc.weight": np.ones((4, 3), np.float32), "_fc.bias": np.ones(4, np.float32)}
-    convolutions = {"_conv_stem": (2, 3, 3, 3), "_blocks.0._depthwise_conv": (2, 1, 3, 3)}
-    convolutions |= {"_blocks.0._project_conv": (2, 2, 1, 1), "_conv_head": (3, 2, 1, 1)}
+    tensors = {"_fc.weight": np.ones((1000, 3), np.float32), "_fc.bias": np.ones(1000, np.float32)}
+    convolutions = {"_conv_stem": (32, 3, 3, 3), "_blocks.0._depthwise_conv": (32, 1, 3, 3)}
+    convolutions |= {"_blocks.0._project_conv": (2, 32, 1, 1), "_conv_head": (3, 2, 1, 1)}
     norms = "_bn0", "_blocks.0._bn1", "_blocks.0._bn2", "_bn1"
     for norm, (name, shape) in zip(norms, convolutions.items(), strict=True):
         tensors[f"{name}.weight"] = np.ones(shape, np.float32)

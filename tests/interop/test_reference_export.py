@@ -294,7 +294,6 @@ def test_the_command_exports(tmp_path):
     assert refused.stderr.splitlines() == [
         f"error: {tmp_path / 'out'}: exists; expected a new or empty folder to write to"
     ]
-    neither = subprocess.run(
-        [*command[:2], *paths], cwd=repo, check=False, capture_output=True, text=True
-    )
-    assert neither.returncode != 0 and "--target=reference" in neither.stdout + neither.stderr
+    both = [*command[:2], *paths, "--source=reference", "--target=reference"]
+    both = subprocess.run(both, cwd=repo, check=False, capture_output=True, text=True)
+    assert both.returncode != 0 and "a run as --source or as" in both.stdout + both.stderr

@@ -18,6 +18,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.formulas import sinusoids
 from sparsecap_jax.models import abstract_params, attention, count_params, make_model
 from sparsecap_jax.training.losses import cross_entropy
 from sparsecap_jax.types import Regions

@@ -13,7 +13,7 @@ from jax import lax
 from sparsecap_jax.errors import CheckpointError, ConfigError
 from sparsecap_jax.photos import efficientnet_lite
 from sparsecap_jax.photos.efficientnet_linen import Depthwise, EfficientNetLite
-from sparsecap_jax.photos.efficientnet_lite import load_params
+from sparsecap_jax.photos.efficientnet_lite import last_map, load_params, scaled
 from sparsecap_jax.photos.extractors import make_extractor
 from sparsecap_jax.photos.images import open_photo
 from sparsecap_jax.torch_files import save_torch_file

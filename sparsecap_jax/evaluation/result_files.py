@@ -73,7 +73,7 @@ def load_corpus_scores(path: str | os.PathLike) -> dict[str, float | list[float]
 
 def _is_number(values: Mapping | Sequence, key: Any) -> bool:
     value = values.get(key) if isinstance(values, Mapping) else values[key]
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and -1e300 < value < 1e300
 
 
 def load_attention(path: str | os.PathLike) -> dict[Hashable, list[list[float]]]:

@@ -41,6 +41,7 @@ from sparsecap_jax.runs.finished import (
 )
 from sparsecap_jax.runs.finite import FiniteWatch
 from sparsecap_jax.runs.first_state import abstract_state, first_state
+from sparsecap_jax.runs.live_summary import LiveSummary
 from sparsecap_jax.runs.logs import Logs
 from sparsecap_jax.runs.run import Run, claim_workdir, leave_workdir, prepare_run
 from sparsecap_jax.runs.validation import Validator
@@ -62,7 +63,8 @@ def train(
     `workdir` then holds `config.json`, `tokenizer/`, `checkpoints/` (best and last), `train.csv`,
     `validation.csv`, `sparsity.csv`, `tensorboard/`, `initial_weights.npz`, and `model.scap`: the
     best model, pruned (the last one where none came within tolerance of its target sparsity), with
-    its sizes by module in `params.json` and a report on its masks in `sparsity/`.
+    its sizes by module in `params.json` and a report on its masks in `sparsity/`. `summary.html` is
+    a page on all of it, current at each validation, and `summary.png` a picture of its end.
 
     Args:
         config: see `sparsecap_jax.runs.config`.
@@ -85,7 +87,8 @@ def train(
     with locked(workdir) if first else contextlib.nullcontext():
         if first:
             for folder in (pathlib.Path(workdir), pathlib.Path(workdir, "sparsity")):
-                remove_strays(folder, "*.npz", MODEL, "*.json", "*.csv", "*.png", TOKENIZER)
+                remove_strays(folder, "*.npz", MODEL, TOKENIZER)
+                remove_strays(folder, "*.json*", "*.csv", "*.png", "*.html")
         return _train(config, workdir, report, dataset, from_step)
 
 
@@ -157,6 +160,7 @@ def _run_steps(
         )
     )
     logs, validator, readings = Logs(run, step), Validator(run), jax.jit(run.pruner.readings)
+    summary = LiveSummary(run, step)
     try:
         for index, objective, inputs in read_ahead(_calls(run, iterator, step)):
             state, metrics = compiled(objective)(state, *inputs)
@@ -179,10 +183,12 @@ def _run_steps(
                 logs.write("validation", step, metrics)
                 if masks := run.pruner.binarize(state.prune.masks):
                     logs.write("sparsity", step, sparsity(masks).tensors)
+                summary.add(step, validator.samples)
                 logs.flush()
                 info["validation"] = metrics
                 checkpoints.save(state, score=score, data=iterator.get_state(step), info=info)
                 _remove_results(run, checkpoints)
+                summary.write()
                 shown = " | ".join(f"{key} {value:.4f}" for key, value in metrics.items())
                 shown += " | off its target sparsity" if score is None else ""
                 run.report(f"step {step}/{run.total_steps} | validation: {shown}")
@@ -255,5 +261,6 @@ def _finish(run: Run, checkpoints: Checkpoints) -> dict[str, Any]:
         "bytes": size,
     }
     write_json(run.workdir / SUMMARY, summary)
+    LiveSummary(run, checkpoints.last_step()).write(best, finished=True)
     run.report(f"wrote {run.workdir / MODEL}: {json.dumps(summary)}")
     return summary

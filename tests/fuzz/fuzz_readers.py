@@ -57,7 +57,7 @@ from sparsecap_jax.photos import efficientnet_lite, extract, extractors
 from sparsecap_jax.photos.extractors import EXTRACTORS, remake_extractor
 from sparsecap_jax.photos.images import open_photo
 from sparsecap_jax.pruning.step import PruneState, TrainState
-from sparsecap_jax.runs import checkpoints, directory, logs
+from sparsecap_jax.runs import checkpoints, directory, live_summary, logs
 from sparsecap_jax.runs.config import default_config
 from sparsecap_jax.runs.directory import load_raw_variables, load_run, save_model
 from sparsecap_jax.runs.run import Run, _note_extractor, check_workdir
@@ -604,6 +604,16 @@ def _read_results(folder):
     attention = result_files.load_attention(folder / "captions.json")
     scores = result_files.load_image_scores(table), result_files.load_corpus_scores(corpus)
     return attention, scores
+
+
+def _samples(folder):
+    lines = [{"step": step, "captions": {"1": "a", "x": "the dog"}} for step in (4, 8)]
+    _text(folder / "samples.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+
+
+@reader("samples", make=_samples)
+def _read_samples(folder):
+    return live_summary.read_samples(folder / "samples.jsonl", 8)
 
 
 def _stream(folder):

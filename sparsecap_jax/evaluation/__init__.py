@@ -1,5 +1,5 @@
 """Caption metrics, reports and pictures.
 
-`metrics` scores captions and files of captions, `plots` and `sparsity_report` draw runs, `pages` makes
-pages for a browser, `toy_relations` judges captions of the toy scenes.
+`metrics` scores captions and files of captions, `plots` and `sparsity_report` draw runs, `pages`
+makes pages for a browser, `toy_relations` judges captions of the toy scenes.
 """

@@ -343,6 +343,15 @@ def test_attention_without_boxes_is_bars(driver, tmp_path):
     assert heights == pytest.approx([0.9, 0.1], abs=0.004)
 
 
+def test_an_image_of_which_nothing_can_be_drawn_has_no_frame(driver, tmp_path):
+    write_json(tmp_path / "captions.json", [{"image_id": 1, "caption": "a cat"}])
+    write_explorer([tmp_path / "captions.json"], tmp_path / "page.html")
+    driver.get(chromium.url(tmp_path / "page.html"))
+    until(driver, lambda: elements(driver, ".bare"))
+    assert not driver.find_element("class name", "stage").is_displayed()
+    assert texts(driver, ".references p") == ["none"]
+
+
 def test_a_phone_has_no_sideways_scrolling(page):
     driver = page()
     chromium.emulate(driver, 360, 740)
@@ -353,11 +362,15 @@ def test_a_phone_has_no_sideways_scrolling(page):
     for summary in elements(driver, "summary"):
         summary.click()
     assert driver.execute_script("return document.documentElement.scrollWidth") == 360
-    walk = card(driver, 1).find_element("css selector", ".walk")
-    driver.execute_script("arguments[0].scrollIntoView({block: 'end'})", walk)
+    one = card(driver, 1)
+    until(driver, lambda: len(one.find_elements("css selector", ".walk")) == 2)
+    walk = one.find_elements("css selector", ".walk")[1]
     walk.send_keys(" ")
-    top = card(driver, 1).find_element("css selector", "img")
-    assert driver.execute_script("return arguments[0].getBoundingClientRect().top", top) >= 0
+    chromium.emulate(driver, 360, 460)
+    stage = one.find_element("css selector", ".stage")
+    place = "arguments[0].scrollIntoView({block: 'end'});"
+    place += "return Math.round(arguments[1].getBoundingClientRect().top)"
+    until(driver, lambda: driver.execute_script(place, walk, stage) == 0)  # stays in view
 
 
 @pytest.mark.parametrize("dark", [False, True])

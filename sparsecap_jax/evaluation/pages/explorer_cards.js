@@ -111,7 +111,8 @@ function scoreList(data, image, model, view) {
 async function fillCard(data, card) {
   const image = Number(card.dataset.image);
   const frame = card.querySelector(".frame");
-  pictureOf(data, image).then((url) => {
+  const found = pictureOf(data, image);
+  found.then((url) => {
     if (!url) return frame.classList.add("empty");
     const [first] = data.references[image];
     const picture = make("img", { alt: first || `image ${data.ids[image]}`, decoding: "async" });
@@ -131,6 +132,8 @@ async function fillCard(data, card) {
   const regions = await regionsOf(data, image);
   card.regions = regions;
   showBoxes(card);
+  const attended = regions.attention.some(({ words }) => words);
+  if (!attended && !regions.boxes.length && !(await found)) card.classList.add("bare");
   for (const section of card.querySelectorAll(".model")) {
     const { words } = regions.attention[Number(section.dataset.model)];
     const caption = section.querySelector(".caption");

@@ -50,7 +50,7 @@ class Logs:
         self._columns: dict[pathlib.Path, list[str]] = {}
         for path in (run.workdir / f"{table}.csv" for table in TABLES):
             if path.exists():
-                rows = [row for row in _sound_rows(path) if int(row["step"]) <= first_step]
+                rows = [row for row in sound_rows(path) if int(row["step"]) <= first_step]
                 self._columns[path] = write_table(path, rows)
         self.skip(first_step)
 
@@ -62,7 +62,7 @@ class Logs:
             with named_errors(path), path.open("a", newline="") as file:
                 csv.DictWriter(file, self._columns[path], restval="").writerow(row)
         else:
-            rows = _sound_rows(path) if path.exists() else []
+            rows = sound_rows(path) if path.exists() else []
             self._columns[path] = write_table(path, [*rows, row])
         for key, value in values.items():
             if value is not None:
@@ -101,7 +101,7 @@ class Logs:
             self._events.write_event(Event(wall_time=time.time(), step=step, **content))
 
 
-def _sound_rows(path: pathlib.Path) -> list[dict[str, str]]:
+def sound_rows(path: pathlib.Path) -> list[dict[str, str]]:
     """Return the whole rows of a table; a power cut leaves half a line, or NUL bytes."""
     lines = read_bytes(path, "a table").decode("utf-8", "replace").split("\n")
     columns, *cells = [line.rstrip("\r").split(",") for line in lines[:-1]] or [[]]

@@ -39,6 +39,7 @@ from sparsecap_jax.runs.finished import (
 )
 from sparsecap_jax.runs.finite import FiniteWatch
 from sparsecap_jax.runs.first_state import abstract_state, first_state
+from sparsecap_jax.runs.live_summary import LiveSummary
 from sparsecap_jax.runs.logs import Logs
 from sparsecap_jax.runs.run import Run, claim_workdir, leave_workdir, prepare_run
 from sparsecap_jax.runs.validation import Validator
@@ -60,7 +61,8 @@ def train(
     `workdir` then holds `config.json`, `tokenizer/`, `checkpoints/` (best and last), `train.csv`,
     `validation.csv`, `sparsity.csv`, `tensorboard/`, `initial_weights.npz`, and `model.scap`: the
     best model, pruned (the last one where none came within tolerance of its target sparsity), with
-    its sizes by module in `params.json` and a report on its masks in `sparsity/`.
+    its sizes by module in `params.json` and a report on its masks in `sparsity/`. `summary.html` is
+    a page on all of it, current at each validation, and `summary.png` a picture of its end.
 
     Args:
         config: see `sparsecap_jax.runs.config`.
@@ -83,7 +85,8 @@ def train(
     with locked(workdir) if first else contextlib.nullcontext():
         if first:
             for folder in (pathlib.Path(workdir), pathlib.Path(workdir, "sparsity")):
-                remove_strays(folder, "*.npz", MODEL, "*.json", "*.csv", "*.png", TOKENIZER)
+                remove_strays(folder, "*.npz", MODEL, TOKENIZER)
+                remove_strays(folder, "*.json*", "*.csv", "*.png", "*.html")
         return _train(config, workdir, report, dataset, from_step)
 
 
@@ -163,6 +166,7 @@ def _run_steps(
         )
     )
     logs, validator, readings = Logs(run, step), Validator(run), jax.jit(run.pruner.readings)
+    summary = LiveSummary(run, step)
     try:
         for index, objective, inputs in read_ahead(_calls(run, iterator, step)):
             state, metrics = compiled(objective)(state, *inputs)
@@ -185,10 +189,12 @@ def _run_steps(
                 logs.write("validation", step, metrics)
                 if masks := run.pruner.binarize(state.prune.masks):
                     logs.write("sparsity", step, sparsity(masks).tensors)
+                summary.add(step, validator.samples)
                 logs.flush()
                 info["validation"] = metrics
                 checkpoints.save(state, score=score, data=iterator.get_state(step), info=info)
                 _remove_results(run, checkpoints)
+                summary.write()
                 shown = " | ".join(f"{key} {value:.4f}" for key, value in metrics.items())
                 shown += " | off its target sparsity" if score is None else ""
                 run.report(f"step {step}/{run.total_steps} | validation: {shown}")
@@ -262,6 +268,7 @@ def _finish(run: Run, checkpoints: Checkpoints) -> dict[str, Any]:
         "bytes": size,
     }
     write_json(run.workdir / SUMMARY, summary)
+    LiveSummary(run, checkpoints.last_step()).write(best, finished=True)
     chosen = "last step" if best is None else f"best step {best}"
     scores = summary["validation"] or {}
     shown = f" | CIDEr {scores['CIDEr']:.4f}" if scores.get("CIDEr") is not None else ""

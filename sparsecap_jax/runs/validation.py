@@ -7,10 +7,12 @@ from sparsecap_jax.captioning.batches import caption_batches
 from sparsecap_jax.captioning.engines import Compiled
 from sparsecap_jax.captioning.image_options import decode_options
 from sparsecap_jax.captioning.search import SearchOptions
+from sparsecap_jax.data.karpathy import ImageId
 from sparsecap_jax.data.pipeline import make_eval_batches
 from sparsecap_jax.evaluation.metrics import score_captions
 from sparsecap_jax.pruning.masks import finalize, overall_sparsity
 from sparsecap_jax.pruning.step import TrainState
+from sparsecap_jax.runs.live_summary import sample_records
 from sparsecap_jax.runs.run import Run
 from sparsecap_jax.training.steps import make_validation_loss
 
@@ -19,7 +21,13 @@ METRICS = ("Bleu_1", "Bleu_4", "ROUGE_L", "CIDEr")
 
 
 class Validator:
-    """Scores states on the validation split; compiled functions and batches are kept."""
+    """Scores states on the validation split; compiled functions and batches are kept.
+
+    Attributes:
+        samples: captions of a few images, of the last state.
+    """
+
+    samples: dict[ImageId, str]
 
     def __init__(self, run: Run):
         self._run, config = run, run.config
@@ -51,6 +59,7 @@ class Validator:
             Compiled(run.model, pruned), self._batches, run.tokenizer, self._options
         )
         captions = {self._records[index].image_id: best[0].text for index, best in captioned}
+        self.samples = {r.image_id: captions[r.image_id] for r in sample_records(self._records)}
         references = {record.image_id: record.raw for record in self._records}
         scores = score_captions(captions, references, METRICS, run.config.eval.tokenizer)
         metrics = {"loss": sums[0] / sums[1], **scores}

@@ -46,6 +46,7 @@ from sparsecap_jax.evaluation import (
     collection_plots,
     plots,
     ptb_java,
+    result_files,
     score_files,
     sparsity_report,
 )
@@ -59,7 +60,7 @@ from sparsecap_jax.photos import efficientnet_lite, extract, extractors
 from sparsecap_jax.photos.extractors import EXTRACTORS, remake_extractor
 from sparsecap_jax.photos.images import open_photo
 from sparsecap_jax.pruning.step import PruneState, TrainState
-from sparsecap_jax.runs import checkpoints, directory, logs
+from sparsecap_jax.runs import checkpoints, directory, live_summary, logs
 from sparsecap_jax.runs.collection import read_run
 from sparsecap_jax.runs.config import default_config
 from sparsecap_jax.runs.directory import load_raw_variables, load_run, save_model
@@ -646,6 +647,33 @@ def _caption_sets(folder):
 @reader("caption_sets", make=_caption_sets)
 def _read_caption_sets(folder):
     return caption_files.load_caption_sets(folder / "sets.json")
+
+
+def _results(folder):
+    _captions(folder)
+    entries = read_json(folder / "captions.json")
+    entries[0]["attention"] = [[0.5, 0.5], [0.25, 0.75]]
+    write_json(folder / "captions.json", entries)
+    _text(folder / "scores_per_image.csv", "image_id,caption,CIDEr\n1,a dog,1.5\nx,a cat,\n")
+    write_json(folder / "scores.json", {"CIDEr": 1.5, "CIDEr_95%": [1, 2], "METEOR": None})
+
+
+@reader("results", make=_results)
+def _read_results(folder):
+    table, corpus = folder / "scores_per_image.csv", folder / "scores.json"
+    attention = result_files.load_attention(folder / "captions.json")
+    scores = result_files.load_image_scores(table), result_files.load_corpus_scores(corpus)
+    return attention, scores
+
+
+def _samples(folder):
+    lines = [{"step": step, "captions": {"1": "a", "x": "the dog"}} for step in (4, 8)]
+    _text(folder / "samples.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+
+
+@reader("samples", make=_samples)
+def _read_samples(folder):
+    return live_summary.read_samples(folder / "samples.jsonl", 8)
 
 
 def _stream(folder):

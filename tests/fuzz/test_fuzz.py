@@ -49,6 +49,7 @@ OWN = {
     "data/toy_scenes.py:_temporary": "a lock",
     "data/toy_scenes.py:measure": "scenes that the same process has drawn",
     "evaluation/java_scores.py": "of an installed package, or what its programs have written",
+    "evaluation/pages/__init__.py:_read": "templates that come with the package",
     "evaluation/published.py": "a table that comes with the package",
     "evaluation/caption_picture.py": "pictures of scenes that the package has drawn",
     "experiments/demo.py": "captions that the same process has written",

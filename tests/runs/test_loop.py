@@ -73,6 +73,8 @@ def test_a_killed_run_continues_bit_for_bit(data, finished, tmp_path):
     for path, leaf in flatten_dict(theirs).items():
         np.testing.assert_array_equal(flatten_dict(ours)[path], leaf)
     assert losses(tmp_path / "killed") == losses(finished[0])
+    for name in ("samples.jsonl", "summary.html"):
+        assert (tmp_path / "killed" / name).read_bytes() == (finished[0] / name).read_bytes()
 
 
 def assert_same_end(workdir, finished):
@@ -81,7 +83,8 @@ def assert_same_end(workdir, finished):
     for path, leaf in theirs.items():
         np.testing.assert_array_equal(ours[path], leaf)
     assert losses(workdir) == losses(finished)
-    assert read_csv(workdir / "validation.csv") == read_csv(finished / "validation.csv")
+    for name in ("validation.csv", "samples.jsonl", "summary.html", "summary.png"):
+        assert (workdir / name).read_bytes() == (finished / name).read_bytes(), name
     names = [
         {str(path.relative_to(folder)) for path in folder.rglob("*") if path.parent.name != "d"}
         for folder in (workdir, finished)

@@ -51,6 +51,7 @@ OWN = {
     "evaluation/java_scores.py": "of an installed package, or what its programs have written",
     "evaluation/pages/__init__.py:_read": "templates that come with the package",
     "evaluation/plots.py:caption_grid": "pictures of scenes that the package has drawn",
+    "evaluation/summary_picture.py:_draw_sample": "a picture that the same process has made",
     "experiments/demo.py": "captions that the same process has written",
     "experiments/toy_models.py": "captions that the same process has written",
 }

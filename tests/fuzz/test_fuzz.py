@@ -52,6 +52,7 @@ OWN = {
     "evaluation/pages/__init__.py:_read": "templates that come with the package",
     "evaluation/published.py": "a table that comes with the package",
     "evaluation/caption_picture.py": "pictures of scenes that the package has drawn",
+    "evaluation/summary_picture.py:_draw_sample": "a picture that the same process has made",
     "experiments/demo.py": "captions that the same process has written",
     "experiments/toy_models.py": "captions that the same process has written",
 }

@@ -38,7 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
         pruned={},
         tiny={},
         optimizer=ORT_OPTIMIZER if ort else UP_DOWN_OPTIMIZER,
-        weight_scale=1.5 if ort else 0.5,
+        weight_scale=4.0,  # COCO's 0.5 leaves 16% of the weights after 4,000 steps
         tokenizer={"name": "word"},
     )
     with config.unlocked():

@@ -18,6 +18,7 @@ import stat
 import struct
 import tempfile
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -349,3 +350,14 @@ def write_table(path: str | pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> 
         writer.writeheader()
         writer.writerows(rows)
     return columns
+
+
+def save_figure(figure: Any, path: str | os.PathLike) -> None:
+    """Write a figure of Matplotlib as PNG, all or nothing."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    with write_atomically(path, "wb") as file, warnings.catch_warnings():
+        # Matplotlib's own font lacks Chinese, say: such captions are drawn as boxes.
+        warnings.filterwarnings("ignore", r"Glyph .* missing from font")
+        figure.savefig(file, format="png", dpi=110)

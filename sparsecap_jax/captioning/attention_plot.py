@@ -4,13 +4,12 @@ import pathlib
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from sparsecap_jax.captioning.batches import Caption
 from sparsecap_jax.errors import DataError
-from sparsecap_jax.files import write_atomically
+from sparsecap_jax.files import save_figure
 from sparsecap_jax.photos.images import Photo, open_photo
 
 _GRID = 128  # points of a heat map each way
@@ -60,9 +59,7 @@ def attention_picture(
         axis.set(title=f"{word} ({weights.max():.2f})", xlim=(0, 1), ylim=(1, 0))
     for axis in axes:
         axis.axis("off")
-    FigureCanvasAgg(figure)
-    with write_atomically(path, "wb") as file:
-        figure.savefig(file, format="png", dpi=110)
+    save_figure(figure, path)
 
 
 def heat_map(

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from sparsecap_jax.data.datasets import Dataset
 from sparsecap_jax.data.karpathy import Record
-from sparsecap_jax.evaluation.plots import save_figure
+from sparsecap_jax.files import save_figure
 from sparsecap_jax.photos.images import open_photo
 
 WRONG = "#c62828"

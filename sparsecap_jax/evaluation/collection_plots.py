@@ -17,13 +17,12 @@ from sparsecap_jax.evaluation.plots import (
     error_bar_curves,
     line_style,
     panel_grid,
-    save_figure,
     shared_legend,
     table_column,
     training_curves,
 )
 from sparsecap_jax.evaluation.published import METHODS, published_results
-from sparsecap_jax.files import read_csv
+from sparsecap_jax.files import read_csv, save_figure
 from sparsecap_jax.pruning.similarity import mask_overlap
 from sparsecap_jax.pruning.summary import GROUPS, group_of
 

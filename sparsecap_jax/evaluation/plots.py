@@ -7,10 +7,9 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from sparsecap_jax.files import foreign_errors, read_csv, write_atomically
+from sparsecap_jax.files import foreign_errors, read_csv, save_figure
 
 _MOST_IN_PANEL = 4  # runs named within each panel
 _MOST_IN_COLUMN = 24  # of a legend
@@ -166,10 +165,3 @@ def panel_grid(count: int, columns: int, size: tuple[float, float]) -> tuple[Fig
     for axis in axes[count:]:
         axis.axis("off")
     return figure, axes[:count].tolist()
-
-
-def save_figure(figure: Figure, path: str | pathlib.Path) -> None:
-    """Write a figure as PNG, all or nothing."""
-    FigureCanvasAgg(figure)
-    with write_atomically(path, "wb") as file:
-        figure.savefig(file, format="png", dpi=110)

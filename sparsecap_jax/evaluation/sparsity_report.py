@@ -9,8 +9,8 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from tensorboardX import SummaryWriter
 
-from sparsecap_jax.evaluation.plots import save_figure, table_column
-from sparsecap_jax.files import write_table
+from sparsecap_jax.evaluation.plots import table_column
+from sparsecap_jax.files import save_figure, write_table
 from sparsecap_jax.pruning.paths import by_path
 from sparsecap_jax.pruning.summary import ALL, PRUNABLE, summarize, warn_nearly_empty
 from sparsecap_jax.types import PyTree

@@ -13,7 +13,7 @@ from PIL import Image
 
 from sparsecap_jax.evaluation.pages.charts import Curve, spread
 from sparsecap_jax.evaluation.pages.summary import Progress, Sample, panels
-from sparsecap_jax.evaluation.plots import save_figure
+from sparsecap_jax.files import save_figure
 
 _ROWS = 7  # captions of an image, over time
 

@@ -109,7 +109,7 @@ def test_an_interruption_is_one_line(tmp_path):
         "import atexit, os, signal\natexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
     )
     done = launch("report.py", "--plugin=late", cwd=tmp_path)
-    message = "error: expected one run directory; --help says more\n"
+    message = "error: expected runs, model files, or folders that hold some; --help says more\n"
     assert (done.returncode, done.stdout, done.stderr) == (-2, "", message)
 
 

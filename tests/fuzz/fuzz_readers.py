@@ -825,5 +825,5 @@ def read_only():
     extractors.load_params = functools.cache(efficientnet_lite.load_params)
     sparsity_report.SummaryWriter = mock.MagicMock()
     sparsity_report._draw = mock.MagicMock()
-    attention_plot.Figure = attention_plot.FigureCanvasAgg = mock.MagicMock()
+    attention_plot.Figure = attention_plot.save_figure = mock.MagicMock()
     os.fsync = lambda file: None

@@ -37,6 +37,15 @@ def shared_dir() -> pathlib.Path:
     return pathlib.Path(os.environ.get("SPARSECAP_SHARED", REPO.parent / "shared"))
 
 
+# Files that take minutes; last in the line, one of them would keep a worker busy alone.
+LONG = {"test_colabs.py", "test_flickr8k_pruners.py", "test_flickr8k_scst.py"}
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the long files."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 @pytest.fixture(scope="session")
 def shared() -> pathlib.Path:
     """Path of the shared folder; skips where it is absent, fails where CI requires it."""

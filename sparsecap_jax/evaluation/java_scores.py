@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -25,6 +25,7 @@ SPICE_JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 SPICE_PAGE = "https://nlp.stanford.edu/software/stanford-corenlp-full-2015-12-09.zip"
 _PATIENCE = 300.0  # seconds that METEOR may take to answer, start included
 _SPICE_PATIENCE = (600.0, 2.0)  # seconds of SPICE for all images, and for each
+_WORTH_ANOTHER = 1000  # images that keep METEOR busy for longer than it takes to start
 _STATISTICS = 23
 _LONGEST = 7  # words of a paraphrase
 _BLOCK = 1 << 18
@@ -60,10 +61,12 @@ def meteor(
     for caption, texts in zip(captions, references, strict=True):
         caption = caption.replace("|||", "").replace("  ", " ")  # as pycocoevalcap does
         lines.append(" ||| ".join(("SCORE", *texts, caption)))
+    count = min(len(os.sched_getaffinity(0)), 1 + len(lines) // _WORTH_ANOTHER)
     with (
         tempfile.TemporaryDirectory() as folder,
-        concurrent.futures.ThreadPoolExecutor(2) as pool,
+        concurrent.futures.ThreadPoolExecutor(1 + 2 * count) as pool,
         pathlib.Path(folder, "errors").open("w+b") as errors,
+        contextlib.ExitStack() as running,
     ):
         table = pathlib.Path(folder, "paraphrases.gz")
         with foreign_errors("METEOR: its paraphrases", SparsecapError):
@@ -72,25 +75,35 @@ def meteor(
                 file.write(rows)
         command = ["java", *_FLAGS, "-Xmx2G", "-jar", str(_toolkit(METEOR_JAR)), "-", "-", "-stdio"]
         command += ["-l", "en", "-norm", "-a", str(table)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
-        with foreign_errors("METEOR: java", SparsecapError):
-            process = subprocess.Popen(command, **pipes)
-        future = pool.submit(_converse, process, lines, pool, errors)
+        processes = [running.enter_context(_started(command, errors)) for _ in range(count)]
+        future = pool.submit(_converse, processes, lines, pool, errors)
         try:
             yield future
         finally:
-            process.kill()
+            for process in processes:
+                process.kill()
             concurrent.futures.wait([future])
-            for pipe in (process.stdin, process.stdout):
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
-            process.wait()
 
 
-def _converse(process, lines, pool, errors) -> MeteorScores:
-    """Ask for the statistics of each image, then for the scores of all."""
+@contextlib.contextmanager
+def _started(command: Sequence[str], errors: IO[bytes]) -> Iterator[subprocess.Popen]:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+    with foreign_errors("METEOR: java", SparsecapError):
+        process = subprocess.Popen(command, **pipes)
+    try:
+        yield process
+    finally:
+        process.kill()
+        for pipe in (process.stdin, process.stdout):
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+        process.wait()
 
-    def ask(requests: Sequence[str], answers: int) -> list[str]:
+
+def _converse(processes, lines, pool, errors) -> MeteorScores:
+    """Ask for the statistics of each image, shared by the processes, then for the scores of all."""
+
+    def ask(process: subprocess.Popen, requests: Sequence[str], answers: int) -> list[str]:
         def write() -> None:
             with contextlib.suppress(BrokenPipeError):  # the reader below finds that it has died
                 process.stdin.write("".join(f"{line}\n" for line in requests).encode())
@@ -114,14 +127,21 @@ def _converse(process, lines, pool, errors) -> MeteorScores:
         writing.result()
         return received.decode(errors="replace").splitlines()
 
-    answers = ask(lines, len(lines))
+    size = -(-len(lines) // len(processes))
+    parts = [lines[start : start + size] for start in range(0, len(lines), size)]
+    asked = [
+        pool.submit(ask, process, part, len(part))
+        for process, part in zip(processes, parts, strict=False)
+    ]
+    answers = [answer for part in asked for answer in part.result()]
     with foreign_errors("METEOR failed: not numbers", SparsecapError):
         table = np.array([row.split() for row in answers], np.float64)
         statistics = table.reshape(len(lines), _STATISTICS)
         # METEOR adds no chunk for a caption that is its reference.
         whole = np.all(statistics[:, [0, 1]] == statistics[:, [21, 22]], axis=1)
         statistics[whole & (statistics[:, 20] == 1), 20] = 0
-        *each, total = map(float, ask([" ||| ".join(("EVAL", *answers))], len(lines) + 1))
+        evaluation = [" ||| ".join(("EVAL", *answers))]
+        *each, total = map(float, ask(processes[0], evaluation, len(lines) + 1))
     return total, each, statistics
 
 

@@ -44,6 +44,8 @@ def run_main(
 
     def parse(argv: list[str]) -> list[str]:
         with _errors_in_one_line():
+            script = sys.modules["__main__"]
+            script.__doc__ = (script.__doc__ or "").replace("%", "%%")  # absl formats it
             if define:
                 define(argv)
             for module, defined in flags.FLAGS.flags_by_module_dict().items():

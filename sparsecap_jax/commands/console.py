@@ -10,6 +10,9 @@ import runpy
 import sys
 from collections.abc import Mapping
 
+from sparsecap_jax.settings import nearest
+from sparsecap_jax.version import __version__
+
 _PACKAGE = pathlib.Path(__file__).parents[1]
 
 
@@ -39,8 +42,11 @@ def main() -> None:
         print("sparsecap COMMAND ...; sparsecap COMMAND --help says more\n")
         print(summaries(commands))
         return
+    if name == "--version":
+        print(f"sparsecap {__version__}")
+        return
     if name not in commands:
-        sys.exit(f"error: no command {name!r}; expected one of {', '.join(commands)}")
+        sys.exit(f"error: no command {name!r}; {nearest(name, commands)}")
     sys.argv = [f"sparsecap {name}", *map(_with_config, sys.argv[2:])]
     runpy.run_path(str(commands[name]), run_name="__main__")
 

@@ -24,6 +24,8 @@ _CHUNK = 500  # draws at once
 _SEED_IN_NAME = re.compile(r"(^|[/_.-]+)seed[_=-]?\d+(?=[/_.-]|$)")
 _WORDS = 8
 
+_EQUAL = 1e-9
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Model:
@@ -201,15 +203,16 @@ def compare(models: Sequence[Model], *, resamples: int = 10_000, seed: int = 0) 
         row: dict[str, Any] = {"first": one.name, "second": two.name}
         for metric in metrics:
             shift = values[metric] - others[metric]
-            sides = min(np.mean(shift <= 0), np.mean(shift >= 0))
+            # Scores of equal captions differ by rounding alone, which is no difference.
+            sides = min(np.mean(shift <= _EQUAL), np.mean(shift >= -_EQUAL))
             apart = one.images[metric] - two.images[metric]
             row[metric] = {
                 "difference": one.scores[metric] - two.scores[metric],
                 "95%": interval(shift),
                 "p_bootstrap": min(1.0, max(2 * float(sides), 1 / resamples)),
                 "p_sign_flip": flips[metric],
-                "wins": int(np.sum(apart > 1e-9)),
-                "losses": int(np.sum(apart < -1e-9)),
+                "wins": int(np.sum(apart > _EQUAL)),
+                "losses": int(np.sum(apart < -_EQUAL)),
             }
         result["differences"].append(row)
     return result

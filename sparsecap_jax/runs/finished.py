@@ -14,7 +14,7 @@ from sparsecap_jax.data.config import DataConfig
 from sparsecap_jax.errors import CheckpointError, ConfigError, SparsecapError
 from sparsecap_jax.files import foreign_errors, read_settings
 from sparsecap_jax.model_files import ModelFile
-from sparsecap_jax.runs.weights import SAFETENSORS, load_weights, read_model
+from sparsecap_jax.runs.weights import MODEL_SUFFIX, SAFETENSORS, load_weights, read_model
 from sparsecap_jax.settings import Range, build, check_range, coerce, fields_of
 from sparsecap_jax.sparse.models import SPARSE_MODELS, make_sparse_model
 from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer
@@ -22,7 +22,6 @@ from sparsecap_jax.types import PyTree
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer"
-MODEL_SUFFIX = ".scap"
 MODEL = f"model{MODEL_SUFFIX}"
 NPZ = "weights.npz"
 INITIAL_WEIGHTS = "initial_weights.npz"

@@ -1,7 +1,7 @@
 """Recipes of the papers, from which `configs/*.py` are made.
 
 A config's argument is a list of words and values: `tiny` shrinks the model to the toy scenes, a
-pruner's name chooses it, and `key=value` sets a field of that pruner:
+pruner's name chooses it (`dense`, the default, none), and `key=value` sets a field of that pruner:
 `configs/ort.py:tiny,supermask,sparsity=0.975`. `scst` continues with self-critical training from
 `config.train.init_from`; fields of the section `scst` may follow:
 `configs/ort.py:scst,mask_freeze,num_samples=60,baseline=greedy`.
@@ -134,12 +134,13 @@ def _usual_sparsity(values: Mapping) -> float:
 
 
 def _pruner(arg: str, names: list[str], values: Mapping, variants: Mapping) -> str:
-    if len(names) > 1:
-        raise ConfigError(f"config argument {arg!r}: more than one pruner: {', '.join(names)}")
-    if not names and values:
-        raise ConfigError(f"config argument {arg!r}: {', '.join(values)} without a pruner")
+    names = ["none" if name == "dense" else name for name in names]
     for name in names:
         if name not in PRUNERS:
             hint = nearest(name, [*variants, *PRUNERS])
             raise ConfigError(f"config argument {arg!r}: {name!r} is no word of it; {hint}")
+    if len(names) > 1:
+        raise ConfigError(f"config argument {arg!r}: more than one pruner: {', '.join(names)}")
+    if not names and values:
+        raise ConfigError(f"config argument {arg!r}: {', '.join(values)} without a pruner")
     return names[0] if names else "none"

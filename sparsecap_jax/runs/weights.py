@@ -36,6 +36,7 @@ MAX_WEIGHTS = 2**28
 """Weights of a model, whatever its config says: five times the largest model of the papers."""
 
 SAFETENSORS = ".safetensors"
+MODEL_SUFFIX = ".scap"
 
 _MAX_RANK = 33
 
@@ -89,6 +90,8 @@ def load_weights(path: str | pathlib.Path, expected: PyTree | None = None) -> di
     if path.is_file():
         with foreign_errors(f"{path}: cannot be read", CheckpointError), path.open("rb") as file:
             start = file.read(len(MAGIC))
+    if path.suffix == MODEL_SUFFIX and start != MAGIC:
+        raise CheckpointError(f"{path}: empty, cut short or not a model file (docs/formats.md)")
     if start == MAGIC:
         with ModelFile(path) as model_file:
             return read_model(path, model_file, expected)

@@ -151,3 +151,8 @@ def test_an_output_that_is_full_or_closed_is_no_traceback(counting, tmp_path):
     done = subprocess.run(command, stdout=writer, text=True, **options)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_percent_signs_stay_in_help():
+    done = launch("demo.py", "--help")
+    assert done.stdout.startswith("Train a dense and a 95%-sparse captioner")

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from sparsecap_jax.commands import console
+from sparsecap_jax.version import __version__
 
 
 @pytest.fixture
@@ -44,5 +45,10 @@ def test_lists_all_scripts(started, capsys):
 
 
 def test_unknown_command(started):
-    with pytest.raises(SystemExit, match=r"^error: no command 'trian'"):
+    with pytest.raises(SystemExit, match=r"^error: no command 'trian'; did you mean 'train'"):
         started("trian")
+
+
+def test_the_version(started, capsys):
+    assert started("--version") == []
+    assert capsys.readouterr().out == f"sparsecap {__version__}\n"

@@ -270,6 +270,9 @@ def test_every_config_takes_every_pruner(name):
     tiny = "" if name == "toy" else "tiny,"
     for pruner in PRUNERS:
         validate(config_file(name)(f"{tiny}{pruner}"))
+    assert config_file(name)(f"{tiny}dense").pruner.name == "none"
+    with pytest.raises(ConfigError, match="more than one pruner: none, supermask"):
+        config_file(name)("dense,supermask")
     with pytest.raises(ConfigError, match=r"'sniip' is no word of it; did you mean 'snip'\?$"):
         config_file(name)("sniip")
     with pytest.raises(ConfigError, match="sparsity without a pruner"):

@@ -218,3 +218,10 @@ def test_more_weights_than_any_model_has_are_refused(tmp_path, monkeypatch):
                 else:
                     with pytest.raises(CheckpointError, match="6050 weights; expected at most 60"):
                         load_weights(tmp_path / name, shapes)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"\x89SCAP"])
+def test_a_file_that_is_cut_short_is_no_archive(tmp_path, content):
+    (tmp_path / "model.scap").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"model\.scap: empty, cut short or not a model file"):
+        load_weights(tmp_path / "model.scap")

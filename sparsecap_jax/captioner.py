@@ -4,7 +4,6 @@ import functools
 import itertools
 import os
 import pathlib
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -38,7 +37,7 @@ from sparsecap_jax.runs.finished import (
 from sparsecap_jax.runs.published import resolve_run
 from sparsecap_jax.settings import nearest
 from sparsecap_jax.sparse.models import SPARSE_MODELS, SparseEnsemble, make_sparse_model
-from sparsecap_jax.trees import flatten
+from sparsecap_jax.trees import checksum
 
 Arrays = np.ndarray | Sequence[np.ndarray]
 
@@ -155,8 +154,7 @@ class Captioner:
         """Checksum of the weights, of all members of an ensemble."""
         total = 0
         for run in self._runs:
-            for _, leaf in sorted(flatten(run.params).items()):
-                total = zlib.crc32(np.ascontiguousarray(leaf), total)
+            total = checksum(run.params, total)
         return total
 
     @property

@@ -1,7 +1,10 @@
 """Nested dicts of arrays, without JAX."""
 
+import zlib
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -23,3 +26,10 @@ def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
             place = place.setdefault(parent, {})
         place[name] = leaf
     return tree
+
+
+def checksum(leaves: Mapping[str, Any], start: int = 0) -> int:
+    """Return a CRC-32 of the leaves of nested dicts, in order of their paths, after `start`."""
+    for _, leaf in sorted(flatten(leaves).items()):
+        start = zlib.crc32(np.ascontiguousarray(leaf), start)
+    return start

@@ -13,8 +13,14 @@ from sparsecap_jax.evaluation.comparison import changed_words, compare, pool
 from sparsecap_jax.evaluation.judging import METRICS, judge_captions
 from sparsecap_jax.evaluation.score_files import load_extras
 from sparsecap_jax.files import write_json, write_table
-from sparsecap_jax.runs.finished import CONFIG, MODEL_SUFFIX
+from sparsecap_jax.runs.finished import (
+    CONFIG,
+    MODEL_SUFFIX,
+    finished_weights,
+    of_other_weights,
+)
 from sparsecap_jax.runs.published import resolve_run, results_folder
+from sparsecap_jax.runs.weights import load_weights
 
 _SHOWN = ("CIDEr", "Bleu_1", "Bleu_4", "METEOR", "ROUGE_L", "SPICE")
 _FILE = "captions.json"
@@ -135,6 +141,11 @@ def _captions_file(source: str | pathlib.Path, options: dict[str, Any]) -> pathl
     if len(found) > 1:
         names = ", ".join(path.parent.name for path in found)
         raise DataError(f"{source}: results {names}; expected one, or the folder of one")
+    weights = finished_weights(resolve_run(source))
+    scores = found[0].with_name("scores.json")
+    if weights and of_other_weights(scores, load_weights(weights)["params"]):
+        reason = "made by other weights than the run has now; expected evaluate.py to be run again"
+        raise DataError(f"{found[0].parent}: {reason}")
     return found[0]
 
 

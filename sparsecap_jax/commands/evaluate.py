@@ -142,6 +142,7 @@ def evaluate_run(
         intervals = {f"{name}_95%": interval(drawn[name]) for name in scores if name in drawn}
         files = directories if step == "best" else []
         result = {**scores, **intervals, **_size(runs, files), **search}
+        result["weights"] = settings["weights"]
         name = f"{step:08d}" if isinstance(step, int) else step
         write_scores(folder / "scores.json", result, judged, captions, name)
     shown = " | ".join(f"{k} {v:.4f}" for k, v in judged.scores.items() if v is not None)

@@ -33,6 +33,7 @@ from sparsecap_jax.runs.finished import (
     SUMMARY,
     file_settings,
     finished_weights,
+    of_other_weights,
 )
 from sparsecap_jax.runs.logs import TABLES
 from sparsecap_jax.runs.published import resolve_run
@@ -154,7 +155,9 @@ def _read(
     if (run / IMPORTED).is_file():
         result.results |= imported_scores(run / IMPORTED)
     for folder, path in files.items():
-        result.results[folder] = _scores(path, words)
+        other = weights is not None and of_other_weights(path, params)
+        label = f"{folder}, of other weights" if other else folder
+        result.results[label] = _scores(path, words)
     if validation := logged.get(VALIDATION):
         result.results[VALIDATION] = validation
     return result

@@ -18,6 +18,7 @@ from sparsecap_jax.runs.weights import MODEL_SUFFIX, SAFETENSORS, load_weights, 
 from sparsecap_jax.settings import Range, build, check_range, coerce, fields_of
 from sparsecap_jax.sparse.models import SPARSE_MODELS, make_sparse_model
 from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer
+from sparsecap_jax.trees import checksum
 from sparsecap_jax.types import PyTree
 
 CONFIG = "config.json"
@@ -84,6 +85,12 @@ def finished_weights(run: str | pathlib.Path) -> pathlib.Path | None:
     run = pathlib.Path(run)
     files = [run] if run.is_file() else [run / name for name in FINISHED]
     return next((file for file in files if file.exists()), None)
+
+
+def of_other_weights(scores: pathlib.Path, params: PyTree) -> bool:
+    """Return whether a `scores.json` of a run says that it was made by other weights than these."""
+    noted = read_settings(scores, "scores").get("weights") if scores.is_file() else None
+    return noted is not None and noted != checksum(params)
 
 
 def has_sparse_runtime(run: pathlib.Path) -> bool:

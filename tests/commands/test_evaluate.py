@@ -29,6 +29,7 @@ from sparsecap_jax.data.stores import open_store
 from sparsecap_jax.errors import CheckpointError, ConfigError, DataError, SparsecapError
 from sparsecap_jax.files import read_csv, read_json, write_json
 from sparsecap_jax.runs import published
+from sparsecap_jax.runs.collection import read_run
 from sparsecap_jax.runs.directory import load_run, save_run
 from sparsecap_jax.runs.overrides import change_data
 from sparsecap_jax.runs.published import resolve_run
@@ -280,6 +281,11 @@ def test_runs_are_compared(coco, tmp_path):
     assert len(rows) == COUNT
     assert read_json(tmp_path / "out/comparison.json")["images"] == COUNT
     assert "a minus b:" in lines
+    assert read_run(runs[0], "a").results.keys() == {"test_beam_2"}
+    shutil.copy(runs[1] / "model.scap", runs[0] / "model.scap")  # trained on, say
+    assert read_run(runs[0], "a").results.keys() == {"test_beam_2, of other weights"}
+    with pytest.raises(DataError, match=r"a/test_beam_2: made by other weights than the run has"):
+        compare_captions(runs, **options)
 
 
 def test_model_files_and_names_are_compared(coco, package, tmp_path):

@@ -1,6 +1,7 @@
 """Results that the caption explorer shows: found, read, and scored where nobody has yet."""
 
 import dataclasses
+import glob
 import os
 import pathlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -16,6 +17,7 @@ from sparsecap_jax.evaluation.result_files import (
     load_corpus_scores,
     load_image_scores,
 )
+from sparsecap_jax.runs.finished import MODEL_SUFFIX
 
 _CAPTIONS = "captions.json"
 _SPLITS = ("test", "val")
@@ -89,18 +91,22 @@ def _names(paths: Sequence[pathlib.Path]) -> list[str]:
 
 
 def _find_results(name: str, source: pathlib.Path) -> list[Results]:
-    if source.is_file():
+    if source.is_file() and source.suffix != MODEL_SUFFIX:
         return [Results(name, "", source, None)]
     if (source / _CAPTIONS).is_file():
         split = source.name.partition("_")[0]
         run = source.parent if (source.parent / "config.json").is_file() else None
         return [Results(name, split if split in _SPLITS else "", source / _CAPTIONS, run)]
-    files = [path for split in _SPLITS for path in sorted(source.glob(f"{split}_*/{_CAPTIONS}"))]
+    # Results of a model file, or of a captioner of the package by its name, lie next to it.
+    inside = source.is_dir()
+    folder, start = (source, "") if inside else (source.parent, f"{source.name}_")
+    patterns = [f"{glob.escape(start)}{split}_*/{_CAPTIONS}" for split in _SPLITS]
+    files = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
     if not files:
         made = "launch/evaluate.py --checkpoint makes them"
         raise DataError(f"{source}: no captions; expected a file, or results of a run ({made})")
     run = source if (source / "config.json").is_file() else None
-    parts = [path.parent.name.partition("_") for path in files]
+    parts = [path.parent.name.removeprefix(start).partition("_") for path in files]
     several = len({split for split, _, _ in parts}) < len(parts)  # of one split
     return [
         Results(f"{name} {search}" if several else name, split, path, run)

@@ -109,6 +109,18 @@ def test_results_of_several_searches_are_models_of_their_own(runs):
         find_all_results([runs[0] / "nothing"])
 
 
+def test_results_of_model_files_and_names_lie_next_to_them(tmp_path):
+    (tmp_path / "m.scap").write_bytes(b"a model")
+    for folder in ("m.scap_test_beam_1", "mini_val_beam_2", "mini_test_beam_2"):
+        write_json(tmp_path / folder / "captions.json", [{"image_id": 1, "caption": "a"}])
+    found = find_all_results([tmp_path / "m.scap", tmp_path / "mini"])
+    assert [(one.model, one.split, one.captions.parent.name) for one in found] == [
+        ("m.scap", "test", "m.scap_test_beam_1"),
+        ("mini", "test", "mini_test_beam_2"),
+        ("mini", "val", "mini_val_beam_2"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("paths", "names"),
     [

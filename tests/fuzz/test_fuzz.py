@@ -127,7 +127,7 @@ def test_every_function_that_opens_a_file_is_run_by_a_reader(ran):
         for function in opening_functions()
         if function not in ran and not {function, function.partition(":")[0]} & OWN.keys()
     }
-    assert left_out == set(), "add a reader to fuzz_readers.py that reads such a file"
+    assert left_out == set(), "add a reader of such a file to a module of fuzz_readers.py"
 
 
 def test_the_walk_finds_every_way_to_open_a_file():

@@ -1,5 +1,6 @@
 """Shared fixtures: where the reference figures lie, and a compilation cache for the whole suite."""
 
+import collections
 import gc
 import os
 import pathlib
@@ -42,8 +43,9 @@ LONG = {"test_colabs.py", "test_flickr8k_pruners.py", "test_flickr8k_scst.py"}
 
 
 def pytest_collection_modifyitems(items):
-    """Begin with the long files."""
-    items.sort(key=lambda item: item.path.name not in LONG)
+    """Begin with the long files, then those of many tests; workers take files in this order."""
+    tests = collections.Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path.name not in LONG, -tests[item.path]))
 
 
 @pytest.fixture(scope="session")

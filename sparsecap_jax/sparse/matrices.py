@@ -1,12 +1,11 @@
 """Products with pruned matrices, each in the form that is fastest for it.
 
-A dense product streams every weight from memory; a sparse one touches the kept weights alone, at
-two to three times the cost of a dense one each. The costs below were measured by
+A dense product streams every weight from memory; a sparse one touches the kept weights alone, at two
+to three times the cost of a dense one each. The costs below were measured by
 `benchmarks/sparse_runtime.py` on an AMD EPYC of 2 cores (Zen 5); their ratios decide the form of a
 matrix, and whether a search runs on this runtime or on XLA.
 """
 
-import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,14 +13,17 @@ import numpy as np
 from jaxtyping import Float
 from scipy import sparse
 
-BLOCK = 4
-# Nanoseconds on one core, at one row: of a weight of a dense matrix, which comes from memory, of a
-# kept weight in CSR, and of any weight of a kept 4 x 4 block.
-ONE_ROW_NS = {"dense": 0.15, "csr": 0.4, "blocks": 0.31}
-# The same at many rows together: a constant, and a part for each row.
-MANY_ROWS_NS = {"dense": (0.15, 0.01), "csr": (2.5, 0.11), "blocks": (1.5, 0.27)}
+from sparsecap_jax.sparse.kernels import BLOCK, LANES, compiled
+
+# Nanoseconds on one core, with one vector: of a weight of a dense matrix, of a kept weight in CSR, and
+# of any weight of a kept 4 x 4 block; all from memory (from the cache, blocks take half of it).
+ONE_ROW_NS = {"dense": 0.15, "csr": 0.32, "blocks": 0.16}
+# The same with many: of a dense matrix, a constant, and a part for each vector; of the others, for
+# up to `LANES` vectors.
+DENSE_ROWS_NS = 0.15, 0.01
+LANES_NS = {"csr": 0.43, "blocks": 0.22}
 # Products that take less than this are not worth a second thread.
-_WORTH_THREADS_NS = 200_000
+_WORTH_THREADS_NS = 400_000
 
 
 def cores() -> int:
@@ -44,9 +46,11 @@ def cost(form: str, weights: int | float, rows: int) -> float:
 
     `weights` are those that the form stores: all of them, the kept ones, or those of kept blocks.
     """
-    constant, slope = MANY_ROWS_NS[form]
-    together = max(constant, slope * rows)
-    each = together if form == "dense" else min(rows * ONE_ROW_NS[form], together)
+    if form == "dense":
+        constant, slope = DENSE_ROWS_NS
+        each = max(constant, slope * rows)
+    else:
+        each = ONE_ROW_NS[form] if rows == 1 else LANES_NS[form] * -(-rows // LANES)
     return float(weights * each)
 
 
@@ -55,8 +59,9 @@ class Product:
 
     Args:
         kernel: float32 weights.
-        form: "dense", "csr" or "blocks" (block rows of `BLOCK` x `BLOCK`, zeros added at the ends
-            where they do not divide the kernel); by default the one that costs least for one row.
+        form: "dense", "csr" (compressed rows of outputs) or "blocks" (rows of `BLOCK` x `BLOCK`, zeros
+            added at the ends where they do not divide the kernel); by default the one that costs
+            least for one row.
         threads: number of threads that share the rows of a sparse matrix; all cores by default.
 
     Attributes:
@@ -71,65 +76,78 @@ class Product:
         self.form = form or min(stored, key=lambda form: cost(form, stored[form], 1))
         self.size, self.stored, self._shape = kernel.size, stored[self.form], kernel.shape
         if self.form == "dense":
-            self._parts = [np.ascontiguousarray(kernel.T)]
+            self._dense = np.ascontiguousarray(kernel.T)
             return
+        side = BLOCK if self.form == "blocks" else 1
+        self._padded = tuple(-(-size // side) * side for size in kernel.shape)
+        matrix = sparse.csr_array(_pad(kernel, side).T)
         if self.form == "blocks":
-            kernel = np.pad(kernel, [(0, -size % BLOCK) for size in kernel.shape])
-        matrix = sparse.csr_array(kernel.T)
-        parts = _split(matrix, threads or cores(), BLOCK if self.form == "blocks" else 1)
-        if self.form == "blocks":
-            parts = [part.tobsr((BLOCK, BLOCK)) for part in parts]
-        self._parts = parts
+            matrix = matrix.tobsr((BLOCK, BLOCK))
+            matrix.data = np.ascontiguousarray(matrix.data.swapaxes(1, 2))
+        places = (part.astype(np.uint32) for part in (matrix.indptr, matrix.indices))
+        self._matrix = (*places, matrix.data)
+        threads = threads or cores()
+        cuts = np.searchsorted(matrix.indptr, np.arange(1, threads) * matrix.indptr[-1] / threads)
+        self._ends = [0, *cuts.tolist(), len(matrix.indptr) - 1]
 
     def __call__(self, inputs: Float[np.ndarray, "... I"]) -> Float[np.ndarray, "... O"]:
         """Return the product."""
         rows = inputs.reshape(-1, self._shape[0])
-        if self.form == "blocks" and self._shape[0] % BLOCK:
-            rows = np.pad(rows, [(0, 0), (0, -self._shape[0] % BLOCK)])
-        parts, nanoseconds = self._parts, self.cost(len(rows))
-        if len(parts) == 1 or nanoseconds < _WORTH_THREADS_NS:
-            results = [self._multiply(part, rows) for part in parts]
+        if self.form == "dense":
+            found = rows @ self._dense.T
         else:
-            others = [_pool.submit(self._multiply, part, rows) for part in parts[1:]]
-            results = [self._multiply(parts[0], rows), *(other.result() for other in others)]
-        result = results[0] if len(results) == 1 else np.concatenate(results, axis=-1)
-        return result[:, : self._shape[1]].reshape(*inputs.shape[:-1], -1)
+            found = self._multiply(rows)[: len(rows), : self._shape[1]]
+        return found.reshape(*inputs.shape[:-1], -1)
 
     def kernel(self) -> Float[np.ndarray, "I O"]:
         """Return the dense weights."""
-        parts = [part if self.form == "dense" else part.toarray() for part in self._parts]
-        return np.concatenate(parts)[: self._shape[1], : self._shape[0]].T
+        if self.form == "dense":
+            return self._dense.T
+        starts, places, weights = self._matrix
+        parts = places.astype(np.int32), starts.astype(np.int32)
+        if self.form == "blocks":
+            matrix = sparse.bsr_array((weights.swapaxes(1, 2), *parts), shape=self._padded[::-1])
+        else:
+            matrix = sparse.csr_array((weights, *parts), shape=self._padded[::-1])
+        return matrix.toarray()[: self._shape[1], : self._shape[0]].T
 
     def cost(self, rows: int) -> float:
         """Return the nanoseconds of one core, see `cost`."""
         return cost(self.form, self.stored, rows)
 
-    def _multiply(self, part, rows: np.ndarray) -> np.ndarray:
-        """Multiply a part of the kernel; scipy's kernels hold no lock meanwhile."""
-        if self.form == "dense":
-            return rows @ part.T
-        if len(rows) == 1:
-            return (part @ rows[0])[None]
-        constant, _ = MANY_ROWS_NS[self.form]
-        if len(rows) * ONE_ROW_NS[self.form] <= constant:
-            return np.stack([part @ row for row in rows])
-        return np.ascontiguousarray((part @ np.ascontiguousarray(rows.T)).T)
+    def _multiply(self, rows: Float[np.ndarray, "N I"]) -> Float[np.ndarray, "M P"]:
+        """Multiply by the sparse matrix; results are padded to whole lanes and blocks."""
+        (count, width), (inputs, outputs) = rows.shape, self._padded
+        many = count != 1
+        groups = -(-count // LANES)
+        vectors = np.zeros((groups * LANES if many else 1, inputs), np.float32)
+        vectors[:count, :width] = rows
+        if many:
+            vectors = np.ascontiguousarray(vectors.reshape(groups, LANES, inputs).swapaxes(1, 2))
+            results = np.empty((groups * LANES, outputs), np.float32)
+        else:
+            vectors, results = vectors[0], np.empty(outputs, np.float32)
+        kernel, ends = compiled(self.form, many), self._ends
+        if len(ends) == 2 or self.cost(count) < _WORTH_THREADS_NS:
+            kernel(*self._matrix, vectors, results, 0, ends[-1])
+            return results.reshape(-1, outputs)
+        spans = zip(ends[1:-1], ends[2:], strict=True)
+        others = [_pool.submit(kernel, *self._matrix, vectors, results, *span) for span in spans]
+        kernel(*self._matrix, vectors, results, 0, ends[1])
+        for other in others:
+            other.result()
+        return results.reshape(-1, outputs)
+
+
+def _pad(array: np.ndarray, multiple: int) -> np.ndarray:
+    """Return an array with zeros at its ends, so that its sides are multiples."""
+    sides = [(0, -size % multiple) for size in array.shape]
+    return np.pad(array, sides) if any(added for _, added in sides) else array
 
 
 def _count_blocks(kernel: np.ndarray) -> int:
     """Return the number of blocks with a weight."""
-    kept = np.pad(kernel != 0, [(0, -size % BLOCK) for size in kernel.shape])
+    kept = _pad(kernel != 0, BLOCK)
     rows, columns = kept.shape
     blocks = kept.reshape(rows // BLOCK, BLOCK, columns // BLOCK, BLOCK)
     return int(np.count_nonzero(blocks.any(axis=(1, 3))))
-
-
-def _split(matrix: sparse.csr_array, count: int, multiple: int) -> list[sparse.csr_array]:
-    """Cut a matrix into runs of rows with about the same number of weights.
-
-    The runs are of a multiple of `multiple` rows.
-    """
-    shares = np.arange(1, count) * matrix.nnz / count
-    cuts = np.searchsorted(matrix.indptr, shares) // multiple * multiple
-    ends = [0, *cuts.tolist(), matrix.shape[0]]
-    return [matrix[start:end] for start, end in itertools.pairwise(ends) if end > start]

@@ -11,7 +11,7 @@ import numpy as np
 
 from sparsecap_jax.decoding.options import DecodeOptions
 from sparsecap_jax.decoding.stepper import Decoded
-from sparsecap_jax.sparse import matrices
+from sparsecap_jax.sparse import forms
 from sparsecap_jax.sparse.entries import attention_weights, decode
 from sparsecap_jax.types import PyTree, Regions
 
@@ -81,7 +81,7 @@ class Sparse:
         if rows == 1:
             return True
         products = self.model.products
-        dense = sum(matrices.cost("dense", product.size, rows) for product in products)
+        dense = sum(forms.cost("dense", product.size, rows) for product in products)
         return sum(product.cost(rows) for product in products) < dense
 
 

@@ -37,6 +37,8 @@ def top_k(
 
 def argmax(values: Float[ArrayLike, "*N M"]) -> Int[ArrayLike, "*N"]:
     """Return the position of the largest value along the last axis; ties: the lowest."""
+    if isinstance(values, np.ndarray):  # NumPy's is vectorised as it is
+        return values.argmax(axis=-1).astype(np.int32)
     _, at = top_k(values.reshape(-1, values.shape[-1]), 1)
     return at.reshape(values.shape[:-1])
 

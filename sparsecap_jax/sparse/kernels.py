@@ -1,10 +1,10 @@
 """Products of pruned matrices with one vector or with several, compiled by Numba for this CPU.
 
-Several vectors stand side by side, `LANES` of them in a register, so that each stored weight is read
-once for all of them. A sum is kept in two halves, since an addition would wait for the one before.
+Several vectors stand side by side, `LANES` of them in a register, so that each stored weight is
+read once for all of them. A sum is kept in two halves, since an addition would wait for the one
+before.
 """
 
-import functools
 import threading
 from collections.abc import Callable
 from typing import no_type_check
@@ -12,8 +12,8 @@ from typing import no_type_check
 import numba
 import numpy as np
 
-LANES = 8
-BLOCK = 4
+from sparsecap_jax.sparse.forms import BLOCK, LANES
+
 _OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 # Indices of signed integers might count from the end; unsigned ones need no such check.
 _1, _2, _3, _4, _8 = map(np.uint64, (1, 2, 3, 4, 8))
@@ -22,13 +22,12 @@ _0_BLOCK = (np.float32(0),) * BLOCK
 _lock = threading.Lock()
 
 
-@functools.cache
-def compiled(form: str, many: bool) -> Callable[..., None]:
-    """Return the kernel of a form, which later processes find on disk.
+def compile_kernel(form: str, many: bool) -> Callable[..., None]:
+    """Compile the kernel of a form, or take it from disk, where it is kept for later processes.
 
-    It takes `starts`, `inputs` and `weights` of the matrix (rows of outputs, or of blocks: row o has
-    the weights from `starts[o]` to `starts[o + 1]`), the vectors, the results to be written, and the
-    first row and the one after the last.
+    It takes `starts`, `inputs` and `weights` of the matrix (rows of outputs, or of blocks: row o
+    has the weights from `starts[o]` to `starts[o + 1]`), the vectors, the results to be written,
+    and the first row and the one after the last.
 
     Args:
         form: "csr" or "blocks" (`weights [N, inputs, outputs]` of `BLOCK` x `BLOCK`).

@@ -96,9 +96,14 @@ class Attention:
         def joined(names: tuple[str, ...]) -> Callable[[np.ndarray], list[np.ndarray]]:
             product = weights.product(np.concatenate([kernels[name] for name in names], axis=1))
             bias = np.concatenate([biases[name] for name in names])
-            return lambda rows: [
-                self._split(part) for part in np.split(product(rows) + bias, len(names), axis=-1)
-            ]
+
+            def project(rows: np.ndarray) -> list[np.ndarray]:
+                found = product(rows) + bias
+                return [
+                    self._split(found[..., i * width : (i + 1) * width]) for i in range(len(names))
+                ]
+
+            return project
 
         if cross:
             self._query, self._memory = joined(("query",)), joined(keys)

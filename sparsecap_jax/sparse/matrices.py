@@ -1,29 +1,26 @@
 """Products with pruned matrices, each in the form that is fastest for it.
 
-A dense product streams every weight from memory; a sparse one touches the kept weights alone, at two
-to three times the cost of a dense one each. The costs below were measured by
-`benchmarks/sparse_runtime.py` on an AMD EPYC of 2 cores (Zen 5); their ratios decide the form of a
-matrix, and whether a search runs on this runtime or on XLA.
+A dense product streams every weight from memory; a sparse one touches the kept weights alone, at
+about twice the cost of a dense one each.
 """
 
+import functools
+import itertools
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Float
 from scipy import sparse
 
-from sparsecap_jax.sparse.kernels import BLOCK, LANES, compiled
+from sparsecap_jax.sparse.forms import BLOCK, LANES, cost
 
-# Nanoseconds on one core, with one vector: of a weight of a dense matrix, of a kept weight in CSR, and
-# of any weight of a kept 4 x 4 block; all from memory (from the cache, blocks take half of it).
-ONE_ROW_NS = {"dense": 0.15, "csr": 0.32, "blocks": 0.16}
-# The same with many: of a dense matrix, a constant, and a part for each vector; of the others, for
-# up to `LANES` vectors.
-DENSE_ROWS_NS = 0.15, 0.01
-LANES_NS = {"csr": 0.43, "blocks": 0.22}
 # Products that take less than this are not worth a second thread.
 _WORTH_THREADS_NS = 400_000
+# Products that take less than this are left to scipy, which need not be compiled: a caption of the
+# shipped model is ready before Numba would be.
+_WORTH_COMPILING_NS = 50_000
 
 
 def cores() -> int:
@@ -41,17 +38,12 @@ if hasattr(os, "register_at_fork"):  # a fork has the pool but none of its threa
     os.register_at_fork(after_in_child=_renew_pool)
 
 
-def cost(form: str, weights: int | float, rows: int) -> float:
-    """Return the nanoseconds of a product of one core with `rows` rows.
+@functools.cache
+def _kernel(form: str, many: bool) -> Callable[..., None]:
+    """Return a compiled kernel; importing Numba takes a quarter of a second."""
+    from sparsecap_jax.sparse.kernels import compile_kernel
 
-    `weights` are those that the form stores: all of them, the kept ones, or those of kept blocks.
-    """
-    if form == "dense":
-        constant, slope = DENSE_ROWS_NS
-        each = max(constant, slope * rows)
-    else:
-        each = ONE_ROW_NS[form] if rows == 1 else LANES_NS[form] * -(-rows // LANES)
-    return float(weights * each)
+    return compile_kernel(form, many)
 
 
 class Product:
@@ -59,9 +51,9 @@ class Product:
 
     Args:
         kernel: float32 weights.
-        form: "dense", "csr" (compressed rows of outputs) or "blocks" (rows of `BLOCK` x `BLOCK`, zeros
-            added at the ends where they do not divide the kernel); by default the one that costs
-            least for one row.
+        form: "dense", "csr" (compressed rows of outputs) or "blocks" (rows of `BLOCK` x `BLOCK`,
+            zeros added at the ends where they do not divide the kernel); by default the one that
+            costs least for one row.
         threads: number of threads that share the rows of a sparse matrix; all cores by default.
 
     Attributes:
@@ -79,16 +71,19 @@ class Product:
             self._dense = np.ascontiguousarray(kernel.T)
             return
         side = BLOCK if self.form == "blocks" else 1
-        self._padded = tuple(-(-size // side) * side for size in kernel.shape)
         matrix = sparse.csr_array(_pad(kernel, side).T)
-        if self.form == "blocks":
-            matrix = matrix.tobsr((BLOCK, BLOCK))
-            matrix.data = np.ascontiguousarray(matrix.data.swapaxes(1, 2))
-        places = (part.astype(np.uint32) for part in (matrix.indptr, matrix.indices))
-        self._matrix = (*places, matrix.data)
+        self._matrix = matrix if side == 1 else matrix.tobsr((BLOCK, BLOCK))
+        weights = self._matrix.data
+        if side > 1:
+            weights = np.ascontiguousarray(weights.swapaxes(1, 2))
+        starts, inputs = (
+            part.astype(np.int32, copy=False).view(np.uint32)
+            for part in (self._matrix.indptr, self._matrix.indices)
+        )
+        self._arrays = starts, inputs, weights
         threads = threads or cores()
-        cuts = np.searchsorted(matrix.indptr, np.arange(1, threads) * matrix.indptr[-1] / threads)
-        self._ends = [0, *cuts.tolist(), len(matrix.indptr) - 1]
+        cuts = np.searchsorted(starts, np.arange(1, threads) * starts[-1] / threads)
+        self._ends = [0, *cuts.tolist(), len(starts) - 1]
 
     def __call__(self, inputs: Float[np.ndarray, "... I"]) -> Float[np.ndarray, "... O"]:
         """Return the product."""
@@ -103,13 +98,7 @@ class Product:
         """Return the dense weights."""
         if self.form == "dense":
             return self._dense.T
-        starts, places, weights = self._matrix
-        parts = places.astype(np.int32), starts.astype(np.int32)
-        if self.form == "blocks":
-            matrix = sparse.bsr_array((weights.swapaxes(1, 2), *parts), shape=self._padded[::-1])
-        else:
-            matrix = sparse.csr_array((weights, *parts), shape=self._padded[::-1])
-        return matrix.toarray()[: self._shape[1], : self._shape[0]].T
+        return self._matrix.toarray()[: self._shape[1], : self._shape[0]].T
 
     def cost(self, rows: int) -> float:
         """Return the nanoseconds of one core, see `cost`."""
@@ -117,26 +106,34 @@ class Product:
 
     def _multiply(self, rows: Float[np.ndarray, "N I"]) -> Float[np.ndarray, "M P"]:
         """Multiply by the sparse matrix; results are padded to whole lanes and blocks."""
-        (count, width), (inputs, outputs) = rows.shape, self._padded
-        many = count != 1
-        groups = -(-count // LANES)
-        vectors = np.zeros((groups * LANES if many else 1, inputs), np.float32)
-        vectors[:count, :width] = rows
+        (count, width), (outputs, inputs) = rows.shape, self._matrix.shape
+        nanoseconds, many = self.cost(count), count != 1
+        if self.form == "csr" and nanoseconds < _WORTH_COMPILING_NS:
+            found = self._matrix @ (rows.T if many else rows[0])
+            return np.ascontiguousarray(found.T) if many else found[None]
         if many:
+            groups = -(-count // LANES)
+            vectors = np.zeros((groups * LANES, inputs), np.float32)
+            vectors[:count, :width] = rows
             vectors = np.ascontiguousarray(vectors.reshape(groups, LANES, inputs).swapaxes(1, 2))
             results = np.empty((groups * LANES, outputs), np.float32)
         else:
-            vectors, results = vectors[0], np.empty(outputs, np.float32)
-        kernel, ends = compiled(self.form, many), self._ends
-        if len(ends) == 2 or self.cost(count) < _WORTH_THREADS_NS:
-            kernel(*self._matrix, vectors, results, 0, ends[-1])
-            return results.reshape(-1, outputs)
-        spans = zip(ends[1:-1], ends[2:], strict=True)
-        others = [_pool.submit(kernel, *self._matrix, vectors, results, *span) for span in spans]
-        kernel(*self._matrix, vectors, results, 0, ends[1])
+            vectors = np.pad(rows[0], (0, inputs - width)) if width < inputs else rows[0]
+            vectors, results = np.ascontiguousarray(vectors), np.empty(outputs, np.float32)
+        self._run(_kernel(self.form, many), vectors, results, nanoseconds)
+        return results.reshape(-1, outputs)
+
+    def _run(self, kernel, vectors: np.ndarray, results: np.ndarray, nanoseconds: float) -> None:
+        """Run a kernel, which holds no lock of Python's, on as many cores as are worth it."""
+        ends = self._ends
+        if len(ends) == 2 or nanoseconds < _WORTH_THREADS_NS:
+            kernel(*self._arrays, vectors, results, 0, ends[-1])
+            return
+        first, *rest = itertools.pairwise(ends)
+        others = [_pool.submit(kernel, *self._arrays, vectors, results, *span) for span in rest]
+        kernel(*self._arrays, vectors, results, *first)
         for other in others:
             other.result()
-        return results.reshape(-1, outputs)
 
 
 def _pad(array: np.ndarray, multiple: int) -> np.ndarray:

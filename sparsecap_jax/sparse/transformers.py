@@ -58,15 +58,14 @@ class _DecoderLayer(_Layer):
         self.cross = Attention(weights, f"{path}/cross_attn", *sizes, cross=True)
         self.cross_norm = layer_norm(weights, f"{path}/cross_attn_norm", fields.d_model)
 
-    def __call__(self, x, cache, position, regions, mask):
+    def __call__(self, x, cache, position, place, regions, mask):
         """Transform the newest words `x [B, K, D]`; see `models.transformer_layers`."""
         batch, rows, width = x.shape
         query, *new = self.attention.project(self.attention_norm(x).reshape(batch * rows, 1, width))
-        images, places = np.ogrid[:batch, :rows]
         written, length = [], int(position.max()) + 1
         for old, words in zip(cache, new, strict=True):
             leaf = old.copy()
-            leaf[images, places, :, position] = words.reshape(batch, rows, *words.shape[1::2])
+            leaf[(*place, slice(None), position)] = words.reshape(batch, rows, *words.shape[1::2])
             written.append(leaf)
         memory = [
             leaf[..., :length, :].reshape(batch * rows, *leaf.shape[2:3], length, -1)
@@ -135,9 +134,12 @@ class Transformer(TransformerFields):
         x = self._tgt_embed[tokens] * np.float32(math.sqrt(self.d_model))
         x += self._positions[position]
         mask = None if context["mask"].all() else context["mask"][:, None, None]
+        place = np.ogrid[: x.shape[0], : x.shape[1]]
         caches, seen = [], []
         for i, cache in zip(self.order("decoder"), carry["cache"], strict=True):
-            x, cache, weights = self._decoder[i](x, cache, position, context["cross"][i], mask)
+            x, cache, weights = self._decoder[i](
+                x, cache, position, place, context["cross"][i], mask
+            )
             caches.append(cache)
             seen.append(weights)
         if attention is not None:

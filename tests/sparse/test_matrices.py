@@ -24,11 +24,14 @@ def drawn(kind, shape=(64, 80)):
     return (rng.standard_normal(shape) * mask).astype(np.float32)
 
 
+@pytest.mark.parametrize(
+    ("form", "compiled"), [("dense", True), ("csr", True), ("csr", False), ("blocks", True)]
+)
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("form", ["dense", "csr", "blocks"])
 @pytest.mark.parametrize("kind", [0.0, 0.05, 0.5, "blocks", "2:4"])
-def test_products_are_those_of_the_dense_matrix(monkeypatch, kind, form, threads):
+def test_products_are_those_of_the_dense_matrix(monkeypatch, kind, threads, form, compiled):
     monkeypatch.setattr(matrices, "_WORTH_THREADS_NS", 0)
+    monkeypatch.setattr(matrices, "_WORTH_COMPILING_NS", 0 if compiled else 1e9)
     kernel = drawn(kind)
     product, rng = Product(kernel, form, threads), np.random.default_rng(1)
     np.testing.assert_array_equal(product.kernel(), kernel)
@@ -82,7 +85,7 @@ def test_a_fork_of_a_process_with_threads_multiplies_on():
 import os, signal
 import numpy as np
 from sparsecap_jax.sparse import matrices
-matrices._WORTH_THREADS_NS = 0
+matrices._WORTH_THREADS_NS = matrices._WORTH_COMPILING_NS = 0
 product, ones = matrices.Product(np.eye(8, dtype=np.float32), "csr", 2), np.ones((1, 8), np.float32)
 product(ones)
 child = os.fork()

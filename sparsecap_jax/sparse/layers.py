@@ -13,6 +13,8 @@ from sparsecap_jax.types import PyTree
 
 Map = Callable[[np.ndarray], np.ndarray]
 MASKED_SCORE = np.float32(-1e9)
+# Captions of models with fewer weights take less than importing Numba.
+_SMALL = 500_000
 
 
 class Weights:
@@ -29,7 +31,8 @@ class Weights:
 
     def __init__(self, params: PyTree, form: str = "", threads: int = 0):
         self._leaves = flatten(params)
-        self._options = form, threads
+        kept = sum(int(np.count_nonzero(leaf)) for leaf in self._leaves.values())
+        self._options = form, threads, kept < _SMALL
         self.products: list[Product] = []
 
     def take(self, path: str, *shape: int) -> np.ndarray:

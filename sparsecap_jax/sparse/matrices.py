@@ -18,9 +18,6 @@ from sparsecap_jax.sparse.forms import BLOCK, LANES, cost
 
 # Products that take less than this are not worth a second thread.
 _WORTH_THREADS_NS = 400_000
-# Products that take less than this are left to scipy, which need not be compiled: a caption of the
-# shipped model is ready before Numba would be.
-_WORTH_COMPILING_NS = 50_000
 
 
 def cores() -> int:
@@ -55,6 +52,8 @@ class Product:
             zeros added at the ends where they do not divide the kernel); by default the one that
             costs least for one row.
         threads: number of threads that share the rows of a sparse matrix; all cores by default.
+        small: the model is so small that a caption by scipy is ready before Numba is: up to `LANES`
+            rows at a time are left to it.
 
     Attributes:
         form: the form.
@@ -62,11 +61,18 @@ class Product:
         size: number of weights of the kernel.
     """
 
-    def __init__(self, kernel: Float[np.ndarray, "I O"], form: str = "", threads: int = 0):
+    def __init__(
+        self,
+        kernel: Float[np.ndarray, "I O"],
+        form: str = "",
+        threads: int = 0,
+        small: bool = False,
+    ):
         kept = int(np.count_nonzero(kernel))
         stored = {"dense": kernel.size, "csr": kept, "blocks": BLOCK**2 * _count_blocks(kernel)}
         self.form = form or min(stored, key=lambda form: cost(form, stored[form], 1))
         self.size, self.stored, self._shape = kernel.size, stored[self.form], kernel.shape
+        self._by_scipy = LANES if small and self.form == "csr" else 0
         if self.form == "dense":
             self._dense = np.ascontiguousarray(kernel.T)
             return
@@ -107,8 +113,8 @@ class Product:
     def _multiply(self, rows: Float[np.ndarray, "N I"]) -> Float[np.ndarray, "M P"]:
         """Multiply by the sparse matrix; results are padded to whole lanes and blocks."""
         (count, width), (outputs, inputs) = rows.shape, self._matrix.shape
-        nanoseconds, many = self.cost(count), count != 1
-        if self.form == "csr" and nanoseconds < _WORTH_COMPILING_NS:
+        many = count != 1
+        if count <= self._by_scipy:
             found = self._matrix @ (rows.T if many else rows[0])
             return np.ascontiguousarray(found.T) if many else found[None]
         if many:
@@ -120,7 +126,7 @@ class Product:
         else:
             vectors = np.pad(rows[0], (0, inputs - width)) if width < inputs else rows[0]
             vectors, results = np.ascontiguousarray(vectors), np.empty(outputs, np.float32)
-        self._run(_kernel(self.form, many), vectors, results, nanoseconds)
+        self._run(_kernel(self.form, many), vectors, results, self.cost(count))
         return results.reshape(-1, outputs)
 
     def _run(self, kernel, vectors: np.ndarray, results: np.ndarray, nanoseconds: float) -> None:

@@ -31,9 +31,8 @@ def drawn(kind, shape=(64, 80)):
 @pytest.mark.parametrize("kind", [0.0, 0.05, 0.5, "blocks", "2:4"])
 def test_products_are_those_of_the_dense_matrix(monkeypatch, kind, threads, form, compiled):
     monkeypatch.setattr(matrices, "_WORTH_THREADS_NS", 0)
-    monkeypatch.setattr(matrices, "_WORTH_COMPILING_NS", 0 if compiled else 1e9)
     kernel = drawn(kind)
-    product, rng = Product(kernel, form, threads), np.random.default_rng(1)
+    product, rng = Product(kernel, form, threads, not compiled), np.random.default_rng(1)
     np.testing.assert_array_equal(product.kernel(), kernel)
     for shape in [(), (1,), (2,), (3, 2), (9, 1), (2, 30)]:
         inputs = rng.standard_normal((*shape, 64)).astype(np.float32)
@@ -85,7 +84,7 @@ def test_a_fork_of_a_process_with_threads_multiplies_on():
 import os, signal
 import numpy as np
 from sparsecap_jax.sparse import matrices
-matrices._WORTH_THREADS_NS = matrices._WORTH_COMPILING_NS = 0
+matrices._WORTH_THREADS_NS = 0
 product, ones = matrices.Product(np.eye(8, dtype=np.float32), "csr", 2), np.ones((1, 8), np.float32)
 product(ones)
 child = os.fork()

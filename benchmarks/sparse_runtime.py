@@ -1,11 +1,12 @@
-"""Time of a caption by the sparse runtime, XLA, the PyTorch reference and PyTorch's CSR.
+"""Time of a caption by the sparse runtime, XLA and the reference; of products by others, too.
 
 python benchmarks/sparse_runtime.py --reference=DIR --reference_python=VENV/bin/python \
     --output=figures.json --plot=docs/results/sparse_runtime.png
 
 Models of the papers' sizes get random weights, pruned at random to each of `--patterns`: a sparsity
 in percent, N:M along the inputs such as `2:4`, or `blocks_PERCENT` of 4 x 4 weights. Runtimes take
-turns in one process; the reference runs in another. With `--cpu`, seconds of the process count
+turns in one process; the reference runs in another, and so do PyTorch's CSR and onnxruntime, where
+they are installed beside it, with one product each. With `--cpu`, seconds of the process count
 instead of those of the clock, except for the reference: other work on the machine changes them
 less. Floors are the bytes of the stored weights, as often as they are read, over the bandwidth at
 which one core reads so many bytes.
@@ -245,11 +246,11 @@ def print_matrices(name, pattern, model):
     from sparsecap_jax.sparse.matrices import Product
 
     print(f"\n{name}, {pattern}: products of a word, microseconds on one core\n")
-    print("| matrix | kept | form | dense | csr | blocks | torch CSR | floor |")
-    print("| --- |" + " --: |" * 7)
+    print("| matrix | kept | form | dense | csr | blocks | torch CSR | onnxruntime | floor |")
+    print("| --- |" + " --: |" * 8)
     kernels = [product.kernel() for product in model.products]
-    theirs = torch_csr(kernels)
-    for product, kernel, torch in zip(model.products, kernels, theirs, strict=True):
+    theirs = zip(by_others("torch", kernels), by_others("onnxruntime", kernels), strict=True)
+    for product, kernel, others in zip(model.products, kernels, theirs, strict=True):
         row = np.random.default_rng(0).standard_normal((1, kernel.shape[0])).astype(np.float32)
         times = []
         for form in ("dense", "csr", "blocks"):
@@ -259,20 +260,24 @@ def print_matrices(name, pattern, model):
         kept = np.count_nonzero(kernel)
         floor = 1e6 * 8 * kept / bandwidth(8 * kept)
         shape = " x ".join(map(str, kernel.shape))
-        cells = [shape, kept, product.form, *times, torch and f"{torch:.0f}", f"{floor:.0f}"]
+        cells = [shape, kept, product.form, *times, *others, f"{floor:.0f}"]
         print("| " + " | ".join(map(str, cells)) + " |")
 
 
-def torch_csr(kernels):
-    """Return the microseconds of each product with one row by PyTorch's CSR, "" without it."""
+def by_others(library, kernels):
+    """Return the microseconds of each product with one row by a library, "" without it."""
     if not decoding.REFERENCE.value:
         return [""] * len(kernels)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "kernels.npz")
         np.savez(path, **{str(number): kernel for number, kernel in enumerate(kernels)})
-        script = pathlib.Path(__file__).with_name("torch_csr.py")
-        command = [decoding.PYTHON.value, str(script), str(path)]
-        return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+        script = pathlib.Path(__file__).with_name("other_products.py")
+        command = [decoding.PYTHON.value, str(script), library, str(path)]
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        print(f"no figures of {library}: {done.stderr.strip().splitlines()[-1]}\n")
+        return [""] * len(kernels)
+    return [f"{microseconds:.0f}" for microseconds in json.loads(done.stdout)]
 
 
 def plot(rows, path):

@@ -3,14 +3,15 @@
 import concurrent.futures
 import contextlib
 import gzip
+import io
 import itertools
+import math
 import os
 import pathlib
 import re
 import select
 import subprocess
 import tempfile
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sparsecap_jax.errors import DataError, SparsecapError
+from sparsecap_jax.evaluation._paraphrases import paraphrase_rows
 from sparsecap_jax.files import foreign_errors, read_json, write_json
 
 METEOR_JAR, _PARAPHRASES = "meteor/meteor-1.5.jar", "meteor/data/paraphrase-en.gz"
@@ -26,9 +28,8 @@ SPICE_PAGE = "https://nlp.stanford.edu/software/stanford-corenlp-full-2015-12-09
 _PATIENCE = 300.0  # seconds that METEOR may take to answer, start included
 _SPICE_PATIENCE = (600.0, 2.0)  # seconds of SPICE for all images, and for each
 _WORTH_ANOTHER = 1000  # images that keep METEOR busy for longer than it takes to start
+_NORMALIZED = 1.7  # time of a line whose text is normalised, as a multiple of one that is not
 _STATISTICS = 23
-_LONGEST = 7  # words of a paraphrase
-_BLOCK = 1 << 18
 # Quick to start, and the same arithmetic. Where a Java does not know one of them, it goes without.
 _FLAGS = ("-XX:+IgnoreUnrecognizedVMOptions", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 # SPICE looks into classes of Java itself, for which Java 9 and later want to be told.
@@ -47,7 +48,7 @@ def _toolkit(name: str | os.PathLike) -> pathlib.Path:
 def meteor(
     captions: Sequence[str], references: Sequence[Sequence[str]]
 ) -> Iterator[concurrent.futures.Future[MeteorScores]]:
-    """Start METEOR and yield what becomes its scores; the process ends with the block.
+    """Start METEOR and yield what becomes its scores; its processes end with the block.
 
     Args:
         captions: tokens of one caption of each of N images, separated by blanks.
@@ -62,45 +63,82 @@ def meteor(
         caption = caption.replace("|||", "").replace("  ", " ")  # as pycocoevalcap does
         lines.append(" ||| ".join(("SCORE", *texts, caption)))
     count = min(len(os.sched_getaffinity(0)), 1 + len(lines) // _WORTH_ANOTHER)
+    normalize, shares = _shared(lines, count)
     with (
-        tempfile.TemporaryDirectory() as folder,
-        concurrent.futures.ThreadPoolExecutor(1 + 2 * count) as pool,
-        pathlib.Path(folder, "errors").open("w+b") as errors,
+        tempfile.TemporaryFile() as errors,
         contextlib.ExitStack() as running,
+        concurrent.futures.ThreadPoolExecutor(1 + 3 * count) as pool,
     ):
-        table = pathlib.Path(folder, "paraphrases.gz")
-        with foreign_errors("METEOR: its paraphrases", SparsecapError):
-            rows = _paraphrases(_toolkit(_PARAPHRASES), [*captions, *itertools.chain(*references)])
-            with gzip.open(table, "wb", compresslevel=1) as file:
-                file.write(rows)
-        command = ["java", *_FLAGS, "-Xmx2G", "-jar", str(_toolkit(METEOR_JAR)), "-", "-", "-stdio"]
-        command += ["-l", "en", "-norm", "-a", str(table)]
-        processes = [running.enter_context(_started(command, errors)) for _ in range(count)]
-        future = pool.submit(_converse, processes, lines, pool, errors)
+        started = [running.enter_context(_started(errors, does)) for does in normalize]
+        processes = [process for process, _ in started]
         try:
-            yield future
+            with foreign_errors("METEOR: its paraphrases", SparsecapError):
+                texts = [*captions, *itertools.chain(*references)]
+                rows = b"".join(paraphrase_rows(_toolkit(_PARAPHRASES), texts))
+            content = gzip.compress(rows, 1)
+            for _, table in started:
+                pool.submit(_write_all, table, content)
+            yield pool.submit(_converse, processes, lines, shares, pool, errors)
         finally:
             for process in processes:
                 process.kill()
-            concurrent.futures.wait([future])
+
+
+def _shared(lines: Sequence[str], count: int) -> tuple[list[bool], list[list[int]]]:
+    """Share lines among processes, for about equal times.
+
+    Normalising text takes METEOR a third of its time and leaves plain words as they are. So only
+    some of the processes normalise, and lines that need it go to those.
+
+    Returns:
+        Whether each process normalises, and the numbers of its lines.
+    """
+    plain = re.compile("SCORE [0-9a-z ]*").fullmatch
+    odd = {n for n, line in enumerate(lines) if not plain(line.replace(" ||| ", " "))}
+    sizes = [len(line) for line in lines]
+    of_odd = sum(sizes[n] for n in odd)
+    part = _NORMALIZED * of_odd / (_NORMALIZED * of_odd + sum(sizes) - of_odd)
+    normalizing = math.ceil(count * part)
+    paces = [_NORMALIZED] * normalizing + [1.0] * (count - normalizing)
+    times, shares = [0.0] * count, [[] for _ in range(count)]
+    for n in [*sorted(odd), *(n for n in range(len(lines)) if n not in odd)]:
+        takers = range(normalizing if n in odd else count)
+        at = min(takers, key=lambda at: times[at] + paces[at] * sizes[n])
+        times[at] += paces[at] * sizes[n]
+        shares[at].append(n)
+    return [at < normalizing for at in range(count)], shares
 
 
 @contextlib.contextmanager
-def _started(command: Sequence[str], errors: IO[bytes]) -> Iterator[subprocess.Popen]:
+def _started(errors: IO[bytes], normalize: bool) -> Iterator[tuple[subprocess.Popen, IO[bytes]]]:
+    """Start Java and yield it with the file that takes its table of paraphrases, a pipe."""
+    given, taken = os.pipe()
+    command = ["java", *_FLAGS, "-Xmx2G", "-jar", str(_toolkit(METEOR_JAR)), "-", "-", "-stdio"]
+    command += ["-l", "en", *["-norm"] * normalize, "-a", f"/dev/fd/{given}"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
-    with foreign_errors("METEOR: java", SparsecapError):
-        process = subprocess.Popen(command, **pipes)
-    try:
-        yield process
-    finally:
-        process.kill()
-        for pipe in (process.stdin, process.stdout):
-            with contextlib.suppress(BrokenPipeError):
-                pipe.close()
-        process.wait()
+    with open(taken, "wb", buffering=0) as table:
+        try:
+            with foreign_errors("METEOR: java", SparsecapError):
+                process = subprocess.Popen(command, pass_fds=[given], **pipes)
+        finally:
+            os.close(given)
+        try:
+            yield process, table
+        finally:
+            process.kill()
+            for pipe in (process.stdin, process.stdout):
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+            process.wait()
 
 
-def _converse(processes, lines, pool, errors) -> MeteorScores:
+def _write_all(file: IO[bytes], content: bytes) -> None:
+    """Write and close; a reader that has died shows where its answers are read."""
+    with contextlib.suppress(BrokenPipeError), io.BufferedWriter(file) as buffered:
+        buffered.write(content)
+
+
+def _converse(processes, lines, shares, pool, errors) -> MeteorScores:
     """Ask for the statistics of each image, shared by the processes, then for the scores of all."""
 
     def ask(process: subprocess.Popen, requests: Sequence[str], answers: int) -> list[str]:
@@ -127,14 +165,16 @@ def _converse(processes, lines, pool, errors) -> MeteorScores:
         writing.result()
         return received.decode(errors="replace").splitlines()
 
-    size = -(-len(lines) // len(processes))
-    parts = [lines[start : start + size] for start in range(0, len(lines), size)]
     asked = [
-        pool.submit(ask, process, part, len(part))
-        for process, part in zip(processes, parts, strict=False)
+        pool.submit(ask, process, [lines[number] for number in share], len(share))
+        for process, share in zip(processes, shares, strict=True)
     ]
-    answers = [answer for part in asked for answer in part.result()]
+    answered = [part.result() for part in asked]
     with foreign_errors("METEOR failed: not numbers", SparsecapError):
+        answers = [""] * len(lines)
+        for share, part in zip(shares, answered, strict=True):
+            for number, answer in zip(share, part, strict=True):
+                answers[number] = answer
         table = np.array([row.split() for row in answers], np.float64)
         statistics = table.reshape(len(lines), _STATISTICS)
         # METEOR adds no chunk for a caption that is its reference.
@@ -162,49 +202,6 @@ def meteor_of_sums(sums: Float[np.ndarray, "*N 23"]) -> Float[np.ndarray, "*N"] 
         mean = 1 / ((1 - alpha) / precision + alpha / recall)
         penalty = gamma * (chunks / ((matched + matched_r) / 2)) ** beta
         return np.nan_to_num(mean * (1 - penalty))
-
-
-def _paraphrases(path: pathlib.Path, texts: Sequence[str]) -> bytes:
-    """Return the part of METEOR's table of paraphrases that can match within `texts`.
-
-    The table has 5 million rows, which Java takes longer to read than to score 5,000 images. Rows
-    of plain words stay if both phrases occur in the texts; METEOR normalises text first, which
-    splits words at punctuation and drops the periods of acronyms. All other rows stay.
-    """
-    phrases: set[bytes] = set()
-    flat = []
-    for text in dict.fromkeys(texts):
-        lower = text.lower().encode()
-        variants = {lower, re.sub(rb"\.\.+", b" ", lower).replace(b".", b"")}
-        for variant in variants:
-            flat += [*re.findall(rb"[0-9a-z]+", variant), b"\n"]
-    for n in range(_LONGEST):
-        phrases.update(map(b" ".join, zip(*(flat[i:] for i in range(n + 1)), strict=False)))
-    kept, tail = [], b""
-    plain = re.compile(rb"[0-9a-z ]*").fullmatch
-
-    for block in _unzipped(path):
-        lines = (tail + block).split(b"\n")  # probability, phrase, paraphrase, ...
-        whole = (len(lines) - 1) // 3 * 3
-        tail = b"\n".join(lines[whole:])
-        # No function of ours is called for each row: that would take longer than all the rest.
-        rows = zip(range(0, whole, 3), lines[1:whole:3], strict=True)
-        rows = [row for row, phrase in rows if phrase in phrases or not plain(phrase)]
-        for row in rows:
-            if lines[row + 2] in phrases or not plain(lines[row + 2]):
-                kept += lines[row : row + 3]
-    return b"".join(line + b"\n" for line in kept)
-
-
-def _unzipped(path: pathlib.Path) -> Iterator[bytes]:
-    """Yield the content of a gzip file; the next block is unpacked while one is used."""
-    unpack = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress
-    with path.open("rb") as file, concurrent.futures.ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(unpack, file.read(_BLOCK))
-        while block := file.read(_BLOCK):
-            content, coming = coming.result(), pool.submit(unpack, block)
-            yield content
-        yield coming.result()
 
 
 def check_spice_jars(folder: str | os.PathLike) -> pathlib.Path:

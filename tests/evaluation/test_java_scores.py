@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from sparsecap_jax.errors import ConfigError, DataError, SparsecapError
-from sparsecap_jax.evaluation import java_scores, ptb_java
+from sparsecap_jax.evaluation import _paraphrases, java_scores, ptb_java
 from sparsecap_jax.evaluation.java_scores import SPICE_JARS, meteor, meteor_of_sums, spice
 from sparsecap_jax.evaluation.metrics import score_captions
 
@@ -47,7 +48,7 @@ def paraphrases(tmp_path, monkeypatch):
     text = "".join(f"0.{n + 1}\n{one}\n{two}\n" for n, (one, two) in enumerate(ROWS))
     path.write_bytes(gzip.compress(text.encode()))
     monkeypatch.setattr(java_scores, "_PARAPHRASES", path)
-    monkeypatch.setattr(java_scores, "_BLOCK", 40)  # rows that lie across blocks
+    monkeypatch.setattr(_paraphrases, "_BLOCK", 40)  # rows that lie across blocks
     return text
 
 
@@ -66,7 +67,7 @@ def program(tmp_path, monkeypatch, paraphrases):
 
 
 def kept(texts, path):
-    lines = java_scores._paraphrases(path, texts).decode().splitlines()
+    lines = b"".join(_paraphrases.paraphrase_rows(path, texts)).decode().splitlines()
     return list(zip(lines[1::3], lines[2::3], strict=True))
 
 
@@ -80,13 +81,49 @@ def test_only_paraphrases_that_can_match_are_kept(paraphrases, tmp_path):
     assert kept(["t", "shirt pm bar why"], path) == [*always, ROWS[8]]
 
 
+def kept_slowly(texts, rows):
+    """Rows with two phrases of plain words that the texts have, and rows of other words."""
+    phrases = set()
+    for text in texts:
+        for form in (text.lower(), re.sub(r"\.\.+", " ", text.lower()).replace(".", "")):
+            words = re.findall("[0-9a-z]+", form)
+            for size in range(1, 8):
+                phrases |= {" ".join(words[at : at + size]) for at in range(len(words) - size + 1)}
+    plain = re.compile("[0-9a-z ]*").fullmatch
+    return [row for row in rows if all(of in phrases or not plain(of) for of in row)]
+
+
+def test_no_row_is_missed_that_a_slow_search_keeps(tmp_path, monkeypatch):
+    random = np.random.default_rng(0)
+    letters = list("abcdefghijklmnopqrstuvwxyz0123456789")
+    words = ["".join(random.choice(letters, size)) for size in [1, 2, 3, 5, 8, 9, 13] * 3]
+    words += ["U.S.", "p.m.", "what's", "caf\u00e9", "wait...what", "t-shirt", "a.b..c"]
+
+    def phrase(longest):
+        return " ".join(random.choice(words, random.integers(1, longest + 1)))
+
+    texts = [phrase(12) for _ in range(40)]
+    rows = [(phrase(3).lower(), phrase(2).lower()) for _ in range(3000)]
+    parts = [" ".join(text.split()[1:8]) for text in texts]  # whole, cut, and a word too long
+    rows += [(part, part[: 5 * n]) for n, part in enumerate(parts)]
+    rows += zip(parts, texts, strict=True)
+    path = tmp_path / "paraphrases.gz"
+    path.write_bytes(gzip.compress("".join(f"0.5\n{a}\n{b}\n" for a, b in rows).encode()))
+    monkeypatch.setattr(_paraphrases, "_BLOCK", 999)
+    expected = kept_slowly(texts, rows)
+    assert 500 < len(expected) < len(rows) - 500
+    found = kept(texts, path)
+    assert [row for row in found if row in expected] == expected
+    assert len(found) == len(expected) + 2  # phrases that differ from the texts' in the middle
+
+
 @needs_java
 def test_a_reduced_table_leaves_the_scores_as_they_are(paraphrases, monkeypatch):
     texts = [*CAPTIONS, "a t-shirt at 5 p.m.", "why what ?", "made in the u.s.a. caf\u00e9 ..."]
     references = [*REFERENCES, ["the t shirt is pm", "usa"], ["what ?"], ["a bar in the usa"]]
     with meteor(texts, references) as running:
         reduced = running.result()
-    monkeypatch.setattr(java_scores, "_paraphrases", lambda *_: paraphrases.encode())
+    monkeypatch.setattr(java_scores, "paraphrase_rows", lambda *_: [paraphrases.encode()])
     with meteor(texts, references) as running:
         whole = running.result()
     assert reduced[:2] == whole[:2]
@@ -94,6 +131,38 @@ def test_a_reduced_table_leaves_the_scores_as_they_are(paraphrases, monkeypatch)
     assert len(set(each)) > 5 and 0 < total < 1
     np.testing.assert_allclose(meteor_of_sums(sums), each, rtol=1e-12)
     np.testing.assert_allclose(meteor_of_sums(sums.sum(axis=0)), total, rtol=1e-12)
+
+
+def test_lines_are_shared_for_equal_times(monkeypatch):
+    monkeypatch.setattr(java_scores, "_NORMALIZED", 2.0)
+    even, odd = "SCORE a dog ||| dogs", "SCORE a dog ||| dog."
+    assert java_scores._shared([even] * 4, 2) == ([False, False], [[0, 2], [1, 3]])
+    assert java_scores._shared([even, odd, even, even, even], 1) == ([True], [[1, 0, 2, 3, 4]])
+    # One line takes the process that normalises as long as two take the other.
+    assert java_scores._shared([even, even, odd, even, even, odd, *[even] * 3], 2) == (
+        [True, False],
+        [[2, 5, 7], [0, 1, 3, 4, 6, 8]],
+    )
+    assert java_scores._shared([odd] * 4, 2) == ([True, True], [[0, 2], [1, 3]])
+    for unusual in ("SCORE a | b ||| a", "SCORE A ||| a", "SCORE \u00e9 ||| a", "SCORE a\tb ||| a"):
+        assert java_scores._shared([unusual], 1)[0] == [True]
+
+
+@needs_java
+def test_several_processes_that_normalise_where_needed(paraphrases, monkeypatch):
+    """Equal to one process that normalises all text, which is what pycocoevalcap runs."""
+    texts = [*CAPTIONS, "mr 1 000 no  5 pm", "st v 2 0", "isn't it", "a t-shirt , no. 5", "e.g. A."]
+    references = [*REFERENCES, ["mr 1000", "no  5 pm"], ["saint v 20"], ["is not", "is n't"]]
+    references += [["the t shirt"], ["for example a"]]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
+    monkeypatch.setattr(java_scores, "_WORTH_ANOTHER", 1)
+    with meteor(texts, references) as running:
+        total, each, sums = running.result()
+    monkeypatch.setattr(java_scores, "_shared", lambda lines, _: ([True], [range(len(lines))]))
+    with meteor(texts, references) as running:
+        whole = running.result()
+    assert (total, each) == whole[:2] and len(set(each)) > 7
+    np.testing.assert_array_equal(sums, whole[2])
 
 
 @pytest.mark.parametrize(
@@ -110,6 +179,8 @@ def test_a_reduced_table_leaves_the_scores_as_they_are(paraphrases, monkeypatch)
 def test_a_meteor_that_crashes_hangs_or_babbles(script, message, program, monkeypatch):
     program(script)
     monkeypatch.setattr(java_scores, "_PATIENCE", 1.0)
+    table = np.random.default_rng(0).bytes(1 << 20)  # more than a pipe holds that nobody reads
+    monkeypatch.setattr(java_scores, "paraphrase_rows", lambda *_: [table])
     with pytest.raises(SparsecapError, match=message):
         score_captions(dict(enumerate(CAPTIONS)), dict(enumerate(REFERENCES)), ["METEOR", "CIDEr"])
 

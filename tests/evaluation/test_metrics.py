@@ -121,7 +121,7 @@ def test_references_are_tokenized_once_for_equal_content():
 @needs_java
 def test_failing_meteor_is_one_error(monkeypatch):
     monkeypatch.setattr(java_scores, "METEOR_JAR", "absent.jar")
-    monkeypatch.setattr(java_scores, "_paraphrases", lambda *_: b"")
+    monkeypatch.setattr(java_scores, "paraphrase_rows", lambda *_: [])
     with pytest.raises(SparsecapError, match=r"METEOR failed: .*absent\.jar"):
         score_captions({1: "a"}, {1: ["a"]}, ["METEOR"], "python")
 

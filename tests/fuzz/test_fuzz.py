@@ -48,6 +48,7 @@ OWN = {
     "data/karpathy.py:karpathy_ids": "lists that come with the package",
     "data/toy_scenes.py:_temporary": "a lock",
     "data/toy_scenes.py:measure": "scenes that the same process has drawn",
+    "evaluation/_paraphrases.py": "a table of an installed package",
     "evaluation/java_scores.py": "of an installed package, or what its programs have written",
     "evaluation/pages/__init__.py:_read": "templates that come with the package",
     "evaluation/published.py": "a table that comes with the package",

@@ -114,12 +114,15 @@ class Windows:
         pyramid: windows on each side, for each level of the pyramid.
         batch_size: photos of one call of the network; smaller batches are padded to it, so that it
             is compiled once.
+        scale: factor of all features. The network's own have a standard deviation of 0.4, and with
+            3 captioners learn several times as fast from them.
     """
 
     size: Annotated[int, settings.Range(STRIDE, 8192)] = 320
     grid: Annotated[int, settings.Range(0)] = 0
     pyramid: Annotated[tuple[int, ...], settings.Range(1)] = (1, 2, 3)
     batch_size: Annotated[int, settings.Range(1, 4096)] = 16
+    scale: Annotated[float, settings.Range(1e-3, 1e3)] = 1.0
 
     def __post_init__(self):
         if self.size % STRIDE:
@@ -161,6 +164,8 @@ class Lite:
         self.windows = windows = settings.build(Windows, options, "extractor")
         values = {"size": windows.size, "grid": windows.grid, "pyramid": list(windows.pyramid)}
         self.settings = {"extractor": network, **values}
+        if windows.scale != 1:  # older folders do not note it
+            self.settings["scale"] = windows.scale
         self.boxes = window_boxes(windows.grid, windows.pyramid)
         self._pooling = pooling_weights(self.boxes, *2 * [windows.size // STRIDE])
         self._network, self._params = network, load_params(network)
@@ -188,13 +193,14 @@ class Lite:
             pixels = np.zeros((count, side, side, 3), np.uint8)
             for row, photo in enumerate(part):
                 pixels[row] = squeeze(photo, side)
-            features, fc = self._compiled(pixels)
+            features, fc = (self.windows.scale * part for part in self._compiled(pixels))
             regions += [RegionFeatures(features[i], self.boxes, fc[i]) for i in range(len(part))]
         return regions
 
     def _one(self, photo: Image.Image) -> RegionFeatures:
         pixels = np.asarray(squeeze(photo, self.windows.size), np.float32)
         cells = last_map(self._network, self._params, scaled(pixels)).reshape(-1, FEATURES)
+        cells *= np.float32(self.windows.scale)
         return RegionFeatures(self._pooling @ cells, self.boxes, cells.mean(axis=0))
 
 

@@ -14,7 +14,7 @@ from sparsecap_jax.errors import CheckpointError, ConfigError
 from sparsecap_jax.photos import efficientnet_lite
 from sparsecap_jax.photos.efficientnet_linen import Depthwise, EfficientNetLite
 from sparsecap_jax.photos.efficientnet_lite import last_map, load_params, scaled
-from sparsecap_jax.photos.extractors import make_extractor
+from sparsecap_jax.photos.extractors import FEW, make_extractor
 from sparsecap_jax.photos.images import open_photo
 from sparsecap_jax.torch_files import save_torch_file
 
@@ -101,6 +101,21 @@ def test_a_fuller_batch_changes_nothing():
     np.testing.assert_allclose(extractor(photos[2:])[0].features, together[2].features, atol=1e-6)
 
 
+@pytest.mark.parametrize("count", [1, FEW + 1])  # by NumPy, and compiled
+def test_features_are_scaled(count):
+    from PIL import Image
+
+    options = {"batch_size": FEW + 1, "size": 64, "pyramid": (1, 2)}
+    plain = make_extractor("lite0", **options)
+    scaled = make_extractor("lite0", scale=3.0, **options)
+    assert "scale" not in plain.settings and scaled.settings["scale"] == 3.0
+    photos = [Image.fromarray(drawn_pixels(40 + number, 50)) for number in range(count)]
+    for one, other in zip(plain(photos), scaled(photos), strict=True):
+        np.testing.assert_allclose(other.features, 3 * one.features, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(other.fc, 3 * one.fc, rtol=1e-5, atol=1e-6)
+        assert one.features.std() > 0.01
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 def test_missing_package_is_one_clear_error(monkeypatch, network):
     monkeypatch.setattr(efficientnet_lite, "_PACKAGE", "no_{}_package")
@@ -126,6 +141,7 @@ def test_weights_of_another_network(tmp_path):
         ("lite0", {"size": 100}, "multiple of 32"),
         ("lite0", {"size": 64, "pyramid": (3,)}, "the map's 2 cells"),
         ("lite0", {"colour": 1}, "colour"),
+        ("lite0", {"scale": 0.0}, "scale"),
         ("no_such_module:f", {}, "no_such_module"),
         ("json:no_such_function", {}, "no_such_function"),
     ],

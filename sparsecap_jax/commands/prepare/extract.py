@@ -19,6 +19,7 @@ def define() -> None:
     flags.DEFINE_integer("size", 320, "lite0, lite2: photos become SIZE x SIZE.")
     flags.DEFINE_integer("grid", 0, "lite0, lite2: cells on each side; 0: none.")
     flags.DEFINE_string("pyramid", "1,2,3", "lite0, lite2: windows on each side, for each level.")
+    flags.DEFINE_float("scale", 3.0, "lite0, lite2: factor of all features.")
     flags.DEFINE_integer("batch_size", 16, "Photos at a time.")
     flags.DEFINE_bool("half", False, "Store features as float16.")
     flags.DEFINE_bool("skip_bad", False, "Count bad photos and continue.")
@@ -38,7 +39,7 @@ def run(args: flags.FlagValues) -> None:
         except ValueError as error:
             raise ConfigError(f"--pyramid is {args.pyramid!r}; expected numbers: 1,2,3") from error
         options = {"size": args.size, "grid": args.grid, "pyramid": pyramid}
-        options["batch_size"] = args.batch_size
+        options |= {"batch_size": args.batch_size, "scale": args.scale}
     extractor = make_extractor(args.extractor, **options)
     settings = {name: args[name].value for name in ("batch_size", "half", "skip_bad")}
     with locked(args.output):

@@ -5,9 +5,9 @@ python launch/serve.py --checkpoint=runs/demo/supermask --port=9000 --site=site
 
     curl --data-binary @photo.jpg -H "Content-Type: image/jpeg" http://127.0.0.1:8000/v1/caption
 
-Without --checkpoint, the captioner `flickr8k-mini` of the package answers. docs/service.md says what
-requests, answers, limits and metrics there are; /openapi.json describes them to programs. SIGTERM and
-Ctrl-C end the service once the requests in flight are answered.
+Without --checkpoint, the captioner `flickr8k-mini` of the package answers. docs/service.md
+describes requests, answers, limits and metrics, and /openapi.json does so for programs. SIGTERM
+and Ctrl-C end the service once the requests in flight are answered.
 """
 
 from absl import flags

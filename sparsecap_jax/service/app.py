@@ -108,7 +108,7 @@ class _Pages:
             start = time.monotonic()
             prepare = functools.partial(read, body, service.captioner, limits)
             found = await service.caption(prepare, options, extras.attention)
-            answer = _answer(found, extras)
+            answer = answer_of(found, extras)
             return JSONResponse(answer | {"seconds": round(time.monotonic() - start, 4)})
 
     def _reader(self, request: Request) -> tuple[Any, dict[str, Any]]:
@@ -146,9 +146,11 @@ class _Pages:
         """Return the answer of a `Refused`."""
         assert isinstance(error, Refused)
         self.service.metrics.refused.labels(error.reason).inc()
-        later = {"retry-after": "1"} if error.status in (429, 503) else None
+        headers = {"retry-after": "1"} if error.status in (429, 503) else {}
+        if error.status == 408:  # nobody waits for the rest
+            headers["connection"] = "close"
         content = {"reason": error.reason, "message": str(error)}
-        return JSONResponse(content, error.status, later)
+        return JSONResponse(content, error.status, headers)
 
     async def http_error(self, request: Request, error: Exception) -> Response:
         """Return the answer of an error of Starlette's: no such page, no such method."""
@@ -190,7 +192,8 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     return b"".join(parts)
 
 
-def _answer(found: Captioned, extras: Extras) -> dict[str, Any]:
+def answer_of(found: Captioned, extras: Extras) -> dict[str, Any]:
+    """Return the answer of an image's captions, as JSON values, all but `seconds`."""
     best = best_caption(found.captions)
 
     def scored(caption: Any) -> dict[str, Any]:

@@ -84,10 +84,10 @@ def _given(query: Sequence[tuple[str, str]]) -> dict[str, Any]:
 
 
 def _value(text: str, name: str, field: Field) -> Any:
-    if field.hint not in (bool, int, float):
-        return text
-    with foreign_errors(f"option {name}: found {text!r:.80}", ConfigError):
-        value = json.loads(text)
+    value: Any = text
+    if field.hint in (bool, int, float):
+        with foreign_errors(f"option {name}: found {text!r:.80}", ConfigError):
+            value = json.loads(text)
     return checked(value, _KNOWN, name, "option")
 
 

@@ -67,7 +67,8 @@ def _caption(limits: Limits, takes_photos: bool) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": _ref("Features")}}
     formats = ", ".join(PICTURE_FORMATS)
     if takes_photos:
-        content |= {kind: {} for kind in ("image/jpeg", "image/png", "image/*")}
+        photo = {"schema": {"type": "string", "format": "binary"}}
+        content |= dict.fromkeys(("image/*", "application/octet-stream"), photo)
     reasons = set(REASONS) - {"not_found", "wrong_method", "fault"}
     return {
         "summary": "Caption a photo, or features.",

@@ -6,10 +6,17 @@ import json
 import pathlib
 import re
 import threading
+import warnings
 
 import httpx
 import numpy as np
 from PIL import Image
+
+from sparsecap_jax.captioner import Captioner
+
+with warnings.catch_warnings():  # Starlette would rather have httpx2
+    warnings.simplefilter("ignore")
+    from starlette.testclient import TestClient
 
 REPO = pathlib.Path(__file__).parents[2]
 URL = "/v1/caption"
@@ -21,7 +28,7 @@ UNCLEAN = re.compile(
 
 
 def refusal(response, status, reason):
-    """Check that an answer is a refusal of this kind that gives nothing away; return its message."""
+    """Check that an answer is such a refusal and gives nothing away; return its message."""
     content = response.json()
     assert (response.status_code, content["reason"]) == (status, reason), content
     assert set(content) == {"reason", "message"} and content["message"]
@@ -29,6 +36,11 @@ def refusal(response, status, reason):
     assert not UNCLEAN.search(str(response.headers))
     assert ("retry-after" in response.headers) == (status in (429, 503))
     return content["message"]
+
+
+def client_of(app):
+    """A client that runs an application, for `with`."""
+    return TestClient(app, raise_server_exceptions=False)
 
 
 def features_body(features, **more):
@@ -44,21 +56,18 @@ def picture_body(width=20, height=10, kind="PNG", mode="RGB"):
     return file.getvalue()
 
 
-class Gated:
+class Gated(Captioner):
     """A captioner that waits at a gate before each batch, and notes the batches' sizes."""
 
     def __init__(self, captioner):
-        self._captioner = captioner
+        self.__dict__ = dict(vars(captioner))
         self.gate, self.entered, self.sizes = threading.Event(), threading.Event(), []
-
-    def __getattr__(self, name):
-        return getattr(self._captioner, name)
 
     def candidates(self, features, *arguments, **search):
         self.sizes.append(len(features))
         self.entered.set()
         assert self.gate.wait(30)
-        return self._captioner.candidates(features, *arguments, **search)
+        return super().candidates(features, *arguments, **search)
 
 
 async def wait_for(condition):

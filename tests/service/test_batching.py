@@ -97,9 +97,9 @@ def test_too_few_results_are_a_fault_and_end_nothing():
     assert queue.alive
 
 
-def test_closing_works_on_what_waits():
+def test_closing_works_on_what_waits_at_once():
     worker = Worker(max_wait=1000.0)
-    _, futures = worker.submit_behind_one([("a", 2), ("b", 3)])
+    futures = [worker.queue.submit(key, item) for key, item in (("a", 2), ("b", 3))]
     closing = threading.Thread(target=worker.queue.close)
     closing.start()
     worker.gate.set()

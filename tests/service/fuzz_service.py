@@ -16,6 +16,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.parse
@@ -102,9 +103,16 @@ class Attack(threading.Thread):
 
 def schemathesis(program, url, seed):
     """Run schemathesis once; return the problem that it found, or none."""
-    command = [program, "run", f"{url}/openapi.json", "--checks", ",".join(CHECKS)]
+    command = [
+        str(pathlib.Path(program).absolute()),
+        "run",
+        f"{url}/openapi.json",
+        "--checks",
+        ",".join(CHECKS),
+    ]
     command += ["--max-examples", "150", "--seed", str(seed), "--no-color", "--continue-on-failure"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    with tempfile.TemporaryDirectory() as folder:  # it leaves a folder behind
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     return "" if done.returncode == 0 else done.stdout[-5000:] + done.stderr[-1000:]
 
 

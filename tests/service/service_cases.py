@@ -13,6 +13,8 @@ import numpy as np
 from PIL import Image
 
 from sparsecap_jax.captioner import Captioner
+from sparsecap_jax.photos.images import EXAMPLES
+from sparsecap_jax.service.limits import Limits
 
 with warnings.catch_warnings():  # Starlette would rather have httpx2
     warnings.simplefilter("ignore")
@@ -20,6 +22,8 @@ with warnings.catch_warnings():  # Starlette would rather have httpx2
 
 REPO = pathlib.Path(__file__).parents[2]
 URL = "/v1/caption"
+PHOTOS = sorted(EXAMPLES.glob("*.jpg"))
+SMALL = Limits(max_bytes=600_000, max_pixels=400_000, max_regions=20, max_rows=6)
 JPEG, JSON = {"content-type": "image/jpeg"}, {"content-type": "application/json"}
 # Paths, tracebacks, addresses of objects.
 UNCLEAN = re.compile(

@@ -33,6 +33,14 @@ class Service:
             raise RuntimeError(f"{line}{self.process.communicate()[1]}")
         self.port = int(found[1])
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        """End the process if it still runs."""
+        self.process.kill()
+        self.process.communicate()
+
     @property
     def url(self):
         """Address of the service."""

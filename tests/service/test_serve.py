@@ -25,9 +25,8 @@ HEAD = (
 
 @pytest.fixture(scope="module")
 def service():
-    service = Service("--upload_seconds=1.5", "--max_connections=20")
-    yield service
-    service.stop(signal.SIGKILL)
+    with Service("--upload_seconds=1.5", "--max_connections=20") as service:
+        yield service
 
 
 def refused(answer, status, reason):
@@ -104,8 +103,8 @@ def test_more_connections_than_allowed_are_turned_away(service):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_requests_in_flight_are_answered_before_the_end(number):
-    service, photo = Service(), PHOTO.read_bytes()
-    with service.connection() as connection, service.connection() as idle:
+    photo = PHOTO.read_bytes()
+    with Service() as service, service.connection() as connection, service.connection() as idle:
         idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         assert received_until(idle, b'"ok"}').startswith(b"HTTP/1.1 200 OK")
         connection.sendall(HEAD % len(photo) + photo[:1000])
@@ -118,7 +117,7 @@ def test_requests_in_flight_are_answered_before_the_end(number):
         assert service.process.poll() is None
         connection.sendall(photo[1000:])
         answer = received(connection)
-    output, errors = service.process.communicate(timeout=60)
+        output, errors = service.process.communicate(timeout=60)
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK") and json.loads(body)["words"]
     assert (service.process.returncode, output) == (0, "stopped\n")

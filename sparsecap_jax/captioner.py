@@ -167,11 +167,24 @@ class Captioner:
         """Options of `SearchOptions` that photos are captioned with by default (`search.json`)."""
         return dict(self._runs[0].search)
 
-    def check_search(self, **search: Any) -> None:
-        """Raise a ConfigError where a search, see `SearchOptions`, does not fit the tokenizer."""
+    def check_search(self, **search: Any) -> int:
+        """Return the number of rows that a search keeps for an image.
+
+        These are its captions; with required words a beam search has as many for each state of
+        what is still missing.
+
+        Args:
+            **search: see `SearchOptions`.
+
+        Raises:
+            ConfigError: options that are out of range, contradict each other, or do not fit the
+                tokenizer.
+        """
         in_words, tokenizer = SearchOptions(**search), self._runs[0].tokenizer
         options = decode_options(in_words, tokenizer, self._max_length)
-        image_options(in_words, tokenizer, options, [0])
+        required = image_options(in_words, tokenizer, options, [0])["required"]
+        by_state = required is not None and options.method == "beam" and options.num_groups == 1
+        return options.rows * (required.default.shape[1] if by_state else 1)
 
     def caption(
         self,

@@ -43,6 +43,10 @@ def serve(
     if folder and not (folder / "index.html").is_file():
         raise ConfigError(f"site: {folder / 'index.html'}: no such file; expected a front page")
     captioner = Captioner.load(checkpoint, backend=backend)
+    try:
+        _ = captioner.extractor
+    except ConfigError as error:
+        report(f"photos are refused: {error}")
     from sparsecap_jax.service.app import make_app
     from sparsecap_jax.service.server import run
 

@@ -58,14 +58,13 @@ def read_options(
         given = _given(query)
         extras = Extras(**{name: given.pop(name) for name in EXTRAS if name in given})
         options = SearchOptions(**(given if "search" in given else {**defaults, **given}))
-        captioner.check_search(**vars(options))
+        rows = captioner.check_search(**vars(options))
     except ConfigError as error:
         raise Refused("bad_option", str(error)) from None
-    for name in ("beam_size", "num_samples"):
-        rows = getattr(options, name)
-        if options.uses(name) and rows > limits.max_rows:
-            message = f"{name}: found {rows}, expected at most {limits.max_rows} here"
-            raise Refused("bad_option", message)
+    if rows > limits.max_rows:
+        what = "beams or samples, times the states of required words"
+        message = f"the search keeps {rows} rows, {what}; expected at most {limits.max_rows} here"
+        raise Refused("bad_option", message)
     return options, extras
 
 

@@ -14,7 +14,8 @@ class Limits:
         max_bytes: most bytes of a body.
         max_pixels: most pixels of a photo.
         max_regions: most regions of an image that is given as features.
-        max_rows: most beams or samples of an image.
+        max_rows: most beams or samples of an image, times the states of words that it requires
+            (2 for one word, 4 for two).
         max_requests: requests worked on at a time, from their headers to their answers.
         max_connections: open connections, those at rest among them.
         upload_seconds: time in which headers have to arrive, and again for the body.
@@ -27,7 +28,7 @@ class Limits:
     max_bytes: Annotated[int, Range(1, 2**30)] = 10_000_000
     max_pixels: Annotated[int, Range(1, 178_956_970)] = 50_000_000
     max_regions: Annotated[int, Range(1, 10_000)] = 200
-    max_rows: Annotated[int, Range(1, 1000)] = 16
+    max_rows: Annotated[int, Range(1, 1000)] = 32
     max_requests: Annotated[int, Range(1, 10_000)] = 64
     max_connections: Annotated[int, Range(1, 100_000)] = 1000
     upload_seconds: Annotated[float, Range(0, 3600, open_low=True)] = 10.0

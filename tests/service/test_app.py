@@ -97,6 +97,22 @@ def test_samples_do_not_depend_on_other_requests(captioner, images):
         same(answer, captioner.caption(image.features, search="sample", seed=3))
 
 
+@pytest.mark.parametrize(
+    ("search", "rows"),
+    [
+        ({}, 5),
+        ({"search": "greedy"}, 1),
+        ({"search": "sample", "num_samples": 7}, 7),
+        ({"beam_size": 3, "required": ["dog"]}, 6),
+        ({"beam_size": 3, "required": ["dog", "man"]}, 12),
+        ({"beam_size": 4, "search": "diverse_beam", "required": ["dog", "man"]}, 4),
+        ({"search": "greedy", "required": ["dog", "man"]}, 1),
+    ],
+)
+def test_rows_of_a_search(captioner, search, rows):
+    assert captioner.check_search(**search) == rows
+
+
 def test_concurrent_requests_are_captioned_in_batches(captioner, images):
     """One image occupies the captioner while eight arrive, two of them with another search."""
     gated = Gated(captioner)

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test soak fuzz lint format install
+.PHONY: demo test soak fuzz fuzz-service lint format install
 
 # Trains dense and 95%-sparse captioners on embedded data and shows what they say.
 demo: $(STAMP)
@@ -22,6 +22,14 @@ COUNT ?= 20000
 fuzz: $(STAMP)
 	$(BIN)/python tests/fuzz/fuzz_runs.py --count=$(COUNT) --state=fuzz_failures.json \
 		--output=docs/results/fuzz.md
+
+# Wrong requests to a running service; schemathesis has an environment of its own.
+MINUTES ?= 10
+fuzz-service: $(STAMP)
+	test -x $(VENV)/schemathesis/bin/st || { $(PYTHON) -m venv $(VENV)/schemathesis && \
+		$(VENV)/schemathesis/bin/pip install --quiet --disable-pip-version-check schemathesis; }
+	$(BIN)/python tests/service/fuzz_service.py --minutes=$(MINUTES) \
+		--schemathesis=$(VENV)/schemathesis/bin/st
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

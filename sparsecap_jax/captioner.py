@@ -162,6 +162,30 @@ class Captioner:
         """Width D of the region features."""
         return self.config.data.feature_size
 
+    @property
+    def search(self) -> dict[str, Any]:
+        """Options of `SearchOptions` that photos are captioned with by default (`search.json`)."""
+        return dict(self._runs[0].search)
+
+    def check_search(self, **search: Any) -> int:
+        """Return the number of rows that a search keeps for an image.
+
+        These are its captions; with required words a beam search has as many for each state of
+        what is still missing.
+
+        Args:
+            **search: see `SearchOptions`.
+
+        Raises:
+            ConfigError: options that are out of range, contradict each other, or do not fit the
+                tokenizer.
+        """
+        in_words, tokenizer = SearchOptions(**search), self._runs[0].tokenizer
+        options = decode_options(in_words, tokenizer, self._max_length)
+        required = image_options(in_words, tokenizer, options, [0])["required"]
+        by_state = required is not None and options.method == "beam" and options.num_groups == 1
+        return options.rows * (required.default.shape[1] if by_state else 1)
+
     def caption(
         self,
         features: Arrays,
@@ -218,10 +242,10 @@ class Captioner:
         batch_size: int = 16,
         **search: Any,
     ) -> Iterator[Caption]:
-        """Caption photos: files, or pictures in memory, as `open_photo` takes them.
+        """Caption photos: files, their bytes, or pictures in memory, as `open_photo` takes them.
 
         Args:
-            photos: any number of them; a caption for each is yielded, in order.
+            photos: one or any number of them; a caption for each is yielded, in order.
                 `photos.images.list_photos` lists those of a folder.
             batch_size: photos at a time.
             **search: see `SearchOptions`; by default the run's own (`search.json`). Also
@@ -238,8 +262,8 @@ class Captioner:
     ) -> Iterator[list[Caption]]:
         """Yield all captions of each photo, best beams first; otherwise as `caption_photos`."""
         if "search" not in search:
-            search = {**self._runs[0].search, **search}
-        single = isinstance(photos, str | os.PathLike | Image.Image)
+            search = {**self.search, **search}
+        single = isinstance(photos, str | os.PathLike | Image.Image | bytes)
         single = single or getattr(photos, "ndim", 0) in (2, 3)
         remaining = iter([photos] if single else photos)
         while batch := list(itertools.islice(remaining, batch_size)):

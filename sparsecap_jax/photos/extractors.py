@@ -58,10 +58,10 @@ class Extractor(Protocol):
         """Return the regions of upright RGB photos: features, relative boxes, fc."""
 
 
-def open_for(extractor: Extractor, photo: Photo) -> Image.Image:
+def open_for(extractor: Extractor, photo: Photo, **limits: int) -> Image.Image:
     """Return a photo as `open_photo` reads it, shrunk where the extractor offers that."""
     shrink = getattr(extractor, "shrink", lambda photo: photo)
-    return shrink(open_photo(photo))
+    return shrink(open_photo(photo, **limits))
 
 
 def make_extractor(name: str, /, **options: Any) -> Extractor:

@@ -2,6 +2,7 @@
 
 import contextlib
 import glob
+import io
 import os
 import pathlib
 import re
@@ -17,33 +18,41 @@ from sparsecap_jax.files import open_regular
 
 EXAMPLES = pathlib.Path(__file__).with_name("examples")
 """Folder of photos that come with the package, and their licences."""
-Photo = str | os.PathLike | Image.Image | np.ndarray
+Photo = str | os.PathLike | Image.Image | np.ndarray | bytes
 _MAX_PIXELS = 178_956_970  # Pillow refuses files of more; it warns of a half of them
 _URL = re.compile(r"data:|[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
-def open_photo(photo: Photo) -> Image.Image:
+class TooManyPixels(DataError):
+    """A photo of more pixels than allowed, which was not decoded."""
+
+
+def open_photo(photo: Photo, *, max_pixels: int = _MAX_PIXELS) -> Image.Image:
     """Read a photo as an RGB image, turned upright by its EXIF orientation.
 
     Transparent pixels are shown on white; 16-bit, 32-bit and float grey is scaled to 8 bits; of
     several frames or pages, the first counts. A broken EXIF is ignored.
 
     Args:
-        photo: file of a format of `PICTURE_FORMATS`; a picture of Pillow, which stays as it is; or
-            an array, uint8 `[H, W]`, `[H, W, 1]`, `[H, W, 3]` or `[H, W, 4]`.
+        photo: file of a format of `PICTURE_FORMATS`, or its bytes; a picture of Pillow, which stays
+            as it is; or an array, uint8 `[H, W]`, `[H, W, 1]`, `[H, W, 3]` or `[H, W, 4]`.
+        max_pixels: most pixels; Pillow refuses files of more than 178,956,970 in any case.
 
     Raises:
-        DataError: no such file, not an image, truncated, an array of another kind, a URL, or more
-            than 178,956,970 pixels.
+        DataError: no such file, not an image, truncated, an array of another kind, a URL, or, as a
+            `TooManyPixels`, one of too many pixels.
     """
+    if isinstance(photo, bytes):
+        with _one_error("photo"), io.BytesIO(photo) as file:
+            return _upright(Image.open(file, formats=PICTURE_FORMATS), max_pixels)
     if not isinstance(photo, str | os.PathLike):
         with _one_error(getattr(photo, "filename", "") or "picture in memory"):
-            return _upright(_from_memory(photo))
+            return _upright(_from_memory(photo), max_pixels)
     name = photo_name(photo)
     if _is_url(photo):
         raise DataError(f"{name:.200}: a URL; expected a file, nothing is downloaded")
     with _one_error(name), open_regular(photo) as file:
-        return _upright(Image.open(file, formats=PICTURE_FORMATS))
+        return _upright(Image.open(file, formats=PICTURE_FORMATS), max_pixels)
 
 
 def list_photos(place: str | os.PathLike) -> list[str | os.PathLike]:
@@ -87,14 +96,15 @@ def _one_error(name: str) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        raise DataError(f"{name}: {error}") from None
+        raise type(error)(f"{name}: {error}") from None
     except FileNotFoundError as error:
         raise DataError(f"{name}: no such file; expected a photo") from error
     except UnidentifiedImageError as error:
         expected = ", ".join(PICTURE_FORMATS)
         raise DataError(f"{name}: not an image; expected {expected}") from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"{name}: too many pixels; expected at most {_MAX_PIXELS:,}") from error
+        message = f"{name}: too many pixels; expected at most {_MAX_PIXELS:,}"
+        raise TooManyPixels(message) from error
     except Exception as error:  # broken files lead Pillow's readers to errors of any type
         if isinstance(error, OSError) and error.strerror:
             raise DataError(f"{name}: cannot be read: {error.strerror}") from error
@@ -113,11 +123,12 @@ def _from_memory(photo: Image.Image | np.ndarray) -> Image.Image:
     return Image.fromarray(photo.reshape(shape))
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image, max_pixels: int) -> Image.Image:
     """Turn an image, which may change, as its EXIF says, and return it as RGB."""
-    if not 0 < image.width * image.height <= _MAX_PIXELS:
+    if not 0 < image.width * image.height <= max_pixels:
         size = f"{image.width} x {image.height} pixels"
-        raise DataError(f"{size}; expected at least one and at most {_MAX_PIXELS:,}")
+        kind = TooManyPixels if image.width * image.height else DataError
+        raise kind(f"{size}; expected at least one and at most {max_pixels:,}")
     image.load()
     with contextlib.suppress(Exception):  # of an EXIF that cannot be read
         ImageOps.exif_transpose(image, in_place=True)

@@ -11,7 +11,7 @@ from sparsecap_jax.captioning import attention_plot
 from sparsecap_jax.captioning.batches import Caption
 from sparsecap_jax.data.features import RegionFeatures
 from sparsecap_jax.errors import CheckpointError, ConfigError, DataError
-from sparsecap_jax.files import read_json, write_json
+from sparsecap_jax.files import read_bytes, read_json, write_json
 from sparsecap_jax.photos import efficientnet_lite, extract
 from sparsecap_jax.photos.extractors import EXTRACTORS, remake_extractor
 from sparsecap_jax.photos.images import open_photo
@@ -43,6 +43,17 @@ def _read_photos(folder):
             faults.append(error)
     if faults:
         raise faults[0]
+
+
+@reader("photo_bytes", make=_photos)
+def _read_photo_bytes(folder):
+    """Read the bytes of a photo, as the service does."""
+    path = folder / "b.jpg"
+    content = read_bytes(path, "a photo", max_bytes=10**7)
+    try:
+        return open_photo(content, max_pixels=10**7)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 @reader("picture", make=_photos)

@@ -13,7 +13,13 @@ import pytest
 from PIL import Image
 
 from sparsecap_jax.errors import DataError
-from sparsecap_jax.photos.images import list_photos, open_photo, photo_name, squeeze
+from sparsecap_jax.photos.images import (
+    TooManyPixels,
+    list_photos,
+    open_photo,
+    photo_name,
+    squeeze,
+)
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -267,3 +273,28 @@ def test_squeeze_keeps_relative_places():
     assert pixels.shape == (16, 16, 3)
     np.testing.assert_allclose(pixels[:, :6], np.broadcast_to(RED, (16, 6, 3)), atol=8)
     np.testing.assert_allclose(pixels[:, 10:], np.broadcast_to(BLUE, (16, 6, 3)), atol=8)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+def test_the_bytes_of_a_file_are_as_good_as_the_file(tmp_path, ending):
+    path = tmp_path / f"a.{ending}"
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    content = path.read_bytes()
+    np.testing.assert_array_equal(np.asarray(open_photo(content)), np.asarray(open_photo(path)))
+    with pytest.raises(DataError, match=r"^photo: not an image; expected JPEG, PNG"):
+        open_photo(b"no photo")
+    with pytest.raises(DataError, match=r"^photo: "):
+        open_photo(content[: len(content) // 2])
+
+
+def test_a_limit_of_pixels_holds_before_decoding(tmp_path):
+    path = tmp_path / "a.png"
+    two_halves().save(path)
+    for photo in (path, path.read_bytes(), two_halves()):
+        assert open_photo(photo, max_pixels=8).size == (4, 2)
+        with pytest.raises(TooManyPixels, match=r"4 x 2 pixels; .* at most 7$"):
+            open_photo(photo, max_pixels=7)
+    cut = path.read_bytes()[:-20]
+    with pytest.raises(TooManyPixels, match=r"^photo: 4 x 2 pixels"):
+        open_photo(cut, max_pixels=7)

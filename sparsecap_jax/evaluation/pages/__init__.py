@@ -23,6 +23,7 @@ def assemble(
     scripts: Sequence[str] = (),
     texts: Mapping[str, str] | None = None,
     images: str = "data:",
+    connect: str = "'none'",
 ) -> list[str]:
     """Return the parts of a page, between which content belongs.
 
@@ -33,13 +34,14 @@ def assemble(
         scripts: names of its scripts, which run as one.
         texts: text by the name that stands for it; becomes text, never markup.
         images: sources of pictures that the page may show.
+        connect: addresses that its scripts may ask.
     """
     style = "\n".join(_read(name) for name in styles)
     script = "\n".join(_read(name) for name in scripts)
     script = f'\n"use strict";\n(() => {{\n{script}}})();\n' if script else ""
     policy = (
         f"default-src 'none'; base-uri 'none'; form-action 'none'; img-src {images}; "
-        f"style-src {_hash(style)}; script-src {_hash(script)}"
+        f"connect-src {connect}; style-src {_hash(style)}; script-src {_hash(script)}"
     )
     values = {name: html.escape(text) for name, text in (texts or {}).items()}
     values |= {"policy": policy, "styles": style, "scripts": script}

@@ -150,8 +150,8 @@ function start(data) {
   readAddress();
   drawTable(data, measured, visible, update);
   const counted = (count, noun) => `${shownCount(count)} ${noun}${count === 1 ? "" : "s"}`;
-  const models = counted(data.models.length, "model");
-  find("about").textContent = `${counted(everything.length, "image")}, captions of ${models}`;
+  const told = [counted(everything.length, "image"), counted(data.models.length, "model")];
+  find("about").textContent = told.join(", captions of ");
   if (matchMedia("(max-width: 46rem)").matches) {
     find("filters").open = find("models").open = false;
   }

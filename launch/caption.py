@@ -9,13 +9,13 @@ Photos are files, folders or patterns (docs/photos.md); they are captioned by th
 `flickr8k-mini` of the package where no other is given. --example takes three photos that come with
 the package. DIR is a file or folder of features of any
 format of docs/data.md. Several run directories between commas make an ensemble. With an output, run
-the same command again to continue.
+the same command again to continue; one that is finished is replaced with --overwrite alone.
 """
 
 from absl import app, flags
 
 from sparsecap_jax.commands import search_flags
-from sparsecap_jax.commands.cli import run_main
+from sparsecap_jax.commands.cli import refuse, run_main
 
 CHECKPOINT = flags.DEFINE_list("checkpoint", None, "Run directories, model files, or names.")
 EXAMPLE = flags.DEFINE_bool("example", False, "Caption three photos of the package.")
@@ -25,6 +25,7 @@ OUTPUT = flags.DEFINE_string("output", None, "File to write, .jsonl or .json.")
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", None, "Images at a time, by default 50, or 16 photos.", lower_bound=1
 )
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an output that is finished.")
 STRICT = flags.DEFINE_bool("strict", False, "Stop at the first photo that cannot be read.")
 CANDIDATES = flags.DEFINE_bool("candidates", False, "Write all captions of the search as well.")
 ATTENTION = flags.DEFINE_bool("attention", False, "Write the regions' weights for each word.")
@@ -43,10 +44,11 @@ def main(words: list[str]) -> None:
         photos = [*photos, EXAMPLES]
     if bool(photos) == bool(FEATURES.value):
         raise app.UsageError("expected photos, --example or --features")
-    if (CANDIDATES.value or ATTENTION.value) and not OUTPUT.value:
-        raise app.UsageError("--candidates and --attention need --output")
+    if not OUTPUT.value:
+        refuse([CANDIDATES, ATTENTION, OVERWRITE], "with --output only")
+    refuse([IMAGE_SIZES] if photos else [STRICT], "with --features" if photos else "with photos")
     options |= {"candidates": CANDIDATES.value, "attention": ATTENTION.value}
-    options["backend"] = BACKEND.value
+    options |= {"backend": BACKEND.value, "overwrite": OVERWRITE.value}
     if BATCH_SIZE.value:
         options["batch_size"] = BATCH_SIZE.value
     from sparsecap_jax.commands.caption import caption_folder, caption_photos

@@ -2,7 +2,8 @@
 
 python launch/card.py runs/flickr8k_95 --output=docs/flickr8k.md --data_dir=data/flickr8k_coco
 
-Dev and test are captioned with the search of the run unless flags name another.
+Dev and test are captioned with the search of the run, the same for both, unless flags name another.
+--config.data.licence=TEXT states the licence of the training data.
 """
 
 from absl import app, flags

@@ -8,7 +8,7 @@ python launch/convert.py --target=reference --input=runs/demo/supermask --output
 
 from absl import app, flags
 
-from sparsecap_jax.commands.cli import run_main
+from sparsecap_jax.commands.cli import refuse, run_main
 
 FORMATS = ["run", "reference"]
 SOURCE = flags.DEFINE_enum("source", None, FORMATS, "Format of the input.")
@@ -44,6 +44,10 @@ def main(words: list[str]) -> None:
     source, target = SOURCE.value or "run", TARGET.value or "run"
     if source == target == "reference":
         raise app.UsageError("expected a run as --source or as --target")
+    if target == "reference":
+        refuse([WEIGHTS], "without --target=reference only")
+    else:
+        refuse([FORM, MASKS], "with --target=reference only")
     from sparsecap_jax.commands.convert import convert_run, export_reference, import_reference
 
     if source == "reference":

@@ -18,7 +18,7 @@ results and files of captions; seeds of one recipe (`.../seed_0`) are pooled.
 from absl import app, flags
 
 from sparsecap_jax.commands import search_flags
-from sparsecap_jax.commands.cli import define_changes, run_main
+from sparsecap_jax.commands.cli import define_changes, refuse, run_main
 
 CHECKPOINT = flags.DEFINE_multi_string(
     "checkpoint",
@@ -34,7 +34,11 @@ BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", None, "Same as --config.data.eval_batch_size.", lower_bound=1
 )
 CHANGES = define_changes("--config.data.name=coco")
-ATTENTION = flags.DEFINE_bool("attention", False, "Write the regions' weights for each word.")
+ATTENTION = flags.DEFINE_bool(
+    "attention",
+    None,
+    "Write the regions' weights for each word; by default where they are there.",
+)
 CAPTIONS = flags.DEFINE_string("captions", None, "Captions to score instead.")
 REFERENCES = flags.DEFINE_string("references", None, "Their references.")
 OUTPUT = flags.DEFINE_string("output", None, "Scores file; with --checkpoint, a folder.")
@@ -74,7 +78,11 @@ def main(words: list[str]) -> None:
     if checkpoints:
         evaluate_checkpoints(checkpoints)
         return
+    of_search = [flags.FLAGS[name] for name in search_flags.OPTIONS]
+    refuse([*OF_RUNS, *of_search], "with --checkpoint only")
     if CAPTION_SETS.value and REFERENCES.value:
+        of_captions = [CAPTIONS, GROUPS, CIDER_DF, SPICE_JARS, TRAINING]
+        refuse(of_captions, "without --caption_sets only")
         from sparsecap_jax.evaluation.metrics import evaluate_caption_sets
 
         paths = CAPTION_SETS.value, REFERENCES.value, OUTPUT.value
@@ -84,8 +92,6 @@ def main(words: list[str]) -> None:
         return
     if not (CAPTIONS.value and REFERENCES.value):
         raise app.UsageError("expected --checkpoint, or --captions and --references")
-    of_search = [flags.FLAGS[name] for name in search_flags.OPTIONS]
-    _refuse([*OF_RUNS, *of_search], "with --checkpoint only")
     from sparsecap_jax.evaluation.metrics import (
         ALL_METRICS,
         evaluate_caption_files,
@@ -105,13 +111,6 @@ def main(words: list[str]) -> None:
         shown = f"{value:.4f}" if isinstance(value, float) else value
         print(f"{name:8s} {'not computed' if value is None else shown}")
     print(*more_lines(scores), sep="\n")
-
-
-def _refuse(unused: list, expected: str) -> None:
-    """Raise a UsageError where one of some flags is given."""
-    given = ", ".join(f"--{flag.name}" for flag in unused if flags.FLAGS[flag.name].present)
-    if given:
-        raise app.UsageError(f"{given}: expected {expected}")
 
 
 def _extras() -> dict[str, str]:
@@ -140,7 +139,7 @@ def compare(sources: list[str]) -> None:
     """Compare captions of runs, folders and files."""
     if CHECKPOINT.value or CAPTIONS.value:
         raise app.UsageError("expected --compare, --checkpoint or --captions; one of them")
-    _refuse([ENSEMBLE, ATTENTION, GROUPS, TRAINING, CAPTION_SETS], "without --compare only")
+    refuse([ENSEMBLE, ATTENTION, GROUPS, TRAINING, CAPTION_SETS], "without --compare only")
     from sparsecap_jax.commands.compare import compare_captions
 
     compare_captions(
@@ -152,6 +151,7 @@ def evaluate_checkpoints(checkpoints: list[str]) -> None:
     """Score runs on a split."""
     if CAPTIONS.value or REFERENCES.value:
         raise app.UsageError("expected --checkpoint, or --captions and --references; not both")
+    refuse([CAPTION_SETS, TRAINING], "without --checkpoint only")
     if ENSEMBLE.value and (len(checkpoints) < 2 or not OUTPUT.value):
         raise app.UsageError("--ensemble needs several checkpoints, and a folder --output")
     options = {"output": OUTPUT.value, **_run_options(), **_extras()}

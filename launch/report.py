@@ -15,7 +15,7 @@ runs, folders of results or files of captions, next to images, references and sc
 
 from absl import app, flags
 
-from sparsecap_jax.commands.cli import define_changes, run_main
+from sparsecap_jax.commands.cli import define_changes, refuse, run_main
 
 HTML = flags.DEFINE_string("html", None, "Page of captions to write.")
 REFERENCES = flags.DEFINE_string("references", "", "References of the page; else the dataset's.")
@@ -33,6 +33,7 @@ def main(words: list[str]) -> None:
     if not words:
         raise app.UsageError("expected runs, model files, or folders that hold some")
     if HTML.value:
+        refuse([OUTPUT, PUBLISHED], "without --html only")
         from sparsecap_jax.commands.explorer import write_explorer
 
         write_explorer(
@@ -45,6 +46,7 @@ def main(words: list[str]) -> None:
             changes=CHANGES.value,
         )
         return
+    refuse([REFERENCES, IMAGES, LINK_IMAGES, GROUPS, CHANGES], "with --html only")
     from sparsecap_jax.commands.report import report_runs
 
     report_runs(words, OUTPUT.value, published=PUBLISHED.value)

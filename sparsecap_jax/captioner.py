@@ -20,7 +20,7 @@ from sparsecap_jax.captioning.engines import (
     has_accelerator,
 )
 from sparsecap_jax.captioning.image_options import decode_options, image_options
-from sparsecap_jax.captioning.search import SearchOptions
+from sparsecap_jax.captioning.search import check_names, search_options
 from sparsecap_jax.data.batches import make_eval_batches
 from sparsecap_jax.data.features import FeatureStore, RegionFeatures, validated
 from sparsecap_jax.data.karpathy import ImageId, Record
@@ -261,6 +261,7 @@ class Captioner:
         self, photos: Photo | Iterable[Photo], *, batch_size: int = 16, **search: Any
     ) -> Iterator[list[Caption]]:
         """Yield all captions of each photo, best beams first; otherwise as `caption_photos`."""
+        check_names({name: value for name, value in search.items() if name != "attention"})
         if "search" not in search:
             search = {**self.search, **search}
         single = isinstance(photos, str | os.PathLike | Image.Image | bytes)
@@ -310,7 +311,7 @@ class Captioner:
             DataError: features are missing (all at once) or malformed.
             ConfigError: options that are out of range or contradict each other.
         """
-        in_words, tokenizer = SearchOptions(**search), self._runs[0].tokenizer
+        in_words, tokenizer = search_options(search), self._runs[0].tokenizer
         options = decode_options(in_words, tokenizer, self._max_length)
         if len(image_ids) == 0:
             return

@@ -239,6 +239,11 @@ def write_json(path: str | pathlib.Path, value: Any, indent: int | None = 2) -> 
         raise DataError(f"{path}: {error.object!r:.80} is not valid Unicode text") from error
 
 
+def absent(path: str | os.PathLike, expected: str) -> str:
+    """Return the message about a file or folder that is not there, the same in all commands."""
+    return f"{os.fspath(path)}: no such file or folder; expected {expected}"
+
+
 def open_regular(path: str | os.PathLike, buffering: int = -1) -> IO:
     """Open a file for reading bytes; OSError where it is a device, pipe, socket or folder."""
     return open(path, "rb", buffering, opener=_regular)
@@ -284,7 +289,7 @@ def read_bytes(
                 raise DataError(f"{path}: {size} bytes; {at_most}")
             return file.read(size)  # no more, should it grow
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; expected {expected}") from error
+        raise DataError(absent(path, expected)) from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 

@@ -56,6 +56,11 @@ def is_unspaced(text: str) -> bool:
     return len(_UNSPACED_LETTER.findall(text)) * 2 > letters
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 image", "2,000 images"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 @functools.lru_cache(4096)
 def _plain_letter(char: str) -> str:
     return unicodedata.normalize("NFKC", char) if unicodedata.category(char)[0] in "LM" else char

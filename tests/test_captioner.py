@@ -196,6 +196,15 @@ def test_wrong_arrays_are_refused(captioner, given, message):
         captioner.caption(*given)
 
 
+def test_a_misspelt_option_of_a_search_is_named(captioner):
+    message = r"^search option beam_sise: unknown; did you mean 'beam_size'\?"
+    for call in (captioner.caption, captioner.candidates):
+        with pytest.raises(ConfigError, match=message):
+            call(FEATURES[0], beam_sise=3)
+    with pytest.raises(ConfigError, match=message):
+        next(captioner.photo_candidates([], beam_sise=3))
+
+
 def test_twenty_batches_of_mixed_lengths_compile_nothing_new(captioner, tmp_path):
     """Batches of both buckets; each image has a word required of it."""
     folder, compiled = write_features(tmp_path / "features", 100), []

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from sparsecap_jax.decoding.options import parsed_penalty
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.settings import Field, Range, check_range, coerce, fields_of
+from sparsecap_jax.settings import Field, Range, check_range, coerce, fields_of, nearest
 
 Search = Literal["greedy", "beam", "diverse_beam", "sample", "gumbel"]
 SEARCHES: tuple[str, ...] = typing.get_args(Search)
@@ -109,6 +109,20 @@ class SearchOptions:
     def uses(self, option: str) -> bool:
         """Return whether the search uses an option."""
         return self.search in USED_BY.get(option, SEARCHES)
+
+
+def search_options(given: Mapping[str, Any]) -> SearchOptions:
+    """Return `SearchOptions(**given)`; a ConfigError, and no TypeError, for an unknown name."""
+    check_names(given)
+    return SearchOptions(**given)
+
+
+def check_names(given: Mapping[str, Any]) -> None:
+    """Raise a ConfigError where there is no search option of a name."""
+    known = fields_of(SearchOptions)
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"search option {name}: unknown; {nearest(name, known)}")
 
 
 def _coerced(value: Any, field: Field, where: str) -> Any:

@@ -30,17 +30,25 @@ class CaptionStream:
         path: `.jsonl` for one entry a line, `.json` for a list.
         settings: values of JSON types that the entries depend on.
         key: field of the entries that says which image they are of.
+        overwrite: whether a finished `path` may be replaced.
 
     Attributes:
         entries: all entries so far, by their values of `key`.
         done: those values that had entries in the beginning.
 
     Raises:
-        DataError: `path` has another ending; `PATH.partial` has other settings or another format.
+        DataError: `path` has another ending, or is finished and not to be replaced; `PATH.partial`
+            has other settings or another format.
         SparsecapError: another process is writing to `path`, or `PATH.partial` is no regular file.
     """
 
-    def __init__(self, path: str | os.PathLike, settings: dict[str, Any], key: str = "image_id"):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        settings: dict[str, Any],
+        key: str = "image_id",
+        overwrite: bool = True,
+    ):
         self._path, self._key = pathlib.Path(path), key
         if self._path.suffix not in (".json", ".jsonl"):
             raise DataError(f"{path}: expected a name that ends in .json or .jsonl")
@@ -48,6 +56,8 @@ class CaptionStream:
         self.entries: dict[ImageId, dict[str, Any]] = {}
         with named_errors(self._partial), contextlib.ExitStack() as opened:
             opened.enter_context(locked(self._path, folder=False))
+            if not overwrite and self._path.exists():
+                raise DataError(f"{path}: finished already; expected another name, or --overwrite")
             self._file = opened.enter_context(open_own(self._partial))
             self._continue(settings)
             self._opened = opened.pop_all()

@@ -17,6 +17,7 @@ from sparsecap_jax.evaluation.result_files import (
     load_corpus_scores,
     load_image_scores,
 )
+from sparsecap_jax.files import absent
 from sparsecap_jax.runs.finished import MODEL_SUFFIX
 
 _CAPTIONS = "captions.json"
@@ -104,7 +105,9 @@ def _find_results(name: str, source: pathlib.Path) -> list[Results]:
     files = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
     if not files:
         made = "launch/evaluate.py --checkpoint makes them"
-        raise DataError(f"{source}: no captions; expected a file, or results of a run ({made})")
+        expected = f"a file of captions, or results of a run ({made})"
+        found = f"{source}: no captions; expected {expected}"
+        raise DataError(found if source.exists() else absent(source, expected))
     run = source if (source / "config.json").is_file() else None
     parts = [path.parent.name.removeprefix(start).partition("_") for path in files]
     several = len({split for split, _, _ in parts}) < len(parts)  # of one split
@@ -167,7 +170,7 @@ def _scores(
         report(f"{table}: of other captions than {path.name}; scored anew")
     judges = {image: list(references.get(image, ())) for image in texts}
     if not all(judges.values()):
-        report(f"{path}: images without references; no scores")
+        report(f"{path}: images without references; no scores (--references=FILE names some)")
         return {}, {}
     judged = judge_captions(texts, judges, FAST_METRICS)
     return judged.images, dict(judged.scores)

@@ -15,13 +15,14 @@ from typing import Any
 from sparsecap_jax import stopping
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.captioning.batches import Caption, best_caption, finite, to_coco
-from sparsecap_jax.captioning.search import SearchOptions
+from sparsecap_jax.captioning.search import check_names, search_options
 from sparsecap_jax.captioning.stream import CaptionStream
 from sparsecap_jax.data.records import ImageId, image_id_from_filename
 from sparsecap_jax.data.stores import open_store
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.photos.extract import open_photos
 from sparsecap_jax.photos.images import list_photos, photo_name
+from sparsecap_jax.text import counted
 
 
 def caption_folder(
@@ -34,6 +35,7 @@ def caption_folder(
     candidates: bool = False,
     attention: bool = False,
     backend: str = "auto",
+    overwrite: bool = False,
     report: Callable[[str], None] = print,
     **search: Any,
 ) -> list[dict]:
@@ -55,6 +57,7 @@ def caption_folder(
             [{"caption", "log_prob", "score"}]`.
         attention: whether entries have the weights of the regions for each word, `"attention"`.
         backend: see `Captioner.load`.
+        overwrite: whether a finished `output` is replaced.
         report: takes one line of progress at a time.
         **search: see `SearchOptions`.
 
@@ -65,9 +68,9 @@ def caption_folder(
         CheckpointError: the checkpoint is missing or corrupt.
         ConfigError: options that are out of range or contradict each other.
         DataError: there are no features, or some are malformed; or `OUTPUT.partial` belongs to
-            other options.
+            other options, or `output` is finished.
     """
-    options = SearchOptions(**search)
+    options = search_options(search)
     captioner = Captioner.load(checkpoint, backend=backend)
     store = open_store(features, captioner.feature_size, captioner.needs_boxes, sizes=image_sizes)
     image_ids = store.image_ids()
@@ -77,10 +80,11 @@ def caption_folder(
     settings |= {"features": str(features)}
     settings |= {key: str(value) for key, value in dataclasses.asdict(options).items()}
     settings |= {"candidates": candidates, "attention": attention}
-    with CaptionStream(output, settings) as stream:
+    with CaptionStream(output, settings, overwrite=overwrite) as stream:
         remaining = [image_id for image_id in image_ids if image_id not in stream.done]
         if stream.done:
-            report(f"continuing: {len(stream.done)} of {len(image_ids)} images are captioned")
+            total = counted(len(image_ids), "image")
+            report(f"continuing: {len(stream.done)} of {total} captioned")
         if remaining:
             results = captioner.caption_store(
                 store, remaining, batch_size=batch_size, attention=attention, **search
@@ -107,6 +111,7 @@ def caption_photos(
     candidates: bool = False,
     attention: bool = False,
     backend: str = "auto",
+    overwrite: bool = False,
     report: Callable[[str], None] = print,
     **search: Any,
 ) -> dict[str, str]:
@@ -126,6 +131,7 @@ def caption_photos(
         candidates: as in `caption_folder`.
         attention: as in `caption_folder`.
         backend: as in `caption_folder`.
+        overwrite: as in `caption_folder`.
         report: takes one caption at a time, `PATH: caption`.
         **search: see `Captioner.caption_photos`.
 
@@ -135,6 +141,7 @@ def caption_photos(
     Raises:
         SparsecapError: the checkpoint, the extractor, a photo or an option is at fault.
     """
+    check_names(search)
     captioner = Captioner.load(checkpoint, backend=backend)
     paths: dict[str, str | os.PathLike] = {}
     faults: dict[str, str] = {}
@@ -161,11 +168,13 @@ def caption_photos(
     settings = {"checkpoint": repr(checkpoint), "weights": captioner.checksum}
     settings |= {"candidates": candidates, "attention": attention}
     settings |= {key: str(value) for key, value in search.items()}
-    with CaptionStream(output, settings, "photo") if output else nullcontext() as stream:
+    growing = CaptionStream(output, settings, "photo", overwrite) if output else nullcontext()
+    with growing as stream:
         done = stream.done if stream else ()
         if done:
             count = len(paths.keys() & done)
-            print(f"continuing: {count} of {len(paths)} photos are captioned", file=sys.stderr)
+            total = counted(len(paths), "photo")
+            print(f"continuing: {count} of {total} captioned", file=sys.stderr)
         todo = {name: path for name, path in paths.items() if name not in done}
         entries, advice = [], stopping.CONTINUE if stream else ""
         for entry in stopping.between(results(todo), advice):
@@ -181,7 +190,7 @@ def caption_photos(
     for fault in faults.values():
         print(f"left out: {fault}", file=sys.stderr)
     if faults:
-        raise DataError(f"left out: {len(faults)}, captioned: {len(entries)} photos")
+        raise DataError(f"left out: {len(faults)}, captioned: {counted(len(entries), 'photo')}")
     return {entry["photo"]: entry["caption"] for entry in entries}
 
 

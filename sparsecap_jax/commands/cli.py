@@ -19,6 +19,7 @@ from sparsecap_jax.errors import ConfigError, SparsecapError
 from sparsecap_jax.files import system_fault
 
 _CHANGES = "config.SECTION.FIELD"
+_MISSING = re.compile(r"flag --(\w+)=None: Flag --\1 must have a value other than None\.?")
 _CHANGE = re.compile(r"--?(?P<no>no)?config\.(?P<path>[^=]+)(?P<given>=(?P<value>.*))?", re.DOTALL)
 
 
@@ -52,6 +53,7 @@ def run_main(
                 for flag in defined if module.startswith("sparsecap_jax.") else ():
                     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # in --help
             flags.FLAGS.set_gnu_getopt(True)  # flags may follow words
+            argv = ["--help" if word == "-h" else word for word in argv]
             argv = flags.FLAGS.read_flags_from_files(argv)
             try:
                 return flags.FLAGS(list(collect_changes(argv) if _CHANGES in flags.FLAGS else argv))
@@ -89,7 +91,8 @@ def _errors_in_one_line() -> Iterator[None]:
         yield
     except (SparsecapError, app.UsageError, flags.Error) as error:
         usage = "; --help says more" if isinstance(error, app.UsageError) else ""
-        sys.exit(f"error: {' '.join(map(str.strip, str(error).splitlines()))}{usage}")
+        text = _MISSING.sub(_missing, " ".join(map(str.strip, str(error).splitlines())))
+        sys.exit(f"error: {text}{usage}")
     except BrokenPipeError:  # `| head`: nobody reads any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what is buffered
         sys.exit(128 + signal.SIGPIPE)
@@ -103,12 +106,24 @@ def _errors_in_one_line() -> Iterator[None]:
         sys.exit(130)
 
 
+def _missing(match: re.Match[str]) -> str:
+    """Say which flag is missing, and what it is."""
+    return f"--{match[1]} is missing; expected: {flags.FLAGS[match[1]].help}"
+
+
 def _report_unless_repeated(unraisable: Any) -> None:
     """Print an error of a callback; not what TensorStore's say after a first failed write."""
     if isinstance(unraisable.exc_value, stopping.Stopped):
         stopping.again()
     elif str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
+
+
+def refuse(unused: Sequence[flags.FlagHolder | flags.Flag], expected: str) -> None:
+    """Raise a UsageError where the command line gives one of some flags that would be ignored."""
+    given = ", ".join(f"--{flag.name}" for flag in unused if flags.FLAGS[flag.name].present)
+    if given:
+        raise app.UsageError(f"{given}: expected {expected}")
 
 
 class ConfigFlag:

@@ -11,6 +11,7 @@ from sparsecap_jax.evaluation.tables import latex_table, markdown_table, text_ta
 from sparsecap_jax.files import write_atomically, write_table
 from sparsecap_jax.runs.collection import find_runs, read_run
 from sparsecap_jax.runs.published import resolve_run
+from sparsecap_jax.text import counted
 
 TABLE = "table"
 UNREADABLE = "unreadable"
@@ -115,7 +116,10 @@ def draw_runs(
         others = [run.name for run in runs if run.name not in scored]
         if others:
             left_out = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
-            report(f"charts of CIDEr show {results}, without {len(others)} runs: {left_out}")
+            without = counted(len(others), "run")
+            report(f"charts of CIDEr show {results}, without {without}: {left_out}")
+        if published:
+            report(plots.published_note(runs, results).replace("\n", ", "))
         for name, draw in (
             ("quality.png", plots.draw_quality),
             ("bubbles.png", plots.draw_bubbles),

@@ -21,6 +21,7 @@ from sparsecap_jax.runs.finished import (
 )
 from sparsecap_jax.runs.published import resolve_run, results_folder
 from sparsecap_jax.runs.weights import load_weights
+from sparsecap_jax.text import counted
 
 _SHOWN = ("CIDEr", "Bleu_1", "Bleu_4", "METEOR", "ROUGE_L", "SPICE")
 _FILE = "captions.json"
@@ -82,7 +83,8 @@ def compare_captions(
         raise DataError(f"{', '.join(captions)}: {found}; expected the same images")
     for name, texts in captions.items():
         if len(texts) > len(shared):
-            report(f"{name}: {len(texts) - len(shared)} images that others lack are left out")
+            lacked = counted(len(texts) - len(shared), "image")
+            report(f"{name}: left out, for others lack them: {lacked}")
     shared_references = {image: judges[image] for image in shared}
     judged = {
         name: judge_captions(
@@ -183,7 +185,8 @@ def _lines(result: Mapping[str, Any]) -> list[str]:
     scored = [name for name in next(iter(models.values())) if name != "seeds"]
     metrics = [metric for metric in _SHOWN if metric in scored] or scored
     width = max(12, *(len(name) + 2 for name in models))
-    lines = [f"{result['images']} images; 95% intervals from images drawn with replacement"]
+    images = counted(result["images"], "image")
+    lines = [f"{images}; 95% intervals from images drawn with replacement"]
     lines.append(f"{'':{width}s}seeds" + "".join(f"{metric:>26s}" for metric in metrics))
     for name, row in models.items():
         cells = []
@@ -202,7 +205,7 @@ def _lines(result: Mapping[str, Any]) -> list[str]:
             lines.append(
                 f"  {metric:8s} {cell['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
                 f"  p {cell['p_bootstrap']:.4f} (bootstrap) {cell['p_sign_flip']:.4f} (sign flip)"
-                f"  better on {cell['wins']} images, worse on {cell['losses']}"
+                f"  better on {counted(cell['wins'], 'image')}, worse on {cell['losses']}"
             )
         for kind in ("gained", "lost"):
             words = [f"{w['word']} {w['images']:.4g} ({w['right']:.4g} right)" for w in row[kind]]

@@ -17,6 +17,7 @@ from sparsecap_jax.model_files import FORMS
 from sparsecap_jax.pruning import PRUNERS, Pruner, make_pruner
 from sparsecap_jax.pruning.masks import finalize
 from sparsecap_jax.pruning.paths import select
+from sparsecap_jax.pruning.summary import weight_counts
 from sparsecap_jax.runs import config as sections
 from sparsecap_jax.runs.directory import (
     LoadedRun,
@@ -25,10 +26,10 @@ from sparsecap_jax.runs.directory import (
     prunable_masks,
     save_model,
     save_run,
-    weight_counts,
 )
-from sparsecap_jax.runs.finished import IMPORTED, MODEL_SUFFIX
+from sparsecap_jax.runs.finished import IMPORTED, MODEL_SUFFIX, finished_weights
 from sparsecap_jax.runs.published import resolve_run
+from sparsecap_jax.runs.weights import load_weights
 from sparsecap_jax.torch_files import SparseTensor
 
 # Suffixes that the reference gives to weights files.
@@ -72,6 +73,11 @@ def convert_run(
     """
     output = _unused(output)
     size = _write(output, load_run(resolve_run(source)), weights)
+    written = load_weights(finished_weights(output))
+    counts = weight_counts(written["params"], written["masks"])
+    if "kept" in counts:
+        zeros = counts["kept"] - counts["nonzeros"]
+        report(f"{zeros:,} of {counts['kept']:,} kept weights are 0, as rounding makes some")
     report(f"{weights}; wrote {output} ({size:,} bytes)")
     return output
 
@@ -212,7 +218,9 @@ def export_reference(
 def _unused(output: str | pathlib.Path) -> pathlib.Path:
     output = pathlib.Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise CheckpointError(f"{output}: exists; expected a new or empty folder to write to")
+        file = output.is_file() or output.suffix == MODEL_SUFFIX
+        expected = "the name of a new file" if file else "a new or empty folder to write to"
+        raise CheckpointError(f"{output}: exists; expected {expected}")
     return output
 
 

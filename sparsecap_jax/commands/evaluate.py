@@ -1,5 +1,6 @@
 """Scores of trained runs on a split of a dataset (`launch/evaluate.py`)."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -12,11 +13,12 @@ import jax
 from sparsecap_jax import stopping
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.captioning.batches import best_caption, to_coco
+from sparsecap_jax.captioning.search import SearchOptions, check_names
 from sparsecap_jax.captioning.stream import CaptionStream
 from sparsecap_jax.data.datasets import Dataset, load_dataset
 from sparsecap_jax.data.features import FeatureStore
 from sparsecap_jax.data.karpathy import ImageId
-from sparsecap_jax.errors import ConfigError, DataError
+from sparsecap_jax.errors import ConfigError, DataError, SparsecapError
 from sparsecap_jax.evaluation.comparison import interval, resampled
 from sparsecap_jax.evaluation.metrics import (
     METRICS,
@@ -25,18 +27,23 @@ from sparsecap_jax.evaluation.metrics import (
     more_lines,
     write_scores,
 )
+from sparsecap_jax.evaluation.result_files import load_attention
 from sparsecap_jax.evaluation.tables import cell, text_table
-from sparsecap_jax.files import remove_strays, write_table
-from sparsecap_jax.runs.directory import LoadedRun, load_run, weight_counts
+from sparsecap_jax.files import read_settings, remove_strays, write_table
+from sparsecap_jax.pruning.summary import weight_counts
+from sparsecap_jax.runs.directory import LoadedRun, load_run
 from sparsecap_jax.runs.finished import finished_weights
 from sparsecap_jax.runs.overrides import change_data
 from sparsecap_jax.runs.published import resolve_run, results_folder
+from sparsecap_jax.settings import fields_of
+from sparsecap_jax.text import counted
 
 COLUMNS = (
     *("sparsity", "nonzeros", "bytes"),
     *("CIDEr", "Bleu_1", "Bleu_4", "METEOR", "ROUGE_L"),
 )
 """Figures of a table."""
+CAPTIONS = "captions.json"
 _SECONDS = 10.0  # between lines of progress
 
 
@@ -48,7 +55,7 @@ def evaluate_run(
     output: str | pathlib.Path | None = None,
     dataset: Dataset | None = None,
     changes: Sequence[str] = (),
-    attention: bool = False,
+    attention: bool | None = None,
     backend: str = "xla",
     metrics: Sequence[str] = METRICS,
     tokenizer: str = "",
@@ -76,7 +83,7 @@ def evaluate_run(
         dataset: the dataset, if it is open already.
         changes: `data.FIELD=VALUE`, where the dataset is another than the config says.
         attention: whether entries of `captions.json` have the weights of the regions for each
-            word.
+            word; None: where those that are there have them.
         backend: runtime of the model, see `Captioner`.
         metrics: see `score_captions`.
         tokenizer: see `score_captions`; "" for "unicode" where the config says so, else "auto".
@@ -90,9 +97,9 @@ def evaluate_run(
 
     Returns:
         Scores on the 0-1 scale (`METEOR` None where Java is missing) with 95% intervals,
-        figures of the "text" (see `text_statistics.describe`), and `sparsity`, `nonzeros`, `bytes`
-        of the weights (of all members; None for a checkpoint); the content of
-        `scores.json`. A split without captions, such as COCO's test2014, has no scores.
+        figures of the "text" (see `text_statistics.describe`), `bytes` of the weights (of all
+        members; None for a checkpoint) and their sparsity, see `pruning.summary.weight_counts`; the
+        content of `scores.json`. A split without captions, such as COCO's test2014, has no scores.
 
     Raises:
         SparsecapError: the run or its data are missing or broken.
@@ -106,6 +113,7 @@ def evaluate_run(
     runs = [load_run(directory, step) for directory in directories]
     config = change_data(runs[0].config, changes)
     captioner = Captioner(dataclasses.replace(runs[0], config=config), *runs[1:], backend=backend)
+    check_names(search)
     search = {"search": "beam", **search}
     if search["search"] == "beam":
         size, penalty = config.eval[f"beam_size_{split}"], config.eval.length_penalty
@@ -113,6 +121,10 @@ def evaluate_run(
     title = _title(split, step, search)
     name = title.replace(", ", "_").replace(" ", "_")
     folder = pathlib.Path(output or results_folder(members[0], name))
+    if attention is None and (attention := _has_attention(folder)):
+        report(f"{folder}: has attention, which is made anew (--noattention leaves it out)")
+    if changed := _other_search(folder, search):
+        report(f"{folder}: results of {changed} are replaced")
     dataset = dataset or load_dataset(config.data, need_boxes=captioner.needs_boxes)
     records = {record.image_id: record for record in dataset.splits[split]}
     if not records:
@@ -123,7 +135,7 @@ def evaluate_run(
     options = {"batch_size": config.data.eval_batch_size, "attention": attention, **search}
     references = {image_id: record.raw for image_id, record in records.items()}
     extras = load_extras(records, document_frequency, spice_jars, groups)
-    with CaptionStream(folder / "captions.json", settings) as stream:
+    with CaptionStream(folder / CAPTIONS, settings) as stream:
         remove_strays(folder, "scores.json")
         rate = _caption(stream, captioner, dataset.store, list(records), title, report, options)
         captions = {image_id: stream.entries[image_id]["caption"] for image_id in records}
@@ -155,6 +167,25 @@ def evaluate_run(
     return result
 
 
+def _has_attention(folder: pathlib.Path) -> bool:
+    """Return whether captions of an earlier evaluation have attention."""
+    with contextlib.suppress(SparsecapError):
+        return bool(load_attention(folder / CAPTIONS))
+    return False
+
+
+def _other_search(folder: pathlib.Path, search: Mapping[str, Any]) -> str:
+    """Return the options of the search of earlier scores, where they differ from `search`."""
+    noted: Mapping[str, Any] = {}
+    with contextlib.suppress(SparsecapError):
+        noted = read_settings(folder / "scores.json")
+    plain = {k: [*v] if isinstance(v, tuple) else v for k, v in search.items()}
+    known = [k for k in fields_of(SearchOptions) if k in noted and type(noted[k]) is not dict]
+    names = [k for k in known if noted[k] != plain.get(k)]
+    more = [k for k in plain if noted and k not in noted]
+    return ", ".join([f"{k} {noted[k]!r:.80}" for k in names] + [f"no {k}" for k in more])
+
+
 def _title(split: str, step: int | str, search: Mapping[str, Any]) -> str:
     """Return the title of results, which names their folder too."""
     title = f"{split}, {search['search']}"
@@ -169,8 +200,11 @@ def _size(runs: Sequence[LoadedRun], directories: Sequence[pathlib.Path]) -> dic
     """Return sparsity, nonzeros and bytes; the last where all weights are finished ones."""
     files = [finished_weights(directory) for directory in directories]
     size = sum(file.stat().st_size for file in files) if files and all(files) else None
-    params = {str(number): run.params for number, run in enumerate(runs)}
-    return {**weight_counts(jax.device_get(params)), "bytes": size}
+    params, masks = (
+        {str(number): getattr(run, name) for number, run in enumerate(runs)}
+        for name in ("params", "masks")
+    )
+    return {**weight_counts(jax.device_get(params), jax.device_get(masks)), "bytes": size}
 
 
 def _caption(
@@ -185,7 +219,8 @@ def _caption(
     """Caption the images that have no caption yet; report progress and return the speed."""
     remaining = [image_id for image_id in image_ids if image_id not in stream.done]
     if stream.done:
-        report(f"continuing: {len(stream.done)} of {len(image_ids)} images are captioned")
+        total = counted(len(image_ids), "image")
+        report(f"continuing: {len(stream.done)} of {total} captioned")
     if not remaining:
         return "captioned before"
     start = reported = time.monotonic()

@@ -28,7 +28,7 @@ from sparsecap_jax.evaluation.pages.explorer import (
     thumbnail,
 )
 from sparsecap_jax.files import write_atomically
-from sparsecap_jax.text import unicode_words
+from sparsecap_jax.text import counted, unicode_words
 
 _CHUNK = 50  # images whose pictures, or regions, the page takes out at once
 
@@ -111,9 +111,11 @@ def write_explorer(
         file.write(tail)
     missing = len(keys) - len(pictures)
     if missing:
-        report(f"{missing} of {len(keys)} images have no picture; their frames are empty")
+        named = f"{missing} of {counted(len(keys), 'image')}: no picture, and an empty frame"
+        report(f"{named}; --images=FOLDER names the folder of pictures")
     size = os.path.getsize(html) / 1e6
-    report(f"wrote {html}: {len(keys)} images, {len(models)} models, {size:.1f} MB")
+    shown = f"{counted(len(keys), 'image')}, {counted(len(models), 'model')}"
+    report(f"wrote {html}: {shown}, {size:.1f} MB")
 
 
 def _find_pictures(

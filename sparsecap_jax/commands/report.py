@@ -3,17 +3,17 @@
 import pathlib
 from collections.abc import Callable, Sequence
 
-from sparsecap_jax.errors import CheckpointError, DataError
+from sparsecap_jax.errors import CheckpointError
 from sparsecap_jax.evaluation.sparsity_report import (
     FOLDER,
     PICTURE,
     TENSORS,
     write_sparsity_report,
 )
-from sparsecap_jax.files import read_settings
-from sparsecap_jax.pruning.summary import ALL, PRUNABLE
-from sparsecap_jax.runs.directory import load_run, prunable_masks
-from sparsecap_jax.runs.finished import INITIAL_WEIGHTS, MODEL, SUMMARY, finished_weights
+from sparsecap_jax.files import absent
+from sparsecap_jax.pruning.summary import ALL, PRUNABLE, weight_counts
+from sparsecap_jax.runs.directory import load_run, prunable_masks, steps_done
+from sparsecap_jax.runs.finished import INITIAL_WEIGHTS, MODEL, finished_weights
 from sparsecap_jax.runs.published import resolve_run, results_folder
 from sparsecap_jax.runs.weights import load_weights
 
@@ -67,21 +67,16 @@ def report_run(directory: str | pathlib.Path, report: Callable[[str], None] = pr
     """
     run, directory = directory, resolve_run(directory)
     if not directory.exists():
-        raise CheckpointError(f"{directory}: no such file or folder; expected a run")
+        raise CheckpointError(absent(directory, "a run"))
     if finished_weights(directory) is None:
         raise CheckpointError(f"{directory}: no finished run: expected {MODEL} in it")
     loaded = load_run(directory)
     masks = prunable_masks(loaded.params, loaded.masks, loaded.config.pruner)
     weights = {"params": loaded.params, "masks": masks}
-    initial = step = None
+    initial, steps = None, steps_done(directory)
     if (directory / INITIAL_WEIGHTS).exists():
         initial = load_weights(directory / INITIAL_WEIGHTS, weights["params"])["params"]
-    if (directory / SUMMARY).exists():
-        summary = read_settings(directory / SUMMARY, "figures")
-        steps = summary.get("step"), summary.get("best_step")
-        step = steps[0] if steps[1] is None else steps[1]
-        if type(step) is not int or not 0 <= step < 2**63:
-            raise DataError(f"{directory / SUMMARY}: step is {step!r:.80}; expected a number")
+    step = steps[1] if steps else None
     folder = results_folder(run, FOLDER)
     rows = write_sparsity_report(directory, **weights, initial=initial, step=step, folder=folder)
     for row in rows:
@@ -89,4 +84,8 @@ def report_run(directory: str | pathlib.Path, report: Callable[[str], None] = pr
             name = {PRUNABLE: "all prunable weights", ALL: "all weights"}.get(row["tensor"])
             counts = f"{row['nonzeros']:>11,} of {row['size']:>11,} kept"
             report(f"{row['sparsity']:8.4%} sparse  {counts}  {name or row['tensor']}")
+    rounded = weight_counts(loaded.params, loaded.masks)
+    if "kept" in rounded:
+        zeros = rounded["kept"] - rounded["nonzeros"]
+        report(f"{zeros:,} of {rounded['kept']:,} kept weights are 0, as rounding makes some")
     report(f"wrote {folder / TENSORS} and {folder / PICTURE}")

@@ -25,6 +25,8 @@ class DataConfig:
         region_buckets: numbers of regions that images are padded to, growing; beyond the largest,
             the next of the default ones or a multiple of 100.
         cache_gb: memory in GiB for features that were read before.
+        licence: licence of the captions and pictures, for the model card; "" for what the dataset
+            says of itself.
         mixture: how often an epoch of `imagined` sees each source, `source=times,...`.
         cache_min_free_ram: fraction of the machine's memory that the cache leaves free.
         cache_dtype: type of the cached features; float16 holds twice as many, rounded.
@@ -47,6 +49,7 @@ class DataConfig:
     eval_batch_size: Annotated[int, Range(1), MAY_CHANGE] = 50
     region_buckets: Annotated[tuple[int, ...], Range(1)] = (16, 36, 64, 100)
     cache_gb: Annotated[float, Range(0), MAY_CHANGE] = 8.0
+    licence: Annotated[str, MAY_CHANGE] = ""
     mixture: str = ""
     cache_min_free_ram: Annotated[float, Range(0, 1), MAY_CHANGE] = 0.4
     cache_dtype: Literal["float32", "float16"] = "float32"

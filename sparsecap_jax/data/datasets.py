@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from sparsecap_jax.data import caption_files
 from sparsecap_jax.data.cache import CachedStore
 from sparsecap_jax.data.features import FeatureStore
-from sparsecap_jax.data.imagined import load_imagined
+from sparsecap_jax.data.imagined import PHOTOS, load_imagined
 from sparsecap_jax.data.karpathy import load_karpathy
 from sparsecap_jax.data.records import (
     SPLITS,
@@ -25,10 +25,13 @@ from sparsecap_jax.data.records import (
     Record,
     Source,
     Splits,
+    check_text,
     image_id_from_filename,
 )
 from sparsecap_jax.data.stores import open_store
+from sparsecap_jax.data.stores.array_records import TFDS_INFO
 from sparsecap_jax.errors import DataError
+from sparsecap_jax.files import absent, read_json
 from sparsecap_jax.settings import Registry
 
 logger = logging.getLogger(__name__)
@@ -97,11 +100,14 @@ def load_dataset(config: ConfigDict | Mapping[str, Any], *, need_boxes: bool = F
         config["dir"],
         config["split_json"],
         "raw" if config["raw_captions"] else "tokens",
-        Faults(config["skip_bad"]),
+        Faults(config["skip_bad"], "--config.data.skip_bad"),
         config.get("mixture", ""),
         may_create=True,
     )
-    contents = DATASETS[config["name"]](source)
+    try:
+        contents = DATASETS[config["name"]](source)
+    except DataError as error:
+        raise DataError(f"{error}{_advice(config['name'], source.path)}") from error
     stored = open_store(
         config["features"] or contents.directory,
         config["feature_size"],
@@ -119,6 +125,39 @@ def load_dataset(config: ConfigDict | Mapping[str, Any], *, need_boxes: bool = F
     if config["skip_bad"]:
         splits = _with_features(splits, store, stored.path)
     return Dataset(splits, store, contents.directory / "images")
+
+
+def stated_licence(config: ConfigDict | Mapping[str, Any]) -> str:
+    """Return the licence of a dataset, "" where nothing states it.
+
+    It is the field `licence` of the section `data`, else that of the dataset's description: the
+    text `licence` (or `license`) next to "images" in captions.json or dataset_*.json.
+
+    Raises:
+        DataError: such a file is broken.
+    """
+    if config.get("licence"):
+        return config["licence"]
+    folder = pathlib.Path(config["dir"] or toy_scenes_dir(config["name"]))
+    for path in sorted(folder.glob(_SIGNS.get(config["name"], _SIGNS["karpathy"]))):
+        content = read_json(path) if path.suffix == ".json" else None
+        for name in ("licence", "license") if isinstance(content, dict) else ():
+            if isinstance(content.get(name), str):
+                return check_text(content[name], f"{path}: {name}")[:1000]
+    return ""
+
+
+def _advice(name: str, folder: str | os.PathLike) -> str:
+    """Return what to try where a folder could not be read as dataset `name`."""
+    path = pathlib.Path(folder)
+    if not path.is_dir():
+        return "; --config.data.dir=DIR and --config.data.name=NAME name another dataset"
+    fitting = [other for other, pattern in _SIGNS.items() if any(path.glob(pattern))]
+    if name not in _SIGNS or name in fitting:
+        return ""
+    if not fitting:
+        return "; --config.data.name=NAME reads another kind: photos with captions.json, say"
+    return f"; {path} looks like {' or '.join(fitting)}: try --config.data.name={fitting[0]}"
 
 
 def _with_features(splits: Splits, store: Any, path: pathlib.Path) -> Splits:
@@ -224,7 +263,7 @@ def _tfds(source: Source) -> Splits:
 def _in_folder(source: Source, read: Callable[[Source], Splits]) -> Contents:
     """Return the records that `read` finds, with the source's folder, which must exist."""
     if not source.directory.is_dir():
-        raise DataError(f"{source.directory}: no such folder; expected the dataset's")
+        raise DataError(absent(source.directory, "the folder of a dataset"))
     return Contents(read(source), source.directory)
 
 
@@ -236,6 +275,15 @@ _READERS = {
     "karpathy": _karpathy,
     "photos": caption_files.load_photo_folder,
     "tfds": _tfds,
+}
+# Files that show which dataset a folder holds, of those that have some.
+_SIGNS = {
+    "photos": "captions.json",
+    "imagined": PHOTOS,
+    "karpathy": "dataset_*.json",
+    "tfds": TFDS_INFO,
+    "flickr8k": "*.token*",
+    "coco_json": "annotations/captions_*.json",
 }
 _TOYS: dict[str, dict[str, Any]] = {
     "toy": {},

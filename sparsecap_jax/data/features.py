@@ -95,9 +95,10 @@ def validated(
         names = f"{names}: features", f"{names}: boxes", f"{names}: fc"
     if features.ndim not in (2, 3) or features.shape[-1] != feature_size:
         turned = features.ndim == 2 and len(features) == feature_size
+        reason = ", which is transposed" if turned else f"; feature_size is {feature_size}"
         raise DataError(
             f"{names[0]}: expected shape [R, {feature_size}] or [h, w, {feature_size}], "
-            f"found {list(features.shape)}{', which is transposed' * turned}"
+            f"found {list(features.shape)}{reason}"
         )
     features = _as_float32(features.reshape(-1, feature_size), names[0])
     if not len(features):

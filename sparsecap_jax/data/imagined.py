@@ -36,7 +36,7 @@ from sparsecap_jax.data.records import (
     field,
 )
 from sparsecap_jax.errors import ConfigError, DataError
-from sparsecap_jax.files import read_json, write_atomically
+from sparsecap_jax.files import absent, read_json, write_atomically
 from sparsecap_jax.text import unicode_words
 
 PHOTOS, TEXT, IMAGINED = "photos.json", "text.json", "imagined.npz"
@@ -215,10 +215,8 @@ def load_imagined(
         DataError: a file is missing or broken.
     """
     if not (directory / PHOTOS).exists():
-        raise DataError(
-            f"{directory / PHOTOS}: no such file; expected a folder that `prepare_data.py imagine` "
-            "wrote (docs/photos.md)"
-        )
+        made = "a folder that `prepare_data.py imagine` wrote (docs/photos.md)"
+        raise DataError(absent(directory / PHOTOS, made))
     photos, text = _read_sources(directory / PHOTOS), _read_sources(directory / TEXT)
     times = _parse_mixture(mixture, [*photos, *text])
     splits: Splits = {name: [r for s in photos.values() for r in s[name]] for name in SPLITS}

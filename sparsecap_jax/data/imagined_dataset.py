@@ -14,7 +14,8 @@ from sparsecap_jax.data.datasets import load_splits
 from sparsecap_jax.data.records import SPLITS, Record, Splits
 from sparsecap_jax.data.stores import NpyFolderStore
 from sparsecap_jax.errors import ConfigError, DataError
-from sparsecap_jax.files import write_atomically
+from sparsecap_jax.files import absent, write_atomically
+from sparsecap_jax.text import counted
 
 SETTINGS = "extractor.json"
 
@@ -62,7 +63,8 @@ def prepare(
     _write(output / imagined.TEXT, read)
     for name, splits in {**seen, **read}.items():
         captions = sum(len(record.captions) for record in splits["train"])
-        report(f"{name}: {len(splits['train']):,} training images, {captions:,} captions")
+        images = counted(len(splits["train"]), "training image")
+        report(f"{name}: {images}, {counted(captions, 'caption')}")
 
 
 def _training_only(splits: Splits, main: Splits) -> Splits:
@@ -78,7 +80,7 @@ def _copy_features(records: Sequence[Record], source: pathlib.Path, output: path
         for record in records:
             path = source / folder / f"{record.image_id}.npy"
             if not path.exists():
-                raise DataError(f"{path}: no such file; expected features (extract)")
+                raise DataError(absent(path, "features (prepare_data.py extract)"))
             shutil.copyfile(path, output / folder / path.name)
 
 

@@ -192,17 +192,25 @@ def read_lines(path: pathlib.Path, expected: str, errors: str = "strict") -> lis
     return lines
 
 
-class Faults:
-    """Policy for bad entries: stop at the first one, or `skip`: leave out, log and count them."""
+def skip_advice(option: str) -> str:
+    """Return the end of an error about one bad entry of many: the option that leaves it out."""
+    return f"; {option} leaves out what is bad" if option else ""
 
-    def __init__(self, skip: bool = False):
+
+class Faults:
+    """Policy for bad entries: stop at the first one, or `skip`: leave out, log and count them.
+
+    `option` is what the user sets to skip them; errors name it.
+    """
+
+    def __init__(self, skip: bool = False, option: str = ""):
         self.count = 0
-        self._skip = skip
+        self._skip, self._option = skip, option
 
     def add(self, error: DataError) -> None:
         """Raise `error`, or log the first few and count it."""
         if not self._skip:
-            raise error
+            raise DataError(f"{error}{skip_advice(self._option)}") from error
         self.count += 1
         if self.count <= _MAX_LOGGED:
             logger.warning("skipped: %s", error)

@@ -23,18 +23,20 @@ def load_captions(path: str | os.PathLike) -> dict[Hashable, str]:
     """Read captions in COCO's results format, `[{"image_id": id, "caption": text}, ...]`.
 
     Other fields are ignored; ids become integers where they are all digits. A name in `.jsonl`
-    stands for one entry a line; `{id: [caption]}` is read too.
+    stands for one entry a line; `{id: [caption]}` is read too, and `{path: caption}` and
+    `{path: entry}`, as `launch/caption.py` writes captions of photos: their ids are those of the
+    paths (see `image_id_from_filename`).
 
     Raises:
         DataError: the file is missing or broken, an entry lacks a field or has one of another
             type, or an image has two captions. The message names the entry, or the line.
     """
-    entries, places = _read(path)
+    entries, places = read_entries(path)
     if isinstance(entries, dict) and entries:
         rows = ((f"{path}: {key!r}", key, texts) for key, texts in entries.items())
         return {image_id: text for image_id, (text,) in _of_pairs(rows, single=True).items()}
     if not isinstance(entries, list) or not entries:
-        expected = 'a list of {"image_id", "caption"}'
+        expected = 'a list of {"image_id", "caption"}, or {path: caption} of photos'
         raise DataError(f"{path}: found {entries!r:.80}, expected {expected}")
     captions: dict[Hashable, str] = {}
     for image_id, caption, where in _annotations(entries, places):
@@ -53,7 +55,7 @@ def load_caption_sets(path: str | os.PathLike) -> dict[Hashable, list[str]]:
     Raises:
         DataError: the file is missing or broken; the message names the entry.
     """
-    content, places = _read(path)
+    content, places = read_entries(path)
     first = content[0] if isinstance(content, list) and content else None
     if not isinstance(first, dict) or "candidates" not in first:
         return load_references(path)
@@ -97,6 +99,31 @@ def load_references(path: str | os.PathLike) -> dict[Hashable, list[str]]:
     if not references:
         raise DataError(f"{path}: no captions; expected references")
     return references
+
+
+def read_entries(path: str | os.PathLike) -> tuple[Any, Iterable[str]]:
+    """Return the content of a file of captions, and the places of its entries if it is a list.
+
+    Captions of photos, `{path: caption}` or `{path: entry}`, become a list of entries; other
+    content stays as it is.
+
+    Raises:
+        DataError: the file is missing or broken, or two photos have one id.
+    """
+    content, places = _read(path)
+    values = content.values() if isinstance(content, dict) else [content]
+    if not all(isinstance(value, str | dict) for value in values):
+        return content, places
+    found, names = [], {}
+    for name, value in content.items():
+        image_id = _id(image_id_from_filename(name), f"{path}: {name!r:.80}")
+        other = names.setdefault(image_id, name)
+        if other != name:
+            both = f"{other!r:.80} and {name!r:.80} are one image id"
+            raise DataError(f"{path}: {both}; expected photos of different names")
+        entry = value if isinstance(value, dict) else {"caption": value}
+        found.append({"image_id": image_id, **entry})
+    return found, [f"{path}: {name!r}" for name in content]
 
 
 def _read(path: str | os.PathLike) -> tuple[Any, Iterable[str]]:

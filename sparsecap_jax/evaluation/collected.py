@@ -27,6 +27,8 @@ _COLUMNS = {
     "results": ("results", 0, True),
     "sparsity": ("sparsity", 3, True),
     "nonzeros": ("nonzeros", 0, True),
+    "kept": ("kept", 0, True),
+    "prunable": ("prunable", 0, False),
     "parameters": ("parameters", 0, False),
     "bytes": ("bytes", 0, True),
     "images_per_second": ("images/s", 0, False),
@@ -65,6 +67,7 @@ class Collected:
         density: places and densities of the nonzero prunable weights.
         layers: for each stack of equal layers their distances, see `layer_distances`.
         curves: names of the CSV logs that there are.
+        other_data: the dataset it is scored on, where that is not COCO; "" where it may be.
     """
 
     name: str
@@ -77,6 +80,7 @@ class Collected:
     density: tuple[np.ndarray, np.ndarray] | None = None
     layers: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     curves: list[str] = dataclasses.field(default_factory=list)
+    other_data: str = ""
 
 
 def number(content: Mapping[str, Any], key: str, where: Any, expected: str = "a number") -> Any:

@@ -61,15 +61,26 @@ def draw_quality(
         return False
     behind = [{**row, score: row["CIDEr"]} for row in _published_curves(models) if published]
     columns = {"x": _TARGET, "y": score, "series": "method", "panel": "model"}
-    error_bar_curves(path, rows, **columns, baseline="dense", behind=behind)
+    note = published_note(runs, results) if behind else ""
+    error_bar_curves(path, rows, **columns, baseline="dense", behind=behind, note=note)
     return True
+
+
+def published_note(runs: Sequence[Collected], results: str) -> str:
+    """Return what to know about published results next to those of runs: the data of both."""
+    scored = [run.other_data for run in runs if "CIDEr" in run.results.get(results, ())]
+    others = sorted({name for name in scored if name})
+    note = "grey: published, of COCO's Karpathy test split"
+    if not others:
+        return note
+    return f"{note}\nwhich runs on other data do not compare with: {', '.join(others)}"
 
 
 def _published_curves(models: Iterable[str]) -> list[dict]:
     rows = [row for row in published_results() if row["source"] == METHODS]
     curves = []
     for row in (row for row in rows if row["model"] in models):
-        name = " ".join(["published:", row["variant"], row["method"]]).replace("  ", " ")
+        name = " ".join(["COCO, published:", row["variant"], row["method"]]).replace("  ", " ")
         same = [one for one in rows if all(one[key] == row[key] for key in ("model", "variant"))]
         dense = {one["sparsity"] for one in same if one["sparsity"]}
         for target in dense if row["method"] == "dense" else [row["sparsity"]]:
@@ -110,7 +121,9 @@ def draw_bubbles(
     if len(points) <= _MOST_PANELS:
         labels += [(_short(row["name"]), row, "0.1") for row in points]
     axis.set(xscale="log", xlabel="nonzero prunable weights", ylabel=f"CIDEr ({results})")
-    axis.set_title("area: bytes of the weights' file", fontsize=10)
+    title = ["area: bytes of the weights' file"]
+    title += [published_note(runs, results)] if behind else []
+    axis.set_title("\n".join(title), fontsize=10)
     axis.margins(x=0.25, y=0.15)
     axis.grid(alpha=0.3)
     axis.legend()

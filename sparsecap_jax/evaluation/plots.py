@@ -99,6 +99,7 @@ def error_bar_curves(
     panel: str,
     baseline: str = "",
     behind: Sequence[Mapping] = (),
+    note: str = "",
 ) -> None:
     """Draw means over seeds with error bars of one standard deviation, in panels side by side.
 
@@ -106,11 +107,14 @@ def error_bar_curves(
     split them into curves, and by `x`, whose values are evenly spaced, and `y`. Rows that agree in
     all but y are seeds. The series `baseline` is drawn as a horizontal line, whatever its x. Rows
     of `behind` have the same columns; their curves are drawn in grey behind those of their panel.
+    `note` stands below all panels.
     """
     panels = list(dict.fromkeys(row[panel] for row in rows))
     names = list(dict.fromkeys(row[series] for row in rows if row[series] != baseline))
     places = sorted({row[x] for row in [*rows, *behind] if row[series] != baseline})
     figure = Figure(figsize=(6.5 * len(panels), 4.8), layout="constrained")
+    if note:
+        figure.supxlabel(note, fontsize=9)
     for axis, title in zip(np.ravel(figure.subplots(1, len(panels))), panels, strict=True):
         shown = [row for row in rows if row[panel] == title]
         flat = [row[y] for row in shown if row[series] == baseline]

@@ -2,15 +2,14 @@
 
 import math
 import os
-import pathlib
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from sparsecap_jax.data.records import normalize_id
 from sparsecap_jax.errors import DataError
-from sparsecap_jax.evaluation.caption_files import load_captions
+from sparsecap_jax.evaluation.caption_files import load_captions, read_entries
 from sparsecap_jax.evaluation.metrics import ALL_METRICS
-from sparsecap_jax.files import read_csv, read_json, read_settings
+from sparsecap_jax.files import read_csv, read_settings
 
 PER_IMAGE = "scores_per_image.csv"
 """Name of the table that `evaluation.metrics.write_scores` writes for a run."""
@@ -90,13 +89,13 @@ def load_attention(path: str | os.PathLike) -> dict[Hashable, list[list[float]]]
         DataError: the weights of an image do not fit its caption, or are no numbers.
     """
     captions = load_captions(path)
-    entries = read_json(path) if pathlib.Path(path).suffix == ".json" else None
+    entries, places = read_entries(path)
     attention: dict[Hashable, list[list[float]]] = {}
-    for number, entry in enumerate(entries if isinstance(entries, list) else ()):
+    for entry, place in zip(entries if isinstance(entries, list) else (), places, strict=False):
         rows = entry.get("attention")
         if rows is None:
             continue
-        where = f"{path}: entry {number}.attention"
+        where = f"{place}.attention"
         image = normalize_id(entry["image_id"])
         words = len(captions[image].split())
         if not isinstance(rows, list) or len(rows) != words:

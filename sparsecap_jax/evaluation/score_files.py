@@ -14,6 +14,7 @@ from sparsecap_jax.evaluation.judging import Judged, corpus_scores, judge_captio
 from sparsecap_jax.evaluation.text_statistics import copied, describe
 from sparsecap_jax.files import read_json, write_json, write_table
 from sparsecap_jax.scst.document_frequency import DocumentFrequency
+from sparsecap_jax.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def load_extras(
         if frequency.tokens != "words":
             raise DataError(f"{document_frequency}: counts ids of words; expected words for CIDEr")
         name = frequency.dataset or pathlib.Path(document_frequency).name
-        corpus = f"{name}, {frequency.num_images} images"
+        corpus = f"{name}, {counted(frequency.num_images, 'image')}"
     if spice_jars:
         check_spice_jars(spice_jars)
     return Extras(frequency, corpus, spice_jars, load_groups(groups, images) if groups else {})
@@ -85,7 +86,7 @@ def more_lines(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"CIDEr: document frequencies of {result['CIDEr_df']}, not of the references")
     for name, group in result.get("groups", {}).items():
         shown = " | ".join(f"{k} {v:.4f}" for k, v in group.items() if k != "images")
-        lines.append(f"group {name}: {group['images']} images | {shown}")
+        lines.append(f"group {name}: {counted(group['images'], 'image')} | {shown}")
     lines.append("text: " + " | ".join(f"{k} {v:.4g}" for k, v in result["text"].items()))
     return lines
 

@@ -28,6 +28,7 @@ from sparsecap_jax.runs.finished import SUMMARY
 from sparsecap_jax.runs.loop import train
 from sparsecap_jax.runs.recipes import TINY_UP_DOWN, make_config
 from sparsecap_jax.runs.run import check_workdir
+from sparsecap_jax.text import counted
 
 SWEEPS = ("flickr8k_pruners", "flickr8k_scst", "toy_models", "toy_pruners", "toy_scst")
 _COMMITTED = pathlib.Path(__file__).parents[2] / "docs" / "results"
@@ -165,14 +166,18 @@ def run_sweep(
     if rows:
         sweep.draw(work.workdir, rows)
     table = f": {work.workdir / TABLE}" if rows else ""
-    report(f"{len(rows)} of {len(work.runs)} runs finished{table}")
+    report(f"{len(rows)} of {counted(len(work.runs), 'run')} finished{table}")
     if failures:
-        raise SparsecapError(f"{len(failures)} runs failed: {'; '.join(failures)}")
+        raise SparsecapError(f"{counted(len(failures), 'run')} failed: {'; '.join(failures)}")
     return rows
 
 
 class _Work:
-    """A sweep under way; `known` holds rows by name, `runs` all runs."""
+    """A sweep under way; `known` holds rows by name, `runs` all runs.
+
+    Rows of an earlier table whose run directories are gone are drawn and kept until their runs are
+    taken again.
+    """
 
     def __init__(
         self,
@@ -186,7 +191,10 @@ class _Work:
         self.runs = {run.name: run for run in runs}
         self.labels = {run.name: run.labels for run in runs}
         self.known: dict[str, Row] = {}
+        self._earlier: dict[str, Row] = {}
         self._others: list[Row] = []
+        if (workdir / TABLE).exists():
+            self._earlier, self._others = read_rows(workdir / TABLE, self.labels)
         if known:
             self.known, self._others = read_rows(pathlib.Path(known), self.labels)
         self._datasets: dict[Any, Dataset] = {}
@@ -194,7 +202,8 @@ class _Work:
 
     def write_rows(self) -> dict[str, Row]:
         """Write the table, and return its rows by the name of the run."""
-        found = {**finished_rows(self.workdir, self.labels), **self.known}
+        finished = finished_rows(self.workdir, self.labels)
+        found = {**self._earlier, **finished, **self.known}
         rows = {name: found[name] for name in self.runs if name in found}
         if rows:
             write_table(self.workdir / TABLE, [*rows.values(), *self._others])

@@ -18,6 +18,7 @@ import numpy as np
 from sparsecap_jax.errors import CheckpointError, DataError, SparsecapError
 from sparsecap_jax.files import (
     FOREIGN,
+    absent,
     foreign_errors,
     locked,
     new_folder,
@@ -132,7 +133,7 @@ def open_checkpoint_dir(path: str | os.PathLike, weights: str | None = None) -> 
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from error
     except FileNotFoundError:
-        raise CheckpointError(f"{source}: no such file or folder") from None
+        raise CheckpointError(absent(source, "a checkpoint of the reference")) from None
     except FOREIGN as error:
         raise CheckpointError(f"{source}: cannot be read as a folder or zip: {error!r}") from error
 

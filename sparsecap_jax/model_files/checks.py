@@ -44,6 +44,11 @@ def check_paths(names: Iterable[str]) -> None:
             raise ValueError(f"{name}: expected a path that lies within no other")
 
 
+def cut_short(size: int, expected: int) -> str:
+    """Return the fault of a file that ends too early; sizes in bytes."""
+    return f"the file is cut short: it has {size} bytes, expected at least {expected}"
+
+
 def check_name(name: Any) -> None:
     """Raise a ValueError unless a name is a relative path of plain parts."""
     parts = name.split("/")

@@ -19,9 +19,15 @@ from typing import Any
 import numpy as np
 
 from sparsecap_jax.errors import CheckpointError
-from sparsecap_jax.files import foreign_errors, open_regular, unique_keys, write_atomically
+from sparsecap_jax.files import absent, foreign_errors, open_regular, unique_keys, write_atomically
 from sparsecap_jax.model_files import tensors
-from sparsecap_jax.model_files.checks import MAX_FILES, check_name, check_paths, check_written
+from sparsecap_jax.model_files.checks import (
+    MAX_FILES,
+    check_name,
+    check_paths,
+    check_written,
+    cut_short,
+)
 from sparsecap_jax.model_files.range_coder import (
     LEVELS,
     TOTAL,
@@ -152,6 +158,8 @@ class ModelFile:
 
     def __init__(self, path: str | pathlib.Path):
         self._path = str(path)
+        if not os.path.exists(path):
+            raise CheckpointError(absent(path, "a model file"))
         with self._errors("no model file"):
             self._file = open_regular(path)
         try:
@@ -194,16 +202,23 @@ class ModelFile:
 
     def _read_header(self) -> None:
         size = os.fstat(self._file.fileno()).st_size
-        magic, version, packed, inflated, checksum = _HEAD.unpack(self._file.read(_HEAD.size))
-        if magic != MAGIC:
-            raise CheckpointError(f"{self._path}: no model file: it begins with {magic!r}")
+        head = self._file.read(_HEAD.size)
+        if head[: len(MAGIC)] != MAGIC[: len(head)] or not head:
+            begins = f"it begins with {head[: len(MAGIC)]!r}" if head else "it is empty"
+            raise CheckpointError(f"{self._path}: no model file: {begins}")
+        if len(head) < _HEAD.size:
+            raise ValueError(cut_short(size, _HEAD.size))
+        _, version, packed, inflated, checksum = _HEAD.unpack(head)
         if version != FORMAT_VERSION:
             raise CheckpointError(
                 f"{self._path}: format_version is {version}; this release reads {FORMAT_VERSION}"
             )
         offset = _HEAD.size + packed
-        if max(packed, inflated) > _MAX_HEADER or offset > size:
-            raise ValueError(f"{packed} bytes, inflated {inflated}, in a file of {size}")
+        if max(packed, inflated) > _MAX_HEADER:
+            sizes = f"it states {packed} bytes, {inflated} inflated"
+            raise ValueError(f"{sizes}; expected at most {_MAX_HEADER}")
+        if offset > size:
+            raise ValueError(cut_short(size, offset))
         text = _inflated(self._section(_HEAD.size, packed, checksum), inflated)
         header = json.loads(text, object_pairs_hook=unique_keys)
         self.notes = dict(header["notes"])
@@ -233,12 +248,15 @@ class ModelFile:
             self._chunks.append((offset, tensors.whole(stored, size), checksum))
             offset += stored
         if len(self._chunks) != -(-symbols // _CHUNK) or offset != size:
-            raise ValueError(f"{offset} bytes stated, {size} found")
+            more = f"the file has {size} bytes; the header states {offset}"
+            raise ValueError(cut_short(size, offset) if size < offset else more)
 
     def _section(self, offset: int, size: int, checksum: int) -> bytes:
         self._file.seek(offset)
         content = self._file.read(size)
-        if len(content) != size or zlib.crc32(content) != checksum:
+        if len(content) != size:
+            raise ValueError(cut_short(offset + len(content), offset + size))
+        if zlib.crc32(content) != checksum:
             raise ValueError("its checksum is wrong")
         return content
 

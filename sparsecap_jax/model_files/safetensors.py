@@ -13,6 +13,7 @@ import numpy as np
 
 from sparsecap_jax.errors import CheckpointError
 from sparsecap_jax.files import foreign_errors, unique_keys, write_atomically
+from sparsecap_jax.model_files.checks import cut_short
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "U8": "|u1", "BOOL": "|u1"}
 _NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "uint8": "U8"}
@@ -46,9 +47,13 @@ def read_safetensors(path: str | pathlib.Path) -> tuple[dict[str, np.ndarray], d
     """
     with foreign_errors(f"{path}: no safetensors file", CheckpointError), open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
+        if size < 8:
+            raise ValueError(cut_short(size, 8))
         length = int.from_bytes(file.read(8), "little")
-        if length > min(_MAX_HEADER, size - 8):
-            raise ValueError(f"a header of {length} bytes in a file of {size}")
+        if length > _MAX_HEADER:
+            raise ValueError(f"a header of {length} bytes; expected at most {_MAX_HEADER}")
+        if length > size - 8:
+            raise ValueError(cut_short(size, 8 + length))
         header = json.loads(file.read(length), object_pairs_hook=unique_keys)
         metadata = header.pop(_METADATA, {})
         if any(type(value) is not str for value in metadata.values()):
@@ -63,8 +68,10 @@ def read_safetensors(path: str | pathlib.Path) -> tuple[dict[str, np.ndarray], d
             if any(type(n) is not int or n < 0 for n in shape) or len(shape) > 32:
                 raise ValueError(f"{name!r:.200}: shape {shape!s:.80}")
             start, end = end, end + math.prod(shape) * dtype.itemsize
-            if entry["data_offsets"] != [start, end] or 8 + length + end > size:
+            if entry["data_offsets"] != [start, end]:
                 raise ValueError(f"{name!r:.200}: data_offsets do not fit {dtype} {shape!s:.80}")
+            if 8 + length + end > size:
+                raise ValueError(f"{name!r:.200}: {cut_short(size, 8 + length + end)}")
             data = np.empty(math.prod(shape), dtype)
             file.readinto(memoryview(data).cast("B") if data.size else bytearray())
             tensors[name] = data.reshape(shape)

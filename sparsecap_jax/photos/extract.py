@@ -20,11 +20,12 @@ from sparsecap_jax import stopping
 from sparsecap_jax.arrays import to_npy
 from sparsecap_jax.data.batches import read_ahead
 from sparsecap_jax.data.features import RegionFeatures, validated
-from sparsecap_jax.data.records import ImageId, image_id_from_filename
+from sparsecap_jax.data.records import ImageId, image_id_from_filename, skip_advice
 from sparsecap_jax.errors import ConfigError, DataError
-from sparsecap_jax.files import read_settings, write_atomically, write_json
+from sparsecap_jax.files import absent, read_settings, write_atomically, write_json
 from sparsecap_jax.photos.extractors import Extractor, open_for
 from sparsecap_jax.photos.images import list_photos, photo_name
+from sparsecap_jax.text import counted
 
 SETTINGS = "extractor.json"
 # In the order of writing: a photo with a file in the last one is finished.
@@ -42,7 +43,7 @@ class Extracted(NamedTuple):
 def find_photos(folder: str | os.PathLike) -> dict[ImageId, pathlib.Path]:
     """Return photos by image id, sorted by path; DataError where none, or two of one id, exist."""
     if not os.path.isdir(folder):
-        raise DataError(f"{folder}: no such folder; expected photos")
+        raise DataError(absent(folder, "a folder of photos"))
     photos: dict[ImageId, pathlib.Path] = {}
     for path in list_photos(folder):
         other = photos.setdefault(image_id_from_filename(path.name), path)
@@ -89,8 +90,9 @@ def extract_folder(
     todo = {key: path for key, path in photos.items() if str(key) not in finished}
     skipped, done, faults, start = len(photos) - len(todo), 0, {}, time.monotonic()
     if skipped:
-        report(f"{skipped} of {len(photos)} photos have features already")
-    opened = open_photos(todo, extractor, 2 * batch_size, faults, skip_bad)
+        report(f"features already: {skipped} of {counted(len(photos), 'photo')}")
+    advice = skip_advice("--skip_bad")
+    opened = open_photos(todo, extractor, 2 * batch_size, faults, skip_bad, advice)
     batches = iter(lambda: dict(itertools.islice(opened, batch_size)), {})
     for batch in stopping.between(batches):
         for image_id, regions in zip(batch, extractor([*batch.values()]), strict=True):
@@ -101,7 +103,7 @@ def extract_folder(
         report(f"{skipped + done}/{len(photos)} photos | {rate:.1f} photos/s | {left:.0f} s left")
     for fault in faults.values():
         report(f"left out: {fault}")
-    report(f"wrote {output}: {skipped + done} photos, {len(faults)} left out")
+    report(f"wrote {output}: {counted(skipped + done, 'photo')}, {len(faults)} left out")
     return Extracted(done, skipped, faults)
 
 
@@ -111,11 +113,12 @@ def open_photos(
     ahead: int,
     faults: dict[str, str],
     skip_bad: bool,
+    advice: str = "",
 ) -> Iterator[tuple[ImageId, Image.Image]]:
     """Yield the keys of `photos` and the pictures, the next ones being read meanwhile.
 
     Each is shrunk as soon as it is read (see `open_for`). With `skip_bad`, photos that cannot be
-    read are left out, and why is noted in `faults` by path.
+    read are left out, and why is noted in `faults` by path; else `advice` follows the error.
     """
     with ThreadPoolExecutor(2, thread_name_prefix="photos") as executor:
         read = functools.partial(executor.submit, open_for, extractor)
@@ -125,7 +128,7 @@ def open_photos(
                 yield image_id, photo.result()
             except DataError as error:
                 if not skip_bad:
-                    raise
+                    raise DataError(f"{error}{advice}") from error
                 faults[photo_name(photos[image_id])] = str(error)
 
 

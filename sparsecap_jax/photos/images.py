@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sparsecap_jax.data.records import PICTURE_FORMATS, find_pictures, is_picture
 from sparsecap_jax.errors import DataError
-from sparsecap_jax.files import open_regular
+from sparsecap_jax.files import absent, open_regular
 
 EXAMPLES = pathlib.Path(__file__).with_name("examples")
 """Folder of photos that come with the package, and their licences."""
@@ -98,7 +98,7 @@ def _one_error(name: str) -> Iterator[None]:
     except DataError as error:
         raise type(error)(f"{name}: {error}") from None
     except FileNotFoundError as error:
-        raise DataError(f"{name}: no such file; expected a photo") from error
+        raise DataError(absent(name, "a photo")) from error
     except UnidentifiedImageError as error:
         expected = ", ".join(PICTURE_FORMATS)
         raise DataError(f"{name}: not an image; expected {expected}") from error

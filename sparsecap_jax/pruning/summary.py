@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sparsecap_jax.pruning.masks import check_fit
-from sparsecap_jax.pruning.paths import by_path, show
+from sparsecap_jax.pruning.paths import by_path, select, show
 from sparsecap_jax.types import PyTree
 
 logger = logging.getLogger(__name__)
@@ -53,6 +53,26 @@ def summarize(params: PyTree, binary: PyTree) -> list[dict[str, Any]]:
         counts = {key: sum(row[key] for row in group) for key in ("size", "nonzeros")}
         rows.append({"tensor": name, "shape": "", "prunable": name == PRUNABLE, **counts})
     return [row | {"sparsity": 1.0 - row["nonzeros"] / (row["size"] or 1)} for row in rows]
+
+
+def weight_counts(params: PyTree, masks: PyTree | None = None) -> dict[str, float | int]:
+    """Return the share of zeros among the prunable weights, `sparsity`, and the counts behind it.
+
+    Prunable are the matrices of linear, embedding, recurrent and attention layers: no biases, no
+    norms. They are `prunable` weights, of which `nonzeros` are not 0.
+
+    Args:
+        params: the weights.
+        masks: their binary masks. Where masks keep weights that are 0, as rounding to int8 makes
+            some, `kept` is the number of weights that they keep.
+    """
+    leaves, known = by_path(params), by_path(masks or {})
+    weights = {path: np.asarray(leaves[path]) for path in select(params)}
+    nonzeros = {path: int(np.count_nonzero(weight)) for path, weight in weights.items()}
+    kept = sum(int(np.count_nonzero(known[p])) if p in known else n for p, n in nonzeros.items())
+    total, size = sum(nonzeros.values()), sum(weight.size for weight in weights.values())
+    counts = {"sparsity": 1.0 - total / size, "nonzeros": total, "prunable": size}
+    return counts if kept == total else {**counts, "kept": kept}
 
 
 def by_module(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -28,6 +28,7 @@ from jax import lax
 from jaxtyping import Array, Float, UInt16, UInt32
 
 from sparsecap_jax.pruning.base import Pruner, Scalar
+from sparsecap_jax.pruning.masks import overall_sparsity
 from sparsecap_jax.pruning.paths import nest
 from sparsecap_jax.settings import Range
 from sparsecap_jax.types import PyTree
@@ -180,12 +181,18 @@ class Supermask(Pruner):
         return self._binary(masks, lambda zs: [rounded(z, self.bypass_sigmoid_grad) for z in zs])
 
     def readings(self, masks: PyTree) -> dict[str, Scalar]:
-        """Return `mask_probability`, the mean probability of the active masks to keep a weight."""
+        """Return `sparsity` of all masks, rounded, and the mean `mask_probability` of active ones.
+
+        After a step they are those of the masks that the step left, as other methods log them;
+        `penalty` reads the masks before it.
+        """
+        found = {"sparsity": overall_sparsity(self.binarize(masks))}
         active, _ = self.split(masks)
         if not active:
-            return {}
+            return found
         total = sum(jnp.sum(jax.nn.sigmoid(logits)) for logits in active.values())
-        return {"mask_probability": total / jnp.float32(sum(z.size for z in active.values()))}
+        count = jnp.float32(sum(z.size for z in active.values()))
+        return {**found, "mask_probability": total / count}
 
     def penalty(self, masks: PyTree, step: Any) -> tuple[Scalar, dict[str, Scalar]]:
         """Sparsity loss of the active masks.

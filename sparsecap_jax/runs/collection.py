@@ -21,11 +21,18 @@ from sparsecap_jax.evaluation.collected import (
 )
 from sparsecap_jax.evaluation.plots import table_column
 from sparsecap_jax.evaluation.sparsity_report import density
-from sparsecap_jax.files import read_csv, read_settings
+from sparsecap_jax.files import absent, read_csv, read_settings
 from sparsecap_jax.model_files import ModelFile
 from sparsecap_jax.pruning.paths import by_path, nest, select, show
 from sparsecap_jax.pruning.similarity import layer_distances, layer_stacks
-from sparsecap_jax.pruning.summary import ALL, PRUNABLE, by_group, group_of, summarize
+from sparsecap_jax.pruning.summary import (
+    ALL,
+    PRUNABLE,
+    by_group,
+    group_of,
+    summarize,
+    weight_counts,
+)
 from sparsecap_jax.runs.finished import (
     CONFIG,
     IMPORTED,
@@ -44,6 +51,7 @@ from sparsecap_jax.types import PyTree
 SCORES = "scores.json"
 DENSE, PRUNED = "dense", "pruned"
 _MOST_FOLDERS = 100_000
+_OF_COCO = ("karpathy", "coco_json", "coco_online", "tfds")  # datasets in the forms of COCO
 _SPARSE = 0.01  # below it, zeros of a model without a pruner are chance
 
 
@@ -63,7 +71,7 @@ def find_runs(source: str | pathlib.Path) -> list[pathlib.Path]:
             raise CheckpointError(f"{path}: no model; expected a run, or a file *{MODEL_SUFFIX}")
         return [path]
     if not path.is_dir():
-        raise CheckpointError(f"{path}: no such file or folder; expected a run")
+        raise CheckpointError(absent(path, "a run"))
     found = [path] if is_run(path) else list(_below(path))
     if not found:
         expected = f"{CONFIG} of a run, or runs in folders below it"
@@ -133,11 +141,13 @@ def _read(
         raise DataError(f"{where}: expected sections model, pruner and tokenizer")
     model, pruner, tokenizer = (str(section.get("name") or "")[:80] for section in sections)
     result = Collected(name, run, {"status": "", "model": model, "method": pruner})
+    result.other_data = _other_data(settings.get("data"))
     weights = finished_weights(run)
     words = None
     if weights is not None:
-        params = load_weights(weights)["params"]
-        weigh(result, params)
+        stored = load_weights(weights)
+        params = stored["params"]
+        weigh(result, params, stored["masks"])
         result.figures["bytes"] = weights.stat().st_size
         words = _vocabulary(params) if tokenizer == "word" else None
     result.target = number(sections[1], "sparsity", f"{where}: pruner")
@@ -163,16 +173,26 @@ def _read(
     return result
 
 
-def weigh(result: Collected, params: PyTree) -> None:
+def _other_data(section: Any) -> str:
+    """Return the dataset that a section `data` names, unless it is, or may be, COCO."""
+    if not isinstance(section, Mapping):
+        return ""
+    name, folder = (str(section.get(key) or "")[:200] for key in ("name", "dir"))
+    if name in _OF_COCO and (not folder or "coco" in folder.lower()):
+        return ""
+    return f"{name} ({pathlib.Path(folder).name})" if name in _OF_COCO else name
+
+
+def weigh(result: Collected, params: PyTree, masks: PyTree) -> None:
     """Add counts, masks, density and distances of layers of finished weights to `result`.
 
-    Sparsity is the share of zeros among the prunable weights, as in `directory.weight_counts`.
+    Counts and sparsity are those of `pruning.summary.weight_counts`.
     """
     leaves = {show(path): np.asarray(leaf) for path, leaf in by_path(params).items()}
     kept = {path: by_path(params)[path] != 0 for path in select(params)}
     rows = summarize(params, nest(kept))
     totals = {row["tensor"]: row for row in rows}
-    result.figures |= {key: totals[PRUNABLE][key] for key in ("sparsity", "nonzeros")}
+    result.figures |= weight_counts(params, masks)
     result.figures["parameters"] = totals[ALL]["size"]
     result.tensors = [row for row in rows if row["prunable"] and row["tensor"] != PRUNABLE]
     sums = by_group(result.tensors, "nonzeros")

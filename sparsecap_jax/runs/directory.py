@@ -19,8 +19,8 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from sparsecap_jax.errors import CheckpointError, ConfigError, SparsecapError
-from sparsecap_jax.files import read_settings, write_atomically, write_json
+from sparsecap_jax.errors import CheckpointError, ConfigError, DataError, SparsecapError
+from sparsecap_jax.files import absent, read_settings, write_atomically, write_json
 from sparsecap_jax.model_files import FORMS, ModelFile, write_model
 from sparsecap_jax.models import abstract_params, make_model
 from sparsecap_jax.pruning import make_pruner
@@ -37,6 +37,7 @@ from sparsecap_jax.runs.finished import (
     NPZ,
     PARAMS,
     SEARCH,
+    SUMMARY,
     TOKENIZER,
     file_settings,
     file_tokenizer,
@@ -120,6 +121,8 @@ def _load_file(path: pathlib.Path, step: int | str) -> LoadedRun:
 def load_config(directory: pathlib.Path) -> ConfigDict:
     """Load the config of a run directory; a CheckpointError if there is none or it is faulty."""
     path = directory / CONFIG
+    if not directory.exists():
+        raise CheckpointError(absent(directory, "a run"))
     if not path.exists():
         raise CheckpointError(f"{directory}: no run directory: {CONFIG} is missing")
     try:
@@ -190,6 +193,31 @@ def load_raw_variables(
             except CheckpointError:
                 if (checkpoints.directory / str(chosen)).exists():
                     raise
+
+
+def steps_done(directory: str | pathlib.Path) -> tuple[int, int] | None:
+    """Return the last step of a run, and that of its weights; None where nothing says so.
+
+    A finished run says so in `summary.json`, one that was stopped by its checkpoints.
+
+    Raises:
+        DataError: `summary.json` is broken.
+        CheckpointError: the checkpoints are.
+    """
+    directory = pathlib.Path(directory)
+    steps: tuple[Any, Any] = (None, None)
+    if (directory / SUMMARY).is_file():
+        summary = read_settings(directory / SUMMARY, "figures")
+        steps = summary.get("step"), summary.get("best_step")
+    elif (directory / "checkpoints").is_dir():
+        with contextlib.closing(Checkpoints(directory, read_only=True)) as checkpoints:
+            steps = checkpoints.last_step(), checkpoints.best_step()
+    last, best = steps[0], steps[0] if steps[1] is None else steps[1]
+    if last is None:
+        return None
+    if not all(type(step) is int and 0 <= step < 2**63 for step in (last, best)):
+        raise DataError(f"{directory / SUMMARY}: step is {best!r:.80}; expected a number")
+    return last, best
 
 
 def save_run(directory: str | pathlib.Path, run: LoadedRun, *, form: str = "float32") -> int:
@@ -274,14 +302,3 @@ def prunable_masks(params: PyTree, masks: PyTree, pruner: ConfigDict) -> PyTree:
 
 def _prunable(params: PyTree, pruner: ConfigDict) -> list[Path]:
     return select(params, tuple(pruner.include), tuple(pruner.exclude))
-
-
-def weight_counts(params: PyTree) -> dict[str, float | int]:
-    """Return `sparsity`, the share of zeros, and `nonzeros`, both over the prunable weights.
-
-    These are matrices of linear, embedding, recurrent and attention layers: no biases, no norms.
-    """
-    leaves = by_path(params)
-    weights = [np.asarray(leaves[path]) for path in select(params)]
-    nonzeros = sum(int(np.count_nonzero(weight)) for weight in weights)
-    return {"sparsity": 1.0 - nonzeros / sum(w.size for w in weights), "nonzeros": nonzeros}

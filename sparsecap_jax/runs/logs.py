@@ -32,10 +32,11 @@ class Logs:
         run: the run.
         first_step: step that training continues from; rows of later steps (written before an
             interruption, after the last checkpoint) are dropped, and rows that are damaged.
+        masks: number of weights that have masks, of which `sparsity` is the share removed.
     """
 
-    def __init__(self, run: Run, first_step: int):
-        self._run = run
+    def __init__(self, run: Run, first_step: int, masks: int = 0):
+        self._run, self._masks = run, masks
         self._folder = run.workdir / "tensorboard"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._events = EventsWriter(
@@ -80,6 +81,7 @@ class Logs:
         self.write("train", step, row)
         keys = _SHOWN if "caption_loss" in values else ("loss", *_SHOWN)
         shown = " | ".join(f"{key} {values[key]:.4g}" for key in keys if key in values)
+        shown += of_masks(self._masks) if "sparsity" in values else ""
         self._run.report(f"step {step}/{total} | {rate:.0f} images/s | ETA {eta} | {shown}")
 
     def flush(self) -> None:
@@ -99,6 +101,11 @@ class Logs:
     def _event(self, step: int, **content) -> None:
         with named_errors(self._folder):
             self._events.write_event(Event(wall_time=time.time(), step=step, **content))
+
+
+def of_masks(count: int) -> str:
+    """Return what follows a sparsity on a line: its denominator, all weights that have masks."""
+    return f" of {count:,} weights with masks" if count else ""
 
 
 def sound_rows(path: pathlib.Path) -> list[dict[str, str]]:

@@ -25,9 +25,9 @@ from sparsecap_jax.files import locked, remove_strays, write_json
 from sparsecap_jax.models import count_params
 from sparsecap_jax.pruning.masks import finalize, sparsity
 from sparsecap_jax.pruning.step import TrainState, warn_unless_begun
-from sparsecap_jax.pruning.summary import by_module, summarize
+from sparsecap_jax.pruning.summary import by_module, summarize, weight_counts
 from sparsecap_jax.runs.checkpoints import Checkpoints
-from sparsecap_jax.runs.directory import LoadedRun, save_finished, weight_counts
+from sparsecap_jax.runs.directory import LoadedRun, save_finished
 from sparsecap_jax.runs.finished import (
     FINISHED,
     INITIAL_WEIGHTS,
@@ -40,10 +40,11 @@ from sparsecap_jax.runs.finished import (
 from sparsecap_jax.runs.finite import FiniteWatch
 from sparsecap_jax.runs.first_state import abstract_state, first_state
 from sparsecap_jax.runs.live_summary import LiveSummary
-from sparsecap_jax.runs.logs import Logs
+from sparsecap_jax.runs.logs import Logs, of_masks
 from sparsecap_jax.runs.run import Run, claim_workdir, leave_workdir, prepare_run
 from sparsecap_jax.runs.validation import Validator
 from sparsecap_jax.runs.weights import MAX_WEIGHTS, load_weights, save_weights
+from sparsecap_jax.text import counted
 from sparsecap_jax.training.objectives import Objective
 from sparsecap_jax.training.steps import make_train_step
 from sparsecap_jax.types import Batch
@@ -73,7 +74,8 @@ def train(
             dropped.
 
     Returns:
-        `{"step", "best_step", "validation" (of the best step), "sparsity", "nonzeros", "bytes"}`.
+        `{"step", "best_step", "validation" (of the best step), "bytes"}`, and the sparsity of the
+        finished weights with its denominator, see `pruning.summary.weight_counts`.
 
     Raises:
         SparsecapError: a fault in config, data or checkpoints, a value that is not finite
@@ -142,7 +144,8 @@ def _start(run: Run, checkpoints: Checkpoints, from_step: int | None):
         raise ConfigError(f"config.model: {count} weights; expected at most {MAX_WEIGHTS}")
     run.report(
         f"{run.config.model.name}: {count:,} parameters, "
-        f"{len(run.dataset.splits['train']):,} training images, {run.total_steps:,} steps"
+        f"{counted(len(run.dataset.splits['train']), 'training image')}, "
+        f"{counted(run.total_steps, 'step')}"
     )
     state = first_state(run)
     save_weights(run.workdir / INITIAL_WEIGHTS, jax.device_get(state.params))
@@ -165,7 +168,9 @@ def _run_steps(
             packs=config.packed_optimizer,
         )
     )
-    logs, validator, readings = Logs(run, step), Validator(run), jax.jit(run.pruner.readings)
+    masked = sum(leaf.size for leaf in jax.tree.leaves(state.prune.masks))
+    logs, validator = Logs(run, step, masked), Validator(run)
+    readings = jax.jit(run.pruner.readings)
     summary = LiveSummary(run, step)
     try:
         for index, objective, inputs in read_ahead(_calls(run, iterator, step)):
@@ -196,6 +201,7 @@ def _run_steps(
                 _remove_results(run, checkpoints)
                 summary.write()
                 shown = " | ".join(f"{key} {value:.4f}" for key, value in metrics.items())
+                shown += of_masks(masked)
                 shown += " | off its target sparsity" if score is None else ""
                 run.report(f"step {step}/{run.total_steps} | validation: {shown}")
                 logs.skip(step)
@@ -264,7 +270,7 @@ def _finish(run: Run, checkpoints: Checkpoints) -> dict[str, Any]:
         "step": checkpoints.last_step(),
         "best_step": best,
         "validation": checkpoints.meta(step)["validation"],
-        **weight_counts(params),
+        **weight_counts(params, masks),
         "bytes": size,
     }
     write_json(run.workdir / SUMMARY, summary)
@@ -272,6 +278,7 @@ def _finish(run: Run, checkpoints: Checkpoints) -> dict[str, Any]:
     chosen = "last step" if best is None else f"best step {best}"
     scores = summary["validation"] or {}
     shown = f" | CIDEr {scores['CIDEr']:.4f}" if scores.get("CIDEr") is not None else ""
-    shown += f" | {summary['sparsity']:.2%} sparse, {summary['nonzeros']:,} nonzeros"
+    zeros = f"{summary['sparsity']:.2%} of {summary['prunable']:,} prunable weights are 0"
+    shown += f" | {zeros}, {summary['nonzeros']:,} are not"
     run.report(f"wrote {run.workdir / MODEL}: {chosen}{shown} | {size / 1e6:.2f} MB")
     return summary

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from ml_collections import ConfigDict
 
 from sparsecap_jax.errors import ConfigError, SparsecapError
+from sparsecap_jax.files import absent
 from sparsecap_jax.pruning import PRUNERS
 from sparsecap_jax.runs import config as configs
 from sparsecap_jax.runs.config import NAMED, SECTIONS, literal, make_section, section_fields
@@ -92,7 +93,7 @@ def change_data(config: ConfigDict, changes: Sequence[str]) -> ConfigDict:
             )
     _update(config, values)
     if "data.dir" in values and not pathlib.Path(config.data.dir).is_dir():
-        raise ConfigError(f"config.data.dir (--data_dir): no such folder: {config.data.dir}")
+        raise ConfigError(absent(config.data.dir, "the folder of config.data.dir (--data_dir)"))
     return config
 
 

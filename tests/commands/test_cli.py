@@ -60,7 +60,35 @@ def test_a_config_file_that_is_not_there(arguments):
         ("report.py", ["--plugin=nonesuch"], "plugin 'nonesuch': cannot be imported: "),
         ("report.py", ["run", "--plugin", "nonesuch"], "plugin 'nonesuch': cannot be imported: "),
         ("demo.py", ["a", "b"], "unexpected arguments: a b; --help says more"),
-        ("sweep.py", ["--sweep=toy"], "flag --workdir=None: Flag --workdir must have a value"),
+        ("sweep.py", ["--sweep=toy"], "--workdir is missing; expected: Folder to write to; a new"),
+        ("card.py", ["run"], "--output is missing; expected: Page to write, Markdown."),
+        ("convert.py", ["--output=x"], "--input is missing; expected: Run directory, model file"),
+        ("prepare_data.py", ["extract", "--images=x"], "--output is missing; expected: Folder to"),
+        ("report.py", ["x", "--html=h", "--published"], "--published: expected without --html "),
+        ("report.py", ["x", "--images=h"], "--images: expected with --html only"),
+        ("caption.py", ["x.jpg", "--image_sizes=h"], "--image_sizes: expected with --features"),
+        ("caption.py", ["--features=x", "--strict"], "--strict: expected with photos"),
+        ("caption.py", ["x.jpg", "--overwrite"], "--overwrite: expected with --output only"),
+        (
+            "convert.py",
+            ["--input=a", "--output=b", "--form=sparse"],
+            "--form: expected with --target=reference only",
+        ),
+        (
+            "evaluate.py",
+            ["--caption_sets=a", "--references=b", "--groups=c", "--split=val"],
+            "--split: expected with --checkpoint only",
+        ),
+        (
+            "evaluate.py",
+            ["--caption_sets=a", "--references=b", "--groups=c", "--training=d"],
+            "--groups, --training: expected without --caption_sets only",
+        ),
+        (
+            "evaluate.py",
+            ["--checkpoint=a", "--caption_sets=b"],
+            "--caption_sets: expected without --checkpoint only",
+        ),
         (
             "prepare_data.py",
             ["--plugin=nonesuch", "inspect", "--features=."],
@@ -151,6 +179,15 @@ def test_an_output_that_is_full_or_closed_is_no_traceback(counting, tmp_path):
     done = subprocess.run(command, stdout=writer, text=True, **options)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("arguments", [["-h"], ["--plugin=nonesuch", "-h"]])
+def test_a_short_flag_shows_the_help(arguments):
+    done = launch("card.py", *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Write the model card of a run") and "--samples" in done.stdout
+    done = launch("prepare_data.py", "extract", "-h")
+    assert done.stdout.startswith("Region features of the photos of a folder")
 
 
 def test_percent_signs_stay_in_help():

@@ -10,9 +10,12 @@ from captioner_runs import image_arrays, make_run
 
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.commands.convert import convert_run
+from sparsecap_jax.commands.report import report_run
 from sparsecap_jax.errors import CheckpointError, ConfigError
 from sparsecap_jax.model_files import ModelFile
 from sparsecap_jax.pruning.paths import by_path, select, show
+from sparsecap_jax.pruning.summary import weight_counts
+from sparsecap_jax.runs.collection import read_run
 from sparsecap_jax.runs.directory import finished_weights, load_run, save_model, save_run
 from sparsecap_jax.runs.published import results_folder
 
@@ -78,6 +81,31 @@ def test_lossless_forms_go_into_each_other(run, tmp_path):
     assert_same(load_run(tmp_path / "last"), first)
 
 
+def test_kept_weights_that_are_rounded_to_zero_are_told_from_nonzeros(run, tmp_path):
+    """One kept weight is 0 in the run; int8 rounds more of them."""
+    lines, path = [], tmp_path / "m.scap"
+    convert_run(run, path, weights="int8", report=lines.append)
+    loaded = load_run(path)
+    weights, masks = by_path(loaded.params), by_path(loaded.masks)
+    kept = sum(int((mask != 0).sum()) for mask in masks.values())
+    nonzeros = sum(int((weights[name] != 0).sum()) for name in masks)
+    assert kept - nonzeros > 1
+    said = f"{kept - nonzeros:,} of {kept:,} kept weights are 0, as rounding makes some"
+    assert lines[0] == said
+    size = sum(mask.size for mask in masks.values())
+    counts = weight_counts(loaded.params, loaded.masks)
+    assert counts == {
+        **{"sparsity": 1 - nonzeros / size, "nonzeros": nonzeros, "prunable": size, "kept": kept}
+    }
+    figures = read_run(path, "m").figures
+    assert (figures["kept"], figures["nonzeros"]) == (kept, nonzeros)
+    convert_run(path, tmp_path / "folder", weights="int8", report=[].append)
+    report_run(tmp_path / "folder", lines.append)
+    assert said in lines and f"{kept:>11,} of {size:>11,} kept  all prunable weights" in str(lines)
+    dense = load_run(run)
+    assert "kept" not in weight_counts(dense.params)
+
+
 def test_float16_is_the_same_in_every_form(run, tmp_path):
     for form in ("float16", "npz_compact"):
         convert_run(run, tmp_path / form, weights=form, report=[].append)
@@ -118,9 +146,13 @@ def test_faults_are_one_clear_error(run, tmp_path):
 
     path = tmp_path / "m.scap"
     save_model(path, load_run(run))
-    fails(CheckpointError, r"m\.scap: exists; expected a new or empty", run, path)
+    fails(CheckpointError, r"m\.scap: exists; expected the name of a new file$", run, path)
     fails(ConfigError, r"weights is 'npz'; .*n\.scap can be one of", run, "n.scap", weights="npz")
-    fails(CheckpointError, "none: neither a folder nor a captioner", "none", tmp_path / "x")
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used/file").write_text("")
+    fails(CheckpointError, r"used: exists; expected a new or empty folder", run, tmp_path / "used")
+    fails(CheckpointError, r"file: exists; expected the name of a", run, tmp_path / "used/file")
+    fails(CheckpointError, "none: no such file or folder; expected a run", "none", tmp_path / "x")
     with pytest.raises(CheckpointError, match=r"m\.scap: step is 'last'; a model file holds"):
         load_run(path, "last")
     assert not pathlib.Path("n.scap").exists() and not (tmp_path / "x").exists()

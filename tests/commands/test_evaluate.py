@@ -57,7 +57,7 @@ def test_names_stand_for_runs_unless_there_is_such_a_folder(package):
     assert resolve_run("tiny") == package / "tiny"
     assert resolve_run("runs/tiny") == pathlib.Path("runs/tiny")
     assert resolve_run(pathlib.Path("other")) == pathlib.Path("other")
-    with pytest.raises(CheckpointError, match=r"^other: neither a folder nor a captioner .*\(tiny"):
+    with pytest.raises(CheckpointError, match=r"^other: no such file or .* captioner .*\(tiny"):
         resolve_run("other")
     pathlib.Path("tiny").mkdir()
     assert resolve_run("tiny") == pathlib.Path("tiny")
@@ -112,7 +112,7 @@ def test_an_evaluation_that_a_signal_stopped_continues(coco, tmp_path):
     with pytest.raises(DataError, match=r"json\.partial: was begun with .*; remove it to"):
         evaluate_run(run, **again, beam_size=1)
     assert evaluate_run(run, **again) == expected
-    assert f"continuing: {captioned} of {COUNT} images are captioned" in lines
+    assert f"continuing: {captioned} of {COUNT} images captioned" in lines
     for name in ("captions.json", "scores.json"):
         assert (output / name).read_text() == (tmp_path / "whole" / name).read_text()
     strays = [output / ".scores.json.abcd1234", output / ".captions.json.abcd1234"]
@@ -234,13 +234,58 @@ def test_a_run_without_its_dataset_is_scored_on_the_one_that_is_named(coco, tmp_
     for change, message in (
         ("model.rnn_size=3", r"config\.model\.rnn_size: a trained model keeps it"),
         ("data.feature_size=3", r"config\.data\.feature_size: a trained model keeps it"),
-        ("data.dir=/nowhere", r"config\.data\.dir \(--data_dir\): no such folder: /nowhere$"),
+        (
+            "data.dir=/nowhere",
+            r"/nowhere: no such file or folder; .* \(--data_dir\)$",
+        ),
         ("data.dri=x", r"config\.data\.dri: unknown key; did you mean 'dir'"),
     ):
         with pytest.raises(ConfigError, match=message):
             evaluate_run(run, changes=[change], **FAST)
     with pytest.raises(DataError, match=r"val split of .*moved: no images"):
         evaluate_run(run, split="val", changes=changes, **FAST)
+
+
+def test_attention_that_is_there_is_kept_and_another_search_is_said(coco, tmp_path):
+    run, lines = make_run(tmp_path / "run"), []
+    options = {**FAST, "changes": [f"data.dir={coco}"], "report": lines.append}
+    file = run / "test_beam_2/captions.json"
+
+    def rows():
+        return [len(entry.get("attention", ())) for entry in read_json(file)]
+
+    evaluate_run(run, **options)
+    assert rows() == [0] * COUNT
+    evaluate_run(run, attention=True, no_repeat_ngram=1, **options)
+    whole = rows()
+    assert all(whole)
+    said = f"{file.parent}: has attention, which is made anew (--noattention leaves it out)"
+    assert f"{file.parent}: results of no no_repeat_ngram are replaced" in lines
+    assert said not in lines
+    lines.clear()
+    evaluate_run(run, no_repeat_ngram=1, **options)
+    assert rows() == whole and lines[0] == said and "replaced" not in " ".join(lines)
+    lines.clear()
+    evaluate_run(run, attention=False, **options)
+    assert rows() == [0] * COUNT and said not in lines
+    assert lines[0] == f"{file.parent}: results of no_repeat_ngram 1 are replaced"
+    with pytest.raises(ConfigError, match=r"option beam_sise: unknown; did you mean 'beam_size'"):
+        evaluate_run(run, beam_sise=3, **options)
+
+
+def test_a_folder_of_another_dataset_is_recognized(coco, tmp_path):
+    run = make_run(tmp_path / "run")
+    (coco / "dataset_coco.json").unlink()
+    images = [
+        {"filename": f"{100 + n}.jpg", "split": "test", "captions": [text]}
+        for n, text in enumerate(TEXTS)
+    ]
+    write_json(coco / "captions.json", {"images": images})
+    changes = [f"data.dir={coco}"]
+    with pytest.raises(DataError, match=r"looks like photos: try --config\.data\.name=photos$"):
+        evaluate_run(run, changes=changes, **FAST)
+    scores = evaluate_run(run, changes=[*changes, "data.name=photos"], **FAST)
+    assert scores["images"] == COUNT
 
 
 def test_an_ensemble_is_scored_as_one(coco, tmp_path):
@@ -300,7 +345,7 @@ def test_model_files_and_names_are_compared(coco, package, tmp_path):
     write_json(written[1] / "captions.json", {str(100 + n): [t] for n, t in enumerate(TEXTS)})
     again = compare_captions([str(model), "tiny"], **options)
     assert again["models"]["work/tiny"]["ROUGE_L"]["score"] == 1
-    with pytest.raises(CheckpointError, match="absent: neither a folder nor a captioner"):
+    with pytest.raises(CheckpointError, match="absent: no such file or folder; expected a run, or"):
         compare_captions([model, "absent"], **options)
 
 
@@ -316,11 +361,11 @@ def test_files_of_captions_are_compared(tmp_path):
         sources, references=tmp_path / "r.json", metrics=["ROUGE_L"], report=lines.append
     )
     assert lines[:2] == [
-        "other: 1 images that others lack are left out",
+        "other: left out, for others lack them: 1 image",
         "3 images; 95% intervals from images drawn with replacement",
     ]
     assert lines[3].split()[:3] == ["one", "1", "1.000"]
-    assert "  ROUGE_L  +0.0667 [" in lines[6] and "better on 1 images, worse on 0" in lines[6]
+    assert "  ROUGE_L  +0.0667 [" in lines[6] and "better on 1 image, worse on 0" in lines[6]
     assert lines[7:] == ["  words gained: dog 1 (1 right)", "  words lost: cat 1 (0 right)"]
     command = [sys.executable, str(REPO / "launch/evaluate.py"), "--compare", *map(str, sources)]
     command += [f"--references={tmp_path / 'r.json'}", f"--output={tmp_path / 'out'}"]

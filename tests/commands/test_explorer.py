@@ -105,8 +105,10 @@ def test_results_of_several_searches_are_models_of_their_own(runs):
     ]
     with pytest.raises(DataError, match="each once"):
         find_all_results([runs[0], runs[0]])
-    with pytest.raises(DataError, match="no captions; expected a file, or results of a run"):
+    with pytest.raises(DataError, match="nothing: no such file or folder; expected a file of capt"):
         find_all_results([runs[0] / "nothing"])
+    with pytest.raises(DataError, match=r"no captions; expected a file of captions, or results of"):
+        find_all_results([runs[0].parent / "data"])
 
 
 def test_results_of_model_files_and_names_lie_next_to_them(tmp_path):
@@ -152,8 +154,11 @@ def test_captions_without_scores_are_scored(runs, tmp_path):
     data, _ = content(html.read_text())
     assert data["references"] == [[], []] and data["models"][0]["scores"] == {}
     assert data["models"][0]["unknown"] == [[], []]  # without references no word is wrong
-    assert lines[0] == f"{tmp_path}/mine.json: images without references; no scores"
-    assert lines[1] == "2 of 2 images have no picture; their frames are empty"
+    expected = "images without references; no scores (--references=FILE names some)"
+    assert lines[0] == f"{tmp_path}/mine.json: {expected}"
+    advice = "no picture, and an empty frame; --images=FOLDER names the folder of pictures"
+    assert lines[1] == f"2 of 2 images: {advice}"
+    assert lines[2].startswith(f"wrote {html}: 2 images, 1 model, ")
 
 
 def test_scores_of_other_captions_are_not_shown(tmp_path):
@@ -175,7 +180,7 @@ def test_pictures_that_cannot_be_read_are_left_out(tmp_path):
     lines = []
     write_explorer(runs, tmp_path / "page.html", report=lines.append)
     assert lines[0].startswith("left out: ") and "3.png: not an image" in lines[0]
-    assert lines[1] == "1 of 13 images have no picture; their frames are empty"
+    assert lines[1].startswith("1 of 13 images: no picture, and an empty frame; --images=FOLDER ")
     _, blocks = content((tmp_path / "page.html").read_text())
     sizes = [len(line) for line in blocks["pictures-0"].split("\n")]
     assert [number for number, size in enumerate(sizes) if not size] == [4]

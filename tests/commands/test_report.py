@@ -20,8 +20,9 @@ from sparsecap_jax.errors import CheckpointError, DataError
 from sparsecap_jax.evaluation.collection_plots import common_results
 from sparsecap_jax.files import read_csv, write_json
 from sparsecap_jax.pruning.paths import by_path, nest, select
+from sparsecap_jax.pruning.summary import weight_counts
 from sparsecap_jax.runs.collection import find_runs, read_run
-from sparsecap_jax.runs.directory import load_run, save_model, save_run, weight_counts
+from sparsecap_jax.runs.directory import load_run, save_model, save_run
 
 REPO = pathlib.Path(__file__).parents[2]
 TEXT = {"words": 8.5, "vocabulary": 17, "coverage": 0.5, "distinct": 1.0, "copied": 0.25}
@@ -122,9 +123,30 @@ def test_one_table_of_runs_of_all_kinds(runs, tmp_path):
     for name in charts:
         with Image.open(tmp_path / f"out/{name}.png") as picture:
             assert picture.width > 300 and len(picture.convert("RGB").getcolors(10**6)) > 20
-    assert (
-        lines[-3] == "charts of CIDEr show test_beam_2, without 2 runs: deep/file.scap, unfinished"
-    )
+    assert lines[-4:-2] == [
+        "charts of CIDEr show test_beam_2, without 2 runs: deep/file.scap, unfinished",
+        "grey: published, of COCO's Karpathy test split",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({"name": "karpathy", "dir": ""}, ""),
+        ({"name": "karpathy", "dir": "data/COCO"}, ""),
+        ({"name": "karpathy", "dir": "data/flickr30k"}, "karpathy (flickr30k)"),
+        ({"name": "toy", "dir": ""}, "toy"),
+        ({"name": "imagined", "dir": "data/flickr8k_coco"}, "imagined"),
+        ({"name": "photos", "dir": "coco"}, "photos"),
+        (5, ""),
+    ],
+)
+def test_the_data_of_a_run_are_coco_s_or_named(tmp_path, data, expected):
+    write_json(tmp_path / "config.json", {"model": {"name": "up_down"}, "data": data})
+    assert read_run(tmp_path, "x").other_data == expected
+    for name in ("mscoco_testing", "insta"):
+        write_json(tmp_path / "config.json", {"caption_model": "up_down", "dataset": name})
+        assert read_run(tmp_path, "x").other_data == {"insta": "insta"}.get(name, "")
 
 
 def test_layers_and_masks_of_transformers(tmp_path, monkeypatch):
@@ -232,7 +254,7 @@ def test_runs_are_found_once(runs):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nonesuch", "neither a folder nor a captioner of the package"),
+        ("nonesuch", "nonesuch: no such file or folder; expected a run, or a captioner"),
         ("./nonesuch", "nonesuch: no such file or folder; expected a run"),
         ("empty", "empty: holds no run; expected config.json of a run, or runs in folders below"),
         ("notes.txt", "notes.txt: no model; expected a run, or a file *.scap"),

@@ -114,7 +114,7 @@ def test_missing_features_are_told_before_anything_is_written(manual, tmp_path):
 
 def test_a_manual_directory_that_is_not_there(tmp_path):
     arguments = [f"--manual_dir={tmp_path / 'm'}", f"--data_dir={tmp_path / 'd'}"]
-    with pytest.raises(DataError, match="m: no such folder, or empty; expected captions"):
+    with pytest.raises(DataError, match="m: no such file or folder; expected a folder of captions"):
         run_prepare("tfds", *arguments)
 
 

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from dataset_files import dump, ids_of, karpathy_image, sizes
 
-from sparsecap_jax.data.datasets import DATASETS, Contents, load_dataset, load_splits
+from sparsecap_jax.data.datasets import (
+    DATASETS,
+    Contents,
+    load_dataset,
+    load_splits,
+    stated_licence,
+)
 from sparsecap_jax.data.karpathy import Record
 from sparsecap_jax.data.records import check_path
 from sparsecap_jax.errors import ConfigError, DataError
@@ -311,8 +317,8 @@ def test_unknown_dataset(tmp_path):
     with pytest.raises(ConfigError, match=r"data\.name is 'flicker'; did you mean 'flickr8k'"):
         load_splits("flicker", tmp_path)
     for name in sorted(DATASETS):
-        missing = "/.*: no such file" if name == "imagined" else ": no such folder; expected the"
-        with pytest.raises(DataError, match=f"absent{missing}"):
+        missing = "absent.*: no such file or folder; expected (the|a) folder"
+        with pytest.raises(DataError, match=missing):
             load_splits(name, tmp_path / "absent")
         with pytest.raises(DataError):
             load_splits(name, tmp_path)
@@ -322,6 +328,43 @@ def section(directory, **changes):
     config = default_config().data.unlock()
     config.update({"name": "karpathy", "dir": str(directory), "feature_size": 4, **changes})
     return config
+
+
+def test_a_missing_dataset_and_one_of_another_name_come_with_advice(coco_folder, tmp_path):
+    other = r"absent: no such .*; --config\.data\.dir=DIR and --config\.data\.name=NAME name anot"
+    with pytest.raises(DataError, match=other):
+        load_dataset(section(tmp_path / "absent"))
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(DataError, match=r"; --config\.data\.name=NAME reads another kind: photos"):
+        load_dataset(section(tmp_path / "photos", name="imagined"))
+    (tmp_path / "photos/captions.json").write_text("{}")
+    for name in ("karpathy", "imagined", "tfds"):
+        with pytest.raises(DataError, match=r"looks like photos: try --config\.data\.name=photos$"):
+            load_dataset(section(tmp_path / "photos", name=name))
+    with pytest.raises(DataError, match=r"key 'images' is missing, found keys \[\]$"):
+        load_dataset(section(tmp_path / "photos", name="photos"))
+
+
+def test_the_first_bad_entry_names_the_option_that_skips_it(tmp_path):
+    images = [{"filename": "1.jpg", "split": "train", "captions": []}]
+    (tmp_path / "captions.json").write_text(json.dumps({"images": images}))
+    advice = r"; --config\.data\.skip_bad leaves out what is bad$"
+    with pytest.raises(DataError, match=rf"no captions, expected at least one{advice}"):
+        load_dataset(section(tmp_path, name="photos"))
+    with pytest.raises(DataError, match=r"no captions, expected at least one$"):
+        load_splits("photos", tmp_path)
+
+
+def test_the_licence_of_a_dataset_is_that_of_config_or_description(tmp_path):
+    assert stated_licence(section(tmp_path, name="photos")) == ""
+    (tmp_path / "captions.json").write_text(json.dumps({"images": [], "license": "CC0"}))
+    assert stated_licence(section(tmp_path, name="photos")) == "CC0"
+    assert stated_licence(section(tmp_path, name="photos", licence="mine")) == "mine"
+    (tmp_path / "dataset_x.json").write_text(json.dumps({"licence": "CC BY 4.0", "license": "no"}))
+    assert stated_licence(section(tmp_path, name="karpathy")) == "CC BY 4.0"
+    (tmp_path / "dataset_x.json").write_text("[")
+    with pytest.raises(DataError, match=r"dataset_x\.json: broken JSON"):
+        stated_licence(section(tmp_path, name="karpathy"))
 
 
 def test_features_for_half_of_the_images(coco_folder, caplog):

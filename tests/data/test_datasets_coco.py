@@ -167,7 +167,7 @@ def test_bad_id_lists(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_id_list(path)
-    with pytest.raises(DataError, match="no such file; expected one image id"):
+    with pytest.raises(DataError, match="no such file or folder; expected one image id"):
         read_id_list(tmp_path / "absent.txt")
 
 

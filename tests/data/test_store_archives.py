@@ -150,7 +150,7 @@ def test_bad_hdf5(tmp_path):
     path.write_bytes(b"")
     with pytest.raises(DataError, match=r"f\.hdf5: not an HDF5 file"):
         open_store(path, WIDTH).image_ids()
-    with pytest.raises(DataError, match="not an HDF5 file: no such file"):
+    with pytest.raises(DataError, match="no such file or folder; expected an HDF5 file"):
         open_store(tmp_path / "g.hdf5", WIDTH, format="hdf5").image_ids()
     path = tmp_path / "boxes.hdf5"
     with h5py.File(path, "w") as file:

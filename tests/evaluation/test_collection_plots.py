@@ -54,10 +54,27 @@ def test_published_curves_are_drawn_behind(figures):
     (axis,) = figures[0].axes
     ticks = [label.get_text() for label in axis.get_xticklabels()]
     assert ticks == ["0.9", "0.95", "0.975", "0.988", "0.991"]
-    places, scores = lines(axis)["published: supermask"]
+    places, scores = lines(axis)["COCO, published: supermask"]
     assert [*places] == [1, 2, 3, 4] and [*scores] == [112.5, 110.6, 109.0, 107.8]
-    assert {*lines(axis)["published: dense"][1]} == {111.3}
-    assert "published: LSTM supermask" not in lines(axis)
+    assert {*lines(axis)["COCO, published: dense"][1]} == {111.3}
+    assert "COCO, published: LSTM supermask" not in lines(axis)
+    assert figures[0].get_supxlabel() == "grey: published, of COCO's Karpathy test split"
+
+
+def test_runs_on_other_data_are_named_next_to_published_results(figures):
+    runs = [model("a", target=0.9), model("b", other_data="toy"), model("c", other_data="photos")]
+    runs[2].results = {}  # not drawn
+    note = "grey: published, of COCO's Karpathy test split\n"
+    note += "which runs on other data do not compare with: toy"
+    assert collection_plots.draw_quality(PATH, runs, RESULTS, published=True)
+    assert figures[0].get_supxlabel() == note
+    assert collection_plots.draw_bubbles(PATH, runs, RESULTS, published=True)
+    (axis,) = figures[1].axes
+    assert axis.get_title() == f"area: bytes of the weights' file\n{note}"
+    for draw in (collection_plots.draw_quality, collection_plots.draw_bubbles):
+        draw(PATH, runs, RESULTS)
+    assert figures[2].get_supxlabel() == ""
+    assert figures[3].axes[0].get_title() == "area: bytes of the weights' file"
 
 
 def test_areas_of_bubbles_are_in_proportion_to_bytes(figures):

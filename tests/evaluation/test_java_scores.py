@@ -270,7 +270,7 @@ def test_spice_of_a_stand_in(jars, tmp_path):
         ("echo no memory >&2; exit 1", "SPICE failed: no memory"),
         ("exit 1", "SPICE failed: it says nothing"),
         ("exec sleep 60", "SPICE failed: no end within 1 s"),
-        ("exit 0", "no such file; expected SPICE's scores"),
+        ("exit 0", "no such file or folder; expected SPICE's scores"),
         ('echo \'[{"image_id": 0}]\' > "$7"', "SPICE failed: unknown form"),
         ("echo '\"scriptEngine\" is null' >&2; exit 1", "JavaScript of Java 8 to 14, or nashorn"),
     ],

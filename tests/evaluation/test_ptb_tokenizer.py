@@ -200,7 +200,7 @@ def test_files_to_compare(tmp_path):
     assert ptb_java._read(str(path)) == ["a cat", "dogs"]
     command = [sys.executable, "-m", "sparsecap_jax.evaluation.ptb_java", str(tmp_path / "absent")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    expected = f"error: {tmp_path}/absent: no such file; expected captions, one a line\n"
+    expected = f"error: {tmp_path}/absent: no such file or folder; expected captions, one a line\n"
     assert (done.returncode, done.stderr) == (1, expected)
 
 

@@ -183,7 +183,11 @@ def test_real_files(shared):
     [
         ("[{", r"c\.json: broken JSON at line 1"),
         ([], r"c\.json: found \[\], expected a list of"),
-        ({"1": "a"}, "expected a list of"),
+        ({"1": 5}, r"'1': found 5, expected a list of one caption"),
+        ({"a.jpg": "a", "b.jpg": 5}, r"'a\.jpg': found 'a', expected a list of one caption"),
+        ({"x/1.jpg": "a", "1.png": "b"}, r"'x/1\.jpg' and '1\.png' are one image id; expected ph"),
+        ({"x/1.jpg": {"photo": "x/1.jpg"}}, r"'x/1\.jpg': 'caption' is missing"),
+        ({".": "a"}, r"c\.json: '\.': found '', expected an integer or a name"),
         ({"1": ["a", "b"]}, r"'1': found \['a', 'b'\], expected a list of one caption"),
         ({"1": ["a"], "01": ["b"]}, "'01': image 1 is there twice"),
         ('{"1": ["a"], "1": ["b"]}', "key '1' occurs 2 times in one object, expected once"),

@@ -38,7 +38,7 @@ def swept(tmp_path_factory):
         return [dense, fails, SweepRun("mag", {"method": "mag_blind"}, pruned, init_from="dense")]
 
     sweep = Sweep(runs, lambda workdir, rows: drawn.append(rows))
-    with pytest.raises(SparsecapError, match=r"1 runs failed: fails: step 2: the loss is"):
+    with pytest.raises(SparsecapError, match=r"^1 run failed: fails: step 2: the loss is"):
         run_sweep(sweep, folder / "out", seeds=1, report=lambda line: None)
     return sweep, folder / "out", drawn
 
@@ -156,6 +156,22 @@ def test_rows_of_another_machine_are_finished_runs(swept, tmp_path, monkeypatch)
     assert [path.name for path in out.iterdir()] == ["results.csv"]
     written = read_csv(out / "results.csv")  # of no run: kept, not drawn
     assert written == [*rows, {**rows[0], "method": "another", "CIDEr": "0.7"}]
+
+
+def test_rows_of_a_table_without_its_runs_are_drawn_and_kept(swept, tmp_path, monkeypatch):
+    sweep, folder, drawn = swept
+    table, before = (folder / "results.csv").read_bytes(), len(drawn)
+    (tmp_path / "results.csv").write_bytes(table)
+    no_training(monkeypatch)
+    lines = []
+    found = run_sweep(sweep, tmp_path, seeds=1, minutes=0.0, report=lines.append)
+    assert lines == [
+        "0 minutes are over; run again to continue",
+        f"2 of 3 runs finished: {tmp_path}/results.csv",
+    ]
+    assert len(drawn) == before + 1 and drawn[-1] == found
+    assert [row["method"] for row in found] == ["dense", "mag_blind"]
+    assert (tmp_path / "results.csv").read_bytes() == table
 
 
 def test_a_run_trains_what_it_needs_and_the_known_row_stays(swept, tmp_path):

@@ -8,7 +8,7 @@ from fuzz_reader import reader
 from fuzz_stores import text_file
 
 from sparsecap_jax.data import imagined, toy_scenes
-from sparsecap_jax.data.datasets import DATASETS, load_splits
+from sparsecap_jax.data.datasets import DATASETS, load_splits, stated_licence
 from sparsecap_jax.data.records import Record
 from sparsecap_jax.files import write_json
 
@@ -87,6 +87,16 @@ for name, make in _DATASETS.items():
             ids = {record.image_id for record in records}
             assert len(ids) == len(records) or name == "imagined"  # which may repeat its sources
             assert all(".." not in record.filename.split("/") for record in records)
+
+
+def _licences(folder):
+    text_file(folder / "captions.json", '{"licence": "CC BY 4.0", "images": []}')
+    text_file(folder / "dataset_coco.json", '{"license": "Ö", "images": []}')
+
+
+@reader("licences", make=_licences)
+def _read_licences(folder):
+    return [stated_licence({"name": n, "dir": str(folder)}) for n in ("photos", "karpathy")]
 
 
 def _manifest(folder):

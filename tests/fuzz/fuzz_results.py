@@ -10,7 +10,7 @@ from fuzz_stores import text_file
 
 from sparsecap_jax.captioning import stream
 from sparsecap_jax.captioning.search import SearchOptions
-from sparsecap_jax.commands import search_flags
+from sparsecap_jax.commands import evaluate, search_flags
 from sparsecap_jax.errors import ConfigError, DataError, SparsecapError
 from sparsecap_jax.evaluation import (
     caption_files,
@@ -30,6 +30,18 @@ def _captions(folder):
 @reader("captions", make=_captions)
 def _read_captions_file(folder):
     return caption_files.load_captions(folder / "captions.json")
+
+
+def _photo_captions(folder):
+    attention = {"attention": [[0.5, 0.5], [1.0, 0.0]]}
+    entries = {"a/1.jpg": {"photo": "a/1.jpg", "image_id": 1, "caption": "a dog", **attention}}
+    write_json(folder / "c.json", {**entries, "b.png": {"image_id": "b", "caption": "a cat"}})
+
+
+@reader("photo_captions", make=_photo_captions)
+def _read_photo_captions(folder):
+    captions = caption_files.load_captions(folder / "c.json")
+    return captions, result_files.load_attention(folder / "c.json")
 
 
 def _references(folder):
@@ -78,7 +90,8 @@ def _read_results(folder):
     table, corpus = folder / "scores_per_image.csv", folder / "scores.json"
     attention = result_files.load_attention(folder / "captions.json")
     scores = result_files.load_image_scores(table), result_files.load_corpus_scores(corpus)
-    return attention, scores
+    earlier = evaluate._has_attention(folder), evaluate._other_search(folder, {"beam_size": 2})
+    return attention, scores, earlier
 
 
 def _samples(folder):

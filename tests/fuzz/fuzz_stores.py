@@ -8,7 +8,13 @@ from dataset_files import karpathy_image
 from fuzz_reader import PHOTOS, WIDTH, WORDS, reader
 from PIL import Image
 
-from sparsecap_jax.data.stores import array_records, convert, load_image_sizes, open_store
+from sparsecap_jax.data.stores import (
+    array_records,
+    convert,
+    load_image_sizes,
+    open_store,
+    stated_width,
+)
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.evaluation import (
     ptb_java,
@@ -113,6 +119,16 @@ def _read_conversion(folder):
     store = open_store(folder / "source", WIDTH, True, format="npy")
     convert.convert(store, folder / "features", report=lambda line: None)
     return convert.verify(folder / "features")
+
+
+def _widths(folder):
+    _array_record(folder)
+    store_files.write_npy(folder / "npy", PHOTOS)
+
+
+@reader("feature_width", make=_widths)
+def _read_widths(folder):
+    return [stated_width(folder / name) for name in ("features", "npy")]
 
 
 def _sizes(folder):

@@ -248,7 +248,7 @@ def test_what_cannot_be_exported_is_one_clear_error(tmp_path):
     ec.drawn_run(tmp_path / "dense", "up_down")
     ec.drawn_run(tmp_path / "acort", "acort_supermask")
     ec.drawn_run(tmp_path / "ort", "ort_supermask")
-    fails(CheckpointError, "none: no run directory", "none")
+    fails(CheckpointError, "none: no such file or folder; expected a run", "none")
     fails(CheckpointError, "dense: exists; expected a new", "ort", output="dense")
     fails(CheckpointError, "config.json: exists", "ort", output="dense/config.json")
     for options in ({"form": "sparse"}, {"masks": "binary"}, {"masks": "raw"}):

@@ -260,7 +260,7 @@ def kernel(**fields):
         (kernel(gaps=[[44, 10]]), "44 where a number from 0 to 43"),
         (kernel(values=99), "99 where a number from 0"),
         (kernel(rows=99), "99 where a number from 0"),
-        (kernel(rows=0), "bytes stated|damaged|classes"),
+        (kernel(rows=0), "header states|damaged|classes"),
         (kernel(name="a"), "a/bias: expected a path that lies within no other"),
         (kernel(name="a/bias"), "'a/bias': expected plain names, each once"),
         (kernel(name="a\n"), r"'a\\n': expected a plain name"),
@@ -269,9 +269,9 @@ def kernel(**fields):
         (kernel(lowest=993), "lowest exponent 993"),
         (kernel(surplus=5), "damaged header"),
         (kernel(checksum=7), "a/kernel: damaged: its checksum is wrong"),
-        (lambda header: header["tensors"].pop(), "bytes stated"),
+        (lambda header: header["tensors"].pop(), "bytes; the header states|is cut short: it has"),
         (lambda header: header.pop("tensors"), "damaged header: 'tensors'"),
-        (lambda header: header["chunks"].append([0, 0]), "bytes stated"),
+        (lambda header: header["chunks"].append([0, 0]), "the file has .* the header states"),
         (lambda header: header["chunks"][0].__setitem__(1, 9), "damaged: its checksum is wrong"),
         (lambda header: header["chunks"][0].__setitem__(0, -9), "-9 where a number"),
         (lambda header: header["tables"][0].append(5), "frequencies that add up to 4101"),
@@ -293,16 +293,29 @@ def test_damaged_headers_are_one_clear_error(tmp_path, change, message):
 
 def test_other_files_and_truncated_ones_are_one_clear_error(tmp_path):
     path = tmp_path / "m.scap"
-    with pytest.raises(CheckpointError, match=r"m\.scap: no model file: No such file"):
+    with pytest.raises(CheckpointError, match=r"m\.scap: no such file or folder; expected a mod"):
         read(path)
     path.write_bytes(b"PK\3\4" + b"junk" * 20)
     with pytest.raises(CheckpointError, match=r"m\.scap: no model file: it begins with b'PK"):
         read(path)
     write_model(path, *random_leaves(), files={"x": b"abc"})
     whole = path.read_bytes()
-    for content in (b"", whole[:20], whole[:60], whole[:-1], whole + b"\0"):
+    size = len(whole)
+    header = 24 + int.from_bytes(whole[12:16], "little")
+    cut = "damaged header: the file is cut short: it has {} bytes, expected at least {}$"
+    for content, message in (
+        (b"", "no model file: it is empty$"),
+        (whole[:5], cut.format(5, 24)),
+        (whole[:20], cut.format(20, 24)),
+        (whole[:60], cut.format(60, header)),
+        (whole[:-1], cut.format(size - 1, size)),
+        (
+            whole + b"\0",
+            f"damaged header: the file has {size + 1} bytes; the header states {size}$",
+        ),
+    ):
         path.write_bytes(content)
-        with pytest.raises(CheckpointError, match=r"m\.scap: damaged header"):
+        with pytest.raises(CheckpointError, match=rf"m\.scap: {message}"):
             read(path)
     path.write_bytes(whole[:8] + b"\2\0\0\0" + whole[12:])
     with pytest.raises(CheckpointError, match="format_version is 2; this release reads 1"):

@@ -55,9 +55,10 @@ def test_a_file_of_another_program(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "a header of 0 bytes in a file of 0"),
-        (b"\xff" * 9, "a header of .* in a file of 9"),
-        (made({"a": entry()}, bytes(7)), "'a': data_offsets do not fit float32"),
+        (b"", "the file is cut short: it has 0 bytes, expected at least 8$"),
+        (b"\xff" * 9, "a header of 18446744073709551615 bytes; expected at most 16777216"),
+        (b"\x09" + bytes(9), "the file is cut short: it has 10 bytes, expected at least 17"),
+        (made({"a": entry()}, bytes(7)), "'a': the file is cut short: it has 76 bytes, expected"),
         (made({"a": entry()}, bytes(9)), "bytes stated"),
         (made({"a": entry(offsets=(1, 9))}, bytes(9)), "'a': data_offsets do not fit"),
         (made({"a": entry(shape=(2**40,))}, bytes(8)), "'a': data_offsets do not fit"),

@@ -11,8 +11,12 @@ from PIL import Image
 
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.commands.caption import caption_photos
+from sparsecap_jax.commands.explorer import write_explorer
 from sparsecap_jax.data.features import RegionFeatures
 from sparsecap_jax.errors import CheckpointError, ConfigError, DataError
+from sparsecap_jax.evaluation.caption_files import load_caption_sets, load_captions
+from sparsecap_jax.evaluation.metrics import evaluate_caption_files
+from sparsecap_jax.evaluation.result_files import load_attention
 from sparsecap_jax.photos.extractors import grid_boxes
 from sparsecap_jax.settings import use_plugin
 
@@ -85,6 +89,41 @@ def test_command_reports_and_writes(run, photos, tmp_path):
     found = caption_photos(run, photos, tmp_path / "c.json", report=lines.append)
     assert lines == [f"{path}: {found[str(path)]}" for path in photos]
     assert json.loads((tmp_path / "c.json").read_text()) == found
+
+
+def test_a_finished_output_is_kept_unless_told_otherwise(run, photos, tmp_path):
+    output, options = tmp_path / "c.json", {"report": LINES.append}
+    caption_photos(run, photos[:1], output, **options)
+    before = output.read_bytes()
+    message = rf"^{output}: finished already; expected another name, or --overwrite$"
+    for more in ({}, {"min_length": 1}):
+        with pytest.raises(DataError, match=message):
+            caption_photos(run, photos, output, **more, **options)
+    assert output.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["c.json"]
+    found = caption_photos(run, photos, output, overwrite=True, **options)
+    assert json.loads(output.read_text()) == found and len(found) == 3
+    with pytest.raises(ConfigError, match=r"option beam_sise: unknown; did you mean 'beam_size'"):
+        caption_photos(run, photos, tmp_path / "d.json", beam_sise=1, **options)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_captions_of_photos_are_scored_and_shown(run, photos, tmp_path, whole):
+    """The file is `{path: caption}`, or `{path: entry}`; ids are those of the names of photos."""
+    output = tmp_path / "c.json"
+    options = {"attention": whole, "candidates": whole, "report": LINES.append}
+    found = caption_photos(run, photos, output, **options)
+    texts = {int(pathlib.Path(name).stem): caption for name, caption in found.items()}
+    assert load_captions(output) == texts
+    assert [*load_attention(output)] == ([*texts] if whole else [])
+    if whole:
+        assert load_caption_sets(output) == {image: [text] for image, text in texts.items()}
+    (tmp_path / "r.json").write_text(json.dumps({image: [text] for image, text in texts.items()}))
+    scores = evaluate_caption_files(output, tmp_path / "r.json", metrics=["ROUGE_L"])
+    assert (scores["images"], scores["ROUGE_L"]) == (3, pytest.approx(1))
+    lines, page = [], tmp_path / "page.html"
+    write_explorer([output], page, images=photos[0].parent, report=lines.append)
+    assert lines[-1].startswith(f"wrote {page}: 3 images, 1 model, ") and len(lines) == 2
 
 
 def test_one_photo_in_place_of_many(run, photos):
@@ -170,7 +209,7 @@ def test_an_interrupted_command_continues(run, photos, tmp_path, capsys):
     assert caption_photos(run, photos, output, report=lines.append) == whole
     last = f"{photos[2]}: {whole[str(photos[2])]}"
     assert lines == [last]
-    assert capsys.readouterr().err == "continuing: 2 of 3 photos are captioned\n"
+    assert capsys.readouterr().err == "continuing: 2 of 3 photos captioned\n"
     assert json.loads(output.read_text()) == whole
     assert [path.name for path in tmp_path.iterdir()] == ["c.json"]
 
@@ -200,7 +239,7 @@ def test_faults(run, photos, tmp_path):
     other = Captioner.load(make_run(tmp_path / "other"))
     with pytest.raises(ConfigError, match=r"extractor\.json"):
         list(other.caption_photos(photos))
-    with pytest.raises(CheckpointError, match="neither a folder nor a captioner of the package"):
+    with pytest.raises(CheckpointError, match="no such file or folder; expected a run, or"):
         Captioner.load("no-such-captioner")
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.errors import CheckpointError
+from sparsecap_jax.pruning.summary import weight_counts
 from sparsecap_jax.runs import published
-from sparsecap_jax.runs.directory import load_run, weight_counts
+from sparsecap_jax.runs.directory import load_run
 
 NAME = "flickr8k-mini"
 REPO = pathlib.Path(__file__).parents[2]

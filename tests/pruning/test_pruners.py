@@ -280,6 +280,16 @@ def test_frozen_supermasks_are_rounded_not_drawn():
     assert float(binary["Dense_1"]["kernel"].mean()) == 1.0
 
 
+def test_supermasks_read_the_sparsity_of_all_masks_after_a_step():
+    pruner = make_pruner({"name": "supermask", "sparsity": 0.5, "freeze": ("b/.*",)}, total_steps=9)
+    masks = {"a": {"kernel": jnp.array([[1.0, -1.0], [-2.0, 0.0]])}}
+    masks["b"] = {"kernel": jnp.array([[3.0, 3.0], [-3.0, 3.0]])}
+    found = pruner.readings(masks)
+    assert found["sparsity"] == 0.5  # three of a and one of b, of eight; frozen ones count
+    active = 1 / (1 + np.exp([-1.0, 1.0, 2.0, 0.0]))
+    assert found["mask_probability"] == pytest.approx(active.mean())
+
+
 def test_pruned_weights_are_kept_and_may_come_back():
     """Momentum and weight decay move a pruned weight on; it returns once it ranks high enough."""
     params = {"layer": {"kernel": jnp.array([[1.0, 2.0], [3.0, 4.0]], jnp.float32)}}

@@ -228,7 +228,11 @@ def test_a_faulty_config_leaves_no_run_directory(data, tmp_path, section, key, v
         ("pruner", {"exclude": ("nope",)}, "pruner.exclude: 'nope' matches none"),
         ("pruner", {"overrides": ("nope",)}, "pruner.overrides: 'nope'"),
         ("scst", {"start_epoch": 1, "document_frequency": "nope.npz"}, "nope.npz"),
-        ("train", {"init_from": "nope"}, "nope: neither a folder nor a captioner of the package"),
+        (
+            "train",
+            {"init_from": "nope"},
+            "nope: no such file or folder; expected a run, or",
+        ),
         ("", {"seed": 10**20}, "config.seed is 1"),
         ("train", {"steps": 10**11}, "config.train.steps is 1"),
         ("optimizer", {"learning_rate": math.inf}, "config.optimizer.learning_rate is inf"),

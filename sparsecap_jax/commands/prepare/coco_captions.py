@@ -28,6 +28,7 @@ from sparsecap_jax.data.karpathy import karpathy_ids, split_ids, to_karpathy
 from sparsecap_jax.data.records import SPLITS
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.files import write_atomically, write_json
+from sparsecap_jax.text import counted
 
 
 def define() -> None:
@@ -67,5 +68,5 @@ def run(args: flags.FlagValues) -> None:
         write_json(output / f"references_{name}.json", references, indent=None)
     for name, records in splits.items():
         captions = sum(len(record.captions) for record in records)
-        print(f"{name}: {len(records):,} images, {captions:,} captions")
+        print(f"{name}: {counted(len(records), 'image')}, {counted(captions, 'caption')}")
     print(f"wrote {output}/dataset_coco.json, captions_train.txt, references_{{val,test}}.json")

@@ -23,6 +23,7 @@ from sparsecap_jax.data.records import ImageId
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.evaluation.caption_files import load_captions
 from sparsecap_jax.files import write_json
+from sparsecap_jax.text import counted
 
 
 def define() -> None:
@@ -56,4 +57,4 @@ def run(args: flags.FlagValues) -> None:
     for split, ids in images.items():
         path = pathlib.Path(args.output, f"captions_{split}_{args.name}_results.json")
         write_json(path, [{"image_id": i, "caption": captions[i]} for i in ids], indent=None)
-        print(f"wrote {path}: {len(ids):,} captions")
+        print(f"wrote {path}: {counted(len(ids), 'caption')}")

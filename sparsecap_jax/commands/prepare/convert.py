@@ -7,11 +7,13 @@ A stopped command continues when it is run again. The output folder holds a mani
 which `inspect --verify` compares. Models that need boxes need --boxes here too.
 """
 
+import pathlib
+
 from absl import flags
 
 from sparsecap_jax.commands.prepare import trust_entry
 from sparsecap_jax.data.features import IndexedStore
-from sparsecap_jax.data.stores import STORES, open_store
+from sparsecap_jax.data.stores import STORES, open_store, stated_width
 from sparsecap_jax.data.stores.array_records import DTYPES
 from sparsecap_jax.data.stores.convert import convert
 from sparsecap_jax.files import locked, remove_strays
@@ -22,16 +24,26 @@ def define_features() -> None:
     formats = f"auto, {', '.join(STORES)}, or MODULE:NAME of your own."
     flags.DEFINE_string("features", None, "File or folder of features.", required=True)
     flags.DEFINE_string("format", "auto", f"Its format: {formats}")
-    flags.DEFINE_integer("feature_size", 2048, "Width of the features.")
+    define_width()
     flags.DEFINE_string("image_sizes", "", "JSON or folder of image sizes, for boxes in pixels.")
+
+
+def define_width() -> None:
+    """Define the flag --feature_size, which `width_of` reads."""
+    text = "Width of the features, by default as .npy and converted folders state it, else 2048."
+    flags.DEFINE_integer("feature_size", None, text, lower_bound=1)
+
+
+def width_of(args: flags.FlagValues, features: str | pathlib.Path, format: str = "auto") -> int:
+    """Return --feature_size, or else the width that the features state."""
+    return stated_width(features, format) if args.feature_size is None else args.feature_size
 
 
 def open_features(args: flags.FlagValues) -> IndexedStore:
     """Open the store that the flags name."""
     trust_entry(args.format)
-    return open_store(
-        args.features, args.feature_size, args.boxes, sizes=args.image_sizes, format=args.format
-    )
+    width = width_of(args, args.features, args.format)
+    return open_store(args.features, width, args.boxes, sizes=args.image_sizes, format=args.format)
 
 
 def define() -> None:

@@ -22,6 +22,7 @@ from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.evaluation.ptb_tokenizer import tokenize
 from sparsecap_jax.interop.df_pickle import load_df_pickle
 from sparsecap_jax.scst.document_frequency import DocumentFrequency, count_documents
+from sparsecap_jax.text import counted
 
 
 def define() -> None:
@@ -44,7 +45,8 @@ def run(args: flags.FlagValues) -> None:
     eos = f"captions end in {frequency.eos!r}" if frequency.eos else "no word ends the captions"
     unk = f"rare words are {frequency.unk!r}" if frequency.unk else "rare words are kept"
     ngrams = f"{len(frequency):,} n-grams of {frequency.tokens}"
-    print(f"wrote {args.output}: {ngrams} in {frequency.num_images:,} images; {eos}; {unk}")
+    images = counted(frequency.num_images, "image")
+    print(f"wrote {args.output}: {ngrams} in {images}; {eos}; {unk}")
 
 
 def _count(args: flags.FlagValues) -> DocumentFrequency:

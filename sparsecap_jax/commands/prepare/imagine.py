@@ -13,13 +13,15 @@ import pathlib
 
 from absl import flags
 
+from sparsecap_jax.commands.prepare.convert import define_width, width_of
+
 
 def define() -> None:
     """Define the flags."""
     flags.DEFINE_list("photos", None, "Photo folders, with commas.", required=True)
     flags.DEFINE_list("features", None, "Their features, in the same order.", required=True)
     flags.DEFINE_list("text", [], "NAME:FOLDER of captions, with commas.")
-    flags.DEFINE_integer("feature_size", 1280, "Width of the features.")
+    define_width()
     flags.DEFINE_string("output", None, "Folder to write to.", required=True)
 
 
@@ -38,4 +40,5 @@ def run(args: flags.FlagValues) -> None:
             raise ConfigError(f"--text: found {name!r}; expected NAME:FOLDER")
         sources.append((name, pathlib.Path(folder)))
     folders = map(pathlib.Path, args.photos), map(pathlib.Path, args.features)
-    prepare(list(zip(*folders, strict=True)), sources, args.output, args.feature_size)
+    width = width_of(args, args.features[0])
+    prepare(list(zip(*folders, strict=True)), sources, args.output, width)

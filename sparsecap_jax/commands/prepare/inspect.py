@@ -21,6 +21,7 @@ from sparsecap_jax.data.stores import find_format
 from sparsecap_jax.data.stores.array_records import ArrayRecordStore
 from sparsecap_jax.data.stores.convert import verify
 from sparsecap_jax.errors import DataError
+from sparsecap_jax.text import counted
 
 _SHOWN = 5
 
@@ -41,7 +42,8 @@ def run(args: flags.FlagValues) -> None:
     ids = store.image_ids()
     if not ids:
         raise DataError(f"{store.path}: holds no images")
-    print(f"{store.path}: {kind}, {len(ids):,} images, ids {ids[0]!r} to {ids[-1]!r}")
+    total = counted(len(ids), "image")
+    print(f"{store.path}: {kind}, {total}, ids {ids[0]!r} to {ids[-1]!r}")
     counts, faults = _read(store.num_regions, ids, "images whose regions cannot be counted")
     if counts:
         print(f"regions: {min(counts)} to {max(counts)} per image, mean {np.mean(counts):.1f}")
@@ -57,7 +59,9 @@ def run(args: flags.FlagValues) -> None:
     if images and args.read:
         lows, highs, means = zip(*images, strict=True)
         values = f"{min(lows):.4g} to {max(highs):.4g}, mean {sum(means) / len(means):.4g}"
-        print(f"width {store.feature_size}, values: {values}\n{len(images):,} images are good")
+        print(
+            f"width {store.feature_size}, values: {values}\ngood: {counted(len(images), 'image')}"
+        )
     elif images:
         boxes = ", with boxes" if store.need_boxes else ""  # they are read only where asked for
         print(f"image {ids[0]!r}: width {store.feature_size}{boxes}")
@@ -65,12 +69,13 @@ def run(args: flags.FlagValues) -> None:
         absent = [image_id for image_id in split if image_id not in store]
         shown = ", ".join(map(str, absent[:_SHOWN]))
         gaps = f"; missing: {shown}{', ...' if len(absent) > _SHOWN else ''}" if absent else ""
-        print(f"{name}: {len(split) - len(absent):,} of {len(split):,} images have features{gaps}")
+        found = f"{len(split) - len(absent):,} of {counted(len(split), 'image')}"
+        print(f"{name}: features of {found}{gaps}")
         faults += len(absent)
     if args.verify and isinstance(store, ArrayRecordStore):
         differing = verify(store.path)
         shards = len(store.manifest["shards"])
-        print("\n".join(differing) or f"checksums of {shards} files are right")
+        print("\n".join(differing) or f"right checksums: {counted(shards, 'file')}")
         faults += len(differing)
     if faults:
         sys.exit(1)

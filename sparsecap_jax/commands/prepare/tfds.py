@@ -12,8 +12,10 @@ import pathlib
 
 from absl import flags
 
+from sparsecap_jax.commands.prepare.convert import define_width, width_of
 from sparsecap_jax.data.datasets import DATASETS
 from sparsecap_jax.errors import DataError
+from sparsecap_jax.files import absent
 
 
 def define() -> None:
@@ -24,7 +26,7 @@ def define() -> None:
     flags.DEFINE_string("split_json", "", "Its main file, where there is a choice.")
     flags.DEFINE_string("features", "", "Features, relative to --manual_dir.")
     flags.DEFINE_string("image_sizes", "", "Image sizes, relative to it.")
-    flags.DEFINE_integer("feature_size", 2048, "Width of the features.")
+    define_width()
     flags.DEFINE_bool("boxes", False, "Keep boxes too.")
 
 
@@ -35,12 +37,16 @@ def run(args: flags.FlagValues) -> None:
     from sparsecap_jax.data.coco_builder import CaptionConfig, CaptionFeatures
 
     manual_dir = pathlib.Path(args.manual_dir)
-    if not (manual_dir.is_dir() and any(manual_dir.iterdir())):
-        raise DataError(f"{manual_dir}: no such folder, or empty; expected captions")
+    if not manual_dir.is_dir():
+        raise DataError(absent(manual_dir, "a folder of captions"))
+    if not any(manual_dir.iterdir()):
+        raise DataError(f"{manual_dir}: an empty folder; expected captions")
     disable_progress_bar()
     name = "coco" if args.dataset == "karpathy" else args.dataset
     names = [field.name for field in dataclasses.fields(CaptionConfig) if field.name in args]
-    config = CaptionConfig(name=name, **{field: args[field].value for field in names})
+    values = {field: args[field].value for field in names}
+    values["feature_size"] = width_of(args, manual_dir / args.features)
+    config = CaptionConfig(name=name, **values)
     builder = CaptionFeatures(data_dir=args.data_dir, config=config)
     manual = download.DownloadConfig(manual_dir=str(pathlib.Path(args.manual_dir).resolve()))
     builder.download_and_prepare(download_config=manual)

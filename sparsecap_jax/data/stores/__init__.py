@@ -7,6 +7,7 @@ To add one: a subclass of `IndexedStore` that `STORES.register` takes, or that i
 import os
 import pathlib
 
+from sparsecap_jax.arrays import npy_shape
 from sparsecap_jax.data.features import ImageSizes, IndexedStore
 from sparsecap_jax.data.records import (
     PICTURE_FORMATS,
@@ -19,7 +20,13 @@ from sparsecap_jax.data.records import (
     find_pictures,
     image_id_from_filename,
 )
-from sparsecap_jax.data.stores.array_records import MANIFEST, TFDS_INFO, ArrayRecordStore, TfdsStore
+from sparsecap_jax.data.stores.array_records import (
+    MANIFEST,
+    TFDS_INFO,
+    ArrayRecordStore,
+    TfdsStore,
+    load_manifest,
+)
 from sparsecap_jax.data.stores.databases import (
     HDF5_SUFFIXES,
     Hdf5Store,
@@ -29,10 +36,17 @@ from sparsecap_jax.data.stores.databases import (
 from sparsecap_jax.data.stores.folders import NpyFolderStore, NpzFolderStore, attention_folders
 from sparsecap_jax.data.stores.tsv import TsvStore, tsv_files
 from sparsecap_jax.errors import DataError
-from sparsecap_jax.files import read_json
+from sparsecap_jax.files import absent, read_json
 from sparsecap_jax.settings import Registry
 
-__all__ = ["STORES", "NpyFolderStore", "find_format", "load_image_sizes", "open_store"]
+__all__ = [
+    "STORES",
+    "NpyFolderStore",
+    "find_format",
+    "load_image_sizes",
+    "open_store",
+    "stated_width",
+]
 
 STORES: Registry[type[IndexedStore]] = Registry(
     "data.features_format",
@@ -47,6 +61,8 @@ STORES: Registry[type[IndexedStore]] = Registry(
     },
     IndexedStore,
 )
+WIDTH = 2048
+"""Usual width of features, that of bottom-up attention."""
 _COCO_FILES = ("captions_*.json", "image_info_*.json", "instances_*.json")
 
 
@@ -79,6 +95,22 @@ def open_store(
     return store(path, feature_size, need_boxes, sizes)
 
 
+def stated_width(path: str | os.PathLike, format: str = "auto") -> int:
+    """Return the width D of features that lie in a file or folder.
+
+    A converted folder and a folder of `.npy`, such as an extractor writes, state it; of other
+    formats 2048, the usual width, is returned. Arguments and errors as in `open_store`.
+    """
+    path = pathlib.Path(path)
+    kind = find_format(path) if format == "auto" else format
+    if kind == "array_record":
+        return load_manifest(path)["feature_size"]
+    if kind == "npy":
+        files = sorted(NpyFolderStore(path).path.glob("*.npy"))
+        return (npy_shape(files[0])[-1:] or (WIDTH,))[0] if files else WIDTH
+    return WIDTH
+
+
 def find_format(path: pathlib.Path) -> str:
     """Return the key of `STORES` that fits a file or folder; DataError where none does."""
     if path.is_file():
@@ -105,10 +137,11 @@ def find_format(path: pathlib.Path) -> str:
         if hdf5_files(path):
             return "hdf5"
     else:
-        raise DataError(f"{path}: no such file or folder; expected features")
+        raise DataError(absent(path, "features"))
     raise DataError(
         f"{path}: no features of a known format; expected bu/cocobu_att/, *.tsv, *.hdf5, "
-        f"ID.npz, *.lmdb, or {MANIFEST} (see docs/data.md)"
+        f"ID.npz, *.lmdb, or {MANIFEST} (see docs/data.md); `prepare_data.py extract` makes "
+        "them of photos"
     )
 
 

@@ -83,7 +83,8 @@ class ArrayRecordStore(IndexedStore):
         self.manifest = load_manifest(self.path)
         width = self.manifest["feature_size"]
         if width != self.feature_size:
-            raise DataError(f"{self.path}: features are {width} wide, expected {self.feature_size}")
+            found = f"features are {width} wide, expected feature_size {self.feature_size}"
+            raise DataError(f"{self.path}: {found}")
         if self.need_boxes and not self.manifest["boxes"]:
             raise DataError(f"{self.path}: boxes are needed, and it was written without")
 
@@ -122,7 +123,9 @@ def load_manifest(directory: pathlib.Path) -> dict[str, Any]:
     where = f"{path}: top level"
     if field(manifest, "version", int | str, where) != VERSION:
         raise DataError(f"{path}: version {manifest['version']!r}; this release reads {VERSION}")
-    field(manifest, "feature_size", int | str, where)
+    width = field(manifest, "feature_size", int | str, where)
+    if type(width) is not int or width < 1:
+        raise DataError(f"{path}: feature_size: expected a width, found {width!r:.80}")
     if not isinstance(manifest.get("boxes"), bool):
         raise DataError(f"{path}: boxes: expected true or false, found {manifest.get('boxes')!r}")
     for place, shard in entries(manifest, "shards", path):

@@ -24,6 +24,7 @@ from sparsecap_jax.data.stores.array_records import (
 )
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.files import LIST_BYTES, named_errors, read_json, write_atomically
+from sparsecap_jax.text import counted
 
 _WRITER_OPTIONS = "group_size:1,uncompressed"  # read one by one, in any order
 _MB = 2**20
@@ -70,7 +71,7 @@ def convert(
         manifest = _check_plan(output, load_manifest(output), plan)
         report(f"{output}: was finished already")
         return manifest
-    faults = Faults(skip_bad)
+    faults = Faults(skip_bad, "--skip_bad")
     shards, start, done = [], time.monotonic(), 0
     for number, first in enumerate(range(0, len(ids), shard_size)):
         name = f"features-{number:05d}.array_record"
@@ -96,7 +97,8 @@ def convert(
         json.dump(manifest, file)
     for path in output.glob("features-*.json"):
         path.unlink()
-    report(f"wrote {output / MANIFEST}: {images:,} images in {len(shards)} shards")
+    shown = f"{counted(images, 'image')} in {counted(len(shards), 'shard')}"
+    report(f"wrote {output / MANIFEST}: {shown}")
     return manifest
 
 

@@ -12,7 +12,7 @@ from sparsecap_jax.data.features import Arrays, IndexedStore
 from sparsecap_jax.data.records import ImageId, data_error, normalize_id
 from sparsecap_jax.data.stores._lmdb import read_places
 from sparsecap_jax.errors import DataError
-from sparsecap_jax.files import open_regular
+from sparsecap_jax.files import absent, open_regular
 from sparsecap_jax.settings import optional_package
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
@@ -42,7 +42,7 @@ class Hdf5Store(IndexedStore):
         import h5py
 
         if not self.path.exists():
-            raise DataError(f"{path}: not an HDF5 file: no such file")
+            raise DataError(absent(path, "an HDF5 file"))
         with data_error(f"{path}: not an HDF5 file", OSError):
             return h5py.File(path, "r")
 

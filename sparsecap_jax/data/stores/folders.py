@@ -10,6 +10,7 @@ from sparsecap_jax.arrays import IMAGE_BYTES, ArrayFile, npy_shape, read_npy
 from sparsecap_jax.data.features import Arrays, IndexedStore, raise_missing, relative_boxes
 from sparsecap_jax.data.records import ImageId, data_error, image_id_from_stem, normalize_id
 from sparsecap_jax.errors import DataError
+from sparsecap_jax.files import absent
 
 _NPZ_NAMES = ("feat", "features", "arr_0")
 
@@ -40,7 +41,7 @@ class NpyFolderStore(IndexedStore):
         if self._in_pixels:
             self._boxes = pixels
         if self.need_boxes and not self._boxes.is_dir():
-            raise DataError(f"{self._boxes}: no such folder, but boxes are needed")
+            raise DataError(absent(self._boxes, "boxes, which are needed"))
 
     def check(self, image_ids: Iterable[ImageId]) -> None:
         """Raise one DataError that lists all ids whose feature or needed box file is absent."""

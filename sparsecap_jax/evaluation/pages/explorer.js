@@ -149,8 +149,9 @@ function start(data) {
   const defaults = Object.fromEntries(FIELDS.map((id) => [id, value(id)]));
   readAddress();
   drawTable(data, measured, visible, update);
-  const pictures = data.models.length === 1 ? "1 model" : `${data.models.length} models`;
-  find("about").textContent = `${shownCount(everything.length)} images, captions of ${pictures}`;
+  const counted = (count, noun) => `${shownCount(count)} ${noun}${count === 1 ? "" : "s"}`;
+  const told = [counted(everything.length, "image"), counted(data.models.length, "model")];
+  find("about").textContent = told.join(", captions of ");
   if (matchMedia("(max-width: 46rem)").matches) {
     find("filters").open = find("models").open = false;
   }

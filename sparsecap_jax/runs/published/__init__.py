@@ -3,6 +3,7 @@
 import pathlib
 
 from sparsecap_jax.errors import CheckpointError
+from sparsecap_jax.files import absent
 
 _FOLDER = pathlib.Path(__file__).parent
 
@@ -16,7 +17,7 @@ def find(name: str) -> pathlib.Path:
     """Return the run directory of a captioner; a CheckpointError where there is none."""
     if name not in names():
         known = ", ".join(names())
-        raise CheckpointError(f"{name}: neither a folder nor a captioner of the package ({known})")
+        raise CheckpointError(absent(name, f"a run, or a captioner of the package ({known})"))
     return _FOLDER / name
 
 

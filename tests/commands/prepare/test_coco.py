@@ -36,7 +36,7 @@ def test_coco_captions_with_id_lists(official, tmp_path, capsys):
     out = tmp_path / "coco"
     options = [f"--val_ids={tmp_path}/val.txt", f"--test_ids={tmp_path}/test.txt"]
     run("coco_captions", f"--output={out}", *options)
-    assert "train: 3 images, 6 captions\nval: 1 images" in capsys.readouterr().out
+    assert "train: 3 images, 6 captions\nval: 1 image, " in capsys.readouterr().out
     splits = load_karpathy(out / "dataset_coco.json")
     ids = {name: [r.image_id for r in records] for name, records in splits.items()}
     assert ids == {"train": [1, 3, 4], "val": [5], "test": [2, 6]}

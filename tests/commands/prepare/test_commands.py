@@ -45,9 +45,9 @@ def test_the_list_of_commands():
     [
         ([], "expected one subcommand, found none; --help says more"),
         (["inspct"], "no subcommand 'inspct'; did you mean 'inspect'? (valid: coco_captions, "),
-        (["inspect", "df"], "flag --features=None: Flag --features must have a value"),
+        (["inspect", "df"], "--features is missing; expected: File or folder of features."),
         (["inspect", "df", "--features=x"], "expected one subcommand, found inspect df"),
-        (["inspect"], "flag --features=None: Flag --features must have a value"),
+        (["inspect"], "--features is missing; expected: File or folder of features."),
         (
             ["inspect", "--feature=x"],
             "Unknown command line flag 'feature'. Did you mean: feature_size",

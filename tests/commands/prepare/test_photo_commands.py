@@ -57,10 +57,13 @@ def test_photos_become_features_and_a_dataset(photos, tmp_path, capsys):
     text = tmp_path / "text"
     text.mkdir()
     (text / "captions.json").write_bytes((photos / "captions.json").read_bytes())
-    arguments = f"--photos={photos}", f"--features={features}", "--feature_size=3"
+    run("inspect", f"--features={features}")
+    shown = capsys.readouterr().out
+    assert "8/8 photos" in shown and "image 0: width 3\n" in shown
+    arguments = f"--photos={photos}", f"--features={features}"
     run("imagine", *arguments, f"--text=photos:{text}", f"--output={tmp_path / 'out'}")
     shown = capsys.readouterr().out
-    assert "8/8 photos" in shown and "photos: 7 training images, 14 captions" in shown
+    assert "photos: 7 training images, 14 captions" in shown
     kept = json.loads((tmp_path / "out" / "extractor.json").read_text())
     assert kept["extractor"] == "test_photo_commands:Colour"
     with pytest.raises(ConfigError, match="two sources are named 'photos'"):

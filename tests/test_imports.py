@@ -122,7 +122,13 @@ def test_optional_packages_are_asked_for_with_their_extra():
             imported |= {name.partition(".")[0] for name in names}
     missing = {name for name in imported if name.lower() not in installed}
     missing -= sys.stdlib_module_names
-    assert missing == {"h5py", "torch", "torchvision"}  # and the weights, which are no import
+    assert missing == {
+        "h5py",
+        "onnx",
+        "onnxruntime",
+        "torch",
+        "torchvision",
+    }  # and the weights, which are no import
     extras = setup["options.extras_require"]
     for path in (REPO / "README.md", *(REPO / "docs").rglob("*.md"), *PACKAGE.rglob("*.py")):
         for names in re.findall(r"sparsecap_jax\[([a-z0-9,]+)\]", path.read_text("utf-8")):

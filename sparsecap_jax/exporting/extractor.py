@@ -11,7 +11,9 @@ import numpy as np
 from jaxtyping import Float
 
 from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.exporting.manifest import specs_entry
 from sparsecap_jax.exporting.onnx_weights import IR_VERSION, OPSET, store
+from sparsecap_jax.exporting.specs import Spec
 from sparsecap_jax.photos.efficientnet_lite import (
     FEATURES,
     NETWORKS,
@@ -54,9 +56,17 @@ def extractor_bytes(
         for name, leaf in flatten(load_params(network)).items()
         if not name.startswith("classes/")
     }
-    model = _Network(network, size, params).model(boxes)
+    side = size // STRIDE
+    outputs = {
+        "features": Spec(("b", len(boxes), FEATURES), "float32"),
+        "fc": Spec(("b", FEATURES), "float32"),
+        "map": Spec(("b", side, side, FEATURES), "float32"),
+    }
+    model = _Network(network, size, params).model(boxes, outputs)
     store(model, params, form)
     notes = {
+        "inputs": specs_entry({"pixels": Spec(("b", size, size, 3), "uint8")}),
+        "outputs": specs_entry(outputs),
         "settings": dict(extractor.settings),
         "boxes": boxes.tolist(),
         "photo": f"RGB, upright, squeezed to {size} x {size} pixels by Pillow's bicubic filter",
@@ -77,7 +87,7 @@ class _Network:
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
 
-    def model(self, boxes: Float[np.ndarray, "R 4"]) -> Any:
+    def model(self, boxes: Float[np.ndarray, "R 4"], outputs: Mapping[str, Spec]) -> Any:
         """Return the `onnx.ModelProto` with the means over `boxes` of the last map."""
         from onnx import TensorProto, helper
 
@@ -90,13 +100,7 @@ class _Network:
 
         pixels = described({"pixels": ("b", self._size, self._size, 3)}, TensorProto.UINT8)
         weights = described({name: leaf.shape for name, leaf in self._params.items()})
-        outputs = described(
-            {
-                "features": ("b", len(boxes), FEATURES),
-                "fc": ("b", FEATURES),
-                "map": ("b", side, side, FEATURES),
-            }
-        )
+        outputs = described({name: spec.shape for name, spec in outputs.items()})
         parts = self._nodes, self._network, pixels + weights, outputs, self._constants
         opset = helper.make_opsetid("", OPSET)
         return helper.make_model(
@@ -157,7 +161,7 @@ class _Network:
         self._nodes.append(helper.make_node(kind, inputs, [output], output, **attributes))
         return output
 
-    def _constant(self, value: np.ndarray) -> str:
+    def _constant(self, value: Any) -> str:
         """Return the name of a constant, which is added once."""
         from onnx import numpy_helper
 

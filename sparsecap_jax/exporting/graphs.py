@@ -1,8 +1,9 @@
 """The parts of a captioner as functions of named arrays, which is what graph formats hold."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,40 +11,10 @@ from jax import export
 
 from sparsecap_jax.decoding.methods import find_captions
 from sparsecap_jax.decoding.options import DecodeOptions
+from sparsecap_jax.decoding.topk import stock_ops
+from sparsecap_jax.exporting.specs import Arrays, Function, Graph, Spec
 from sparsecap_jax.trees import flatten, unflatten
 from sparsecap_jax.types import PyTree, Regions
-
-Arrays = dict[str, Any]
-Function = Callable[[Arrays, Arrays], Any]
-
-
-class Spec(NamedTuple):
-    """Shape and dtype of an array; sizes that are known only at run time are letters.
-
-    These are `b` images, `r` regions, and `k` rows of each image.
-    """
-
-    shape: tuple[int | str, ...]
-    dtype: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Graph:
-    """A function of weights and inputs, `(params, inputs) -> outputs`, all of them by name.
-
-    Attributes:
-        name: "encode", "step" or "greedy".
-        function: pure; it runs for any sizes `b`, `r` and `k`.
-        params: the weights that it reads.
-        inputs: the inputs that it reads.
-        outputs: what it returns.
-    """
-
-    name: str
-    function: Function
-    params: dict[str, Spec]
-    inputs: dict[str, Spec]
-    outputs: dict[str, Spec]
 
 
 def make_graphs(model: Any, params: PyTree, options: DecodeOptions) -> list[Graph]:
@@ -52,8 +23,8 @@ def make_graphs(model: Any, params: PyTree, options: DecodeOptions) -> list[Grap
     - `encode`: `features [b, r, D]`, and of `mask [b, r]`, `boxes [b, r, 4]` and `fc [b, D]` what
       the model reads, to `context.*`, what a step reads of an image, and `carry.*`, the state of
       one row of each image;
-    - `step`: `carry.*` of k rows, `context.*` and `tokens [b, k]`, int32, to the next `carry.*` and
-      `log_probs [b, k, V]`;
+    - `step`: `carry.*` of k rows, `context.*` and `tokens [b, k]`, int32, to `next.*`, the carry of
+      the next step, and `log_probs [b, k, V]`;
     - `greedy`: inputs as of `encode`, to `tokens [b, T]`, int32, with PAD after the end,
       `log_probs [b, T]` of each, and `lengths [b]`, int32, EOS included.
 
@@ -64,23 +35,27 @@ def make_graphs(model: Any, params: PyTree, options: DecodeOptions) -> list[Grap
     """
     weights = {name: Spec(leaf.shape, "float32") for name, leaf in flatten(params).items()}
     regions = _regions_of(model.feature_size)
-    begin = _begin(model)
-    context, carry = jax.eval_shape(begin, symbolic(weights), symbolic(regions))
+    parts = _Parts(model, weights)
+    context, carry = jax.eval_shape(parts.begin, symbolic(weights), symbolic(regions))
     template = {"carry": carry, "context": context}
     inputs = {name: _spec(leaf) for name, leaf in _named(template).items()}
     for name, spec in inputs.items():
         if name.startswith("carry."):
             inputs[name] = spec._replace(shape=(spec.shape[0], "k", *spec.shape[2:]))
     inputs["tokens"] = Spec(("b", "k"), "int32")
-    step = _graph("step", _step(model, template), weights, inputs)
+    step = _graph("step", functools.partial(parts.step, template), weights, inputs)
 
     def encode(params: Arrays, inputs: Arrays) -> Arrays:
-        context, carry = begin(params, inputs)
+        context, carry = parts.begin(params, inputs)
         named = _named({"carry": carry, "context": context})
         return {name: leaf for name, leaf in named.items() if name in step.inputs}
 
-    greedy = _graph("greedy", _greedy(model, options), weights, regions)
-    return [_graph("encode", encode, weights, regions), step, greedy]
+    greedy = functools.partial(parts.greedy, options)
+    return [
+        _graph("encode", encode, weights, regions),
+        step,
+        _graph("greedy", greedy, weights, regions),
+    ]
 
 
 def symbolic(specs: Mapping[str, Spec]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -114,44 +89,46 @@ def _regions(inputs: Arrays) -> Regions:
     return Regions(**{**unread, **inputs})
 
 
-def _begin(model: Any) -> Function:
-    """Return the function that encodes images, and starts one row of each."""
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+    """Functions of a model; weights that one of them does not read may be missing."""
 
-    def begin(params: Arrays, inputs: Arrays) -> tuple[PyTree, PyTree]:
-        variables = {"params": unflatten(params)}
-        context = model.apply(variables, _regions(inputs), train=False, method="encode")
-        return context, model.apply(variables, context, 1, method="init_carry")
+    model: Any
+    weights: Mapping[str, Spec]
 
-    return begin
+    def begin(self, params: Arrays, inputs: Arrays) -> tuple[PyTree, PyTree]:
+        """Encode images, and start one row of each: return context and carry."""
+        variables = self._variables(params)
+        context = self.model.apply(variables, _regions(inputs), train=False, method="encode")
+        return context, self.model.apply(variables, context, 1, method="init_carry")
 
-
-def _step(model: Any, template: PyTree) -> Function:
-    """Return the function that takes one step; `template` has the trees of carry and context."""
-
-    def step(params: Arrays, inputs: Arrays) -> Arrays:
+    def step(self, template: PyTree, params: Arrays, inputs: Arrays) -> Arrays:
+        """Take one step; `template` has the trees of carry and context."""
         leaves = [inputs.get(name) for name in _named(template)]
         trees = jax.tree.unflatten(jax.tree.structure(template), leaves)
-        arguments = trees["carry"], inputs["tokens"], trees["context"]
-        carry, log_probs = model.apply({"params": unflatten(params)}, *arguments, method="step")
-        return {**_named({"carry": carry}), "log_probs": log_probs}
+        arguments = trees["carry"], inputs["tokens"], _without_missing(trees["context"])
+        carry, log_probs = self.model.apply(self._variables(params), *arguments, method="step")
+        return {**_named({"next": carry}), "log_probs": log_probs}
 
-    return step
-
-
-def _greedy(model: Any, options: DecodeOptions) -> Function:
-    """Return the function that encodes images and searches greedily."""
-    constraints = ("no_repeat", "no_repeat_ngram", "suppress", "suppress_unk", "bad_endings")
-    constraints += ("min_length", "max_length", "bos_id", "eos_id", "pad_id", "unk_id")
-    greedy = DecodeOptions("greedy", **{name: getattr(options, name) for name in constraints})
-
-    def search(params: Arrays, inputs: Arrays) -> Arrays:
-        variables = {"params": unflatten(params)}
-        context = model.apply(variables, _regions(inputs), train=False, method="encode")
+    def greedy(self, options: DecodeOptions, params: Arrays, inputs: Arrays) -> Arrays:
+        """Encode images and search greedily, with the constraints of `options`."""
+        names = ("no_repeat", "no_repeat_ngram", "suppress", "suppress_unk", "bad_endings")
+        names += ("min_length", "max_length", "bos_id", "eos_id", "pad_id", "unk_id")
+        greedy = DecodeOptions("greedy", **{name: getattr(options, name) for name in names})
+        context, _ = self.begin(params, inputs)
         factors = jnp.ones(greedy.max_length, jnp.float32)
-        found = find_captions(model, variables, context, greedy, factors, None, None, None)
+        arguments = self._variables(params), context, greedy, factors
+        with stock_ops():
+            found = find_captions(self.model, *arguments, None, None, None)
         return {name: getattr(found, name)[:, 0] for name in ("tokens", "log_probs", "lengths")}
 
-    return search
+    def _variables(self, params: Arrays) -> PyTree:
+        weights = self.weights.items()
+        return {
+            "params": unflatten(
+                {n: params[n] if n in params else jnp.zeros(s.shape, s.dtype) for n, s in weights}
+            )
+        }
 
 
 def _graph(
@@ -172,6 +149,13 @@ def _graph(
         {name: spec for name, spec in inputs.items() if name in used},
         {name: _spec(leaf) for name, leaf in shapes.items()},
     )
+
+
+def _without_missing(tree: PyTree) -> PyTree:
+    """Return nested dicts without the leaves that are None."""
+    if not isinstance(tree, dict):
+        return tree
+    return {key: _without_missing(value) for key, value in tree.items() if value is not None}
 
 
 def _named(tree: PyTree) -> dict[str, Any]:

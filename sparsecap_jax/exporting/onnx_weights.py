@@ -33,10 +33,15 @@ class Rounded(NamedTuple):
 
 
 def rounded(value: np.ndarray, axis: int) -> Rounded:
-    """Round a tensor to int8, with a step for each place along `axis`, as model files do.
+    """Round a matrix to int8, with a step for each place along `axis`, as model files do.
 
-    See `model_files.values.quantize`: zeros stay zeros.
+    See `model_files.values.quantize`: zeros stay zeros. Kernels of convolutions, which model files
+    do not have, get the smallest steps, their largest magnitude / 127.
     """
+    if value.ndim == 4:
+        largest = np.abs(value).max(axis=(1, 2, 3), keepdims=True)
+        steps = np.where(largest > 0, largest / np.float32(127), np.float32(1))
+        return Rounded(np.rint(value / steps).astype(np.int8), steps.astype(np.float32))
     outputs = value.shape[axis]
     shape = [outputs if axis % value.ndim == n else 1 for n in range(value.ndim)]
     output = np.broadcast_to(np.arange(outputs).reshape(shape), value.shape)
@@ -53,8 +58,8 @@ def store(model: Any, params: Mapping[str, np.ndarray], form: str, *, sparse: bo
 
     Args:
         model: an `onnx.ModelProto`, which changes.
-        params: float32, by the name of their input; rounded to int8 along the first axis if the
-            name ends with "embedding" or "OIHW", else along the last.
+        params: float32, by the name of their input; int8 has a step for each row of what is named
+            "embedding", for each column of other matrices, and for each output of convolutions.
         form: one of `model_files.FORMS`; int8 is for matrices, vectors are float16 then.
         sparse: whether tensors are stored sparse where that is smaller.
 
@@ -89,7 +94,7 @@ def _stored(name: str, value: np.ndarray, form: str) -> tuple[dict[str, np.ndarr
     if form == "float16":
         cast = helper.make_node("Cast", [key], [name], to=TensorProto.FLOAT)
         return {key: value.astype(np.float16)}, [cast]
-    multiples, steps = rounded(value, 0 if name.endswith(("embedding", "OIHW")) else -1)
+    multiples, steps = rounded(value, 0 if name.endswith("embedding") else -1)
     cast = helper.make_node("Cast", [key], [f"{name}:multiples"], to=TensorProto.FLOAT)
     product = helper.make_node("Mul", [f"{name}:multiples", f"{name}:steps"], [name])
     return {key: multiples, f"{name}:steps": steps}, [cast, product]

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import jax
 from jax import export
 
-from sparsecap_jax.exporting.graphs import Graph, symbolic
+from sparsecap_jax.exporting.graphs import symbolic
+from sparsecap_jax.exporting.specs import Graph
 
 CALLING_CONVENTION = 10
 """Version of `jax.export`'s calling convention, whatever JAX would take by default."""

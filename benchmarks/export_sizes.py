@@ -38,9 +38,9 @@ deflated, as a web server sends them. A search needs the first two, or the third
 differ from float32's are counted over {images} images of random features, beam search as the run's
 own. Loading is the least time of {repeats}, of both files by onnxruntime {runtime}.
 
-The model file (`.scap`) of the same run, with tokenizer and config, has {files} bytes in these
-forms. int8 weights are those of the int8 model file to the bit (`tests/exporting`), so that its
-change of CIDEr holds here too: {cider}
+The model file (`.scap`) of the same run, with tokenizer and config, has {files} bytes
+(float32, float16, int8). Weights in int8 are those of the int8 model file to the bit
+(`tests/exporting`), so that its change of CIDEr holds here too: {cider}
 
 | weights | initialisers | encode + step | zip | greedy | loads (s) | captions that differ |
 |---|---|---|---|---|---|---|

@@ -4,15 +4,23 @@ python launch/convert.py --input=runs/demo/supermask --output=small.scap --weigh
 python launch/convert.py --source=reference --input=CHECKPOINT.zip --output=runs/imported
 python launch/convert.py --target=reference --input=runs/demo/supermask --output=exported \
     --form=sparse
+python launch/convert.py --target=torch_prune --input=runs/demo/supermask --output=exported
+python launch/convert.py --target=safetensors --input=runs/demo/supermask --output=exported
 """
 
 from absl import app, flags
 
 from sparsecap_jax.commands.cli import refuse, run_main
 
-FORMATS = ["run", "reference"]
-SOURCE = flags.DEFINE_enum("source", None, FORMATS, "Format of the input.")
-TARGET = flags.DEFINE_enum("target", None, FORMATS, "Format of the output.")
+TORCH = ["reference", "torch_prune", "safetensors"]
+SOURCE = flags.DEFINE_enum("source", None, ["run", "reference"], "Format of the input.")
+TARGET = flags.DEFINE_enum(
+    "target",
+    None,
+    ["run", *TORCH],
+    "Format of the output: a run; or for PyTorch, by the reference's names: its checkpoint, masks "
+    "of torch.nn.utils.prune, or safetensors.",
+)
 INPUT = flags.DEFINE_string(
     "input",
     None,
@@ -42,7 +50,7 @@ MASKS = flags.DEFINE_enum(
 def main(words: list[str]) -> None:
     """Parse flags and convert."""
     source, target = SOURCE.value or "run", TARGET.value or "run"
-    if source == target == "reference":
+    if source == "reference" and target != "run":
         raise app.UsageError("expected a run as --source or as --target")
     if target == "reference":
         refuse([WEIGHTS], "without --target=reference only")
@@ -52,8 +60,9 @@ def main(words: list[str]) -> None:
 
     if source == "reference":
         import_reference(INPUT.value, OUTPUT.value, weights=WEIGHTS.value)
-    elif target == "reference":
-        export_reference(INPUT.value, OUTPUT.value, form=FORM.value, masks=MASKS.value)
+    elif target != "run":
+        options = {"form": FORM.value, "masks": MASKS.value, "target": target}
+        export_reference(INPUT.value, OUTPUT.value, **options)
     else:
         convert_run(INPUT.value, OUTPUT.value, weights=WEIGHTS.value)
 

@@ -17,6 +17,7 @@ _NAMES = {
     "captioner": "Captioner",
     "captioning.search": "SearchOptions",
     "commands.evaluate": "evaluate",
+    "commands.export": "export",
     "data.datasets": "Contents Dataset load_dataset",
     "data.records": "Record",
     "decoding": "DecodeOptions decode",

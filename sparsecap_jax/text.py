@@ -6,7 +6,7 @@ import unicodedata
 
 _APOSTROPHES = str.maketrans("", "", "'\u2019")
 _NO_LETTER = re.compile(r"[^\w\s]|_")
-_AM = (("\u0e4d\u0e32", "\u0e33"), ("\u0ecd\u0eb2", "\u0eb3"))
+AM_COMPOSITIONS = (("\u0e4d\u0e32", "\u0e33"), ("\u0ecd\u0eb2", "\u0eb3"))
 # Scripts that put no blanks between words: Thai, Lao, Burmese, Khmer, kana, Chinese characters.
 _UNSPACED = (
     "\u0e01-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf"
@@ -28,7 +28,7 @@ def normalize(text: str) -> str:
 
 def compose_am(text: str) -> str:
     """Write the vowel AM of Thai and Lao as one character, which NFKC takes apart."""
-    for parts, whole in _AM:
+    for parts, whole in AM_COMPOSITIONS:
         text = text.replace(parts, whole)
     return text
 

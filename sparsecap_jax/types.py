@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 PyTree = Any
 ArrayLike = Any  # an array of JAX or NumPy
+Size = Any  # an int, or a size that an exported graph leaves open
 
 
 class Regions(NamedTuple):

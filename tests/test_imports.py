@@ -21,7 +21,7 @@ ROWS = (
     ("pruning", "torch_files", "tokenizers", "models", "data"),
     ("decoding", "photos", "scst"),
     ("sparse",),
-    ("captioning", "evaluation", "training", "interop"),
+    ("captioning", "evaluation", "training", "interop", "exporting"),
     ("runs",),
     ("captioner",),
     ("service",),
@@ -124,7 +124,8 @@ def test_optional_packages_are_asked_for_with_their_extra():
     missing = {name for name in imported if name.lower() not in installed}
     missing -= sys.stdlib_module_names
     serving = {"prometheus_client", "starlette", "uvicorn"}
-    assert missing == {"h5py", "torch", "torchvision"} | serving  # weights are no import
+    others = {"h5py", "onnx", "onnxruntime", "torch", "torchvision"}
+    assert missing == others | serving  # and the weights, which are no import
     extras = setup["options.extras_require"]
     for path in (REPO / "README.md", *(REPO / "docs").rglob("*.md"), *PACKAGE.rglob("*.py")):
         for names in re.findall(r"sparsecap_jax\[([a-z0-9,]+)\]", path.read_text("utf-8")):

@@ -13,6 +13,7 @@ from sparsecap_jax.errors import CheckpointError, ConfigError, SparsecapError
 from sparsecap_jax.files import locked, new_folder, write_json
 from sparsecap_jax.interop import reference as interop
 from sparsecap_jax.interop.checkpoint_dir import open_checkpoint_dir, save_checkpoint_dir
+from sparsecap_jax.interop.torch_prune import to_torch_prune
 from sparsecap_jax.model_files import FORMS
 from sparsecap_jax.pruning import PRUNERS, Pruner, make_pruner
 from sparsecap_jax.pruning.masks import finalize
@@ -29,12 +30,13 @@ from sparsecap_jax.runs.directory import (
 )
 from sparsecap_jax.runs.finished import IMPORTED, MODEL_SUFFIX, finished_weights
 from sparsecap_jax.runs.published import resolve_run
-from sparsecap_jax.runs.weights import load_weights
+from sparsecap_jax.runs.weights import SAFETENSORS, load_weights
 from sparsecap_jax.torch_files import SparseTensor
 
 # Suffixes that the reference gives to weights files.
 _MASKS = {"applied": "_pruned", "binary": "_bin_mask", "raw": ""}
 _FORMS = {"dense": "", "sparse": "_sparse"}
+TARGETS = ("reference", "torch_prune", "safetensors")
 
 # Keys that the reference's evaluation reads and runs of ours do not have.
 _DEFAULTS = {
@@ -174,11 +176,13 @@ def export_reference(
     *,
     form: str = "dense",
     masks: str = "applied",
+    target: str = "reference",
     report: Callable[[str], None] = print,
 ) -> pathlib.Path:
-    """Write a checkpoint folder that the reference loads with `strict=True`.
+    """Write a checkpoint folder for PyTorch, by the reference's names of tensors.
 
-    It holds `config.json` in its newest form, one `model_best*.pth`, and `tokenizer/`.
+    It holds `config.json` in its newest form, one `model_best*`, and `tokenizer/`. Its state dict
+    loads with `strict=True`.
 
     Args:
         source: run directory of ours, finished or not, or name of a captioner of the package.
@@ -188,6 +192,9 @@ def export_reference(
             reference's dense classes: its `eval_model.py` drops `_prune` from `caption_model`);
             "binary": the same weights, and masks of zeros and ones; "raw": weights and masks as
             they were trained (logits of supermasks), from `checkpoints/`.
+        target: "reference": a `.pth` of the reference; "torch_prune": `model_best_torch_prune.pth`,
+            which has `weight_orig` and `weight_mask` as `torch.nn.utils.prune` names them, of the
+            dense class; "safetensors": the tensors of "reference" as `model_best*.safetensors`.
         report: takes one line of progress at a time.
 
     Returns:
@@ -197,17 +204,29 @@ def export_reference(
         CheckpointError: there is no run, its weights are missing or do not fit its config, it has
             no checkpoints ("raw"), or `output` is in use.
         ConfigError: the reference has no such model or no class of it with masks, or the model is
-            dense and the masks or the form concern pruned ones.
+            dense and the masks or the form concern pruned ones; or the target has no such form.
     """
+    if target not in TARGETS:
+        raise ConfigError(f"target is {target!r}; expected one of {', '.join(TARGETS)}")
+    if target != "reference" and form == "sparse":
+        raise ConfigError(f"target {target!r} has dense tensors; expected form 'dense'")
     output = _unused(output)
     source = resolve_run(source)
     run = load_run(source)
     config = checkpoint_config(run, masks=masks)
+    if target == "torch_prune":
+        if masks != "applied":
+            raise ConfigError("target 'torch_prune' has binary masks; expected masks 'applied'")
+        masks = "binary"
     file = _weights_name(run, form, masks)
     variables = _variables(run, pathlib.Path(source), masks)
     state: dict[str, Any] = interop.export_state_dict(variables, config, buffers=True)
     if form == "sparse":
         state = _sparse(state, run, config)
+    if target == "torch_prune":
+        state, file = to_torch_prune(state), "model_best_torch_prune.pth"
+    elif target == "safetensors":
+        file = file.replace(".pth", SAFETENSORS)
     save_checkpoint_dir(output, config, file, state, run.tokenizer)
     path = output / file
     tensors = f"{config['caption_model']}: {len(state)} tensors"

@@ -62,7 +62,7 @@ def no_repeat_ngram(
         seen = seen & (prefix.tokens[:, :, starts + offset] == prefix.tokens[:, :, at][..., None])
     # In a prefix shorter than size - 1 no place qualifies: `ends < length` fails for all of them.
     seen = xp.broadcast_to(seen, (*prefix.tokens.shape[:2], starts.size))
-    batch, rows = (np.arange(n) for n in prefix.tokens.shape[:2])
+    batch, rows = (xp.arange(n, dtype=np.int32) for n in prefix.tokens.shape[:2])
     worst = xp.where(seen, -xp.inf, xp.inf).astype(log_probs.dtype)
     places = batch[:, None, None], rows[None, :, None], prefix.tokens[:, :, ends]
     return xp.min_at(log_probs, places, worst)

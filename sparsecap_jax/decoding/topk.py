@@ -1,5 +1,9 @@
 """Exact top-k over long rows, and drawing from them, several times faster on CPU than stock ops."""
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -8,6 +12,18 @@ from sparsecap_jax.types import ArrayLike
 
 # Shorter rows than this are not worth splitting.
 _SHORT = 512
+
+_stock = contextvars.ContextVar("stock", default=False)
+
+
+@contextlib.contextmanager
+def stock_ops() -> Iterator[None]:
+    """Let `argmax` be the stock operation while the block runs, for graphs of other runtimes."""
+    token = _stock.set(True)
+    try:
+        yield
+    finally:
+        _stock.reset(token)
 
 
 def top_k(
@@ -37,8 +53,8 @@ def top_k(
 
 def argmax(values: Float[ArrayLike, "*N M"]) -> Int[ArrayLike, "*N"]:
     """Return the position of the largest value along the last axis; ties: the lowest."""
-    if isinstance(values, np.ndarray):  # NumPy's is vectorised as it is
-        return values.argmax(axis=-1).astype(np.int32)
+    if _stock.get() or isinstance(values, np.ndarray):  # NumPy's is vectorised as it is
+        return array_module(values).argmax(values, axis=-1).astype(np.int32)
     _, at = top_k(values.reshape(-1, values.shape[-1]), 1)
     return at.reshape(values.shape[:-1])
 

@@ -26,6 +26,7 @@ from sparsecap_jax.files import (
     unique_keys,
     write_json,
 )
+from sparsecap_jax.model_files import write_safetensors
 from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer
 from sparsecap_jax.torch_files import SparseTensor, load_torch_file, save_torch_file
 from sparsecap_jax.torch_files.reading import MAX_FILE_BYTES
@@ -104,9 +105,15 @@ def save_checkpoint_dir(
     state_dict: Mapping[str, Any],
     tokenizer: Tokenizer,
 ) -> None:
-    """Write a checkpoint folder of the reference; see `ReferenceCheckpoint`, `new_folder`."""
+    """Write a checkpoint folder of the reference; see `ReferenceCheckpoint`, `new_folder`.
+
+    Weights are a file of PyTorch, or of safetensors if their name ends so; tensors are dense then.
+    """
     with locked(output, folder=False), new_folder(output) as folder:
-        save_torch_file(folder / weights, state_dict)
+        if weights.endswith(".safetensors"):
+            write_safetensors(folder / weights, state_dict, {"format": "pt"})
+        else:
+            save_torch_file(folder / weights, state_dict)
         tokenizer.save(folder / "tokenizer")
         write_json(folder / "config.json", config)
 

@@ -7,7 +7,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
@@ -170,10 +169,10 @@ def write_cache(cache: KeysValues, new: KeysValues, position: Int[Array, "B K"])
 
     Leaves of `cache` are `[B, K, H, T, D/H]`, those of `new` `[B * K, H, 1, D/H]`.
     """
-    images, rows = np.ogrid[: position.shape[0], : position.shape[1]]
+    images, rows = (jnp.arange(size, dtype=jnp.int32) for size in position.shape)
     kept = {"mode": "drop", "unique_indices": True, "indices_are_sorted": True}
     written = {}
     for name, old in cache.items():
         words = new[name].reshape(*old.shape[:3], old.shape[-1])
-        written[name] = old.at[images, rows, :, position].set(words, **kept)
+        written[name] = old.at[images[:, None], rows, :, position].set(words, **kept)
     return written

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from sparsecap_jax.types import Size
+
 
 @struct.dataclass
 class Rows:
@@ -19,9 +21,9 @@ class Rows:
         slots: int32 `[B * K * T]`, the inverse of `places`, N for places left out.
     """
 
-    images: int = struct.field(pytree_node=False)
-    rows: int = struct.field(pytree_node=False)
-    length: int = struct.field(pytree_node=False)
+    images: Size = struct.field(pytree_node=False)
+    rows: Size = struct.field(pytree_node=False)
+    length: Size = struct.field(pytree_node=False)
     places: Int[Array, " N"] | None = None
     slots: Int[Array, " M"] | None = None
 
@@ -31,7 +33,7 @@ class Rows:
             return jnp.arange(self.images * self.rows * self.length, dtype=jnp.int32)
         return self.places
 
-    def spread(self, words: Float[Array, "N D"], batch: int | None = None) -> Float[Array, "G L D"]:
+    def spread(self, words: Float[Array, "N D"], batch: Size = None) -> Float[Array, "G L D"]:
         """Lay words out as `[batch, ..., D]`, B * K by default; places left out become 0."""
         batch = self.images * self.rows if batch is None else batch
         if self.places is not None:

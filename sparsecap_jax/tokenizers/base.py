@@ -235,6 +235,17 @@ class Tokenizer:
         text = self._processor.decode([i if i < size else UNK_ID for i in ids])
         return compose_am(text.replace("<unk>", " <unk>").removeprefix(" "))
 
+    def surfaces(self) -> list[str]:
+        """Return what each id of the SentencePiece model adds to a text, blanks as U+2581.
+
+        The text of ids is their surfaces, one after another, less blanks at its start.
+        """
+        surfaces = self._all_pieces()
+        for number in (PAD_ID, BOS_ID, EOS_ID):
+            surfaces[number] = ""
+        surfaces[UNK_ID] = f"{_BLANK}<unk>"
+        return surfaces
+
     def pieces(self, text: str) -> list[Piece]:
         """Return the pieces that `encode` looks up, with their places in `" " + text`.
 

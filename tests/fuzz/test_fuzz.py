@@ -54,6 +54,9 @@ OWN = {
     "evaluation/published.py": "a table that comes with the package",
     "evaluation/caption_picture.py": "pictures of scenes that the package has drawn",
     "evaluation/summary_picture.py:_draw_sample": "a picture that the same process has made",
+    "exporting/manifest.py:file_entry": "files that the same process has written",
+    "exporting/packages.py:_installed": "a list that comes with the package",
+    "exporting/runner.py": "a program of its own, copied into the folders that it reads",
     "experiments/demo.py": "captions that the same process has written",
     "experiments/toy_models.py": "captions that the same process has written",
 }

@@ -1,13 +1,18 @@
 """Names and values of `torch.nn.utils.prune`, without torch; `test_reference_load.py` has torch."""
 
+import export_cases as ec
 import jax
 import numpy as np
 import pytest
 import reference_cases as cases
 
-from sparsecap_jax.errors import CheckpointError
+from sparsecap_jax.commands.convert import export_reference
+from sparsecap_jax.errors import CheckpointError, ConfigError
+from sparsecap_jax.interop.checkpoint_dir import open_checkpoint_dir
 from sparsecap_jax.interop.reference import export_state_dict, load_state_dict
 from sparsecap_jax.interop.torch_prune import from_torch_prune, to_torch_prune
+from sparsecap_jax.model_files import read_safetensors
+from sparsecap_jax.pruning.paths import by_path, select
 
 
 def test_names_and_values_by_hand():
@@ -51,3 +56,46 @@ def test_faults_name_the_tensor():
     ):
         with pytest.raises(CheckpointError, match=message):
             function(state)
+
+
+@pytest.mark.parametrize("name", ["up_down_supermask", "acort_supermask"])
+def test_one_command_writes_masks(tmp_path, name):
+    run = ec.drawn_run(tmp_path / "run", name)
+    output = tmp_path / "exported"
+    export_reference(tmp_path / "run", output, target="torch_prune", report=[].append)
+    checkpoint = open_checkpoint_dir(output, "model_best_torch_prune.pth")
+    assert any(name.endswith("weight_orig") for name in checkpoint.state_dict)
+    back = from_torch_prune(checkpoint.state_dict)
+    variables = load_state_dict(back, checkpoint.config)[1]
+    jax.tree.map(np.testing.assert_array_equal, variables["params"], run.params)
+    masks, params = by_path(variables["masks"]), by_path(run.params)
+    assert {*masks} == {*select(run.params)}
+    for path, mask in masks.items():
+        np.testing.assert_array_equal(mask, params[path] != 0)
+
+
+def test_safetensors_hold_the_tensors_of_the_checkpoint(tmp_path):
+    ec.drawn_run(tmp_path / "run", "ort_supermask")
+    for masks, file in (("applied", "model_best_pruned"), ("binary", "model_best_bin_mask")):
+        for target in ("reference", "safetensors"):
+            options = {"target": target, "masks": masks, "report": [].append}
+            export_reference(tmp_path / "run", tmp_path / target / masks, **options)
+        theirs = open_checkpoint_dir(tmp_path / "reference" / masks, f"{file}.pth")
+        path = tmp_path / "safetensors" / masks / f"{file}.safetensors"
+        tensors, metadata = read_safetensors(path)
+        assert metadata == {"format": "pt"} and tensors.keys() == theirs.state_dict.keys()
+        for name, tensor in theirs.state_dict.items():
+            np.testing.assert_array_equal(tensors[name], tensor, err_msg=name)
+        assert (path.parent / "tokenizer").is_dir() and (path.parent / "config.json").is_file()
+
+
+def test_targets_that_do_not_fit_are_refused(tmp_path):
+    ec.drawn_run(tmp_path / "dense", "up_down")
+    for options, message in (
+        ({"target": "torch_prune"}, "a dense model has no masks"),
+        ({"target": "torch_prune", "masks": "raw"}, "'torch_prune' has binary masks"),
+        ({"target": "safetensors", "form": "sparse"}, "'safetensors' has dense tensors"),
+        ({"target": "tensorflow"}, "expected one of reference, torch_prune, safetensors"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            export_reference(tmp_path / "dense", tmp_path / "x", report=[].append, **options)

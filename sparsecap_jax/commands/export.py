@@ -1,0 +1,151 @@
+"""Finished captioners as folders that run without this package (`launch/export.py`)."""
+
+import importlib.metadata
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from sparsecap_jax.captioning.image_options import decode_options
+from sparsecap_jax.captioning.search import BY_IMAGE, SearchOptions
+from sparsecap_jax.decoding.options import DecodeOptions
+from sparsecap_jax.errors import CheckpointError, ConfigError
+from sparsecap_jax.exporting import manifest as entries
+from sparsecap_jax.exporting.graphs import make_graphs
+from sparsecap_jax.exporting.specs import Graph
+from sparsecap_jax.files import locked, new_folder, write_atomically, write_json
+from sparsecap_jax.photos.efficientnet_lite import NETWORKS
+from sparsecap_jax.runs.directory import LoadedRun, load_run
+from sparsecap_jax.runs.published import resolve_run
+from sparsecap_jax.settings import nearest
+from sparsecap_jax.trees import checksum, flatten
+
+FORMATS = ("onnx", "stablehlo")
+
+
+def export(
+    checkpoint: str | pathlib.Path,
+    output: str | pathlib.Path,
+    format: str = "onnx",
+    *,
+    weights: str = "float32",
+    sparse: bool = False,
+    extractor: str = "float16",
+    report: Callable[[str], None] = print,
+    **search: Any,
+) -> pathlib.Path:
+    """Write a captioner as a folder of graphs that run without this package (docs/export.md).
+
+    Args:
+        checkpoint: run directory, model file, or name of a captioner of the package.
+        output: folder to write; it may not exist, or must be empty.
+        format: "onnx", with a runner that needs onnxruntime and NumPy, or "stablehlo".
+        weights: form of the weights in ONNX: "float32" (lossless), "float16" or "int8".
+        sparse: whether pruned weights are sparse initialisers of ONNX, where that is smaller.
+        extractor: form of the weights of an EfficientNet-Lite extractor in ONNX; "" leaves it out.
+        report: takes one line of progress at a time.
+        **search: see `SearchOptions`; by default the run's own search, else five beams.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: there is no run, its weights are missing or corrupt, or `output` is in use.
+        ConfigError: options that are faulty or contradict each other, a search that cannot be
+            exported, or a package that is needed is missing.
+    """
+    if format not in FORMATS:
+        raise ConfigError(f"format is {format!r}; {nearest(format, FORMATS)}")
+    if format == "stablehlo" and (weights != "float32" or sparse):
+        raise ConfigError("weights of StableHLO are float32 and dense; other forms are of ONNX")
+    output = pathlib.Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise CheckpointError(f"{output}: exists; expected a new or empty folder to write to")
+    run = load_run(resolve_run(checkpoint))
+    words = SearchOptions(**{**run.search, **search})
+    options = _decode_options(words, run)
+    params = {name: np.asarray(leaf) for name, leaf in flatten(run.params).items()}
+    graphs = make_graphs(run.model, params, options)
+    with locked(output, folder=False), new_folder(output) as folder:
+        if format == "onnx":
+            content = _write_onnx(folder, graphs, params, weights, sparse)
+            if extractor and run.extractor.get("extractor") in NETWORKS:
+                content["graphs"]["extractor"] = _write_extractor(folder, run.extractor, extractor)
+            shutil.copy(entries.RUNNER, folder / "caption.py")
+        else:
+            content = _write_stablehlo(folder, graphs, params)
+        of_run = {
+            "model": run.config.model.to_dict(),
+            "checksum": checksum(run.params),
+            "tokenizer": entries.tokenizer_entry(run.tokenizer),
+            "search": entries.search_entry(options),
+            "search_options": vars(words),
+            "extractor": dict(run.extractor),
+        }
+        write_json(folder / entries.MANIFEST, entries.manifest(format, **of_run, **content))
+        files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    shown = ", ".join(f"{name} {size:,}" for name, size in files.items())
+    report(f"{format}; wrote {output} ({sum(files.values()):,} bytes: {shown})")
+    return output
+
+
+def _decode_options(words: SearchOptions, run: LoadedRun) -> DecodeOptions:
+    given = [name for name in BY_IMAGE if getattr(words, name)]
+    if given:
+        raise ConfigError(f"search option {given[0]}: differs by image; it cannot be exported")
+    options = decode_options(words, run.tokenizer, run.config.max_seq_length)
+    entries.search_entry(options)  # says what cannot be exported before work begins
+    return options
+
+
+def _write_onnx(
+    folder: pathlib.Path,
+    graphs: list[Graph],
+    params: Mapping[str, np.ndarray],
+    form: str,
+    sparse: bool,
+) -> dict[str, Any]:
+    from sparsecap_jax.exporting.onnx_graphs import onnx_bytes
+    from sparsecap_jax.exporting.onnx_weights import OPSET
+
+    written = {}
+    for graph in graphs:
+        path = folder / f"{graph.name}.onnx"
+        with write_atomically(path, "wb") as file:
+            file.write(onnx_bytes(graph, params, form, sparse=sparse))
+        written[graph.name] = entries.graph_entry(path, graph)
+    versions = {"opset": OPSET, "jax2onnx": importlib.metadata.version("jax2onnx")}
+    return {"graphs": written, "weights": {"form": form, "sparse": sparse}, "versions": versions}
+
+
+def _write_extractor(
+    folder: pathlib.Path, settings: Mapping[str, Any], form: str
+) -> dict[str, Any]:
+    from sparsecap_jax.exporting.extractor import extractor_bytes
+
+    content, notes = extractor_bytes(settings, form)
+    path = folder / "extractor.onnx"
+    with write_atomically(path, "wb") as file:
+        file.write(content)
+    return {**entries.file_entry(path), "form": form, **notes}
+
+
+def _write_stablehlo(
+    folder: pathlib.Path, graphs: list[Graph], params: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    from sparsecap_jax.exporting.stablehlo import CALLING_CONVENTION, PLATFORMS, serialized
+
+    written = {}
+    for graph in graphs:
+        path = folder / f"{graph.name}.stablehlo"
+        with write_atomically(path, "wb") as file:
+            file.write(serialized(graph))
+        written[graph.name] = entries.graph_entry(path, graph)
+    path = folder / "weights.npz"
+    with write_atomically(path, "wb") as file:
+        np.savez_compressed(file, **params)
+    versions = {"jax": importlib.metadata.version("jax"), "platforms": list(PLATFORMS)}
+    versions["calling_convention_version"] = CALLING_CONVENTION
+    return {"graphs": written, "weights": entries.file_entry(path), "versions": versions}

@@ -21,7 +21,7 @@ ROWS = (
     ("pruning", "torch_files", "tokenizers", "models", "data"),
     ("decoding", "photos", "scst"),
     ("sparse",),
-    ("captioning", "evaluation", "training", "interop"),
+    ("captioning", "evaluation", "training", "interop", "exporting"),
     ("runs",),
     ("captioner",),
     ("commands",),

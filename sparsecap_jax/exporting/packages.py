@@ -1,0 +1,63 @@
+"""jax2onnx, in a folder of its own: the package pins an Orbax older than ours, and does not use it.
+
+The folder lies in the user's cache and is made when it is first needed. It holds the few packages
+of `jax2onnx.txt`, without what they require; the rest is there already.
+"""
+
+import importlib
+import importlib.util
+import logging
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import warnings
+import zlib
+from types import ModuleType
+
+from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.settings import optional_package
+
+_REQUIREMENTS = pathlib.Path(__file__).with_name("jax2onnx.txt")
+
+
+def load_jax2onnx() -> ModuleType:
+    """Return the module `jax2onnx`, installed first where it is missing.
+
+    Raises:
+        ConfigError: the extra `onnx` is missing, or pip cannot install it.
+    """
+    optional_package("onnx", "onnx", "export to ONNX")
+    if importlib.util.find_spec("jax2onnx") is None:
+        sys.path.append(str(_installed()))
+        importlib.invalidate_caches()
+    # Parts of it are for libraries that are not there.
+    logging.getLogger("jax2onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module("jax2onnx")
+
+
+def _installed() -> pathlib.Path:
+    """Return the folder with the packages; make it if need be, whole or not at all."""
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    version = f"{zlib.crc32(_REQUIREMENTS.read_bytes()):08x}-{sys.implementation.cache_tag}"
+    folder = cache / "sparsecap_jax" / f"jax2onnx-{version}"
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".jax2onnx.") as temporary:
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"]
+        command += ["--disable-pip-version-check", f"--requirement={_REQUIREMENTS}"]
+        made = pathlib.Path(temporary, "packages")
+        done = subprocess.run([*command, f"--target={made}"], capture_output=True, text=True)
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
+            raise ConfigError(f"export to ONNX needs {_REQUIREMENTS.name}: {reason:.300}")
+        try:
+            os.rename(made, folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster
+                raise
+    return folder

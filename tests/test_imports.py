@@ -21,9 +21,9 @@ ROWS = (
     ("pruning", "torch_files", "tokenizers", "models", "data"),
     ("decoding", "photos", "scst"),
     ("sparse",),
-    ("captioning", "evaluation", "training", "interop", "exporting"),
+    ("captioning", "evaluation", "training", "interop"),
     ("runs",),
-    ("captioner",),
+    ("captioner", "exporting"),
     ("commands",),
     ("experiments", "extend"),
 )

@@ -157,7 +157,7 @@ class _Network:
         self._nodes.append(helper.make_node(kind, inputs, [output], output, **attributes))
         return output
 
-    def _constant(self, value: np.ndarray) -> str:
+    def _constant(self, value: np.ndarray | np.generic) -> str:
         """Return the name of a constant, which is added once."""
         from onnx import numpy_helper
 

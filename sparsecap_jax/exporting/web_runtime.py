@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Callable
 
 from sparsecap_jax.errors import ConfigError, DataError
-from sparsecap_jax.files import foreign_errors, new_folder, read_bytes
+from sparsecap_jax.files import FOREIGN, foreign_errors, new_folder, read_bytes
 
 VERSION = "1.30.0"
 SCRIPT, WASM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
@@ -25,6 +25,7 @@ _CHECKSUMS = {  # SHA-256
 }
 _MAX_BYTES = 2**26  # of the package, and of each file
 _SECONDS = 60  # without an answer
+_DAMAGE = (tarfile.TarError, *FOREIGN)
 
 
 def runtime_files(
@@ -81,7 +82,7 @@ def _fetch(report: Callable[[str], None]) -> bytes:
 
 def _unpacked(package: bytes) -> dict[str, bytes]:
     with (
-        foreign_errors("onnxruntime-web: a damaged package", DataError, (tarfile.TarError, KeyError)),
+        foreign_errors("onnxruntime-web: a damaged package", errors=_DAMAGE),
         tarfile.open(fileobj=io.BytesIO(package), mode="r:gz") as files,
     ):
         return {name: files.extractfile(f"package/dist/{name}").read() for name in _CHECKSUMS}

@@ -143,6 +143,10 @@ function offer(name) {
   find("examples").append(button);
 }
 
+find("photo").addEventListener("load", ({ target }) => {
+  const ratio = target.naturalWidth / target.naturalHeight;
+  find("picture").style.setProperty("--ratio", ratio.toFixed(4));
+});
 for (const id of ["file", "camera"]) {
   find(id).addEventListener("change", ({ target }) => {
     take(target.files[0]);

@@ -1,5 +1,6 @@
 // The file of a captioner, and arithmetic on its pruned matrices: float32 in, float32 out.
 
+const TOGETHER = 4; // vectors that are multiplied at once
 const LONGEST_GAP = 255; // as a byte: so many zeros, and no weight behind them
 
 // A matrix of which only the weights that are not zero are kept, row by row; or, with `columnAt`
@@ -11,24 +12,53 @@ export class Matrix {
 
   // The products with `count` vectors, which lie one after another.
   multiply(inputs, count = 1) {
-    const { rows, columns, starts, columnAt, values } = this;
-    const result = new Float32Array(count * rows);
-    for (let n = 0; n < count; n++) {
-      const from = n * columns;
-      const to = n * rows;
-      for (let row = 0; row < rows; row++) {
-        let sum = 0;
-        if (columnAt) {
-          const end = starts[row + 1];
-          for (let i = starts[row]; i < end; i++) sum += values[i] * inputs[from + columnAt[i]];
-        } else {
-          const start = row * columns;
-          for (let i = 0; i < columns; i++) sum += values[start + i] * inputs[from + i];
-        }
-        result[to + row] = sum;
-      }
+    const result = new Float32Array(count * this.rows);
+    const { columns } = this;
+    for (let n = 0; n < count; n += TOGETHER) {
+      const rows = inputs.subarray(n * columns, Math.min(n + TOGETHER, count) * columns);
+      if (rows.length === columns) this.multiplyOne(rows, result.subarray(n * this.rows));
+      else this.multiplyFour(rows, result.subarray(n * this.rows));
     }
     return result;
+  }
+
+  multiplyOne(input, result) {
+    const { rows, columns, starts, columnAt, values } = this;
+    for (let row = 0; row < rows; row++) {
+      const start = columnAt ? starts[row] : row * columns;
+      const end = columnAt ? starts[row + 1] : start + columns;
+      let sum = 0;
+      for (let i = start; i < end; i++) sum += values[i] * input[columnAt ? columnAt[i] : i - start];
+      result[row] = sum;
+    }
+  }
+
+  // As above, for up to four vectors: each weight is read once for all of them.
+  multiplyFour(inputs, result) {
+    const { rows, columns, starts, columnAt, values } = this;
+    const count = inputs.length / columns;
+    const turned = new Float64Array(TOGETHER * columns);
+    inputs.forEach((value, i) => (turned[TOGETHER * (i % columns) + Math.floor(i / columns)] = value));
+    for (let row = 0; row < rows; row++) {
+      const start = columnAt ? starts[row] : row * columns;
+      const end = columnAt ? starts[row + 1] : start + columns;
+      let a = 0;
+      let b = 0;
+      let c = 0;
+      let d = 0;
+      for (let i = start; i < end; i++) {
+        const value = values[i];
+        const at = TOGETHER * (columnAt ? columnAt[i] : i - start);
+        a += value * turned[at];
+        b += value * turned[at + 1];
+        c += value * turned[at + 2];
+        d += value * turned[at + 3];
+      }
+      result[row] = a;
+      result[rows + row] = b;
+      if (count > 2) result[2 * rows + row] = c;
+      if (count > 3) result[3 * rows + row] = d;
+    }
   }
 
   // Some rows, one after another.

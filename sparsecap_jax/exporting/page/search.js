@@ -1,5 +1,7 @@
 // Greedy and beam search for one image, as sparsecap_jax.decoding runs them.
 
+import { logSoftmax } from "./matrices.js";
+
 const ENDED = 1000; // nats that an ended beam loses: it expands only where too few others do
 
 // Rows of a state in a new order; numbers are of all rows.
@@ -102,7 +104,7 @@ function collect(beams, done, options) {
 }
 
 function beamSearch(model, context, options) {
-  const { factors, beam_size: size, max_length: longest } = options;
+  const { factors, temperature, beam_size: size, max_length: longest } = options;
   let done = Array(size).fill({ tokens: [], score: -Infinity });
   let beams = [{ tokens: [], sum: 0, retired: false, parent: 0 }];
   let { state, logProbs } = model.step(model.begin(context), [options.bos_id], context);
@@ -117,6 +119,9 @@ function beamSearch(model, context, options) {
     const parents = beams.map(({ parent }) => parent);
     const last = beams.map(({ tokens }) => tokens.at(-1));
     ({ state, logProbs } = model.step(reorder(state, parents, rows), last, context));
+    if (temperature !== 1) {
+      logProbs = logSoftmax(logProbs.map((value) => value / temperature), last.length);
+    }
   }
 }
 

@@ -39,9 +39,12 @@ function blurred(light, stride) {
   });
 }
 
+const isWhole = ([left, top, right, bottom]) => (right - left) * (bottom - top) > 0.8;
+
 // Where a box lies, in words.
-function placeOf([left, top, right, bottom]) {
-  if ((right - left) * (bottom - top) > 0.8) return "the whole photo";
+function placeOf(box) {
+  if (isWhole(box)) return "the whole photo";
+  const [left, top, right, bottom] = box;
   const third = (low, high, names) => names[Math.min(2, Math.floor(((low + high) / 2) * 3))];
   const row = third(top, bottom, ["top", "", "bottom"]);
   const column = third(left, right, ["left", "", "right"]);
@@ -127,14 +130,14 @@ export class CaptionView {
   told({ weights, heaviest }) {
     if (heaviest < 0) return "";
     const share = Math.round(100 * weights[heaviest]);
-    return `looked most at ${placeOf(this.boxes[heaviest])}, ${share}%`;
+    return `most weight on ${placeOf(this.boxes[heaviest])}, ${share}%`;
   }
 
   // Lights a word and its regions; without one, the whole photo.
   light(word) {
     for (const { button } of this.words ?? []) button.classList.toggle("on", button === word?.button);
-    this.frame.hidden = !word || word.heaviest < 0;
-    this.where.textContent = word ? `“${word.button.textContent}” ${this.told(word)}` : "";
+    this.frame.hidden = !word || word.heaviest < 0 || isWhole(this.boxes[word.heaviest]);
+    this.where.textContent = word ? `“${word.button.textContent}”: ${this.told(word)}` : "";
     if (!this.frame.hidden) {
       const [left, top, right, bottom] = this.boxes[word.heaviest];
       const sides = [top, 1 - right, 1 - bottom, left];

@@ -20,11 +20,8 @@ from sparsecap_jax.runs.published import resolve_run
 PAGE = pathlib.Path(__file__).with_name("page")
 """Folder of the files that all pages share."""
 
-CAPTIONER, EXTRACTOR, RUNTIME, RUNTIME_SCRIPT = (
-    *("captioner.bin", "extractor.bin", "runtime.bin"),
-    "runtime.js",
-)
-_WORKER = "sw.js"
+CAPTIONER, EXTRACTOR, RUNTIME = "captioner.bin", "extractor.bin", "runtime.bin"
+RUNTIME_SCRIPT, _WORKER = "runtime.js", "sw.js"
 
 
 def write_site(

@@ -57,7 +57,8 @@ function captioned({ captions, words, times }) {
   if (!text) return tell("No caption was found.", "problem");
   tell("");
   find("photo").alt = text;
-  for (const id of ["caption", "where", "copy"]) find(id).hidden = false;
+  for (const id of ["caption", "where"]) find(id).hidden = false;
+  find("copy").hidden = !navigator.clipboard; // browsers offer it to https:// and localhost alone
   view.show(words, about.boxes);
 }
 
@@ -124,6 +125,7 @@ function describe() {
   for (const { name, size, kept } of tensors) {
     row("tensors", name, size.toLocaleString("en"), zeros(size, kept));
   }
+  row("tensors", "all that may be pruned", sum("size").toLocaleString("en"), zeros(sum("size"), sum("kept")));
 }
 
 function offer(name) {

@@ -54,6 +54,7 @@ OWN = {
     "evaluation/caption_picture.py": "pictures of scenes that the package has drawn",
     "evaluation/summary_picture.py:_draw_sample": "a picture that the same process has made",
     "exporting/web.py": "files and photos that come with the package",
+    "exporting/web_runtime.py:_unpacked": "a package with the published checksum",
     "experiments/demo.py": "captions that the same process has written",
     "experiments/toy_models.py": "captions that the same process has written",
 }

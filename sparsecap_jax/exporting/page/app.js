@@ -45,7 +45,7 @@ function take(file) {
   find("picture").hidden = false;
   find("empty").hidden = true;
   for (const id of ["caption", "where", "copy"]) find(id).hidden = true;
-  tell(ready ? "Looking" : "Looks as soon as the models are here", "busy");
+  tell(ready ? "Looking" : "Waiting for the models", "busy");
   worker.postMessage({ id: latest, file });
 }
 
@@ -73,10 +73,12 @@ function loaded({ bytes }) {
   const names = ["captioner.bin", "extractor.bin", "runtime.bin"];
   const total = names.reduce((sum, name) => sum + about.bytes[name], 0);
   find("progress").value = bytes / total;
-  find("state").textContent = bytes < total ? `${megabytes(bytes)} of ${megabytes(total)}` : "Starting";
+  const come = `${(bytes / 1e6).toFixed(1)} of ${megabytes(total)}`;
+  find("state").textContent = bytes < total ? come : "Starting";
 }
 
 function broken(reason) {
+  find("ready").removeAttribute("aria-busy");
   find("state").textContent = "Cannot start";
   find("progress").hidden = true;
   tell(`The models cannot be loaded: ${reason}`, "problem");
@@ -84,6 +86,7 @@ function broken(reason) {
 
 async function begun() {
   ready = true;
+  find("ready").removeAttribute("aria-busy"); // so that what follows is told, and no count of bytes
   find("progress").hidden = true;
   find("state").textContent = "Ready";
   await (navigator.serviceWorker?.register("sw.js") ?? Promise.reject()).catch(() => {});

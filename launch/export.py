@@ -1,9 +1,11 @@
-"""Write a captioner as ONNX or StableHLO, a folder that runs without this package.
+"""Write a captioner as ONNX, StableHLO or a web page, a folder that runs without this package.
 
 python launch/export.py --checkpoint=flickr8k-mini --format=onnx --output=exported
 python launch/export.py --checkpoint=runs/demo/supermask --format=stablehlo --output=exported
+python launch/export.py --checkpoint=flickr8k-mini --format=web --output=site
 
-Flags of a search change that of the run (docs/search_options.md); docs/export.md says more.
+Flags of a search change that of the run (docs/search_options.md); docs/export.md and docs/web.md say
+more.
 """
 
 from absl import flags
@@ -12,7 +14,7 @@ from sparsecap_jax.commands import search_flags
 from sparsecap_jax.commands.cli import run_main
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run, model file or name.", required=True)
-FORMAT = flags.DEFINE_enum("format", "onnx", ["onnx", "stablehlo"], "Format of the graphs.")
+FORMAT = flags.DEFINE_enum("format", "onnx", ["onnx", "stablehlo", "web"], "Format.")
 OUTPUT = flags.DEFINE_string("output", None, "New or empty folder to write.", required=True)
 FORMS = ["float32", "float16", "int8"]
 WEIGHTS = flags.DEFINE_enum("weights", "float32", FORMS, "Values of the weights in ONNX.")
@@ -20,6 +22,7 @@ SPARSE = flags.DEFINE_bool("sparse", False, "Pruned weights as sparse initialise
 EXTRACTOR = flags.DEFINE_enum(
     "extractor", "float16", ["", *FORMS], "Values of the extractor in ONNX; empty: leave it out."
 )
+ONNXRUNTIME_WEB = flags.DEFINE_string("onnxruntime_web", "", "Web: folder of the npm package.")
 search_flags.define()
 
 
@@ -29,6 +32,7 @@ def main(words: list[str]) -> None:
     from sparsecap_jax.commands.export import export
 
     flags_of = {"weights": WEIGHTS.value, "sparse": SPARSE.value, "extractor": EXTRACTOR.value}
+    flags_of["onnxruntime_web"] = ONNXRUNTIME_WEB.value
     export(CHECKPOINT.value, OUTPUT.value, FORMAT.value, **flags_of, **options)
 
 

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from sparsecap_jax.captioning.image_options import decode_options
-from sparsecap_jax.captioning.search import BY_IMAGE, SearchOptions
+from sparsecap_jax.captioning.search import BY_IMAGE, SearchOptions, search_options
 from sparsecap_jax.decoding.options import DecodeOptions
 from sparsecap_jax.errors import CheckpointError, ConfigError
 from sparsecap_jax.exporting import manifest as entries
 from sparsecap_jax.exporting.graphs import make_graphs
 from sparsecap_jax.exporting.specs import Graph
+from sparsecap_jax.exporting.web import write_site
 from sparsecap_jax.files import locked, new_folder, write_atomically, write_json
 from sparsecap_jax.photos.efficientnet_lite import NETWORKS
 from sparsecap_jax.runs.directory import LoadedRun, load_run
@@ -22,7 +23,7 @@ from sparsecap_jax.runs.published import resolve_run
 from sparsecap_jax.settings import nearest
 from sparsecap_jax.trees import checksum, flatten
 
-FORMATS = ("onnx", "stablehlo")
+FORMATS = ("onnx", "stablehlo", "web")
 
 
 def export(
@@ -33,6 +34,7 @@ def export(
     weights: str = "float32",
     sparse: bool = False,
     extractor: str = "float16",
+    onnxruntime_web: str = "",
     report: Callable[[str], None] = print,
     **search: Any,
 ) -> pathlib.Path:
@@ -41,10 +43,12 @@ def export(
     Args:
         checkpoint: run directory, model file, or name of a captioner of the package.
         output: folder to write; it may not exist, or must be empty.
-        format: "onnx", with a runner that needs onnxruntime and NumPy, or "stablehlo".
+        format: "onnx", with a runner that needs onnxruntime and NumPy, "stablehlo", or "web", a
+            page for browsers (docs/web.md), with the run's own search.
         weights: form of the weights in ONNX: "float32" (lossless), "float16" or "int8".
         sparse: whether pruned weights are sparse initialisers of ONNX, where that is smaller.
         extractor: form of the weights of an EfficientNet-Lite extractor in ONNX; "" leaves it out.
+        onnxruntime_web: of a page, see `exporting.web_runtime.runtime_files`.
         report: takes one line of progress at a time.
         **search: see `SearchOptions`; by default the run's own search, else five beams.
 
@@ -58,13 +62,18 @@ def export(
     """
     if format not in FORMATS:
         raise ConfigError(f"format is {format!r}; {nearest(format, FORMATS)}")
-    if format == "stablehlo" and (weights != "float32" or sparse):
-        raise ConfigError("weights of StableHLO are float32 and dense; other forms are of ONNX")
+    if format != "onnx" and (weights != "float32" or sparse):
+        raise ConfigError(f"forms of weights are of ONNX; format is {format!r}")
     output = pathlib.Path(output)
+    if format == "web":
+        if search or extractor != "float16":
+            raise ConfigError("a page has the run's own search, and its extractor in float16")
+        write_site(checkpoint, output, onnxruntime_web=onnxruntime_web, report=report)
+        return output
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise CheckpointError(f"{output}: exists; expected a new or empty folder to write to")
     run = load_run(resolve_run(checkpoint))
-    words = SearchOptions(**{**run.search, **search})
+    words = search_options({**run.search, **search})
     options = _decode_options(words, run)
     params = {name: np.asarray(leaf) for name, leaf in flatten(run.params).items()}
     graphs = make_graphs(run.model, params, options)

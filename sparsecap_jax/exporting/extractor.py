@@ -33,7 +33,7 @@ def extractor_bytes(
 
     Its input is `pixels [b, S, S, 3]`, uint8 RGB of photos squeezed to a square by Pillow's bicubic
     filter. Its outputs are `features [b, R, 1280]` of the windows, `fc [b, 1280]`, the mean over
-    the map, and `map [b, h, w, 1280]`, all float32.
+    the map, both times the extractor's `scale`, and `map [b, h, w, 1280]`, all float32.
 
     Args:
         settings: of the extractor, as in `extractor.json`: `{"extractor": "lite0", "size": 320,
@@ -62,7 +62,8 @@ def extractor_bytes(
         "fc": Spec(("b", FEATURES), "float32"),
         "map": Spec(("b", side, side, FEATURES), "float32"),
     }
-    model = _Network(network, size, params).model(boxes, outputs)
+    scale = extractor.windows.scale
+    model = _Network(network, size, params).model(boxes, scale, outputs)
     store(model, params, form)
     notes = {
         "inputs": specs_entry({"pixels": Spec(("b", size, size, 3), "uint8")}),
@@ -87,12 +88,14 @@ class _Network:
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
 
-    def model(self, boxes: Float[np.ndarray, "R 4"], outputs: Mapping[str, Spec]) -> Any:
-        """Return the `onnx.ModelProto` with the means over `boxes` of the last map."""
+    def model(
+        self, boxes: Float[np.ndarray, "R 4"], scale: float, outputs: Mapping[str, Spec]
+    ) -> Any:
+        """Return the `onnx.ModelProto` with the means over `boxes` of the last map, scaled."""
         from onnx import TensorProto, helper
 
         side = self._size // STRIDE
-        self._pool(self._last_map(self._scaled()), boxes, side)
+        self._pool(self._last_map(self._scaled()), boxes, side, scale)
 
         def described(shapes: Mapping[str, Any], kind: int = TensorProto.FLOAT) -> list[Any]:
             pairs = shapes.items()
@@ -131,11 +134,13 @@ class _Network:
                 hidden = self._node("Add", hidden, inputs)
         return self._relu6(self._conv("head", hidden, side))
 
-    def _pool(self, maps: str, boxes: Float[np.ndarray, "R 4"], side: int) -> None:
+    def _pool(self, maps: str, boxes: Float[np.ndarray, "R 4"], side: int, scale: float) -> None:
         """Add the outputs, of the last map `[b, 1280, h, w]`."""
         cells = self._node("Transpose", maps, perm=[0, 2, 3, 1], output="map")
         shape = self._constant(np.array([0, side * side, FEATURES]))
         cells = self._node("Reshape", cells, shape)
+        if scale != 1:
+            cells = self._node("Mul", cells, self._constant(np.float32(scale)))
         pooling = self._constant(pooling_weights(boxes, side, side))
         self._node("MatMul", pooling, cells, output="features")
         self._node("ReduceMean", cells, self._constant(np.array([1])), keepdims=0, output="fc")

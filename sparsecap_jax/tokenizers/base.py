@@ -82,7 +82,7 @@ class Tokenizer:
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(model)
-            self._all_pieces()
+            self.all_pieces()
         except (RuntimeError, UnicodeDecodeError) as error:
             raise DataError("corrupt SentencePiece model") from error
         ids = {name: getattr(self._processor, name)() for name in SPECIAL_IDS}
@@ -100,10 +100,11 @@ class Tokenizer:
 
     def same_ids(self, other: "Tokenizer") -> bool:
         """Return whether every id stands for the same piece of text in `other`."""
-        kinds = [(one.name, one.vocab_size, one._all_pieces()) for one in (self, other)]
+        kinds = [(one.name, one.vocab_size, one.all_pieces()) for one in (self, other)]
         return kinds[0] == kinds[1]
 
-    def _all_pieces(self) -> list[str]:
+    def all_pieces(self) -> list[str]:
+        """Return the pieces of all SentencePiece ids, in order."""
         return self._processor.id_to_piece(list(range(len(self._processor))))
 
     @classmethod
@@ -158,7 +159,7 @@ class Tokenizer:
 
     def _files(self) -> dict[str, bytes]:
         scores = map(self._processor.get_score, range(len(self._processor)))
-        lines = zip(self._all_pieces(), scores, strict=True)
+        lines = zip(self.all_pieces(), scores, strict=True)
         vocabulary = "".join(f"{piece}\t{score:g}\n" for piece, score in lines).encode("utf-8")
         # The model comes last: a folder that has it has the rest.
         return {f"{self.model_type}.vocab": vocabulary, f"{self.model_type}.model": self._model}

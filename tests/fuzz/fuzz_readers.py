@@ -13,6 +13,7 @@ import fuzz_reference  # noqa: F401
 import fuzz_results  # noqa: F401
 import fuzz_run_folders  # noqa: F401
 import fuzz_stores  # noqa: F401
+import fuzz_web  # noqa: F401
 import fuzz_weights  # noqa: F401
 from fuzz_reader import READERS  # noqa: F401
 

@@ -57,6 +57,8 @@ OWN = {
     "exporting/manifest.py:file_entry": "files that the same process has written",
     "exporting/packages.py:_installed": "a list that comes with the package",
     "exporting/runner.py": "a program of its own, copied into the folders that it reads",
+    "exporting/web.py": "files and photos that come with the package",
+    "exporting/web_runtime.py:_unpacked": "a package with the published checksum",
     "experiments/demo.py": "captions that the same process has written",
     "experiments/toy_models.py": "captions that the same process has written",
 }

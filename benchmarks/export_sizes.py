@@ -25,7 +25,8 @@ from sparsecap_jax.model_files import FORMS
 from sparsecap_jax.photos.efficientnet_lite import NETWORKS
 from sparsecap_jax.photos.extractors import make_extractor
 from sparsecap_jax.photos.images import EXAMPLES, list_photos, open_photo, squeeze
-from sparsecap_jax.runs.directory import load_run, save_model, weight_counts
+from sparsecap_jax.pruning.summary import weight_counts
+from sparsecap_jax.runs.directory import load_run, save_model
 from sparsecap_jax.runs.published import resolve_run
 
 HEADER = """# Exported captioners

@@ -116,7 +116,7 @@ def test_a_run_with_resources_made_by_jax_resumes(teacher, tmp_path, monkeypatch
 
 
 def test_faults_found_by_the_objective_leave_no_directory(teacher, example, tmp_path):
-    with pytest.raises(CheckpointError, match="no run directory: config.json is missing"):
+    with pytest.raises(CheckpointError, match=r"no run directory: config\.json is missing"):
         sc.train(distilling(teacher, teacher=str(tmp_path)), tmp_path / "run", lambda line: None)
     assert not (tmp_path / "run").exists()
     config = distilling(teacher)

@@ -241,7 +241,7 @@ class Tokenizer:
 
         The text of ids is their surfaces, one after another, less blanks at its start.
         """
-        surfaces = self._all_pieces()
+        surfaces = self.all_pieces()
         for number in (PAD_ID, BOS_ID, EOS_ID):
             surfaces[number] = ""
         surfaces[UNK_ID] = f"{_BLANK}<unk>"

@@ -210,7 +210,10 @@ def test_faults_are_one_clear_error(files, tmp_path):
         assert not (tmp_path / "x").exists()
 
     fails(ConfigError, "format is 'onx'; did you mean 'onnx'", format="onx")
-    fails(ConfigError, "weights of StableHLO are float32", format="stablehlo", weights="int8")
+    for name in ("stablehlo", "web"):
+        message = f"forms of weights are of ONNX; format is '{name}'"
+        fails(ConfigError, message, format=name, weights="int8")
+    fails(ConfigError, "a page has the run's own search", format="web", beam_size=2)
     fails(ConfigError, "search 'sample': an exported captioner", search="sample", **NO_BEAMS)
     fails(ConfigError, "search option prefix: differs by image", prefix="a dog")
     (tmp_path / "used").mkdir()

@@ -1,6 +1,5 @@
 """The photos that come with the package, and the command that captions them."""
 
-import pathlib
 import re
 import subprocess
 import sys
@@ -9,7 +8,6 @@ from PIL import Image
 
 from sparsecap_jax.photos.images import EXAMPLES, list_photos
 
-REPO = pathlib.Path(__file__).parents[2]
 # What flickr8k-mini says on its training machine: a cat, a cup of coffee, a man with a camera.
 CAPTIONS = {
     "cat.jpg": "a black and white dog is laying on a bed",

@@ -1,7 +1,6 @@
 """The captioner that comes with the package."""
 
 import json
-import pathlib
 
 import pytest
 
@@ -11,7 +10,6 @@ from sparsecap_jax.runs import published
 from sparsecap_jax.runs.directory import load_run, weight_counts
 
 NAME = "flickr8k-mini"
-REPO = pathlib.Path(__file__).parents[2]
 
 
 def test_it_is_small_sparse_and_whole():

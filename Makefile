@@ -1,17 +1,32 @@
 # Two commands do everything on a machine with Python 3.11: `make demo` and `make test`.
 PYTHON ?= python3.11
-VENV ?= .venv
+# Another Python has an environment of its own: .venv-python3.13 with PYTHON=python3.13.
+VENV ?= .venv$(if $(filter-out python3.11,$(notdir $(PYTHON))),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test soak fuzz fuzz-service lint format install
+.PHONY: demo test test-lowest soak fuzz fuzz-service lint format install lock dist
 
 # Trains dense and 95%-sparse captioners on embedded data and shows what they say.
 demo: $(STAMP)
 	$(BIN)/python launch/demo.py --workdir=runs/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20 tests
+
+# The lowest versions that setup.cfg allows, in an environment of their own: a short part of the tests.
+LOWEST := $(VENV)/lowest
+SHORT := tests/test_front_door.py tests/pruning tests/decoding/test_sparse_parity.py \
+	tests/training/test_steps.py
+test-lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/python -m pytest --durations=20 $(SHORT)
+
+$(LOWEST)/.installed: setup.cfg $(STAMP)
+	$(BIN)/python -m pip install $(QUIET) uv
+	test -x $(LOWEST)/bin/python || $(BIN)/uv venv --quiet --python=$(BIN)/python $(LOWEST)
+	$(BIN)/uv pip install --quiet --python=$(LOWEST) --compile-bytecode \
+		--resolution=lowest-direct --editable ".[test]"
+	touch $@
 
 # Kills tiny runs at random; each must end as if left alone. Repeating it continues.
 soak: $(STAMP)
@@ -41,8 +56,25 @@ format: $(STAMP)
 
 install: $(STAMP)
 
-# Reinstalled only when the dependencies change.
-$(STAMP): setup.cfg setup.py pyproject.toml
+# Wheel and source archive in dist/. A build/ of earlier would add files that are gone.
+dist: $(STAMP)
+	rm -rf build dist
+	$(BIN)/python -c "from setuptools import build_meta as b; b.build_sdist('dist'); b.build_wheel('dist')"
+
+# Writes requirements.txt; versions in it stay unless UPGRADE=--upgrade.
+lock: $(STAMP)
+	$(BIN)/python -m pip install $(QUIET) uv
+	$(BIN)/uv pip compile --quiet --universal --python-version=3.11 --generate-hashes --no-annotate \
+		--custom-compile-command="make lock" --extra=test $(UPGRADE) \
+		--output-file=requirements.txt setup.cfg
+
+# Reinstalled only when the dependencies change: first what requirements.txt locks, with its hashes,
+# for Python 3.11 to 3.13; then what a later Python lacks, by the ranges of setup.cfg.
+QUIET := --quiet --disable-pip-version-check
+LOCKED = $(BIN)/python -c "import sys; sys.exit(sys.version_info >= (3, 14))"
+$(STAMP): setup.cfg setup.py pyproject.toml requirements.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"
+	! $(LOCKED) || \
+		$(BIN)/python -m pip install $(QUIET) --no-deps --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install $(QUIET) --editable ".[test]"
 	touch $@

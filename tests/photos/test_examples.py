@@ -1,7 +1,5 @@
 """The photos that come with the package, and the command that captions them."""
 
-import configparser
-import pathlib
 import re
 import subprocess
 import sys
@@ -10,7 +8,6 @@ from PIL import Image
 
 from sparsecap_jax.photos.images import EXAMPLES, list_photos
 
-REPO = pathlib.Path(__file__).parents[2]
 # What flickr8k-mini says on its training machine: a cat, a cup of coffee, a man with a camera.
 CAPTIONS = {
     "cat.jpg": "a black and white dog is laying on a bed",
@@ -42,11 +39,3 @@ def test_they_are_small_and_each_has_its_licence():
     for path in photos:
         with Image.open(path) as photo:
             assert not photo.getexif() and photo.format == "JPEG"
-
-
-def test_a_wheel_takes_them_and_their_licences():
-    config = configparser.ConfigParser()
-    config.read(REPO / "setup.cfg")
-    pattern = config["options.package_data"]["sparsecap_jax.photos"]
-    packed = {path.name for path in EXAMPLES.parent.glob(pattern)}
-    assert packed == {"LICENCES.md", *CAPTIONS}

@@ -1,8 +1,6 @@
 """The captioner that comes with the package."""
 
-import configparser
 import json
-import pathlib
 
 import pytest
 
@@ -13,7 +11,6 @@ from sparsecap_jax.runs import published
 from sparsecap_jax.runs.directory import load_run
 
 NAME = "flickr8k-mini"
-REPO = pathlib.Path(__file__).parents[2]
 
 
 def test_it_is_small_sparse_and_whole():
@@ -23,17 +20,6 @@ def test_it_is_small_sparse_and_whole():
     text = (folder / "config.json").read_text()
     assert "/work" not in text and "/home" not in text
     assert json.loads((folder / "extractor.json").read_text())["extractor"] == "lite0"
-
-
-def test_a_wheel_takes_all_its_files():
-    config = configparser.ConfigParser()
-    config.read(REPO / "setup.cfg")
-    patterns = config["options.package_data"]["sparsecap_jax.runs.published"].split(", ")
-    folder = pathlib.Path(published.__file__).parent
-    packed = {path for pattern in patterns for path in folder.glob(pattern)}
-    own = published.find(NAME)
-    assert packed >= {path for path in own.rglob("*") if path.is_file()}
-    assert {path.name for path in packed} >= {"config.json", "weights.npz", "word.model"}
 
 
 def test_names():

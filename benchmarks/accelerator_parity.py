@@ -40,25 +40,33 @@ def narrow_model(name, scale, dtype):
     return make_model(fields), config
 
 
-def answers(model, params, batch, searches):
-    """Log-probs, gradients with dropout, and captions, computed on JAX's default device."""
+@functools.cache
+def _teacher(model):
+    """Compiled log-probs of a batch, and gradients with dropout."""
     import jax
 
-    from sparsecap_jax.decoding import decode
     from sparsecap_jax.training.objectives import CrossEntropy, Task
 
-    @jax.jit
     def teacher(params, batch):
         log_probs = model.apply({"params": params}, batch.regions, batch.tokens)
         loss = functools.partial(CrossEntropy(task=Task(model)).loss, inputs=batch, step=0)
         loss = functools.partial(loss, rng=jax.random.key(1), static=None, resources=())
         return log_probs, jax.grad(loss, has_aux=True)(params)[0]
 
+    return jax.jit(teacher)
+
+
+def answers(model, params, batch, searches):
+    """Log-probs, gradients with dropout, and captions, computed on JAX's default device."""
+    import jax
+
+    from sparsecap_jax.decoding import decode
+
     def search(options):
         rng = jax.random.key(2) if options.method == "sample" else None
         return decode(model, params, batch.regions, options, rng)
 
-    found = teacher(params, batch), {name: search(o) for name, o in searches.items()}
+    found = _teacher(model)(params, batch), {name: search(o) for name, o in searches.items()}
     return jax.device_get(found)
 
 
@@ -72,7 +80,8 @@ def parity(name, precision, scale):
     params, batch, searches = _case(name, scale)
     if not exact:
         searches = {"greedy": searches["greedy"]}
-    with jax.default_matmul_precision("highest" if exact else "default"):
+    multiplied = jax.default_matmul_precision("highest" if exact else "default")
+    with jax.default_device(jax.devices()[0]), multiplied:
         (log_probs, grads), captions = answers(model, params, batch, searches)
     (true_log_probs, true_grads), true_captions = _on_cpu(name, scale)
     row = {

@@ -125,7 +125,8 @@ def scst(name, dtype, images, samples, scale):
     config = paper_config(name, scale)
     micro_batch = 75 if images * samples <= 75 else 50 * max(1, images * samples // 300)
     texts = reward_texts(config)
-    case = self_critical(config, texts, images, samples, micro_batch, compute_dtype=dtype)
+    buckets = 4 if scale == 1 else 1  # each compiles a gradient
+    case = self_critical(config, texts, images, samples, micro_batch, buckets, compute_dtype=dtype)
     size = sum(leaf.size for leaf in jax.tree.leaves(case.state.params))
     row, metrics = time_case(case)
     words = float(metrics["length"]) * images * samples

@@ -227,7 +227,8 @@ def cpu_table():
         floor = teacher_forcing(*key).seconds(here, 0.0)
         rows.append([*key, f"{floor:.2f}", f"{measured:.2f}", f"{measured / floor:.2f}"])
     text = f"Measured here: {here.flops / 1e9:.0f} GFLOP/s of float32 products, "
-    text += f"{here.bandwidth / 1e9:.1f} GB/s of a copy.\n\n"
+    text += f"{here.bandwidth / 1e9:.1f} GB/s of a copy. "
+    text += "Other programs on the machine lower both rates, and then a ratio is below 1.\n\n"
     return text + table(["model", "pruner", "floor, s", "measured, s", "measured / floor"], rows)
 
 

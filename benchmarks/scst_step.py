@@ -15,7 +15,6 @@ count. The reference runs once with each of `--reference_threads`, the best coun
 """
 
 import json
-import math
 import os
 import resource
 import sys
@@ -24,7 +23,8 @@ import time
 
 import processes
 from absl import app, flags
-from paper_models import IDS, MAX_LENGTH, paper_config, random_regions, reward_texts
+from paper_models import MAX_LENGTH, paper_config, reward_texts
+from step_cases import END, make_rewards, self_critical
 
 MODELS = flags.DEFINE_list("models", ["up_down", "ort"], "Models, keys of paper_models.FIELDS.")
 SHAPES = flags.DEFINE_list("shapes", ["15x5", "5x60"], "Images x samples.")
@@ -38,81 +38,17 @@ PYTHON = flags.DEFINE_string("reference_python", "python", "Python that has torc
 THREADS = flags.DEFINE_list("reference_threads", ["2"], "Thread counts for the reference.")
 ONE = flags.DEFINE_string("one", None, "Used by the script itself: MODEL:IMAGESxSAMPLES here.")
 
-END = 1 / 12
-
-
-def make_rewards(texts, vocab_size):
-    """Rewards for a vocabulary whose token i is the word `wi`."""
-    import numpy as np
-
-    from sparsecap_jax.scst.document_frequency import count_documents
-    from sparsecap_jax.scst.rewards import DeviceRewards, RewardWeights
-    from sparsecap_jax.scst.scorers import idf_tables
-    from sparsecap_jax.scst.words import END as NONE
-    from sparsecap_jax.scst.words import References, Vocabulary, WordTable
-
-    frequency = count_documents(texts)
-    vocabulary = Vocabulary(frequency.words)
-    words = [vocabulary.add(f"w{i}") for i in range(vocab_size)]
-    for special in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        words[IDS[special]] = NONE
-    table = WordTable(np.array(words, np.int32), 1, 0, IDS["eos_token_id"])
-    weights = RewardWeights(1.0, (0.0, 0.0, 0.0, 1.0))
-    return DeviceRewards(weights, (table, idf_tables(frequency)), References(texts, vocabulary))
-
-
-def make_step(config, texts, images, samples):
-    """The compiled step, its state and inputs."""
-    import jax
-    import numpy as np
-    from jax.sharding import NamedSharding, PartitionSpec
-
-    from sparsecap_jax.decoding import DecodeOptions
-    from sparsecap_jax.interop.reference import model_config
-    from sparsecap_jax.models import make_model, smallest_inputs
-    from sparsecap_jax.pruning import SparseStep, make_pruner
-    from sparsecap_jax.scst.config import ScstConfig
-    from sparsecap_jax.training.objectives import SelfCritical, Task
-    from sparsecap_jax.training.optimizers import make_optimizer
-    from sparsecap_jax.training.steps import make_mesh, make_train_step
-    from sparsecap_jax.types import Batch, Regions
-
-    model = make_model(model_config(config))
-    pruner = make_pruner({"name": "mask_freeze"}, total_steps=10)
-    tx = make_optimizer({"learning_rate": 5e-5, "schedule": "constant"}, 10)
-    scst = ScstConfig(num_samples=samples, micro_batch=MICRO.value, length_buckets=BUCKETS.value)
-    options = DecodeOptions(method="greedy", max_length=MAX_LENGTH)
-    mesh = make_mesh(1, images)
-    rewards = make_rewards(texts, config["vocab_size"])
-    objective = SelfCritical(task=Task(model), config=scst, rewards=rewards, options=options)
-    step = make_train_step(objective, pruner, tx, mesh)
-
-    @jax.jit
-    def first():
-        keys = jax.random.split(jax.random.key(0), 3)
-        params = model.init(keys[0], *smallest_inputs(model))["params"]
-        layer = params["logits"] if "logits" in params else params["logit_0"]
-        bias = math.log(config["vocab_size"] * END / (1 - END))
-        layer["bias"] = layer["bias"].at[IDS["eos_token_id"]].set(bias)
-        prune = pruner.init(keys[1], params)
-        return SparseStep(pruner, tx, objective).start(keys[2], prune, params)
-
-    tokens = np.zeros((images, 1, MAX_LENGTH), np.int32)
-    index = np.arange(images, dtype=np.int32)
-    batch = Batch(Regions(*random_regions(images, config)), tokens, tokens > 0, index)
-    batches = jax.tree.map(lambda leaf: leaf[None], batch)
-    state = jax.device_put(first(), NamedSharding(mesh, PartitionSpec()))
-    return step, state, jax.device_put(objective.inputs(batches, 0)[0])
-
 
 def time_here(name, images, samples):
     """Print the seconds of the first and of the fastest later step, and the peak memory."""
     config = paper_config(name, SCALE.value) | {"drop_prob_lm": 0.1, "drop_prob_src": 0.1}
-    step, state, inputs = make_step(config, reward_texts(config), images, samples)
+    texts = reward_texts(config)
+    case = self_critical(config, texts, images, samples, MICRO.value, BUCKETS.value)
+    state = case.state
     seconds = []
     for _ in range(REPEATS.value + 1):
         start = time.perf_counter()
-        state, metrics = step(state, inputs)
+        state, metrics = case.step(state, *case.inputs)
         length = float(metrics["length"])
         seconds.append(time.perf_counter() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -21,13 +21,8 @@ import time
 
 import processes
 from absl import app, flags
-from paper_models import (
-    is_recurrent,
-    our_fields,
-    paper_config,
-    random_captions,
-    random_regions,
-)
+from paper_models import paper_config
+from step_cases import CAPTIONS, TOTAL_STEPS, teacher_forcing
 
 MODELS = flags.DEFINE_list("models", ["up_down", "ort"], "Keys of paper_models.FIELDS.")
 PRUNERS = flags.DEFINE_list("pruners", ["supermask", "none"], "Pruners; the reference has these.")
@@ -40,70 +35,15 @@ THREADS = flags.DEFINE_list("reference_threads", ["1", "2"], "Thread counts for 
 OUTPUT = flags.DEFINE_string("output", None, "JSON file for the figures.")
 ONE = flags.DEFINE_string("one", None, "Used by the script itself: time MODEL:PRUNER here.")
 
-CAPTIONS = 5
-TOTAL_STEPS = 100_000
-LSTM_RECIPE = {"learning_rate": 1e-2, "epsilon": 1e-2}
-NOAM = {"schedule": "noam"}
-
-
-def make_parts(config, pruner_name):
-    """Objective, pruner, optimizer and the first state."""
-    import jax
-
-    from sparsecap_jax.models import make_model, smallest_inputs
-    from sparsecap_jax.pruning import make_pruner
-    from sparsecap_jax.pruning.step import SparseStep
-    from sparsecap_jax.training.objectives import CrossEntropy, Task
-    from sparsecap_jax.training.optimizers import make_optimizer
-
-    dropout = {}
-    if pruner_name != "none":
-        dropout = (
-            {"dropout": 0.1}
-            if is_recurrent(config)
-            else {"dropout": 0.1 / 3, "source_dropout": 0.1}
-        )
-    model = make_model(our_fields(config) | dropout)
-    fields = {} if pruner_name == "none" else {"sparsity": 0.95}
-    pruner = make_pruner({"name": pruner_name, **fields}, total_steps=TOTAL_STEPS)
-    recipe = LSTM_RECIPE if is_recurrent(config) else NOAM
-    tx = make_optimizer(recipe, TOTAL_STEPS, trains_masks=pruner.trains_masks)
-    objective = CrossEntropy(task=Task(model))
-
-    @jax.jit
-    def first():
-        keys = jax.random.split(jax.random.key(0), 3)
-        params = model.init(keys[0], *smallest_inputs(model))["params"]
-        prune = pruner.init(keys[1], params)
-        return SparseStep(pruner, tx, objective).start(keys[2], prune, params)
-
-    return objective, pruner, tx, first()
-
 
 def time_here(name, pruner_name):
     """Print the seconds of the first and of the fastest later step, and the peak memory."""
-    import jax
-    import numpy as np
-    from jax.sharding import NamedSharding, PartitionSpec
-
-    from sparsecap_jax.training.objectives import words_to_pack
-    from sparsecap_jax.training.steps import make_mesh, make_train_step
-    from sparsecap_jax.types import Batch, Regions
-
-    config = paper_config(name, SCALE.value)
-    tokens, mask = random_captions(BATCH.value, CAPTIONS, config)
-    index = np.arange(BATCH.value, dtype=np.int32)
-    batch = Batch(Regions(*random_regions(BATCH.value, config)), tokens, mask, index)
-    objective, pruner, tx, state = make_parts(config, pruner_name)
-    mesh = make_mesh(1, BATCH.value)
-    step = make_train_step(objective, pruner, tx, mesh)
-    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
-    batches = jax.device_put(jax.tree.map(lambda leaf: leaf[None], batch))
-    words = words_to_pack(mask)
+    case = teacher_forcing(paper_config(name, SCALE.value), BATCH.value, pruner_name)
+    state = case.state
     seconds = []
     for _ in range(REPEATS.value + 1):
         start = time.perf_counter()
-        state, metrics = step(state, batches, words)
+        state, metrics = case.step(state, *case.inputs)
         loss = float(metrics["loss"])
         seconds.append(time.perf_counter() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -27,6 +27,13 @@ SKIP_NONFINITE = flags.DEFINE_integer(
 SCORE_TEST = flags.DEFINE_bool(
     "score_test", False, "Score the test split in the end, as launch/evaluate.py does."
 )
+PROFILE = flags.DEFINE_string(
+    "profile", "", "Folder for a trace of some steps, see docs/accelerators.md."
+)
+PROFILE_START = flags.DEFINE_integer(
+    "profile_start", 10, "Steps of this command before the trace; the first compile.", lower_bound=0
+)
+PROFILE_STEPS = flags.DEFINE_integer("profile_steps", 5, "Steps to trace.", lower_bound=1)
 PRINT_CONFIG = flags.DEFINE_bool(
     "print_config", False, "Print every field and where its value comes from, and do nothing else."
 )
@@ -42,8 +49,10 @@ def main(words: list[str]) -> None:
     if not WORKDIR.value:
         raise app.UsageError("--workdir is missing; expected a run directory")
     from sparsecap_jax.runs.loop import train
+    from sparsecap_jax.runs.profiling import StepTrace
 
-    train(config, WORKDIR.value, from_step=FROM_STEP.value)
+    trace = StepTrace(PROFILE.value, PROFILE_START.value, PROFILE_STEPS.value)
+    train(config, WORKDIR.value, from_step=FROM_STEP.value, trace=trace)
     if SCORE_TEST.value:
         from sparsecap_jax.commands.evaluate import evaluate_run
 

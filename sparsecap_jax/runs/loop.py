@@ -41,6 +41,7 @@ from sparsecap_jax.runs.finite import FiniteWatch
 from sparsecap_jax.runs.first_state import abstract_state, first_state
 from sparsecap_jax.runs.live_summary import LiveSummary
 from sparsecap_jax.runs.logs import Logs, of_masks
+from sparsecap_jax.runs.profiling import StepTrace
 from sparsecap_jax.runs.run import Run, claim_workdir, leave_workdir, prepare_run
 from sparsecap_jax.runs.validation import Validator
 from sparsecap_jax.runs.weights import MAX_WEIGHTS, load_weights, save_weights
@@ -56,6 +57,7 @@ def train(
     report: Callable[[str], None] = print,
     dataset: Dataset | None = None,
     from_step: int | None = None,
+    trace: StepTrace | None = None,
 ) -> dict:
     """Train as `config` says, continuing where an earlier call with the same config stopped.
 
@@ -72,6 +74,7 @@ def train(
         dataset: the dataset of `config.data`, where it is open already.
         from_step: step of the checkpoint to continue from, by default the last; later ones are
             dropped.
+        trace: steps to profile.
 
     Returns:
         `{"step", "best_step", "validation" (of the best step), "bytes"}`, and the sparsity of the
@@ -89,7 +92,7 @@ def train(
             for folder in (pathlib.Path(workdir), pathlib.Path(workdir, "sparsity")):
                 remove_strays(folder, "*.npz", MODEL, TOKENIZER)
                 remove_strays(folder, "*.json*", "*.csv", "*.png", "*.html")
-        return _train(config, workdir, report, dataset, from_step)
+        return _train(config, workdir, report, dataset, from_step, trace or StepTrace())
 
 
 def _train(
@@ -98,6 +101,7 @@ def _train(
     report: Callable[[str], None],
     dataset: Dataset | None,
     from_step: int | None,
+    trace: StepTrace,
 ) -> dict[str, Any]:
     run = prepare_run(config, workdir, dataset, report)
     checkpoints = Checkpoints(run.workdir)
@@ -108,7 +112,7 @@ def _train(
         watch = FiniteWatch(run, checkpoints, skipped)
         advice = stopping.CONTINUE if from_step is None else stopping.CONTINUE_LAST
         with stopping.deferred(advice):
-            _run_steps(run, state, iterator, checkpoints, watch, advice)
+            _run_steps(run, state, iterator, checkpoints, watch, advice, trace)
         return _finish(run, checkpoints)
     finally:
         try:
@@ -153,7 +157,13 @@ def _start(run: Run, checkpoints: Checkpoints, from_step: int | None):
 
 
 def _run_steps(
-    run: Run, state: TrainState, iterator, checkpoints: Checkpoints, watch: FiniteWatch, advice: str
+    run: Run,
+    state: TrainState,
+    iterator,
+    checkpoints: Checkpoints,
+    watch: FiniteWatch,
+    advice: str,
+    trace: StepTrace,
 ) -> None:
     """Take all remaining steps; `advice` says how to continue after a signal."""
     config, step = run.config.train, int(state.step)
@@ -174,8 +184,11 @@ def _run_steps(
     summary = LiveSummary(run, step)
     try:
         for index, objective, inputs in read_ahead(_calls(run, iterator, step)):
+            trace.before(state)
             state, metrics = compiled(objective)(state, *inputs)
             step += len(index)
+            if trace.after(len(index), state):
+                run.report(f"wrote a profile of {trace.steps} steps to {trace.directory}")
             watch.add(step, index, state, metrics)
             if step % config.log_every == 0 or step == run.total_steps:
                 watch.look()
@@ -212,6 +225,7 @@ def _run_steps(
             if stop:
                 raise stopping.Stopped(stop, f" at step {step}", advice)
     finally:
+        trace.close()
         iterator.close()
         logs.close()
 

@@ -74,7 +74,7 @@ def test_another_runtime_is_refused(runtime):
     (runtime / "dist" / web_runtime.WASM).write_bytes(b"another")
     with pytest.raises(ConfigError, match=f"{web_runtime.WASM}: not that of onnxruntime-web 1"):
         web_runtime.runtime_files(runtime)
-    with pytest.raises(DataError, match="no such file or folder; expected a file of onnxruntime-web"):
+    with pytest.raises(DataError, match="no such file or folder; expected a file of onnx"):
         web_runtime.runtime_files(runtime / "nowhere")
 
 

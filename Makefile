@@ -56,7 +56,7 @@ format: $(STAMP)
 
 install: $(STAMP)
 
-# Wheel and source archive in dist/. A build/ of earlier would add files that are gone.
+# Wheel and source archive in dist/. A leftover build/ would add files that no longer exist.
 dist: $(STAMP)
 	rm -rf build dist
 	$(BIN)/python -c "from setuptools import build_meta as b; b.build_sdist('dist'); b.build_wheel('dist')"

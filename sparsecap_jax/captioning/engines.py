@@ -97,7 +97,8 @@ class Automatic:
     def decode(self, regions: Regions, options: DecodeOptions, **images: Any) -> Decoded:
         """See `Engine`."""
         rows = len(regions.mask) * options.rows
-        if images.get("required") is not None:
+        plain = options.method == "beam" and options.num_groups == 1
+        if plain and images.get("required") is not None:
             rows *= images["required"].missing.shape[1]  # beams for each state of required words
         return self._engine(rows).decode(regions, options, **images)
 

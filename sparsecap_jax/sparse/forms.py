@@ -4,10 +4,11 @@ The costs were measured by `benchmarks/sparse_runtime.py` on an AMD EPYC of 2 co
 ratios decide the form of a matrix, and whether a search runs on the sparse runtime or on XLA.
 """
 
-LANES = 8  # vectors that are multiplied side by side
-BLOCK = 4  # side of a block
+# Vectors that are multiplied side by side, and the side of a block: the kernels are written for these.
+LANES = 8
+BLOCK = 4
 # Nanoseconds on one core, with one vector: of a weight of a dense matrix, of a kept weight in CSR,
-# and of any weight of a kept 4 x 4 block; all from memory (from the cache, blocks take half of it).
+# and of any weight of a kept 4 x 4 block; all from memory (from the cache, blocks take half as much).
 ONE_ROW_NS = {"dense": 0.15, "csr": 0.32, "blocks": 0.16}
 # The same with many: of a dense matrix, a constant, and a part for each vector; of the others, for
 # up to `LANES` vectors.
@@ -16,7 +17,7 @@ LANES_NS = {"csr": 0.43, "blocks": 0.22}
 
 
 def cost(form: str, weights: int | float, rows: int) -> float:
-    """Return the nanoseconds of a product of one core with `rows` rows.
+    """Return the nanoseconds that one core takes for a product with `rows` rows.
 
     `weights` are those that the form stores: all of them, the kept ones, or those of kept blocks.
     """

@@ -5,6 +5,7 @@ read once for all of them. A sum is kept in two halves, since an addition would 
 before.
 """
 
+import pickle
 import threading
 from collections.abc import Callable
 from typing import no_type_check
@@ -41,6 +42,8 @@ def compile_kernel(form: str, many: bool) -> Callable[..., None]:
         before, numba.config.SLP_VECTORIZE = numba.config.SLP_VECTORIZE, 1  # lanes to registers
         try:
             return numba.njit(signature, cache=True, **_OPTIONS)(function)
+        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError):
+            return numba.njit(signature, **_OPTIONS)(function)  # no folder to keep it in
         finally:
             numba.config.SLP_VECTORIZE = before
 

@@ -98,7 +98,7 @@ class Product:
             found = rows @ self._dense.T
         else:
             found = self._multiply(rows)[: len(rows), : self._shape[1]]
-        return found.reshape(*inputs.shape[:-1], -1)
+        return found.reshape(*inputs.shape[:-1], self._shape[1])
 
     def kernel(self) -> Float[np.ndarray, "I O"]:
         """Return the dense weights."""
@@ -125,7 +125,8 @@ class Product:
             results = np.empty((groups * LANES, outputs), np.float32)
         else:
             vectors = np.pad(rows[0], (0, inputs - width)) if width < inputs else rows[0]
-            vectors, results = np.ascontiguousarray(vectors), np.empty(outputs, np.float32)
+            vectors = np.require(vectors, np.float32, ["C", "W"])  # as the kernel is compiled for
+            results = np.empty(outputs, np.float32)
         self._run(_kernel(self.form, many), vectors, results, self.cost(count))
         return results.reshape(-1, outputs)
 

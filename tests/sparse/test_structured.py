@@ -20,7 +20,7 @@ SIZES = {
     "relation_transformer": {"d_model": 16, "ff_size": 32, "num_layers": 1, "num_heads": 2},
 }
 WIDTH = 12
-# The form that the constants of `matrices` give a large matrix: at one row CSR pays from 63%.
+# The form that the costs of `forms` give a large matrix: at one row CSR pays from 53%.
 STRUCTURES = {
     "2:4": ("dense", 0.5, {"sparsity_axis": -2}),
     "1:4": ("csr", 0.75, {"sparsity_axis": -2}),

@@ -85,7 +85,7 @@ def test_kernels_work_where_nothing_can_be_kept(monkeypatch):
 
     from sparsecap_jax.sparse.kernels import compile_kernel
 
-    monkeypatch.setattr(caching._CacheImpl, "_locator_classes", [])
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
     starts, places = np.array([0, 1, 3], np.uint32), np.array([2, 0, 1], np.uint32)
     weights, result = np.array([5, 7, 11], np.float32), np.zeros(2, np.float32)
     vector = np.array([1, 10, 100], np.float32)

@@ -281,28 +281,33 @@ def by_others(library, kernels):
 
 
 def plot(rows, path):
-    """Draw how often as fast as XLA a caption is, over the share of weights kept."""
+    """Draw how often as fast as XLA a caption is, over the share of weights pruned."""
     from matplotlib.figure import Figure
 
+    rows = [row for row in rows if row["pattern"].replace(".", "").isdigit()]
     models = list(dict.fromkeys(row["model"] for row in rows))
+    kept = {100 - float(row["pattern"]): f"{row['pattern']}%" for row in rows}
     figure = Figure(figsize=(5 * len(models), 4), layout="constrained")
-    panels = figure.subplots(1, len(models), squeeze=False)[0]
+    panels = figure.subplots(1, len(models), squeeze=False, sharex=True, sharey=True)[0]
     for name, panel in zip(models, panels, strict=True):
-        for setting in dict.fromkeys((row["batch"], row["beam"]) for row in rows):
-            of_setting = [
+        of_model = [row for row in rows if row["model"] == name]
+        for batch, beam in dict.fromkeys((row["batch"], row["beam"]) for row in of_model):
+            points = [
                 (100 - float(row["pattern"]), row["xla"] / row["sparse"])
-                for row in rows
-                if (row["model"], row["batch"], row["beam"]) == (name, *setting)
-                and row["pattern"][0].isdigit()
-                and ":" not in row["pattern"]
+                for row in of_model
+                if (row["batch"], row["beam"]) == (batch, beam)
             ]
-            batch, beam = setting
-            search = "greedy" if beam == 1 else f"beam {beam}"
-            panel.plot(*zip(*of_setting, strict=True), "o-", label=f"batch {batch}, {search}")
+            search = "greedy" if beam == 1 else f"{beam} beams"
+            label = f"{batch} {'image' if batch == 1 else 'images'}, {search}"
+            panel.plot(*zip(*points, strict=True), "o-", label=label)
         panel.axhline(1, color="black", linewidth=0.8)
-        panel.set(xscale="log", yscale="log", title=name, xlabel="weights kept, %")
-        panel.set_ylabel("times as fast as XLA")
+        panel.set(xscale="log", yscale="log", title=name, xlabel="weights pruned")
+        panel.set_xticks(list(kept), list(kept.values()))
+        panel.set_yticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
+        panel.minorticks_off()
         panel.legend()
+    panels[0].invert_xaxis()
+    panels[0].set_ylabel("times as fast as XLA")
     figure.savefig(path, dpi=120)
 
 

@@ -180,7 +180,7 @@ class Captioner:
             ConfigError: options that are out of range, contradict each other, or do not fit the
                 tokenizer.
         """
-        in_words, tokenizer = SearchOptions(**search), self._runs[0].tokenizer
+        in_words, tokenizer = search_options(search), self._runs[0].tokenizer
         options = decode_options(in_words, tokenizer, self._max_length)
         required = image_options(in_words, tokenizer, options, [0])["required"]
         by_state = required is not None and options.method == "beam" and options.num_groups == 1

@@ -84,7 +84,7 @@ def compare_captions(
     for name, texts in captions.items():
         if len(texts) > len(shared):
             lacked = counted(len(texts) - len(shared), "image")
-            report(f"{name}: left out, for others lack them: {lacked}")
+            report(f"{name}: left out because others lack them: {lacked}")
     shared_references = {image: judges[image] for image in shared}
     judged = {
         name: judge_captions(

@@ -79,7 +79,9 @@ def convert_run(
     counts = weight_counts(written["params"], written["masks"])
     if "kept" in counts:
         zeros = counts["kept"] - counts["nonzeros"]
-        report(f"{zeros:,} of {counts['kept']:,} kept weights are 0, as rounding makes some")
+        report(
+            f"{zeros:,} of {counts['kept']:,} kept weights are 0 (rounding can make small ones 0)"
+        )
     report(f"{weights}; wrote {output} ({size:,} bytes)")
     return output
 

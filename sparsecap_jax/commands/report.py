@@ -87,5 +87,7 @@ def report_run(directory: str | pathlib.Path, report: Callable[[str], None] = pr
     rounded = weight_counts(loaded.params, loaded.masks)
     if "kept" in rounded:
         zeros = rounded["kept"] - rounded["nonzeros"]
-        report(f"{zeros:,} of {rounded['kept']:,} kept weights are 0, as rounding makes some")
+        report(
+            f"{zeros:,} of {rounded['kept']:,} kept weights are 0 (rounding can make small ones 0)"
+        )
     report(f"wrote {folder / TENSORS} and {folder / PICTURE}")

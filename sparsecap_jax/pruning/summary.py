@@ -71,7 +71,7 @@ def weight_counts(params: PyTree, masks: PyTree | None = None) -> dict[str, floa
     nonzeros = {path: int(np.count_nonzero(weight)) for path, weight in weights.items()}
     kept = sum(int(np.count_nonzero(known[p])) if p in known else n for p, n in nonzeros.items())
     total, size = sum(nonzeros.values()), sum(weight.size for weight in weights.values())
-    counts = {"sparsity": 1.0 - total / size, "nonzeros": total, "prunable": size}
+    counts = {"sparsity": 1.0 - total / (size or 1), "nonzeros": total, "prunable": size}
     return counts if kept == total else {**counts, "kept": kept}
 
 

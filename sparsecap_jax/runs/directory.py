@@ -215,8 +215,9 @@ def steps_done(directory: str | pathlib.Path) -> tuple[int, int] | None:
     last, best = steps[0], steps[0] if steps[1] is None else steps[1]
     if last is None:
         return None
-    if not all(type(step) is int and 0 <= step < 2**63 for step in (last, best)):
-        raise DataError(f"{directory / SUMMARY}: step is {best!r:.80}; expected a number")
+    for step in (last, best):
+        if type(step) is not int or not 0 <= step < 2**63:
+            raise DataError(f"{directory / SUMMARY}: step is {step!r:.80}; expected a number")
     return last, best
 
 

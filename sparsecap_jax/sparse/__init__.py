@@ -1,4 +1,4 @@
-"""Captions on CPU by sparse products, in NumPy: no JAX, and nothing to compile.
+"""Captions on CPU by sparse products, in NumPy: no JAX, and at most a few small kernels to compile.
 
 `decode` and `attention_weights` are those of `sparsecap_jax.decoding`, for a model that
 `make_sparse_model` prepared; the searches are the same code. Weights are pruned, and each matrix is

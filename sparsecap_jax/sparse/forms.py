@@ -4,11 +4,12 @@ The costs were measured by `benchmarks/sparse_runtime.py` on an AMD EPYC of 2 co
 ratios decide the form of a matrix, and whether a search runs on the sparse runtime or on XLA.
 """
 
-# Vectors that are multiplied side by side, and the side of a block: the kernels are written for these.
+# Vectors that are multiplied side by side, and the side of a block; the kernels are written for
+# these.
 LANES = 8
 BLOCK = 4
 # Nanoseconds on one core, with one vector: of a weight of a dense matrix, of a kept weight in CSR,
-# and of any weight of a kept 4 x 4 block; all from memory (from the cache, blocks take half as much).
+# and of any weight of a kept 4 x 4 block; all from memory (blocks take half of it from the cache).
 ONE_ROW_NS = {"dense": 0.15, "csr": 0.32, "blocks": 0.16}
 # The same with many: of a dense matrix, a constant, and a part for each vector; of the others, for
 # up to `LANES` vectors.

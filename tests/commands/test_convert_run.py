@@ -90,7 +90,7 @@ def test_kept_weights_that_are_rounded_to_zero_are_told_from_nonzeros(run, tmp_p
     kept = sum(int((mask != 0).sum()) for mask in masks.values())
     nonzeros = sum(int((weights[name] != 0).sum()) for name in masks)
     assert kept - nonzeros > 1
-    said = f"{kept - nonzeros:,} of {kept:,} kept weights are 0, as rounding makes some"
+    said = f"{kept - nonzeros:,} of {kept:,} kept weights are 0 (rounding can make small ones 0)"
     assert lines[0] == said
     size = sum(mask.size for mask in masks.values())
     counts = weight_counts(loaded.params, loaded.masks)

@@ -361,7 +361,7 @@ def test_files_of_captions_are_compared(tmp_path):
         sources, references=tmp_path / "r.json", metrics=["ROUGE_L"], report=lines.append
     )
     assert lines[:2] == [
-        "other: left out, for others lack them: 1 image",
+        "other: left out because others lack them: 1 image",
         "3 images; 95% intervals from images drawn with replacement",
     ]
     assert lines[3].split()[:3] == ["one", "1", "1.000"]

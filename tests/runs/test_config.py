@@ -386,7 +386,7 @@ def test_only_the_fields_that_docs_name_may_change():
         if field.may_change
     }
     data = "dir split_json features features_format image_sizes eval_batch_size cache_gb"
-    data += " cache_min_free_ram prefetch num_threads num_workers"
+    data += " cache_min_free_ram licence prefetch num_threads num_workers"
     train = "epochs steps log_every eval_every skip_nonfinite"
     evaluation = "beam_size_val beam_size_test length_penalty tokenizer images sparsity_tolerance"
     expected = {"data": data, "train": train, "eval": evaluation}

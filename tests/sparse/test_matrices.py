@@ -34,8 +34,9 @@ def test_products_are_those_of_the_dense_matrix(monkeypatch, kind, threads, form
     kernel = drawn(kind)
     product, rng = Product(kernel, form, threads, not compiled), np.random.default_rng(1)
     np.testing.assert_array_equal(product.kernel(), kernel)
-    for shape in [(), (1,), (2,), (3, 2), (9, 1), (2, 30)]:
+    for shape in [(), (0,), (1,), (2,), (3, 2), (9, 1), (2, 30)]:
         inputs = rng.standard_normal((*shape, 64)).astype(np.float32)
+        inputs.setflags(write=False)  # as arrays of JAX are
         found = product(inputs)
         assert found.dtype == np.float32 and found.shape == (*shape, 80)
         np.testing.assert_allclose(found, inputs @ kernel, atol=1e-5)
@@ -76,6 +77,20 @@ def test_many_rows_cost_less_than_each_alone():
     assert product.cost(2) == product.cost(8) == pytest.approx(0.43 * product.stored)
     assert product.cost(9) == product.cost(16) == pytest.approx(0.86 * product.stored)
     assert product.cost(100) == pytest.approx(13 * 0.43 * product.stored)
+
+
+def test_kernels_work_where_nothing_can_be_kept(monkeypatch):
+    """A read-only installation of a user without a cache folder."""
+    from numba.core import caching
+
+    from sparsecap_jax.sparse.kernels import compile_kernel
+
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+    starts, places = np.array([0, 1, 3], np.uint32), np.array([2, 0, 1], np.uint32)
+    weights, result = np.array([5, 7, 11], np.float32), np.zeros(2, np.float32)
+    vector = np.array([1, 10, 100], np.float32)
+    compile_kernel("csr", False)(starts, places, weights, vector, result, 0, 2)
+    assert result.tolist() == [500, 117]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")

@@ -12,6 +12,7 @@ from sparsecap_jax.decoding import DecodeOptions, attention_weights, decode, mus
 from sparsecap_jax.decoding.ensemble import make_ensemble
 from sparsecap_jax.errors import CheckpointError, ConfigError
 from sparsecap_jax.models import abstract_params, make_model
+from sparsecap_jax.sparse import layers
 from sparsecap_jax.sparse.models import SparseEnsemble
 from sparsecap_jax.types import Regions
 
@@ -43,11 +44,14 @@ def pair(fields, seed=0, **options):
     ],
 )
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_soft_attention_and_random_searches(cell, search):
+@pytest.mark.parametrize(("count", "small"), [(2, 500_000), (1, 0)])  # by scipy, compiled
+def test_soft_attention_and_random_searches(monkeypatch, count, small, cell, search):
+    monkeypatch.setattr(layers, "_SMALL", small)
     module, params, model = pair({**SOFT, "cell": cell}, form="csr")
     options, rng = DecodeOptions(max_length=9, **search), jax.random.key(5)
-    expected = decode(module, params, images(), options, rng)
-    found = sparse.decode(model, images(), options, np.asarray(jax.random.key_data(rng)))
+    regions = Regions(*(part[:count] for part in images()))
+    expected = decode(module, params, regions, options, rng)
+    found = sparse.decode(model, regions, options, np.asarray(jax.random.key_data(rng)))
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.dtype == theirs.dtype
         np.testing.assert_allclose(ours, theirs, atol=1e-4)

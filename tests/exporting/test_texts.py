@@ -8,6 +8,7 @@ from captioner_runs import WORDS
 
 from sparsecap_jax.exporting.manifest import tokenizer_entry
 from sparsecap_jax.exporting.web import PAGE
+from sparsecap_jax.exporting.web_captioner import words_entry
 from sparsecap_jax.tokenizers import TOKENIZERS, train_tokenizer
 
 # Thai, whose vowel AM is taken apart and put together again.
@@ -56,5 +57,5 @@ def test_texts_of_the_runner(tokens):
 
 def test_texts_of_the_page(page, tokens):
     tokenizer, rows = tokens
-    texts = page.execute_async_script(TEXTS, tokenizer_entry(tokenizer), rows)
+    texts = page.execute_async_script(TEXTS, words_entry(tokenizer), rows)
     assert texts == [tokenizer.decode(row) for row in rows]

@@ -252,7 +252,7 @@ def test_text_from_outside_is_text(driver, files, tmp_path):
     content = zlib.decompress(files["captioner.bin"])
     size = int.from_bytes(content[:4], "little")
     header = json.loads(content[4 : 4 + size])
-    header["tokenizer"]["pieces"] = [f"\u2581{hostile}"] * header["model"]["vocab_size"]
+    header["tokenizer"]["pieces"] = [f" {hostile}"] * header["model"]["vocab_size"]
     head = json.dumps(header).encode()
     coded = zlib.compress(len(head).to_bytes(4, "little") + head + content[4 + size :])
     about = json.loads(files["site.json"])

@@ -58,8 +58,7 @@ const split = (text) => text.split(/\s+/).filter(Boolean);
 // The function from token ids to text. Radix tokens spell the number of a word, 1 being digit 0.
 export function textOf({ pieces, base, digits, eos_id: eos, compositions }) {
   const join = (ids) => {
-    const joined = ids.map((id) => pieces[id] ?? pieces[UNKNOWN]).join("");
-    const text = joined.replace(/^\u2581+/, "").replaceAll("\u2581", " ");
+    const text = ids.map((id) => pieces[id] ?? pieces[UNKNOWN]).join("").replace(/^ +/, "");
     return compositions.reduce((whole, [parts, one]) => whole.replaceAll(parts, one), text);
   };
   if (!base) return join;

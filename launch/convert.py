@@ -43,7 +43,8 @@ MASKS = flags.DEFINE_enum(
     "masks",
     "applied",
     ["applied", "binary", "raw"],
-    "Masks of a reference checkpoint: multiplied in and left out; zeros and ones; as trained.",
+    "Masks of a reference checkpoint, also as safetensors: multiplied in and left out; zeros and "
+    "ones; as trained.",
 )
 
 
@@ -52,10 +53,12 @@ def main(words: list[str]) -> None:
     source, target = SOURCE.value or "run", TARGET.value or "run"
     if source == "reference" and target != "run":
         raise app.UsageError("expected a run as --source or as --target")
-    if target == "reference":
-        refuse([WEIGHTS], "without --target=reference only")
-    else:
-        refuse([FORM, MASKS], "with --target=reference only")
+    if target != "run":
+        refuse([WEIGHTS], "only with --target=run")
+    if target not in ("reference", "safetensors"):
+        refuse([MASKS], "with --target=reference or safetensors only")
+    if target != "reference":
+        refuse([FORM], "with --target=reference only")
     from sparsecap_jax.commands.convert import convert_run, export_reference, import_reference
 
     if source == "reference":

@@ -4,8 +4,8 @@ python launch/export.py --checkpoint=flickr8k-mini --format=onnx --output=export
 python launch/export.py --checkpoint=runs/demo/supermask --format=stablehlo --output=exported
 python launch/export.py --checkpoint=flickr8k-mini --format=web --output=site
 
-Flags of a search change that of the run (docs/search_options.md). docs/export.md and docs/web.md
-say more.
+Flags of a search change that of the run, and with --search replace it (docs/search_options.md).
+docs/export.md and docs/web.md say more.
 """
 
 from absl import flags

@@ -32,7 +32,7 @@ def main(words: list[str]) -> None:
     options = {"host": HOST.value, "port": PORT.value, "site": SITE.value}
     from sparsecap_jax.commands.serve import serve
 
-    serve(CHECKPOINT.value, backend=BACKEND.value, **options, **limit_flags.given())
+    serve(CHECKPOINT.value, backend=BACKEND.value, **options, **limit_flags.values())
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
-from sparsecap_jax.errors import DataError, InUseError, SparsecapError
+from sparsecap_jax.errors import CheckpointError, DataError, InUseError, SparsecapError
 
 # Faults that libraries report as text, in errors of types of their own.
 _CODES = [
@@ -237,6 +237,24 @@ def write_json(path: str | pathlib.Path, value: Any, indent: int | None = 2) -> 
             file.write("\n")
     except UnicodeEncodeError as error:  # a lone surrogate, which JSON can spell
         raise DataError(f"{path}: {error.object!r:.80} is not valid Unicode text") from error
+
+
+def unused(path: str | os.PathLike, file_suffix: str | None = None) -> pathlib.Path:
+    """Return a path to write to, which does not exist or is an empty folder.
+
+    Args:
+        path: folder to write; or a file, where its name may end with `file_suffix`.
+        file_suffix: what names of files end with; None where only a folder will do.
+
+    Raises:
+        CheckpointError: it is in use.
+    """
+    path = pathlib.Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        file = file_suffix is not None and (path.is_file() or path.suffix == file_suffix)
+        expected = "the name of a new file" if file else "a new or empty folder to write to"
+        raise CheckpointError(f"{path}: exists; expected {expected}")
+    return path
 
 
 def absent(path: str | os.PathLike, expected: str) -> str:

@@ -9,8 +9,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from sparsecap_jax.errors import CheckpointError, ConfigError, SparsecapError
-from sparsecap_jax.files import locked, new_folder, write_json
+from sparsecap_jax.errors import ConfigError, SparsecapError
+from sparsecap_jax.files import locked, new_folder, unused, write_json
 from sparsecap_jax.interop import reference as interop
 from sparsecap_jax.interop.checkpoint_dir import open_checkpoint_dir, save_checkpoint_dir
 from sparsecap_jax.interop.torch_prune import to_torch_prune
@@ -73,7 +73,7 @@ def convert_run(
         CheckpointError: there is no run, or `output` is in use.
         ConfigError: another form than a model file has.
     """
-    output = _unused(output)
+    output = unused(output, MODEL_SUFFIX)
     size = _write(output, load_run(resolve_run(source)), weights)
     written = load_weights(finished_weights(output))
     counts = weight_counts(written["params"], written["masks"])
@@ -119,7 +119,7 @@ def import_reference(
         CheckpointError: the source is corrupt or incomplete, or `output` is in use.
         ConfigError: a model, tokenizer or form that we do not have.
     """
-    output = _unused(output)
+    output = unused(output, MODEL_SUFFIX)
     checkpoint = open_checkpoint_dir(source)
     try:
         model, variables = interop.load_state_dict(checkpoint.state_dict, checkpoint.config)
@@ -208,17 +208,12 @@ def export_reference(
         ConfigError: the reference has no such model or no class of it with masks, or the model is
             dense and the masks or the form concern pruned ones; or the target has no such form.
     """
-    if target not in TARGETS:
-        raise ConfigError(f"target is {target!r}; expected one of {', '.join(TARGETS)}")
-    if target != "reference" and form == "sparse":
-        raise ConfigError(f"target {target!r} has dense tensors; expected form 'dense'")
-    output = _unused(output)
+    _check_target(target, form, masks)
+    output = unused(output, MODEL_SUFFIX)
     source = resolve_run(source)
     run = load_run(source)
     config = checkpoint_config(run, masks=masks)
     if target == "torch_prune":
-        if masks != "applied":
-            raise ConfigError("target 'torch_prune' has binary masks; expected masks 'applied'")
         masks = "binary"
     file = _weights_name(run, form, masks)
     variables = _variables(run, pathlib.Path(source), masks)
@@ -236,13 +231,14 @@ def export_reference(
     return path
 
 
-def _unused(output: str | pathlib.Path) -> pathlib.Path:
-    output = pathlib.Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        file = output.is_file() or output.suffix == MODEL_SUFFIX
-        expected = "the name of a new file" if file else "a new or empty folder to write to"
-        raise CheckpointError(f"{output}: exists; expected {expected}")
-    return output
+def _check_target(target: str, form: str, masks: str) -> None:
+    """Raise a ConfigError where there is no such target, or it has no such form or masks."""
+    if target not in TARGETS:
+        raise ConfigError(f"target is {target!r}; expected one of {', '.join(TARGETS)}")
+    if target != "reference" and form == "sparse":
+        raise ConfigError(f"target {target!r} has dense tensors; expected form 'dense'")
+    if target == "torch_prune" and masks != "applied":
+        raise ConfigError("target 'torch_prune' has binary masks; expected masks 'applied'")
 
 
 def checkpoint_config(run: LoadedRun, *, masks: str = "applied") -> dict[str, Any]:

@@ -18,6 +18,6 @@ def define() -> None:
         kind(name, field.default, text)
 
 
-def given() -> dict[str, Any]:
+def values() -> dict[str, Any]:
     """Return the fields of `Limits` as the command line sets them."""
     return {name: flags.FLAGS[name].value for name in _LIMITS}

@@ -1,1 +1,1 @@
-"""Captioners outside of JAX: graphs as StableHLO and ONNX, with all that running them needs."""
+"""Captioners outside of JAX: StableHLO or ONNX with all that running them needs; web pages."""

@@ -119,8 +119,8 @@ class _Parts:
         factors = jnp.ones(greedy.max_length, jnp.float32)
         arguments = self._variables(params), context, greedy, factors
         with stock_ops():
-            found = find_captions(self.model, *arguments, None, None, None)
-        return {name: getattr(found, name)[:, 0] for name in ("tokens", "log_probs", "lengths")}
+            captions = find_captions(self.model, *arguments, None, None, None)
+        return {name: getattr(captions, name)[:, 0] for name in ("tokens", "log_probs", "lengths")}
 
     def _variables(self, params: Arrays) -> PyTree:
         weights = self.weights.items()

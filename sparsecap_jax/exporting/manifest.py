@@ -1,6 +1,7 @@
-"""What an exported folder says about itself: graphs, tokenizer, search, versions (docs/export.md).
+"""Entries of the manifest of an exported folder: graphs, tokenizer, search, versions.
 
-`runner.py`, which is copied into folders of ONNX, reads it with nothing but Python.
+docs/export.md describes them. `runner.py`, which is copied into folders of ONNX, reads them with
+nothing but Python; web pages have those of tokenizer and search.
 """
 
 import hashlib
@@ -45,7 +46,7 @@ def specs_entry(specs: Mapping[str, Spec]) -> dict[str, Any]:
 
 
 def search_entry(options: DecodeOptions) -> dict[str, Any]:
-    """Return a search as the runner takes it, in ids.
+    """Return a search as the runner and a web page take it, in ids.
 
     Raises:
         ConfigError: it is neither greedy nor a beam search, or has groups or functions of its own.
@@ -67,7 +68,7 @@ def search_entry(options: DecodeOptions) -> dict[str, Any]:
 
 
 def tokenizer_entry(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return all that turns ids into text: `runner.Captioner.text` reads it."""
+    """Return all that turns ids into text, as `runner.Captioner.text` and a web page do."""
     entry: dict[str, Any] = {"name": tokenizer.name, "vocab_size": tokenizer.vocab_size}
     entry |= {name: getattr(tokenizer, name) for name in ("pad_id", "bos_id", "eos_id")}
     if tokenizer.name == "radix":

@@ -69,11 +69,11 @@ def store(model: Any, params: Mapping[str, np.ndarray], form: str, *, sparse: bo
     if form not in FORMS:
         raise ConfigError(f"weights is {form!r}; expected one of {', '.join(FORMS)}")
     graph, nodes = model.graph, []
-    found = {value.name: value for value in graph.input if value.name in params}
-    for name, value in found.items():
+    weights = {value.name: value for value in graph.input if value.name in params}
+    for name, value in weights.items():
         graph.input.remove(value)
-        tensors, more = _stored(name, np.asarray(params[name], np.float32), form)
-        nodes += more
+        tensors, casts = _stored(name, np.asarray(params[name], np.float32), form)
+        nodes += casts
         for key, tensor in tensors.items():
             _add(graph, key, tensor, sparse)
     first = [*nodes, *graph.node]

@@ -6,6 +6,7 @@ python caption.py features.npy ...     # float [R, D], regions of one image
 In Python: `Captioner(folder).caption([features, ...])`, see there.
 """
 
+import contextlib
 import json
 import pathlib
 import sys
@@ -35,9 +36,9 @@ class Captioner:
             path = self.folder / self.manifest["graphs"][name]["file"]
             self.sessions[name] = onnxruntime.InferenceSession(str(path), options)
         session = self.sessions[name]
-        given = {value.name: inputs[value.name] for value in session.get_inputs()}
+        fed = {value.name: inputs[value.name] for value in session.get_inputs()}
         names = [value.name for value in session.get_outputs()]
-        return dict(zip(names, session.run(None, given), strict=True))
+        return dict(zip(names, session.run(None, fed), strict=True))
 
     def caption(self, features, boxes=None, fc=None, greedy=False):
         """Return the captions of images, given lists of arrays.
@@ -50,6 +51,8 @@ class Captioner:
 
     def tokens(self, features, boxes=None, fc=None, greedy=False):
         """Return the tokens of the best captions, int32 `[b, T]`, with PAD after their ends."""
+        if boxes is None and "boxes" in self.manifest["graphs"]["encode"]["inputs"]:
+            raise SystemExit("boxes: the model needs them; expected [R, 4] for each image")
         regions = padded(features, boxes, fc)
         if greedy or self.search["method"] == "greedy":
             return self.run("greedy", regions)["tokens"]
@@ -57,14 +60,17 @@ class Captioner:
 
     def photos(self, paths):
         """Return features, boxes and fc of photos."""
-        from PIL import Image, ImageOps
+        from PIL import Image
 
-        entry = self.manifest["graphs"]["extractor"]
+        entry = self.manifest["graphs"].get("extractor")
+        if entry is None:
+            raise SystemExit("photos: the folder has no extractor; expected features, *.npy")
         size, boxes = entry["settings"]["size"], np.array(entry["boxes"], np.float32)
-        images = [ImageOps.exif_transpose(Image.open(path)).convert("RGB") for path in paths]
-        images = [image.resize((size, size), Image.Resampling.BICUBIC) for image in images]
-        found = [self.run("extractor", {"pixels": np.asarray(i, np.uint8)[None]}) for i in images]
-        return [f["features"][0] for f in found], [boxes] * len(found), [f["fc"][0] for f in found]
+        photos = [upright(path).resize((size, size), Image.Resampling.BICUBIC) for path in paths]
+        pixels = [np.asarray(photo, np.uint8)[None] for photo in photos]
+        regions = [self.run("extractor", {"pixels": one}) for one in pixels]
+        features, fc = ([image[name][0] for image in regions] for name in ("features", "fc"))
+        return features, [boxes] * len(regions), fc
 
     def text(self, tokens):
         """Return the text of the tokens of a caption."""
@@ -106,15 +112,15 @@ class Captioner:
         factors = np.array(search["factors"], np.float32)
         for position in range(length):
             fed = {f"carry.{name}": leaf for name, leaf in carry.items()}
-            found = self.run("step", {**fed, **context, "tokens": last})
-            log_probs, rows = found.pop("log_probs"), last.shape[1]
+            output = self.run("step", {**fed, **context, "tokens": last})
+            log_probs, rows = output.pop("log_probs"), last.shape[1]
             if position and search["temperature"] != 1:
                 log_probs = log_softmax(log_probs / np.float32(search["temperature"]))
             log_probs = constrained(log_probs, tokens[:, :rows], position, search)
             totals = sums[:, :rows, None] + log_probs
             sums, at = largest(totals.reshape(batch, -1), count)
             parents, last = at // log_probs.shape[2], (at % log_probs.shape[2]).astype(np.int32)
-            carry = {name[5:]: leaf[image, parents] for name, leaf in found.items()}
+            carry = {name[5:]: leaf[image, parents] for name, leaf in output.items()}
             tokens, retired = tokens[image, parents], retired[image, parents]
             tokens[:, :, position] = last
             ended = (last == eos) | (position == length - 1)
@@ -129,6 +135,24 @@ class Captioner:
             if np.all(done[1][:, -1] >= alive * best):
                 break
         return done[0][:, 0]
+
+
+def upright(path):
+    """Return a photo as RGB, turned by its EXIF, on white where it is transparent."""
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as image:
+        image.load()
+        with contextlib.suppress(Exception):  # of an EXIF that cannot be read
+            ImageOps.exif_transpose(image, in_place=True)
+        if image.mode.startswith("I") or image.mode == "F":
+            raise SystemExit(f"{path}: more than 8 bits a channel; expected 8")
+        if not image.has_transparency_data:
+            return image.convert("RGB")
+        image = image.convert("RGBA")
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image.getchannel("A"))
+    return white
 
 
 def constrained(log_probs, tokens, position, search):
@@ -186,6 +210,8 @@ def padded(features, boxes, fc):
 
 def main(paths):
     """Print the caption of each file."""
+    if not paths:
+        raise SystemExit("usage:\n" + __doc__.split("\n\n")[1])
     captioner = Captioner(pathlib.Path(__file__).parent)
     for path in paths:
         if path.endswith(".npy"):

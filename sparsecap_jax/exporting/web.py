@@ -12,7 +12,7 @@ from sparsecap_jax.errors import CheckpointError
 from sparsecap_jax.exporting.extractor import extractor_bytes
 from sparsecap_jax.exporting.web_captioner import WebCaptioner, pack_captioner
 from sparsecap_jax.exporting.web_runtime import SCRIPT, WASM, runtime_files
-from sparsecap_jax.files import new_folder
+from sparsecap_jax.files import locked, new_folder, unused
 from sparsecap_jax.photos.images import EXAMPLES, list_photos
 from sparsecap_jax.runs.finished import FinishedRun, has_sparse_runtime, load_finished
 from sparsecap_jax.runs.published import resolve_run
@@ -45,18 +45,16 @@ def write_site(
         ConfigError: a model, search or extractor that a page does not have, or a missing package.
         DataError: onnxruntime-web cannot be had.
     """
-    output = pathlib.Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise CheckpointError(f"{output}: exists; expected a new or empty folder to write to")
+    output = unused(output)
     files = site_files(checkpoint, onnxruntime_web, report)
-    with new_folder(output) as folder:
+    with locked(output, folder=False), new_folder(output) as folder:
         for name, content in files.items():
             target = folder / name
             target.parent.mkdir(exist_ok=True)
             target.write_bytes(content)
     sizes = {name: len(content) for name, content in files.items()}
-    whole, own = sum(sizes.values()) / 1e6, sizes[CAPTIONER] / 1e6
-    report(f"wrote {output}: {len(files)} files, {whole:.1f} MB, the captioner {own:.2f} MB")
+    whole, captioner = (size / 1e6 for size in (sum(sizes.values()), sizes[CAPTIONER]))
+    report(f"wrote {output}: {len(files)} files, {whole:.1f} MB, the captioner {captioner:.2f} MB")
 
 
 def site_files(

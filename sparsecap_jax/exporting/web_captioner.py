@@ -20,13 +20,11 @@ from jaxtyping import Float
 
 from sparsecap_jax.captioning.image_options import decode_options
 from sparsecap_jax.captioning.search import SearchOptions
-from sparsecap_jax.decoding import DecodeOptions
-from sparsecap_jax.decoding.stepper import penalty_factors
 from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.exporting.manifest import search_entry, tokenizer_entry
 from sparsecap_jax.runs.finished import FinishedRun, finished_weights
 from sparsecap_jax.runs.weights import load_weights
 from sparsecap_jax.tokenizers import Tokenizer
-from sparsecap_jax.tokenizers.base import SPECIAL_IDS, UNK_ID
 from sparsecap_jax.trees import flatten
 
 VERSION = 1
@@ -34,10 +32,6 @@ _LONGEST_GAP = 255
 _DENSE = 0.5
 # Fields of models that training alone reads.
 _TRAINING = ("dropout", "source_dropout", "attention_dropout", "compute_dtype", "remat")
-_SEARCH = (
-    *("method", "max_length", "beam_size", "temperature", "no_repeat", "no_repeat_ngram"),
-    *("bad_endings", "min_length", "bos_id", "eos_id", "pad_id"),
-)
 
 
 class WebCaptioner(NamedTuple):
@@ -68,7 +62,7 @@ def pack_captioner(run: FinishedRun) -> WebCaptioner:
         "version": VERSION,
         "model": _model_fields(run),
         "search": options,
-        "tokenizer": _words(run.tokenizer),
+        "tokenizer": words_entry(run.tokenizer),
     }
     tensors = [
         {"name": name, "size": int(mask.size), "kept": int(np.count_nonzero(mask))}
@@ -83,18 +77,9 @@ def _search_options(run: FinishedRun) -> dict[str, Any]:
         raise ConfigError(f"search option search: {search.search!r}; a page has greedy and beam")
     for name in ("prefix", "required"):
         if getattr(search, name):
-            found = f"search option {name}: found {getattr(search, name)!r:.80}"
-            raise ConfigError(f"{found}; expected none, a page has no such search")
-    options = decode_options(search, run.tokenizer, run.config.max_seq_length)
-    return {
-        **{name: getattr(options, name) for name in _SEARCH},
-        "suppress": _suppressed(options),
-        "factors": penalty_factors(options.length_penalty, options.max_length).tolist(),
-    }
-
-
-def _suppressed(options: DecodeOptions) -> list[int]:
-    return [*options.suppress, *([options.unk_id] if options.suppress_unk else [])]
+            option = f"search option {name}: found {getattr(search, name)!r:.80}"
+            raise ConfigError(f"{option}; expected none, a page has no such search")
+    return search_entry(decode_options(search, run.tokenizer, run.config.max_seq_length))
 
 
 def _model_fields(run: FinishedRun) -> dict[str, Any]:
@@ -106,20 +91,10 @@ def _model_fields(run: FinishedRun) -> dict[str, Any]:
     return {"name": run.config.model.name, **fields}
 
 
-def _words(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return the text of every SentencePiece id, and how radix tokens spell the ids of words."""
-    pieces = [
-        f" {piece}" if number == UNK_ID else piece.replace("\u2581", " ")
-        for number, piece in enumerate(tokenizer.all_pieces())
-    ]
-    for name, number in SPECIAL_IDS.items():
-        if name != "unk_id":
-            pieces[number] = ""
-    words = {"pieces": pieces, "unk_id": UNK_ID, "eos_id": tokenizer.eos_id}
-    if not hasattr(tokenizer, "radix_base"):
-        return words
-    radix = {"base": tokenizer.radix_base, "digits": tokenizer.tokens_per_word}
-    return {**words, **radix, "special": len(SPECIAL_IDS)}
+def words_entry(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return `tokenizer_entry` with blanks in place of U+2581, which deflates to more bytes."""
+    entry = tokenizer_entry(tokenizer)
+    return {**entry, "pieces": [piece.replace("\u2581", " ") for piece in entry["pieces"]]}
 
 
 def _matrix(name: str, leaf: Float[np.ndarray, "..."]) -> Float[np.ndarray, "O I"]:
@@ -145,7 +120,8 @@ def _coded(header: Mapping[str, Any], matrices: Mapping[str, np.ndarray]) -> byt
         values.append(flat[places])
     joined, form = _smallest(values)
     planes = np.ascontiguousarray(joined.view(np.uint8).reshape(len(joined), -1).T)
-    text = json.dumps({**header, "form": form, "tensors": tensors}, separators=(",", ":")).encode()
+    header = {**header, "form": form, "tensors": tensors}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     return b"".join([len(text).to_bytes(4, "little"), text, *gaps, planes.tobytes()])
 
 

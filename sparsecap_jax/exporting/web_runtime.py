@@ -2,11 +2,11 @@
 
 import base64
 import hashlib
+import http.client
 import io
 import os
 import pathlib
 import tarfile
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 
@@ -73,7 +73,7 @@ def _fetch(report: Callable[[str], None]) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=_SECONDS) as answer:
             content = answer.read(_MAX_BYTES)
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, http.client.HTTPException) as error:
         raise DataError(f"{url}: cannot be fetched: {error}; {advice}") from error
     if base64.b64encode(hashlib.sha512(content).digest()).decode() != _INTEGRITY:
         raise DataError(f"{url}: not the package that npm published; {advice}")

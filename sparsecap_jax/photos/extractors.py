@@ -193,7 +193,7 @@ class Lite:
             pixels = np.zeros((count, side, side, 3), np.uint8)
             for row, photo in enumerate(part):
                 pixels[row] = squeeze(photo, side)
-            features, fc = (self.windows.scale * part for part in self._compiled(pixels))
+            features, fc = (self.windows.scale * array for array in self._compiled(pixels))
             regions += [RegionFeatures(features[i], self.boxes, fc[i]) for i in range(len(part))]
         return regions
 

@@ -107,8 +107,8 @@ class _Pages:
                 body = await read_body(request, limits)
             start = time.monotonic()
             prepare = functools.partial(read, body, service.captioner, limits)
-            found = await service.caption(prepare, options, extras.attention)
-            answer = answer_of(found, extras)
+            captioned = await service.caption(prepare, options, extras.attention)
+            answer = answer_of(captioned, extras)
             return JSONResponse(answer | {"seconds": round(time.monotonic() - start, 4)})
 
     def _reader(self, request: Request) -> tuple[Any, dict[str, Any]]:
@@ -120,8 +120,8 @@ class _Pages:
             if self._takes_photos:
                 return read_photo, self.service.captioner.search
             raise Refused("unknown_type", "the model takes features alone: application/json")
-        found = f"Content-Type is {kind!r:.80}" if kind else "no Content-Type"
-        raise Refused("unknown_type", f"{found}; expected image/... or application/json")
+        problem = f"Content-Type is {kind!r:.80}" if kind else "no Content-Type"
+        raise Refused("unknown_type", f"{problem}; expected image/... or application/json")
 
     async def health(self, request: Request) -> Response:
         """Say whether the service can caption."""
@@ -153,17 +153,22 @@ class _Pages:
         return JSONResponse(content, error.status, headers)
 
     async def http_error(self, request: Request, error: Exception) -> Response:
-        """Return the answer of an error of Starlette's: no such page, no such method."""
+        """Return the answer of an error of Starlette's: no such page, no such method.
+
+        What may not be read (a file of the site) is not there for the client.
+        """
         assert isinstance(error, HTTPException)
         reason = _REASON_OF_STATUS.get(error.status_code, "not_found")
         self.service.metrics.refused.labels(reason).inc()
         content = {"reason": reason, "message": REASONS[reason][1]}
-        return JSONResponse(content, error.status_code, error.headers)
+        return JSONResponse(content, REASONS[reason][0], error.headers)
 
     async def fault(self, request: Request, error: Exception) -> Response:
         """Return the answer of an error that nobody foresaw; the server logs it."""
         self.service.metrics.refused.labels("fault").inc()
-        return JSONResponse({"reason": "fault", "message": REASONS["fault"][1]}, 500)
+        content = {"reason": "fault", "message": REASONS["fault"][1]}
+        # `Measured`, which sets this header elsewhere, does not see this answer.
+        return JSONResponse(content, 500, {"x-content-type-options": "nosniff"})
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:
@@ -192,21 +197,21 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     return b"".join(parts)
 
 
-def answer_of(found: Captioned, extras: Extras) -> dict[str, Any]:
+def answer_of(captioned: Captioned, extras: Extras) -> dict[str, Any]:
     """Return the answer of an image's captions, as JSON values, all but `seconds`."""
-    best = best_caption(found.captions)
+    best = best_caption(captioned.captions)
 
     def scored(caption: Any) -> dict[str, Any]:
         scores = {"log_prob": finite(caption.log_prob), "score": finite(caption.score)}
         return {"caption": caption.text, **scores}
 
-    answer = {**scored(best), "words": best.text.split(), "batch": found.batch}
+    answer = {**scored(best), "words": best.text.split(), "batch": captioned.batch}
     if extras.candidates:
-        answer["candidates"] = [scored(caption) for caption in found.captions]
+        answer["candidates"] = [scored(caption) for caption in captioned.captions]
     if extras.attention:
         weights = np.nan_to_num(best.attention, posinf=0, neginf=0)
         answer["attention"] = np.round(weights.astype(np.float64), 5).tolist()
-        boxes = found.image.boxes
+        boxes = captioned.image.boxes
         answer["boxes"] = None if boxes is None else boxes.astype(np.float64).round(5).tolist()
     return answer
 

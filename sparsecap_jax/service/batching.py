@@ -69,6 +69,11 @@ class BatchQueue:
             self._changed.notify()
         return job.future
 
+    def wake(self) -> None:
+        """Look anew whether further items are expected; for when one of them will not come."""
+        with self._changed:
+            self._changed.notify()
+
     def close(self) -> None:
         """Work on what waits, then end the worker."""
         with self._changed:
@@ -105,8 +110,8 @@ class BatchQueue:
     def _finish(self, jobs: list[_Job]) -> None:
         jobs = [job for job in jobs if job.future.set_running_or_notify_cancel()]
         try:
-            found = self._run(jobs[0].key, [job.item for job in jobs]) if jobs else []
-            results = list(zip(jobs, found, strict=True))
+            values = self._run(jobs[0].key, [job.item for job in jobs]) if jobs else []
+            results = list(zip(jobs, values, strict=True))
         except Exception as error:
             if len(jobs) == 1:
                 jobs[0].future.set_exception(error)

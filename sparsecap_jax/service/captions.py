@@ -1,4 +1,4 @@
-"""The way of a request from its body to its caption: admission, threads, batches, time."""
+"""Work on a request, from its body to its caption: admission, threads, batches, time."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,10 @@ from sparsecap_jax.service.metrics import Metrics
 
 @dataclasses.dataclass(frozen=True)
 class _Key:
-    """What the images of a batch share; samples depend on an image's place, so they are alone."""
+    """Properties that the images of a batch share.
+
+    Samples depend on the place of an image in its batch, so that they are drawn alone.
+    """
 
     search: SearchOptions
     attention: bool
@@ -113,9 +116,13 @@ class CaptionService:
         self._preparing += 1
         try:
             with self.metrics.stages.labels("prepare").time():
-                return await asyncio.get_running_loop().run_in_executor(self._pool, prepare)
-        finally:
+                image = await asyncio.get_running_loop().run_in_executor(self._pool, prepare)
+        except BaseException:  # refused, or out of time: others need not wait for it
             self._preparing -= 1
+            self.queue.wake()
+            raise
+        self._preparing -= 1
+        return image
 
     def _caption(self, key: _Key, items: list[tuple[RegionFeatures, float]]) -> list[Captioned]:
         images = [image for image, _ in items]
@@ -126,12 +133,12 @@ class CaptionService:
         rows = images + images[-1:] * (size - len(images))
         boxes = [image.boxes for image in rows] if self.captioner.needs_boxes else None
         with self.metrics.stages.labels("caption").time():
-            found = self.captioner.candidates(
+            captions = self.captioner.candidates(
                 [image.features for image in rows],
                 boxes,
                 [image.fc for image in rows],
                 attention=key.attention,
                 **vars(key.search),
             )
-        results = zip(found[: len(images)], images, strict=True)
-        return [Captioned(captions, image, len(images)) for captions, image in results]
+        results = zip(captions[: len(images)], images, strict=True)
+        return [Captioned(of_image, image, len(images)) for of_image, image in results]

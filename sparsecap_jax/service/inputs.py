@@ -1,4 +1,4 @@
-"""What requests hold: search options in the query, a photo or features in the body."""
+"""Contents of requests: search options in the query, a photo or features in the body."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ OPTIONS = fields_of(SearchOptions)
 
 @dataclasses.dataclass(frozen=True)
 class Extras:
-    """What an answer holds besides the caption.
+    """Parts of an answer besides the caption.
 
     Attributes:
         attention: whether it has the weights of the regions for each word, and the regions' boxes.
@@ -55,9 +55,9 @@ def read_options(
         Refused: `bad_option`.
     """
     try:
-        given = _given(query)
-        extras = Extras(**{name: given.pop(name) for name in EXTRAS if name in given})
-        options = SearchOptions(**(given if "search" in given else {**defaults, **given}))
+        values = _values(query)
+        extras = Extras(**{name: values.pop(name) for name in EXTRAS if name in values})
+        options = SearchOptions(**(values if "search" in values else {**defaults, **values}))
         rows = captioner.check_search(**vars(options))
     except ConfigError as error:
         raise Refused("bad_option", str(error)) from None
@@ -68,24 +68,24 @@ def read_options(
     return options, extras
 
 
-def _given(query: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    given: dict[str, Any] = {}
+def _values(query: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
     for name, text in query:
         if name not in _KNOWN:
-            raise ConfigError(f"option {name!r:.80}: unknown; {nearest(name[:80], _KNOWN)}")
+            raise ConfigError(f"option {name[:80]!r}: unknown; {nearest(name[:80], _KNOWN)}")
         if isinstance(_KNOWN[name].default, tuple):
-            given[name] = (*given.get(name, ()), text)
-        elif name in given:
+            values[name] = (*values.get(name, ()), text)
+        elif name in values:
             raise ConfigError(f"option {name}: found twice, expected once")
         else:
-            given[name] = _value(text, name, _KNOWN[name])
-    return given
+            values[name] = _value(text, name, _KNOWN[name])
+    return values
 
 
 def _value(text: str, name: str, field: Field) -> Any:
     value: Any = text
     if field.hint in (bool, int, float):
-        with foreign_errors(f"option {name}: found {text!r:.80}", ConfigError):
+        with foreign_errors(f"option {name}: found {text[:80]!r}", ConfigError):
             value = json.loads(text)
     return checked(value, _KNOWN, name, "option")
 
@@ -116,14 +116,15 @@ def read_features(body: bytes, captioner: Captioner, limits: Limits) -> RegionFe
         with foreign_errors("body: broken JSON"):
             content = json.loads(body, object_pairs_hook=unique_keys)
         if not isinstance(content, dict) or content.get("features") is None:
-            raise DataError(f"body: expected an object with 'features', found {content!r:.80}")
+            kind = "an object without" if isinstance(content, dict) else type(content).__name__
+            raise DataError(f"body: expected an object with 'features', found {kind}")
         for name in content:
             if name not in names:
-                raise DataError(f"body: {name!r:.80}: unknown; {nearest(name[:80], names)}")
+                raise DataError(f"body: {name[:80]!r}: unknown; {nearest(name[:80], names)}")
         arrays = {name: _array(content.get(name), name) for name in names}
-        found = arrays["features"].shape[:-1]
-        if np.prod(found, dtype=np.float64) > limits.max_regions:
-            shown = " x ".join(map(str, found))
+        places = arrays["features"].shape[:-1]
+        if np.prod(places, dtype=np.float64) > limits.max_regions:
+            shown = " x ".join(map(str, places))
             message = f"features: {shown} regions; expected at most {limits.max_regions}"
             raise Refused("too_many_regions", message)
         regions = validated(**arrays, feature_size=captioner.feature_size, names=tuple(names))
@@ -137,8 +138,11 @@ def read_features(body: bytes, captioner: Captioner, limits: Limits) -> RegionFe
 def _array(value: Any, name: str) -> np.ndarray | None:
     if value is None:
         return None
-    with foreign_errors(f"{name}: expected lists of numbers"):
-        array = np.asarray(value)
-    if array.dtype.kind not in "iuf":
-        raise DataError(f"{name}: expected lists of numbers, found {value!r:.80}")
-    return array
+    problem = f"{name}: expected lists of numbers"
+    with foreign_errors(problem):
+        # Of text, an array of its own type would give every value the room of the longest.
+        array = np.asarray(value, object)
+        others = {type(number).__name__ for number in array.flat} - {"int", "float"}
+        if others:
+            raise DataError(f"{problem}, found {min(others)}")
+        return array.astype(np.float64)

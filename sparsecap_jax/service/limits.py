@@ -17,7 +17,8 @@ class Limits:
         max_rows: most beams or samples of an image, times the states of words that it requires
             (2 for one word, 4 for two).
         max_requests: requests worked on at a time, from their headers to their answers.
-        max_connections: open connections, those at rest among them.
+        max_connections: open connections, those at rest among them; requests on further ones are
+            turned away.
         upload_seconds: time in which headers have to arrive, and again for the body.
         seconds: time from the whole body to the answer.
         max_batch: most images of a batch.

@@ -14,6 +14,7 @@ from sparsecap_jax.service.limits import Limits
 
 _HEADER_BYTES = 16 * 1024
 _SPARE_SECONDS = 5
+_SPARE_CONNECTIONS = 8  # that are open for as long as it takes to turn them away
 
 
 def run(
@@ -39,13 +40,13 @@ def run(
         raise ConfigError(f"cannot listen on {host} port {port}: {reason}") from error
     config = uvicorn.Config(
         app,
-        http=type("Protocol", (_Punctual,), {"seconds": limits.upload_seconds}),
+        http=_protocol(limits),
         ws="none",
         lifespan="on",
         log_level="warning",
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=limits.max_connections,
+        limit_concurrency=limits.max_connections + 1,  # the number from which uvicorn refuses
         timeout_graceful_shutdown=int(limits.upload_seconds + limits.seconds + _SPARE_SECONDS),
         h11_max_incomplete_event_size=_HEADER_BYTES,
     )
@@ -55,18 +56,29 @@ def run(
         try:
             uvicorn.Server(config).run(sockets=[listener])
         except (stopping.Stopped, KeyboardInterrupt):
-            report("stopped")  # asked for, and done in order
+            report("stopped")  # asked for, and done cleanly
+
+
+def _protocol(limits: Limits) -> type[H11Protocol]:
+    most = limits.max_connections + _SPARE_CONNECTIONS
+    return type("Protocol", (_Punctual,), {"seconds": limits.upload_seconds, "most": most})
 
 
 class _Punctual(H11Protocol):
-    """HTTP of a client whose headers arrive in time; else its connection is closed."""
+    """HTTP of a client whose headers arrive in time; else its connection is closed.
 
-    seconds = 10.0
+    Uvicorn looks at the number of connections when the headers of a request are complete. Those
+    beyond `most` are closed at once, so that clients that send nothing do not use up descriptors.
+    """
+
+    seconds, most = 10.0, 1000
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """See `asyncio.Protocol`."""
         super().connection_made(transport)
+        if len(self.connections) > self.most:
+            transport.close()
         self._watch()
 
     def data_received(self, data: bytes) -> None:

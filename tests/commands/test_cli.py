@@ -75,6 +75,21 @@ def test_a_config_file_that_is_not_there(arguments):
             "--form: expected with --target=reference only",
         ),
         (
+            "convert.py",
+            ["--input=a", "--output=b", "--target=torch_prune", "--masks=raw"],
+            "--masks: expected with --target=reference or safetensors only",
+        ),
+        (
+            "convert.py",
+            ["--input=a", "--output=b", "--target=safetensors", "--weights=int8"],
+            "--weights: expected only with --target=run",
+        ),
+        (
+            "convert.py",
+            ["--input=/none", "--output=b", "--target=safetensors", "--masks=binary"],
+            "/none: no such",
+        ),
+        (
             "evaluate.py",
             ["--caption_sets=a", "--references=b", "--groups=c", "--split=val"],
             "--split: expected with --checkpoint only",

@@ -169,6 +169,17 @@ def search_entry(captioner, search):
     return manifest.search_entry(options)
 
 
+def test_a_named_search_replaces_that_of_the_run(files, tmp_path):
+    found = {}
+    for name, search in {"greedy": {"search": "greedy"}, "beams": {"beam_size": 2}}.items():
+        options = {"format": "stablehlo", "report": [].append, **search}
+        sc.export(files["soft_attention_gru"], tmp_path / name, **options)
+        found[name] = json.loads((tmp_path / name / "manifest.json").read_text("utf-8"))["search"]
+    assert found["greedy"]["method"] == "greedy" and found["beams"]["method"] == "beam"
+    assert (found["greedy"]["no_repeat_ngram"], found["beams"]["no_repeat_ngram"]) == (0, 2)
+    assert found["beams"]["beam_size"] == 2
+
+
 def test_the_manifest_describes_the_files(onnx):
     import onnx as package
 
@@ -211,15 +222,17 @@ def test_faults_are_one_clear_error(files, tmp_path):
 
     fails(ConfigError, "format is 'onx'; did you mean 'onnx'", format="onx")
     for name in ("stablehlo", "web"):
-        message = f"forms of weights are of ONNX; format is '{name}'"
+        message = f"weights and sparse are for ONNX; format is '{name}'"
         fails(ConfigError, message, format=name, weights="int8")
+    fails(ConfigError, "extractor is for ONNX", format="stablehlo", extractor="int8")
+    fails(ConfigError, "onnxruntime_web is for web pages; format is 'onnx'", onnxruntime_web="x")
+    fails(ConfigError, "weights is 'int4'; did you mean 'int8'", weights="int4")
+    fails(ConfigError, "extractor is 'int4'; did you mean 'int8'", extractor="int4")
+    fails(ConfigError, "extractor is 'int8'; the run has none", extractor="int8")
     fails(ConfigError, "a page has the run's own search", format="web", beam_size=2)
-    fails(ConfigError, "search 'sample': an exported captioner", search="sample", **NO_BEAMS)
+    fails(ConfigError, "search 'sample': an exported captioner", search="sample")
     fails(ConfigError, "search option prefix: differs by image", prefix="a dog")
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()
     with pytest.raises(CheckpointError, match="used: exists; expected a new or empty folder"):
         sc.export(files["up_down"], tmp_path / "used")
-
-
-NO_BEAMS = {"beam_size": 5, "length_penalty": ""}

@@ -40,7 +40,9 @@ def test_features_of_photos(network, form):
     features = np.stack([image.features for image in expected])
     assert found["features"].shape == features.shape == (3, len(notes["boxes"]), 1280)
     error = np.abs(found["features"] - features).mean() / features.mean()
-    assert error < ERRORS[form] and (form == "float32") == (error < ERRORS[form] / 2 < 1e-5)
+    assert error < ERRORS[form]
+    if form != "float32":
+        assert error > 1e-4
     assert found["map"].shape == (3, side, side, 1280)
     scale = OPTIONS[network].get("scale", 1.0)
     np.testing.assert_allclose(scale * found["map"].mean(axis=(1, 2)), found["fc"], atol=1e-5)

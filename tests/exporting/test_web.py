@@ -2,6 +2,7 @@
 
 import configparser
 import hashlib
+import http.client
 import io
 import json
 import pathlib
@@ -54,7 +55,7 @@ def test_all_files_are_kept_for_use_offline(site):
     assert sum(path.stat().st_size for path in folder.rglob("*")) + 3_725_807 < 25_000_000
 
 
-def test_another_file_makes_another_version(runtime, monkeypatch):
+def test_another_file_makes_another_version():
     files = {"a": b"1", "index.html": b"2"}
     versions = {web._service_worker(files)}
     versions.add(web._service_worker(files | {"a": b"2"}))
@@ -78,15 +79,20 @@ def test_another_runtime_is_refused(runtime):
         web_runtime.runtime_files(runtime / "nowhere")
 
 
+class Cut(io.BytesIO):
+    """An answer that ends before its length."""
+
+    def read(self, size=-1):
+        raise http.client.IncompleteRead(b"", 100)
+
+
 def test_the_package_is_fetched_once_and_must_be_the_published_one(tmp_path, runtime, monkeypatch):
     package = io.BytesIO()
     with tarfile.open(fileobj=package, mode="w:gz") as files:
         for name in web_runtime._CHECKSUMS:
             files.add(runtime / "dist" / name, f"package/dist/{name}")
-    answers = [package.getvalue()]
-    monkeypatch.setattr(
-        web_runtime.urllib.request, "urlopen", lambda url, timeout: io.BytesIO(answers.pop())
-    )
+    answers = [io.BytesIO(package.getvalue())]
+    monkeypatch.setattr(web_runtime.urllib.request, "urlopen", lambda url, timeout: answers.pop())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(DataError, match=r"1\.30\.0\.tgz: not the package that npm published"):
         web_runtime.runtime_files(report=lambda _: None)
@@ -94,14 +100,17 @@ def test_the_package_is_fetched_once_and_must_be_the_published_one(tmp_path, run
 
     digest = base64.b64encode(hashlib.sha512(package.getvalue()).digest()).decode()
     monkeypatch.setattr(web_runtime, "_INTEGRITY", digest)
-    answers.append(package.getvalue())
+    answers.append(io.BytesIO(package.getvalue()))
     lines = []
     for _ in range(2):
         found = web_runtime.runtime_files(report=lines.append)
         assert found == web_runtime.runtime_files(runtime)
     assert len(lines) == 1 and "https://registry.npmjs.org/onnxruntime-web/" in lines[0]
-    monkeypatch.setenv("NPM_CONFIG_REGISTRY", "http://registry.example")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
+    answers.append(Cut())
+    with pytest.raises(DataError, match="cannot be fetched: IncompleteRead"):
+        web_runtime.runtime_files(report=lambda _: None)
+    monkeypatch.setenv("NPM_CONFIG_REGISTRY", "http://registry.example")
     with pytest.raises(ConfigError, match="expected a registry at https"):
         web_runtime.runtime_files()
 

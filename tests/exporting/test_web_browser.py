@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from sparsecap_jax.errors import DataError
-from sparsecap_jax.exporting.web import site_files
+from sparsecap_jax.exporting.web import _service_worker, site_files
 from sparsecap_jax.exporting.web_runtime import runtime_files
 from sparsecap_jax.photos.images import EXAMPLES, open_photo, squeeze
 
@@ -34,6 +34,12 @@ Promise.all([
   fetch(arguments[0], { mode: "no-cors" }).then(() => "sent", () => "refused"),
   new Promise((told) => { worker.onmessage = ({ data }) => told(data); }),
 ]).then(done);
+"""
+# Whether the files of another export wait, and the number of exports whose files are kept.
+WAITING = """
+const [done] = arguments;
+Promise.all([navigator.serviceWorker.getRegistration(), caches.keys()]).then(([kept, names]) =>
+  done([Boolean(kept.waiting), names.length]));
 """
 
 
@@ -177,6 +183,50 @@ def test_it_works_offline_after_the_first_visit(driver, files, tmp_path):
     ready(driver)
     driver.find_element("css selector", "#examples button").click()
     assert caption(driver) == SAID
+
+
+def test_a_newer_export_waits_for_pages_that_are_open(driver, files, tmp_path):
+    """Files of two exports are never mixed: the old ones serve all pages until one is left."""
+    from web_pages import served, text, until
+
+    named = b'"name":"%s"'
+    newer = {name: content for name, content in files.items() if name != "sw.js"}
+    newer["site.json"] = newer["site.json"].replace(named % NAME.encode(), named % b"newer")
+    newer["sw.js"] = _service_worker(newer)
+    first = driver.current_window_handle
+    with served(write(tmp_path, files)) as address:
+        driver.get(address)
+        ready(driver)
+        driver.switch_to.new_window("tab")
+        driver.get(address)
+        ready(driver)
+        write(tmp_path, newer)
+        driver.refresh()
+        ready(driver)
+        until(driver, lambda: driver.execute_async_script(WAITING) == [True, 2])
+        driver.refresh()
+        ready(driver)
+        assert f"captioner {NAME}" in text(driver, "files")
+        assert driver.execute_async_script(WAITING) == [True, 2]
+        driver.close()
+        driver.switch_to.window(first)
+        driver.refresh()
+        ready(driver)
+        until(driver, lambda: driver.execute_async_script(WAITING) == [False, 1])
+        driver.refresh()
+        ready(driver)
+        until(driver, lambda: "captioner newer" in text(driver, "files"))
+
+
+def test_a_script_that_is_missing_is_said(driver, files, tmp_path):
+    from web_pages import served, text, until
+
+    write(tmp_path, files)
+    (tmp_path / "runtime.js").unlink()
+    with served(tmp_path) as address:
+        driver.get(address)
+        until(driver, lambda: text(driver, "state") == "Cannot start")
+        assert text(driver, "message") == "The models cannot be loaded: a script did not load"
 
 
 def test_nothing_leaves_the_origin(page, site, tmp_path):

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import urllib.parse
 
 sys.path += [str(pathlib.Path(__file__).parents[1] / "fuzz")]
@@ -72,6 +73,12 @@ class Attack(threading.Thread):
         self.statuses, self.faults = collections.Counter(), []
 
     def run(self):
+        try:
+            self._attack()
+        except Exception:  # which would end the thread, and nobody would know
+            self.faults.append(traceback.format_exc())
+
+    def _attack(self):
         photos, features = whole_bodies()
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
         while time.monotonic() < self._end and len(self.faults) < 10:
@@ -116,58 +123,87 @@ def schemathesis(program, url, seed):
     return "" if done.returncode == 0 else done.stdout[-5000:] + done.stderr[-1000:]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--schemathesis", help="its command, `st`")
-    parser.add_argument("--seed", type=int, default=0)
-    flags = parser.parse_args()
-    service = Service()
+class Watch(threading.Thread):
+    """Notes the service's memory twice a second until the time is up.
+
+    Attributes:
+        memory: bytes.
+        faults: what ended it early.
+    """
+
+    def __init__(self, service, end):
+        super().__init__()
+        self._service, self._end = service, end
+        self.memory, self.faults = [], []
+
+    def run(self):
+        try:
+            while time.monotonic() < self._end:
+                self.memory.append(self._service.metric("process_resident_memory_bytes"))
+                time.sleep(0.5)
+        except Exception:
+            self.faults.append(traceback.format_exc())
+
+
+def besiege(service, flags):
+    """Attack a service, end it, and return the report."""
     end = time.monotonic() + 60 * flags.minutes
     attacks = [Attack(service.port, flags.seed + number, end) for number in range(3)]
-    memory, problems, rounds = [], [], 0
-    for attack in attacks:
-        attack.start()
-    watching = threading.Thread(target=watch, args=[service, memory, end])
-    watching.start()
+    watch = Watch(service, end)
+    for thread in (*attacks, watch):
+        thread.start()
+    problems, rounds = [], 0
     for seed in itertools.count(flags.seed):
         if not flags.schemathesis or time.monotonic() > end or problems:
             break
         rounds += 1
         if problem := schemathesis(flags.schemathesis, service.url, seed):
             problems.append(problem)
-    for thread in (*attacks, watching):
+    for thread in (*attacks, watch):
         thread.join()
+        problems += thread.faults
     health = service.ask("/healthz")[0]
     code, _, errors = service.stop(signal.SIGTERM)
-    problems += [fault for attack in attacks for fault in attack.faults]
-    statuses = sum((attack.statuses for attack in attacks), collections.Counter())
-    quarter = len(memory) // 4
-    early, late = (
-        float(np.median(part)) for part in (memory[quarter : 2 * quarter], memory[-quarter:])
-    )
     if health != 200 or code != 0 or "Traceback" in errors:
         problems.append(f"health {health}, exit status {code}: {errors[-5000:]}")
-    if late > 1.1 * early:
-        problems.append("memory grows")
-    report = {
+    statuses = sum((attack.statuses for attack in attacks), collections.Counter())
+    if not statuses[200]:
+        problems.append("no request got a caption")
+    memory = memory_of(watch.memory)
+    if not memory or memory["MB in the last quarter"] > 1.1 * memory["MB in the second quarter"]:
+        problems.append("memory grows, or was not measured")
+    return {
         "minutes": flags.minutes,
         "answers": {str(key): count for key, count in sorted(statuses.items(), key=str)},
         "rounds of schemathesis": rounds,
-        "MB in the second quarter": round(early / 1e6, 1),
-        "MB in the last quarter": round(late / 1e6, 1),
-        "MB at most": round(max(memory) / 1e6, 1),
+        **memory,
         "problems": problems,
     }
+
+
+def memory_of(memory):
+    """Return figures of memory that was noted twice a second; none of less than two seconds."""
+    quarter = len(memory) // 4
+    if not quarter:
+        return {}
+    parts = {
+        "MB in the second quarter": np.median(memory[quarter : 2 * quarter]),
+        "MB in the last quarter": np.median(memory[-quarter:]),
+        "MB at most": max(memory),
+    }
+    return {name: round(float(value) / 1e6, 1) for name, value in parts.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--schemathesis", help="its command, `st`")
+    parser.add_argument("--seed", type=int, default=0)
+    flags = parser.parse_args()
+    with Service() as service:
+        report = besiege(service, flags)
     print(json.dumps(report, indent=1))
-    sys.exit(bool(problems))
-
-
-def watch(service, memory, end):
-    """Note the service's memory twice a second."""
-    while time.monotonic() < end:
-        memory.append(service.metric("process_resident_memory_bytes"))
-        time.sleep(0.5)
+    sys.exit(bool(report["problems"]))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -24,10 +25,11 @@ from service_cases import (
 
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.captioning.batches import Caption
+from sparsecap_jax.captioning.search import SearchOptions
 from sparsecap_jax.service.app import answer_of, make_app
-from sparsecap_jax.service.captions import Captioned
+from sparsecap_jax.service.captions import Captioned, CaptionService
 from sparsecap_jax.service.inputs import Extras
-from sparsecap_jax.service.limits import REASONS, Limits
+from sparsecap_jax.service.limits import REASONS, Limits, Refused
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +153,32 @@ def test_concurrent_requests_are_captioned_in_batches(captioner, images):
     assert "sparsecap_batch_images_count 4.0\n" in metrics
     assert "sparsecap_batch_images_sum 9.0\n" in metrics
     assert 'sparsecap_requests_total{page="/v1/caption",status="200"} 9.0\n' in metrics
+
+
+def test_an_image_waits_for_none_that_turns_out_to_be_broken(captioner, images):
+    gate = threading.Event()
+
+    def broken():
+        assert gate.wait(30)
+        raise Refused("bad_photo", "broken")
+
+    async def ask():
+        service = CaptionService(captioner, Limits(max_wait_ms=10_000.0, seconds=60.0, decoders=2))
+        parts = [
+            asyncio.ensure_future(service.caption(prepare, SearchOptions(), False))
+            for prepare in (broken, lambda: images[0])
+        ]
+        await wait_for(lambda: len(service.queue) == 1)
+        start = time.monotonic()
+        gate.set()
+        failed, captioned = await asyncio.gather(*parts, return_exceptions=True)
+        seconds = time.monotonic() - start
+        service.close()
+        return failed, captioned, seconds
+
+    failed, captioned, seconds = asyncio.run(ask())
+    assert isinstance(failed, Refused) and captioned.batch == 1
+    assert seconds < 5
 
 
 def test_batches_are_filled_up_for_a_runtime_that_compiles(captioner, images):

@@ -73,6 +73,19 @@ def test_the_oldest_waits_as_long_as_allowed_where_others_are_expected():
     assert alone.queue.submit("a", 3).result(30) == 9
 
 
+def test_items_start_when_one_that_was_expected_will_not_come():
+    expected = [True]
+    worker = Worker(max_wait=1000.0, expected=lambda: expected[0])
+    worker.gate.set()
+    future = worker.queue.submit("a", 3)
+    worker.queue.wake()
+    with pytest.raises(TimeoutError):
+        future.result(0.2)
+    expected[0] = False
+    worker.queue.wake()
+    assert future.result(30) == 9
+
+
 def test_one_faulty_item_fails_alone():
     def run(key, items):
         batches.append(list(items))

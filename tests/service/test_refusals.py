@@ -80,12 +80,13 @@ FEATURES = {
     "": "broken JSON",
     "{": "broken JSON",
     "[" * 100_000: "broken JSON",
-    "[]": "expected an object with 'features'",
-    "{}": "expected an object with 'features'",
+    "[]": "expected an object with 'features', found list",
+    "{}": "expected an object with 'features', found an object without",
+    json.dumps({"features": [""] * 100_000 + ["x" * 90_000]}): "found str",
     '{"features": null}': "expected an object with 'features'",
     '{"features": [[1, 2], [3]]}': "expected lists of numbers",
-    '{"features": [["a"]]}': "expected lists of numbers",
-    '{"features": [[true]]}': "expected lists of numbers",
+    '{"features": [["a"]]}': "features: expected lists of numbers, found str",
+    '{"features": [[true]]}': "features: expected lists of numbers, found bool",
     '{"features": {"0": 1}}': "expected lists of numbers",
     '{"features": 7}': "expected shape [R, 1280]",
     '{"features": [[1, 2]]}': "expected shape [R, 1280]",
@@ -176,6 +177,7 @@ def test_a_fault_says_nothing_and_harms_nobody(captioner, images):
     with client_of(make_app(faulty)) as client:
         answer = client.post(f"{URL}?search=greedy", content=body, headers=JSON)
         assert "secret" not in refusal(answer, 500, "fault")
+        assert answer.headers["x-content-type-options"] == "nosniff"
         assert client.post(URL, content=body, headers=JSON).is_success
         assert client.get("/healthz").json() == {"status": "ok"}
 
@@ -186,3 +188,13 @@ def test_health_notices_that_nobody_captions(captioner):
         assert client.get("/healthz").is_success
         app.state.service.queue.close()
         refusal(client.get("/healthz"), 500, "fault")
+
+
+def test_a_file_that_may_not_be_read_is_not_there(captioner, tmp_path, monkeypatch):
+    def denied(*arguments):
+        raise PermissionError(f"{tmp_path}: secret")
+
+    (tmp_path / "index.html").write_text("a page")
+    monkeypatch.setattr("sparsecap_jax.service.app.StaticFiles.lookup_path", denied)
+    with client_of(make_app(captioner, site=tmp_path)) as client:
+        assert "secret" not in refusal(client.get("/index.html"), 404, "not_found")

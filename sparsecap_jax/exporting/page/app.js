@@ -84,13 +84,21 @@ function broken(reason) {
   tell(`The models cannot be loaded: ${reason}`, "problem");
 }
 
+// Lets the files of a newer export take the place of those that this page has loaded.
+function letIn(registration) {
+  registration.waiting?.postMessage("take over");
+  registration.installing?.addEventListener("statechange", () => letIn(registration));
+}
+
 async function begun() {
   ready = true;
   find("ready").removeAttribute("aria-busy"); // so that what follows is told, and no count of bytes
   find("progress").hidden = true;
   find("state").textContent = "Ready";
-  await (navigator.serviceWorker?.register("sw.js") ?? Promise.reject()).catch(() => {});
-  if (!navigator.serviceWorker) return;
+  const registration = await navigator.serviceWorker?.register("sw.js").catch(() => null);
+  if (!registration) return;
+  registration.addEventListener("updatefound", () => letIn(registration));
+  letIn(registration);
   await navigator.serviceWorker.ready;
   find("state").textContent = "Ready, also offline";
   find("offline").textContent = "Saved on this device: the page works without a network.";
@@ -104,7 +112,7 @@ worker.addEventListener("message", ({ data }) => {
   if (data.type === "captioned") captioned(data);
   if (data.type === "failed") failed(data.reason);
 });
-worker.addEventListener("error", () => broken("this browser is too old"));
+worker.addEventListener("error", ({ message }) => broken(message || "a script did not load"));
 
 function row(table, ...cells) {
   const line = find(table).tBodies[0].insertRow();

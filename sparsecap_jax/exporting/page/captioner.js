@@ -27,8 +27,8 @@ export class Captioner {
   // a region after another, `boxes` and `fc`, and the number of `regions`.
   captions(image) {
     this.context = this.model.encode(image);
-    const found = findCaptions(this.model, this.context, this.header.search);
-    return found.map((caption) => ({ ...caption, text: this.text(caption.tokens) }));
+    const captions = findCaptions(this.model, this.context, this.header.search);
+    return captions.map((caption) => ({ ...caption, text: this.text(caption.tokens) }));
   }
 
   // The words of a caption of the latest image, and the weights of the regions for each of them: the
@@ -50,22 +50,28 @@ export class Captioner {
   }
 }
 
+const UNKNOWN = 1; // id of unknown words
+const SPECIAL = 4; // ids that come before those of words
+
 const split = (text) => text.split(/\s+/).filter(Boolean);
 
 // The function from token ids to text. Radix tokens spell the number of a word, 1 being digit 0.
-function textOf({ pieces, base, digits, eos_id: eos, unk_id: unknown, special }) {
-  const join = (ids) => ids.map((id) => pieces[id] ?? pieces[unknown]).join("").replace(/^ /, "");
+export function textOf({ pieces, base, digits, eos_id: eos, compositions }) {
+  const join = (ids) => {
+    const text = ids.map((id) => pieces[id] ?? pieces[UNKNOWN]).join("").replace(/^ +/, "");
+    return compositions.reduce((whole, [parts, one]) => whole.replaceAll(parts, one), text);
+  };
   if (!base) return join;
   return (tokens) => {
     const end = tokens.indexOf(eos);
-    const ids = (end < 0 ? tokens : tokens.slice(0, end));
+    const ids = end < 0 ? tokens : tokens.slice(0, end);
     const words = [];
     for (let start = 0; start < ids.length; start += digits) {
       let number = 0;
       for (let i = start; i < start + digits; i++) {
         number = number * base + Math.max((ids[i] ?? 1) - 1, 0);
       }
-      words.push(special + number);
+      words.push(SPECIAL + number);
     }
     return join(words);
   };

@@ -118,10 +118,10 @@ export function unpack(buffer) {
   let gapsAt = start;
   let valuesAt = 0;
   header.tensors.forEach(({ name, rows, columns, kept: sparse, gaps }, number) => {
-    const own = values.subarray(valuesAt, valuesAt + kept[number]);
+    const numbers = values.subarray(valuesAt, valuesAt + kept[number]);
     const coded = bytes.subarray(gapsAt, gapsAt + gaps);
     const places = sparse === null ? [null, null] : readGaps(coded, rows, columns, sparse);
-    matrices.set(name, new Matrix(rows, columns, ...places, own));
+    matrices.set(name, new Matrix(rows, columns, ...places, numbers));
     gapsAt += gaps;
     valuesAt += kept[number];
   });
@@ -132,16 +132,16 @@ function readGaps(coded, rows, columns, kept) {
   const starts = new Uint32Array(rows + 1);
   const columnAt = new Uint16Array(kept);
   let cell = -1;
-  let found = 0;
+  let read = 0;
   for (const gap of coded) {
     cell += gap;
     if (gap === LONGEST_GAP) continue;
     cell += 1;
     const row = Math.floor(cell / columns);
     starts[row + 1] += 1;
-    columnAt[found++] = cell - row * columns;
+    columnAt[read++] = cell - row * columns;
   }
-  if (found !== kept) throw new Error("the captioner is damaged");
+  if (read !== kept) throw new Error("the captioner is damaged");
   for (let row = 0; row < rows; row++) starts[row + 1] += starts[row];
   return [starts, columnAt];
 }
@@ -169,8 +169,8 @@ export function addRow(values, row) {
   return values;
 }
 
-export function add(values, more) {
-  for (let i = 0; i < values.length; i++) values[i] += more[i];
+export function add(values, others) {
+  for (let i = 0; i < values.length; i++) values[i] += others[i];
   return values;
 }
 

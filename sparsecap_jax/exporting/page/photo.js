@@ -71,7 +71,7 @@ export function squeeze(pixels, width, height, size) {
 // Reads a picture of any kind that the browser knows, upright, on white, colours as stored.
 export async function readPixels(file) {
   const options = { imageOrientation: "from-image", colorSpaceConversion: "none" };
-  let picture = await createImageBitmap(file, options);
+  const picture = await createImageBitmap(file, options);
   const share = Math.sqrt(MOST_PIXELS / (picture.width * picture.height));
   let { width, height } = picture;
   if (share < 1) [width, height] = [width, height].map((side) => Math.floor(side * share));

@@ -76,9 +76,9 @@ function extend(beams, logProbs, options) {
   const vocabulary = logProbs.length / beams.length;
   const totals = new Float32Array(logProbs.length);
   beams.forEach(({ tokens, sum }, row) => {
-    const own = logProbs.subarray(row * vocabulary, (row + 1) * vocabulary);
-    constrain(own, tokens, options);
-    for (let i = 0; i < vocabulary; i++) totals[row * vocabulary + i] = sum + own[i];
+    const rowProbs = logProbs.subarray(row * vocabulary, (row + 1) * vocabulary);
+    constrain(rowProbs, tokens, options);
+    for (let i = 0; i < vocabulary; i++) totals[row * vocabulary + i] = sum + rowProbs[i];
   });
   return largest(totals, options.beam_size).map((place) => {
     const parent = Math.floor(place / vocabulary);
@@ -90,7 +90,7 @@ function extend(beams, logProbs, options) {
 
 // Notes the beams that have just ended, and retires them.
 function collect(beams, done, options) {
-  const found = beams.map((beam) => {
+  const candidates = beams.map((beam) => {
     const length = beam.tokens.length;
     const ended = beam.tokens.at(-1) === options.eos_id || length === options.max_length;
     const counts = ended && !beam.retired;
@@ -99,7 +99,7 @@ function collect(beams, done, options) {
     beam.retired ||= ended;
     return { tokens: beam.tokens, score };
   });
-  const all = [...done, ...found]; // earlier ones first, so that they win ties
+  const all = [...done, ...candidates]; // earlier ones first, so that they win ties
   return largest(all.map(({ score }) => score), options.beam_size).map((place) => all[place]);
 }
 
@@ -127,8 +127,8 @@ function beamSearch(model, context, options) {
 
 // The captions of an encoded image, best first: `{ tokens, score }`.
 export function findCaptions(model, context, options) {
-  const found = (options.method === "greedy" ? greedy : beamSearch)(model, context, options);
-  return found.filter(({ tokens }) => tokens.length);
+  const captions = (options.method === "greedy" ? greedy : beamSearch)(model, context, options);
+  return captions.filter(({ tokens }) => tokens.length);
 }
 
 // The weights of the regions while each token of a caption was produced.

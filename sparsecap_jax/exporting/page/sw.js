@@ -9,7 +9,6 @@ const PAGE = new URL("./", registration.scope).href;
 async function keep() {
   const cache = await caches.open(CACHE);
   await cache.addAll([...KNOWN].map((url) => new Request(url, { cache: "no-cache" })));
-  await skipWaiting();
 }
 
 async function drop() {
@@ -19,6 +18,14 @@ async function drop() {
   await clients.claim();
 }
 
+// A page that has loaded asks for the files of a newer export. Of several open pages, others may still
+// load older ones: then these stay until all pages are closed, or one that is alone asks again.
+async function takeOver() {
+  const pages = await clients.matchAll({ type: "window", includeUncontrolled: true });
+  const open = pages.filter(({ url }) => url.startsWith(registration.scope));
+  if (open.length < 2) await skipWaiting();
+}
+
 async function answer(request, url) {
   const cache = await caches.open(CACHE);
   return (await cache.match(url)) ?? fetch(request);
@@ -26,6 +33,7 @@ async function answer(request, url) {
 
 addEventListener("install", (event) => event.waitUntil(keep()));
 addEventListener("activate", (event) => event.waitUntil(drop()));
+addEventListener("message", (event) => event.waitUntil(takeOver()));
 addEventListener("fetch", (event) => {
   const { request } = event;
   const url = request.url.split(/[?#]/)[0];

@@ -126,16 +126,16 @@ class DecoderLayer extends Layer {
       for (let n = 0; n < rows; n++) cache[kind].set(row(words, n), n * room + position * width);
     });
     const mixed = Array.from({ length: rows }, (_, n) => {
-      const [own, mine] = cache.map((all) => row(all, n, room));
-      return this.attention.attend(row(queries, n), own, mine, position + 1)[0];
+      const [ownKeys, ownValues] = cache.map((all) => row(all, n, room));
+      return this.attention.attend(row(queries, n), ownKeys, ownValues, position + 1)[0];
     });
     x = add(this.attention.out(sideBySide(mixed, 1), rows), x);
     const looks = this.cross.query(this.crossNorm(x), rows);
     const seen = Array.from({ length: rows }, (_, n) =>
       this.cross.attend(row(looks, n), keys, values, regions),
     );
-    const found = sideBySide(seen.map(([one]) => one), 1);
-    x = this.transform(add(this.cross.out(found, rows), x), rows);
+    const looked = sideBySide(seen.map(([one]) => one), 1);
+    x = this.transform(add(this.cross.out(looked, rows), x), rows);
     return [x, seen.map(([, heads]) => mean(heads))];
   }
 }
@@ -186,8 +186,8 @@ export class Transformer {
     const scale = Math.fround(Math.sqrt(width));
     let x = this.embedding.take(tokens).map((value, i) => Math.fround(value * scale) + place[i % width]);
     const seen = this.decoder.map((layer, i) => {
-      const own = written.slice(2 * i, 2 * i + 2);
-      const [next, weights] = layer.decode(x, rows, position, own, cross[i], regions);
+      const memory = written.slice(2 * i, 2 * i + 2);
+      const [next, weights] = layer.decode(x, rows, position, memory, cross[i], regions);
       x = next;
       return weights;
     });

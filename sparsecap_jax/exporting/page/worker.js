@@ -8,12 +8,12 @@ const here = (name) => new URL(name, import.meta.url);
 let models;
 
 // Loads a file, and reports how many bytes have come.
-async function load(name, more) {
+async function load(name, count) {
   const answer = await fetch(here(name));
   if (!answer.ok) throw new Error(`${name} cannot be loaded (${answer.status})`);
   const counted = new TransformStream({
     transform(part, stream) {
-      more(part.length);
+      count(part.length);
       stream.enqueue(part);
     },
   });
@@ -25,21 +25,21 @@ const inflated = (stream) => whole(stream.pipeThrough(new DecompressionStream("d
 
 async function prepare() {
   let loaded = 0;
-  const more = (count) => {
-    loaded += count;
+  const count = (bytes) => {
+    loaded += bytes;
     postMessage({ type: "loaded", bytes: loaded });
   };
   const [about, file, network, wasmBinary] = await Promise.all([
     fetch(here("site.json")).then((answer) => answer.json()),
-    load("captioner.bin", more).then(inflated),
-    load("extractor.bin", more).then(whole),
-    load("runtime.bin", more).then(inflated),
+    load("captioner.bin", count).then(inflated),
+    load("extractor.bin", count).then(whole),
+    load("runtime.bin", count).then(inflated),
   ]);
   Object.assign(ort.env.wasm, { wasmBinary, numThreads: 1, proxy: false });
   const session = await ort.InferenceSession.create(network, { executionProviders: ["wasm"] });
-  const made = { about, captioner: new Captioner(file), session };
-  await regionsOf(made, new Uint8ClampedArray(about.size ** 2 * 3)); // the first run is slow
-  return made;
+  const ready = { about, captioner: new Captioner(file), session };
+  await regionsOf(ready, new Uint8ClampedArray(about.size ** 2 * 3)); // the first run is slow
+  return ready;
 }
 
 // The regions of a photo, squeezed into a square.
@@ -56,17 +56,17 @@ async function regionsOf({ about, session }, square) {
 }
 
 async function caption(file) {
-  const made = await models;
+  const { about, captioner, session } = await models;
   const times = [performance.now()];
   const lap = () => times.push(performance.now());
   const { pixels, width, height } = await readPixels(file);
-  const square = squeeze(pixels, width, height, made.about.size);
+  const square = squeeze(pixels, width, height, about.size);
   lap();
-  const image = await regionsOf(made, square);
+  const image = await regionsOf({ about, session }, square);
   lap();
-  const captions = made.captioner.captions(image);
+  const captions = captioner.captions(image);
   lap();
-  const words = captions.length ? made.captioner.words(captions[0].tokens) : [];
+  const words = captions.length ? captioner.words(captions[0].tokens) : [];
   const [photo, extractor, search] = [1, 2, 3].map((i) => times[i] - times[i - 1]);
   return { captions, words, times: { photo, extractor, search }, image };
 }

@@ -225,9 +225,9 @@ def _run_steps(
             if stop:
                 raise stopping.Stopped(stop, f" at step {step}", advice)
     finally:
-        trace.close()
         iterator.close()
         logs.close()
+        trace.close()
 
 
 def _remove_results(run: Run, checkpoints: Checkpoints) -> None:

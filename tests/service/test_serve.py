@@ -114,7 +114,9 @@ def test_requests_in_flight_are_answered_before_the_end(number):
         idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         assert received_until(idle, b'"ok"}').startswith(b"HTTP/1.1 200 OK")
         connection.sendall(HEAD % len(photo) + photo[:1000])
+        deadline = time.monotonic() + 60
         while service.metric("sparsecap_requests_working") == 0:
+            assert time.monotonic() < deadline, "the request was not taken up"
             time.sleep(0.01)
         service.process.send_signal(number)
         assert idle.recv(65536) == b""  # connections at rest are closed

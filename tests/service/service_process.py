@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 
@@ -61,6 +62,13 @@ class Service:
         """Return the value of a metric."""
         text = self.ask("/metrics")[1].decode()
         return float(re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)[1])
+
+    def wait_for(self, name, least, seconds=60):
+        """Wait until a metric has reached a value."""
+        deadline = time.monotonic() + seconds
+        while self.metric(name) < least:
+            assert time.monotonic() < deadline, f"{name} stays below {least}"
+            time.sleep(0.01)
 
     @contextlib.contextmanager
     def connection(self):

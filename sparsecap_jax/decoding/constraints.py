@@ -51,9 +51,9 @@ def no_repeat_ngram(
     Paulus et al., "A Deep Reinforced Model for Abstractive Summarization", 2017, section 2.5.
     """
     length = prefix.tokens.shape[-1]
-    starts, xp = np.arange(length - size + 1), array_module(log_probs)
-    if not starts.size:
+    if size > length:
         return log_probs
+    starts, xp = np.arange(length - size + 1), array_module(log_probs)
     ends = starts + size - 1
     seen = xp.asarray(ends < prefix.length)
     for offset in range(size - 1):

@@ -170,3 +170,15 @@ def test_repeated_ngrams_are_those_of_a_loop(size):
                 start = before[length - size + 1 :] if length >= size - 1 else None
                 expected = [start is not None and (*start, v) in grams for v in range(5)]
                 np.testing.assert_array_equal(np.isneginf(found[b, k]), expected)
+
+
+@pytest.mark.parametrize("size", [5, 10**20])
+def test_ngrams_longer_than_captions_forbid_nothing(size):
+    tokens = np.array([[[7, 7, 7, 7]]], np.int32)
+    log_probs = np.log(np.full((1, 1, 9), 1 / 9, np.float32))
+    found = constraints.no_repeat_ngram(log_probs, Prefix(tokens, np.int32(3)), size=size)
+    np.testing.assert_array_equal(found, log_probs)
+    assert (
+        constraints.no_repeat_ngram(log_probs, Prefix(tokens, np.int32(3)), size=2)[0, 0, 7]
+        == -np.inf
+    )

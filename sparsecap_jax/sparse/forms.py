@@ -1,6 +1,6 @@
 """Forms of a matrix, and what a product with each costs.
 
-The costs were measured by `benchmarks/sparse_runtime.py` on an AMD EPYC of 2 cores (Zen 5); their
+The costs were measured on an AMD EPYC of 2 cores (Zen 5), see docs/results/sparse_runtime.md; their
 ratios decide the form of a matrix, and whether a search runs on the sparse runtime or on XLA.
 """
 

@@ -305,6 +305,9 @@ def _variables(run: LoadedRun, source: pathlib.Path, masks: str) -> dict[str, An
         return {"params": run.params, "masks": {}}
     variables, keep = {"params": run.params, "masks": run.masks}, None
     if masks == "raw":
+        if not (source / "checkpoints").is_dir():
+            problem = f"{source}: no checkpoints there, which masks 'raw' are read from"
+            raise CheckpointError(f"{problem}; expected masks 'applied' or 'binary'")
         variables = jax.device_get(load_raw_variables(source, expected=run.params))
         keep = _make_pruner(run.config).init_value
     leaves, flat_masks = flatten_dict(variables["params"]), flatten_dict(variables["masks"])

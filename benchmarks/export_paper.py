@@ -86,7 +86,7 @@ def paper_run(folder):
         [tokenizer.pad_id, tokenizer.bos_id]
     ] = -500
     set_mean_length(module, params, reference | ids, TOKENS)
-    return LoadedRun(config, tokenizer, module, params, {}, search=SEARCH)
+    return LoadedRun(config, tokenizer, module, params, masks_of(params), search=SEARCH)
 
 
 def pruned_params(shapes):
@@ -97,11 +97,20 @@ def pruned_params(shapes):
         if isinstance(tree, dict):
             return {key: draw(value) for key, value in tree.items()}
         leaf = rng.standard_normal(tree.shape, np.float32)
-        if len(tree.shape) > 1:
-            leaf *= (rng.random(tree.shape, np.float32) < KEPT) / np.sqrt(KEPT * tree.shape[0])
-        return (leaf if len(tree.shape) > 1 else 0.1 * leaf).astype(np.float32)
+        if len(tree.shape) == 1:
+            return leaf / np.float32(10)
+        leaf /= np.float32(np.sqrt(KEPT * tree.shape[0]))
+        return np.where(rng.random(tree.shape, np.float32) < KEPT, leaf, np.float32(0))
 
     return draw(shapes)
+
+
+def masks_of(params):
+    """Return the masks of the matrices."""
+    if isinstance(params, dict):
+        masks = {key: masks_of(value) for key, value in params.items()}
+        return {key: mask for key, mask in masks.items() if mask is not None and len(mask)}
+    return (params != 0).astype(np.float32) if params.ndim > 1 else None
 
 
 def rows_of(captions, length):

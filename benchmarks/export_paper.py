@@ -31,13 +31,13 @@ HEADER = """
 
 Up-Down with 1,000 units, {words:,} words and features of 2,048 numbers, random weights of which
 {sparsity:.1%} of {weights:,} are pruned; the model file has {file:,} bytes ({rounded:,} in int8).
-Seconds and most memory are those of the whole command, on one of two shared cores. Tokens are those
-of {images} images of 36 regions, compared with the sparse runtime's (int8 with those of the int8
-model file): greedy search, and three beams in ONNX; StableHLO was read by a process of its own.
+Time and memory are those of the whole command, on two cores that others used as well. Tokens of
+{images} images of 36 regions are compared with the sparse runtime's (int8: of the int8 model file):
+greedy search, and three beams in ONNX; StableHLO was read by a process of its own.
 {lengths}
 
-| export | seconds | memory (GB) | encode + step | greedy | weights | equal tokens |
-|---|---|---|---|---|---|---|
+| export | seconds | of processors | memory (GB) | encode + step | greedy | weights | equal tokens |
+|---|---|---|---|---|---|---|---|
 """
 # Greedy tokens from a folder of StableHLO, in a process without this package.
 GREEDY = """
@@ -54,11 +54,12 @@ with np.load(folder / "weights.npz") as weights, np.load(sys.argv[2]) as images:
 np.save(sys.argv[3], found["tokens"])
 assert "sparsecap_jax" not in sys.modules
 """
-# Runs a command, and prints the most memory that it took.
-PEAK = """
+# Runs a command, and prints the time of processors and the most memory that it took.
+COST = """
 import resource, subprocess, sys
 code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
 sys.exit(code)
 """
 
@@ -151,13 +152,14 @@ def section():
             command = [sys.executable, str(REPO / "launch/export.py"), *options]
             command += [f"--checkpoint={files['float32']}", f"--output={folder}"]
             start = time.perf_counter()
-            done = subprocess.run([sys.executable, "-c", PEAK, *command], stdout=subprocess.PIPE)
+            done = subprocess.run([sys.executable, "-c", COST, *command], stdout=subprocess.PIPE)
             seconds = time.perf_counter() - start
             if done.returncode:
                 sys.exit(f"{name}: {' '.join(command)} failed")
             graphs = {path.stem: path.stat().st_size for path in folder.iterdir()}
             same = same_tokens(folder, files["int8" if "int8" in name else "float32"], regions)
-            cells = [name, f"{seconds:.0f}", f"{int(done.stdout) / 1e9:.1f}"]
+            processor, memory = map(float, done.stdout.split())
+            cells = [name, f"{seconds:.0f}", f"{processor:.0f}", f"{memory / 1e9:.1f}"]
             cells += [f"{graphs['encode'] + graphs['step']:,}", f"{graphs['greedy']:,}"]
             cells += [f"{graphs['weights']:,}" if "weights" in graphs else "", same]
             rows.append("| {} |\n".format(" | ".join(cells)))

@@ -1,20 +1,22 @@
 """Bytes of a captioner exported as ONNX, in each form of its weights, and what rounding changes.
 
-python benchmarks/export_sizes.py --run=flickr8k-mini
+python benchmarks/export_sizes.py --run=flickr8k-mini --photos=data/flickr8k --paper
 
 Differing captions are counted over images of random features, 1 to 14 regions each; the error of
-an extractor over the photos that come with the package.
+an extractor over the photos that come with the package. `--photos`, a folder with captions.json,
+adds the CIDEr of exports, and `--paper` the export of a model of the papers' size.
 """
 
 import argparse
 import functools
-import importlib.util
 import io
 import pathlib
 import tempfile
 import time
 import zipfile
 
+import export_paper
+import export_scores
 import numpy as np
 import onnxruntime
 
@@ -41,8 +43,7 @@ own. Loading is the least time of {repeats}, of both files by onnxruntime {runti
 
 The model file (`.scap`) of the same run, with tokenizer and config, has {files} bytes
 (float32, float16, int8). Weights in int8 are those of the int8 model file to the bit
-(`tests/exporting`), so that the change of CIDEr in [rounding.md](rounding.md) holds here
-too.
+(`tests/exporting`).
 
 | weights | initialisers | encode + step | zip | greedy | loads (s) | captions that differ |
 |---|---|---|---|---|---|---|
@@ -84,14 +85,6 @@ def session(content):
     return onnxruntime.InferenceSession(content, options)
 
 
-def tokens_of(folder, features):
-    """Return the tokens that the runner of a folder finds."""
-    spec = importlib.util.spec_from_file_location("caption", folder / "caption.py")
-    runner = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(runner)
-    return runner.Captioner(folder).tokens(features)
-
-
 def captioner_rows(run, arguments):
     """Yield the lines of the table of a captioner."""
     rng, width = np.random.default_rng(0), load_run(resolve_run(run)).config.data.feature_size
@@ -106,7 +99,7 @@ def captioner_rows(run, arguments):
                 sc.export(run, folder, **options, report=[].append)
                 names = ("encode", "step", "greedy")
                 parts = [(folder / f"{name}.onnx").read_bytes() for name in names]
-                tokens = tokens_of(folder, features)
+                tokens = export_scores.load_runner(folder).tokens(features)
             exact = tokens if exact is None else exact
             differ = int(np.any(tokens != exact, axis=1).sum())
             loads = least(lambda p=parts: [session(part) for part in p[:2]], arguments.repeats)
@@ -138,6 +131,8 @@ def main():
     parser.add_argument("--run", default="flickr8k-mini", help="run directory or name")
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--photos", help="folder of photos with captions.json")
+    parser.add_argument("--paper", action="store_true", help="also a model of the papers' size")
     parser.add_argument("--output", default="docs/results/export.md", help="page to write")
     arguments = parser.parse_args()
     run = load_run(resolve_run(arguments.run))
@@ -147,8 +142,11 @@ def main():
             files.append(f"{save_model(pathlib.Path(folder, 'm.scap'), run, form):,}")
     counts = weight_counts(run.params)
     name = pathlib.Path(arguments.run).name
+    command = f"python benchmarks/export_sizes.py --run={name}"
+    if arguments.photos:
+        command += f" --photos=data/{pathlib.Path(arguments.photos).name}"
     facts = {
-        "command": f"python benchmarks/export_sizes.py --run={name}",
+        "command": command + " --paper" * arguments.paper,
         "name": name,
         "model": run.config.model.name,
         "sparsity": counts["sparsity"],
@@ -160,11 +158,13 @@ def main():
     }
     rows = [*captioner_rows(arguments.run, arguments)]
     extractors = [*extractor_rows(arguments)]
+    more = [export_scores.section(arguments.run, arguments.photos)] if arguments.photos else []
+    more += [export_paper.section()] if arguments.paper else []
     with write_atomically(arguments.output) as file:
         file.write(HEADER.format(**facts))
         file.writelines(rows)
         file.write(EXTRACTORS.format(repeats=arguments.repeats))
-        file.writelines(extractors)
+        file.writelines([*extractors, *more])
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from sparsecap_jax.errors import ConfigError, SparsecapError
+from sparsecap_jax.errors import CheckpointError, ConfigError, SparsecapError
 from sparsecap_jax.files import locked, new_folder, unused, write_json
 from sparsecap_jax.interop import reference as interop
 from sparsecap_jax.interop.checkpoint_dir import open_checkpoint_dir, save_checkpoint_dir
@@ -305,6 +305,9 @@ def _variables(run: LoadedRun, source: pathlib.Path, masks: str) -> dict[str, An
         return {"params": run.params, "masks": {}}
     variables, keep = {"params": run.params, "masks": run.masks}, None
     if masks == "raw":
+        if not (source / "checkpoints").is_dir():
+            problem = f"{source}: no checkpoints there, which masks 'raw' are read from"
+            raise CheckpointError(f"{problem}; expected masks 'applied' or 'binary'")
         variables = jax.device_get(load_raw_variables(source, expected=run.params))
         keep = _make_pruner(run.config).init_value
     leaves, flat_masks = flatten_dict(variables["params"]), flatten_dict(variables["masks"])

@@ -63,7 +63,8 @@ def _installed(report: Callable[[str], None]) -> pathlib.Path:
         done = subprocess.run([*command, f"--target={packages}"], capture_output=True, text=True)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
-            raise ConfigError(f"export to ONNX needs {_REQUIREMENTS.name}: {reason:.300}")
+            expected = f"expected pip, or a jax2onnx {_VERSION}* that is installed"
+            raise ConfigError(f"jax2onnx cannot be installed: {reason:.300}; {expected}")
         try:
             os.rename(packages, folder)
         except OSError:

@@ -53,6 +53,10 @@ class Captioner:
         """Return the tokens of the best captions, int32 `[b, T]`, with PAD after their ends."""
         if boxes is None and "boxes" in self.manifest["graphs"]["encode"]["inputs"]:
             raise SystemExit("boxes: the model needs them; expected [R, 4] for each image")
+        width = self.manifest["graphs"]["encode"]["inputs"]["features"]["shape"][2]
+        for shape in map(np.shape, features):
+            if len(shape) != 2 or not shape[0] or shape[1] != width:
+                raise SystemExit(f"features: found shape {shape}; expected [R, {width}]")
         regions = padded(features, boxes, fc)
         if greedy or self.search["method"] == "greedy":
             return self.run("greedy", regions)["tokens"]
@@ -214,10 +218,10 @@ def main(paths):
         raise SystemExit("usage:\n" + __doc__.split("\n\n")[1])
     captioner = Captioner(pathlib.Path(__file__).parent)
     for path in paths:
-        if path.endswith(".npy"):
-            arrays = [np.load(path)], None, None
-        else:
-            arrays = captioner.photos([path])
+        try:
+            arrays = ([np.load(path)],) if path.endswith(".npy") else captioner.photos([path])
+        except Exception as error:  # of any type, for what is no picture or no array
+            raise SystemExit(f"{path}: {getattr(error, 'strerror', '') or error}") from error
         print(path, *captioner.caption(*arrays), sep="\t")
 
 

@@ -1,4 +1,4 @@
-"""Graphs as StableHLO, serialised by `jax.export`: any later JAX runs them without our code."""
+"""Graphs as StableHLO, serialised by `jax.export`; JAX runs them without our code."""
 
 import contextlib
 from collections.abc import Iterator

@@ -49,10 +49,14 @@ def runtime_files(
     cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     place = pathlib.Path(cache) / "sparsecap_jax" / f"onnxruntime-web-{VERSION}"
     if not place.exists():
-        package = _fetch(report)
-        with new_folder(place) as written:
-            for name, content in _unpacked(package).items():
-                (written / name).write_bytes(content)
+        content = _unpacked(_fetch(report))
+        try:
+            with new_folder(place) as written:
+                for name in content:
+                    (written / name).write_bytes(content[name])
+        except OSError:
+            if not place.exists():  # else another process was faster
+                raise
     return {name: _read(place / name) for name in _CHECKSUMS}
 
 

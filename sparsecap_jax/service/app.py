@@ -121,7 +121,8 @@ class _Pages:
                 return read_photo, self.service.captioner.search
             raise Refused("unknown_type", "the model takes features alone: application/json")
         problem = f"Content-Type is {kind!r:.80}" if kind else "no Content-Type"
-        raise Refused("unknown_type", f"{problem}; expected image/... or application/json")
+        expected = "a file's content as image/..., or application/json"
+        raise Refused("unknown_type", f"{problem}; expected {expected}")
 
     async def health(self, request: Request) -> Response:
         """Say whether the service can caption."""

@@ -58,3 +58,26 @@ def test_what_is_missing_is_one_line(captioner):
         captioner.photos(["a.jpg"])
     with pytest.raises(SystemExit, match=r"^usage:\npython caption\.py photo\.jpg \.\.\.\n"):
         exported.runner_of_source().main([])
+
+
+def test_faulty_files_are_one_line(captioner, tmp_path, monkeypatch):
+    runner = exported.runner_of_source()
+    monkeypatch.setattr(runner, "Captioner", lambda folder: captioner)
+    captioner.manifest["graphs"]["encode"]["inputs"] = {"features": {"shape": ["b", "r", 6]}}
+    captioner.manifest["graphs"]["extractor"] = {"settings": {"size": 32}, "boxes": []}
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "text.npy").write_text("no array")
+    np.save(tmp_path / "wide.npy", np.zeros((2, 7), np.float32))
+    np.save(tmp_path / "flat.npy", np.zeros(6, np.float32))
+    np.save(tmp_path / "none.npy", np.zeros((0, 6), np.float32))
+    for name, message in {
+        "absent.jpg": "absent.jpg: No such file or directory$",
+        "absent.npy": "absent.npy: No such file or directory$",
+        "text.jpg": "text.jpg: cannot identify image file",
+        "text.npy": "text.npy: .*pickle",
+        "wide.npy": r"features: found shape \(2, 7\); expected \[R, 6\]$",
+        "flat.npy": r"features: found shape \(6,\); expected \[R, 6\]$",
+        "none.npy": r"features: found shape \(0, 6\); expected \[R, 6\]$",
+    }.items():
+        with pytest.raises(SystemExit, match=message):
+            runner.main([str(tmp_path / name)])

@@ -6,6 +6,7 @@ import http.client
 import io
 import json
 import pathlib
+import shutil
 import tarfile
 
 import pytest
@@ -84,6 +85,21 @@ class Cut(io.BytesIO):
 
     def read(self, size=-1):
         raise http.client.IncompleteRead(b"", 100)
+
+
+def test_two_processes_may_fetch_the_package_at_once(tmp_path, runtime, monkeypatch):
+    place = tmp_path / "cache/sparsecap_jax" / f"onnxruntime-web-{web_runtime.VERSION}"
+
+    def fetch(report):
+        shutil.copytree(runtime / "dist", place)  # by the other process, meanwhile
+        return b""
+
+    content = {path.name: path.read_bytes() for path in (runtime / "dist").iterdir()}
+    monkeypatch.setattr(web_runtime, "_fetch", fetch)
+    monkeypatch.setattr(web_runtime, "_unpacked", lambda package: content)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert web_runtime.runtime_files() == web_runtime.runtime_files(runtime)
+    assert [path.name for path in place.parent.iterdir()] == [place.name]
 
 
 def test_the_package_is_fetched_once_and_must_be_the_published_one(tmp_path, runtime, monkeypatch):

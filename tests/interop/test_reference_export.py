@@ -265,7 +265,7 @@ def test_what_cannot_be_exported_is_one_clear_error(tmp_path):
 
 def test_raw_masks_need_checkpoints(shared, tmp_path):
     import_reference(shared / ZIP, tmp_path / "run", lambda line: None)
-    with pytest.raises(CheckpointError, match=r"checkpoints: no checkpoints there"):
+    with pytest.raises(CheckpointError, match="run: no checkpoints there, which masks 'raw'"):
         export_reference(tmp_path / "run", tmp_path / "out", masks="raw")
 
 

@@ -22,6 +22,7 @@ from sparsecap_jax.captioning.engines import (
 from sparsecap_jax.captioning.image_options import decode_options, image_options
 from sparsecap_jax.captioning.search import check_names, search_options
 from sparsecap_jax.data.batches import make_eval_batches
+from sparsecap_jax.data.extractor_notes import check_features
 from sparsecap_jax.data.features import FeatureStore, RegionFeatures, validated
 from sparsecap_jax.data.karpathy import ImageId, Record
 from sparsecap_jax.data.stores import open_store
@@ -167,6 +168,15 @@ class Captioner:
         """Options of `SearchOptions` that photos are captioned with by default (`search.json`)."""
         return dict(self._runs[0].search)
 
+    def check_features(self, directory: str | os.PathLike) -> None:
+        """Refuse a folder of features that another extractor made than the runs were trained on.
+
+        Raises:
+            DataError: their `extractor.json` differ; nothing is known where one is missing.
+        """
+        for run in self._runs:
+            check_features(run.extractor, directory)
+
     def check_search(self, **search: Any) -> int:
         """Return the number of rows that a search keeps for an image.
 
@@ -284,8 +294,9 @@ class Captioner:
         `directory` is a file or folder of any format that `stores.open_store` reads.
 
         Raises:
-            DataError: there are no features, or some are malformed.
+            DataError: there are no features, some are malformed, or another extractor made them.
         """
+        self.check_features(directory)
         store = open_store(directory, self.feature_size, self.needs_boxes)
         yield from self.caption_store(store, store.image_ids(), **options)
 

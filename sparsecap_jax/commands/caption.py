@@ -67,11 +67,12 @@ def caption_folder(
     Raises:
         CheckpointError: the checkpoint is missing or corrupt.
         ConfigError: options that are out of range or contradict each other.
-        DataError: there are no features, or some are malformed; or `OUTPUT.partial` belongs to
-            other options, or `output` is finished.
+        DataError: there are no features, some are malformed, or another extractor made them; or
+            `OUTPUT.partial` belongs to other options, or `output` is finished.
     """
     options = search_options(search)
     captioner = Captioner.load(checkpoint, backend=backend)
+    captioner.check_features(features)
     store = open_store(features, captioner.feature_size, captioner.needs_boxes, sizes=image_sizes)
     image_ids = store.image_ids()
     if not image_ids:

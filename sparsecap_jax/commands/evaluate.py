@@ -125,6 +125,7 @@ def evaluate_run(
         report(f"{folder}: has attention, which is made anew (--noattention leaves it out)")
     if changed := _other_search(folder, search):
         report(f"{folder}: results of {changed} are replaced")
+    captioner.check_features(config.data.features or config.data.dir)
     dataset = dataset or load_dataset(config.data, need_boxes=captioner.needs_boxes)
     records = {record.image_id: record for record in dataset.splits[split]}
     if not records:

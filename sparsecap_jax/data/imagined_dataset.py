@@ -11,13 +11,12 @@ import numpy as np
 
 from sparsecap_jax.data import imagined
 from sparsecap_jax.data.datasets import load_splits
+from sparsecap_jax.data.extractor_notes import EXTRACTOR, check_features, noted_settings
 from sparsecap_jax.data.records import SPLITS, Record, Splits
 from sparsecap_jax.data.stores import NpyFolderStore
 from sparsecap_jax.errors import ConfigError, DataError
-from sparsecap_jax.files import absent, write_atomically
+from sparsecap_jax.files import absent, write_atomically, write_json
 from sparsecap_jax.text import counted
-
-SETTINGS = "extractor.json"
 
 
 def prepare(
@@ -51,14 +50,16 @@ def prepare(
     seen = {folder.name: load_splits("photos", folder) for folder, _ in photos}
     main, *others = seen
     seen |= {name: _training_only(seen[name], seen[main]) for name in others}
+    notes = noted_settings(photos[0][1])
+    for _, features in photos[1:]:
+        check_features(notes, features, f"{photos[0][1]} has")
     for (_, features), splits in zip(photos, seen.values(), strict=True):
         _copy_features([r for name in SPLITS for r in splits[name]], features, output / "bu")
     read = {f.name: _training_only(load_splits(name, f), seen[main]) for name, f in text}
     if read:
         report(_fit(seen, output, feature_size))
-    settings = photos[0][1] / SETTINGS
-    if settings.exists():
-        shutil.copyfile(settings, output / SETTINGS)
+    if notes:
+        write_json(output / EXTRACTOR, notes)
     _write(output / imagined.PHOTOS, seen)
     _write(output / imagined.TEXT, read)
     for name, splits in {**seen, **read}.items():

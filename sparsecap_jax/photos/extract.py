@@ -19,6 +19,7 @@ from PIL import Image
 from sparsecap_jax import stopping
 from sparsecap_jax.arrays import to_npy
 from sparsecap_jax.data.batches import read_ahead
+from sparsecap_jax.data.extractor_notes import EXTRACTOR
 from sparsecap_jax.data.features import RegionFeatures, validated
 from sparsecap_jax.data.records import ImageId, image_id_from_filename, skip_advice
 from sparsecap_jax.errors import ConfigError, DataError
@@ -27,7 +28,6 @@ from sparsecap_jax.photos.extractors import Extractor, open_for
 from sparsecap_jax.photos.images import list_photos, photo_name
 from sparsecap_jax.text import counted
 
-SETTINGS = "extractor.json"
 # In the order of writing: a photo with a file in the last one is finished.
 FOLDERS = ("cocobu_box_relative", "cocobu_fc", "cocobu_att")
 
@@ -78,7 +78,7 @@ def extract_folder(
         ConfigError: `output` was begun with other settings.
     """
     photos, output = find_photos(images), pathlib.Path(output)
-    settings, path = {**extractor.settings, "half": half}, output / SETTINGS
+    settings, path = {**extractor.settings, "half": half}, output / EXTRACTOR
     begun = read_settings(path) if path.exists() else settings
     if begun != settings:
         raise ConfigError(

@@ -19,6 +19,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
+from sparsecap_jax.data.extractor_notes import EXTRACTOR
 from sparsecap_jax.errors import CheckpointError, ConfigError, DataError, SparsecapError
 from sparsecap_jax.files import absent, read_settings, write_atomically, write_json
 from sparsecap_jax.model_files import FORMS, ModelFile, write_model
@@ -31,7 +32,6 @@ from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.config import from_dict, model_config, to_json
 from sparsecap_jax.runs.finished import (
     CONFIG,
-    EXTRACTOR,
     FINISHED,
     MODEL,
     NPZ,

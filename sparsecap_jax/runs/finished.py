@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from sparsecap_jax.captioning.search import SearchOptions
 from sparsecap_jax.data.config import DataConfig
+from sparsecap_jax.data.extractor_notes import EXTRACTOR
 from sparsecap_jax.errors import CheckpointError, ConfigError, SparsecapError
 from sparsecap_jax.files import foreign_errors, read_settings
 from sparsecap_jax.model_files import ModelFile
@@ -26,7 +27,6 @@ TOKENIZER = "tokenizer"
 MODEL = f"model{MODEL_SUFFIX}"
 NPZ = "weights.npz"
 INITIAL_WEIGHTS = "initial_weights.npz"
-EXTRACTOR = "extractor.json"
 SEARCH = "search.json"
 PARAMS = "params.json"
 SUMMARY = "summary.json"

@@ -18,13 +18,14 @@ from ml_collections import ConfigDict
 from sparsecap_jax.captioning.image_options import decode_options
 from sparsecap_jax.captioning.search import SearchOptions
 from sparsecap_jax.data.datasets import Dataset, load_dataset
+from sparsecap_jax.data.extractor_notes import EXTRACTOR, noted_settings
 from sparsecap_jax.data.pipeline import TrainIterator, make_train_iterator, steps_per_epoch
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.files import read_settings, write_atomically, write_json
 from sparsecap_jax.models import make_model, model_class
 from sparsecap_jax.pruning import Pruner, make_pruner
 from sparsecap_jax.runs.config import changed_fields, from_dict, model_config, to_json, validate
-from sparsecap_jax.runs.finished import CONFIG, EXTRACTOR, INITIAL_WEIGHTS, TOKENIZER
+from sparsecap_jax.runs.finished import CONFIG, INITIAL_WEIGHTS, TOKENIZER
 from sparsecap_jax.runs.published import resolve_run
 from sparsecap_jax.scst.document_frequency import DocumentFrequency, count_documents
 from sparsecap_jax.scst.guard import check_document_frequency
@@ -269,6 +270,5 @@ def prepare_tokenizer(config: ConfigDict, workdir: pathlib.Path, dataset: Datase
 
 def _note_extractor(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Keep what made the features, so that the trained run can caption photos."""
-    path = pathlib.Path(config.data.dir) / EXTRACTOR
-    if config.data.dir and path.exists():
-        write_json(workdir / EXTRACTOR, read_settings(path))
+    if notes := noted_settings(config.data.features or config.data.dir):
+        write_json(workdir / EXTRACTOR, notes)

@@ -27,8 +27,9 @@ def define() -> None:
 
 def run(args: flags.FlagValues) -> None:
     """Extract; errors as in `extract_folder` and `make_extractor`."""
+    from sparsecap_jax.data.extractor_notes import EXTRACTOR
     from sparsecap_jax.errors import ConfigError
-    from sparsecap_jax.photos.extract import FOLDERS, SETTINGS, extract_folder
+    from sparsecap_jax.photos.extract import FOLDERS, extract_folder
     from sparsecap_jax.photos.extractors import make_extractor
 
     trust_entry(args.extractor)
@@ -44,5 +45,5 @@ def run(args: flags.FlagValues) -> None:
     settings = {name: args[name].value for name in ("batch_size", "half", "skip_bad")}
     with locked(args.output):
         for folder in ("", *FOLDERS):
-            remove_strays(f"{args.output}/{folder}", SETTINGS, "*.npy")
+            remove_strays(f"{args.output}/{folder}", EXTRACTOR, "*.npy")
         extract_folder(args.images, args.output, extractor, **settings)

@@ -12,7 +12,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parent.parent / ".jax_cache")
 )
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+# Small programs too: a training of a test compiles 140, and the next process wants the same ones.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Most of the suite's time is compilation, which this halves; `make demo` runs the optimised code.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
@@ -38,8 +39,16 @@ def shared_dir() -> pathlib.Path:
     return pathlib.Path(os.environ.get("SPARSECAP_SHARED", REPO.parent / "shared"))
 
 
-# Files that take minutes; last in the line, one of them would keep a worker busy alone.
-LONG = {"test_colabs.py", "test_flickr8k_pruners.py", "test_flickr8k_scst.py"}
+# Files that take a minute; last in the line, one of them would keep a worker busy alone.
+LONG = (
+    "test_colabs.py",
+    "test_step.py",
+    "test_continue.py",
+    "test_loop.py",
+    "test_flickr8k_pruners.py",
+    "test_export.py",
+    "test_loop_results.py",
+)
 
 
 def pytest_collection_modifyitems(items):

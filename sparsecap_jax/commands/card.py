@@ -49,8 +49,7 @@ def write_card(
         samples: captions to show, those of the first test photos.
         metrics: see `score_captions`.
         report: takes one line of progress at a time.
-        **search: see `SearchOptions`; by default the run's own search, else beams as its config
-            says for the test split.
+        **search: see `SearchOptions`; by default the run's own, else its config's beams for test.
 
     Raises:
         SparsecapError: the run or its dataset is missing or broken, or photos lack references.

@@ -4,7 +4,7 @@ import gzip
 import json
 
 import pytest
-from tiny_runs import make_data, tiny_config
+from tiny_runs import constant_config, make_data
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.runs.loop import train
@@ -20,7 +20,7 @@ def events(folder):
 def test_a_run_writes_a_trace_of_some_steps(tmp_path):
     make_data(tmp_path / "data")
     lines, folder = [], tmp_path / "profile"
-    config = tiny_config(tmp_path / "data", "none", steps=8, eval_every=8)
+    config = constant_config(tmp_path / "data", steps=8, eval_every=8)
     train(config, tmp_path / "traced", lines.append, trace=StepTrace(folder, 4, 3))
     assert lines.count(f"wrote a profile of 3 steps to {folder}") == 1
     calls = [e for e in events(folder) if e.get("name") == "PjitFunction(many)"]

@@ -25,7 +25,7 @@ $(LOWEST)/.installed: setup.cfg $(STAMP)
 	$(BIN)/python -m pip install $(QUIET) uv
 	test -x $(LOWEST)/bin/python || $(BIN)/uv venv --quiet --python=$(BIN)/python $(LOWEST)
 	$(BIN)/uv pip install --quiet --python=$(LOWEST) --compile-bytecode \
-		--resolution=lowest-direct --editable ".[test]"
+		--build-constraints=requirements.txt --resolution=lowest-direct --editable ".[test]"
 	touch $@
 
 # Kills tiny runs at random; each must end as if left alone. Repeating it continues.
@@ -69,12 +69,14 @@ lock: $(STAMP)
 		--output-file=requirements.txt setup.cfg
 
 # Reinstalled only when the dependencies change: first what requirements.txt locks, with its hashes,
-# for Python 3.11 to 3.13; then what a later Python lacks, by the ranges of setup.cfg.
+# for Python 3.11 to 3.13; then what a later Python lacks, by the ranges of setup.cfg. The package is
+# built by the setuptools that is installed then, a locked one as well.
 QUIET := --quiet --disable-pip-version-check
 LOCKED = $(BIN)/python -c "import sys; sys.exit(sys.version_info >= (3, 14))"
 $(STAMP): setup.cfg setup.py pyproject.toml requirements.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	! $(LOCKED) || \
 		$(BIN)/python -m pip install $(QUIET) --no-deps --require-hashes -r requirements.txt
-	$(BIN)/python -m pip install $(QUIET) --editable ".[test]"
+	$(LOCKED) || $(BIN)/python -m pip install $(QUIET) "setuptools>=77"
+	$(BIN)/python -m pip install $(QUIET) --no-build-isolation --editable ".[test]"
 	touch $@

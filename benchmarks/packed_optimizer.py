@@ -11,6 +11,7 @@ each form. `--sampling` compares the search of a self-critical step (images x sa
 each step.
 """
 
+import functools
 import json
 import pathlib
 import re
@@ -147,8 +148,8 @@ def update_alone(name, sparsity):
         compiled = jax.jit(update, donate_argnums=(1, 2))
         times = []
         for _ in range(REPEATS.value + 1):
-            run = lambda: jax.block_until_ready(compiled(grads, state, trained))  # noqa: B023, E731
-            seconds, (trained, state) = cpu_seconds(run)
+            step = functools.partial(compiled, grads, state, trained)
+            seconds, (trained, state) = cpu_seconds(lambda: jax.block_until_ready(step()))  # noqa: B023
             times.append(seconds)
         found.append(min(times[1:]))
         del trained, state

@@ -4,12 +4,32 @@ import json
 import os
 import pathlib
 import subprocess
+import sys
+import threading
+
+_PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
 
 
 def run_json(command, env=None):
-    """Run a command that prints JSON in its last line, and return that."""
-    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    """Run a command that prints JSON in its last line, and return that.
+
+    Its stdin stays open as long as this process lives, see `end_with_caller`.
+    """
+    with subprocess.Popen(command, env=env, **_PIPES) as process:
+        output = process.stdout.read()
+        if process.wait():
+            raise subprocess.CalledProcessError(process.returncode, command)
+    return json.loads(output.splitlines()[-1])
+
+
+def end_with_caller():
+    """End this process once the one that runs it by `run_json` is gone, however that ended."""
+
+    def watch():
+        os.read(sys.stdin.fileno(), 1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def run_reference(script, python, checkout, job, threads):

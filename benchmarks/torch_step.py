@@ -10,6 +10,7 @@ import math
 import sys
 import time
 
+import processes
 import torch
 from paper_models import is_recurrent, random_captions, random_regions
 
@@ -24,6 +25,7 @@ def build(config):
 
 
 def main(job):
+    processes.end_with_caller()
     job = json.loads(job)
     config, device = job["config"], "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)

@@ -2,17 +2,25 @@
 
 import collections
 import gc
+import importlib.metadata
 import os
 import pathlib
 import signal
 
-# Eight fake devices for every test: must be set before jax starts.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+# Eight fake devices for every test, and kernels that compile in half the time; before JAX starts.
+# A flag that XLA does not know ends the process: this one was tried up to jaxlib 0.12.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=8 --xla_cpu_use_fusion_emitters=false"
+    if int(importlib.metadata.version("jaxlib").split(".")[1]) <= 12
+    else "--xla_force_host_platform_device_count=8",
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parent.parent / ".jax_cache")
 )
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+# Small programs too: a training of a test compiles 140, and the next process wants the same ones.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Most of the suite's time is compilation, which this halves; `make demo` runs the optimised code.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
@@ -38,8 +46,16 @@ def shared_dir() -> pathlib.Path:
     return pathlib.Path(os.environ.get("SPARSECAP_SHARED", REPO.parent / "shared"))
 
 
-# Files that take minutes; last in the line, one of them would keep a worker busy alone.
-LONG = {"test_colabs.py", "test_flickr8k_pruners.py", "test_flickr8k_scst.py"}
+# Files that take a minute; last in the line, one of them would keep a worker busy alone.
+LONG = (
+    "test_colabs.py",
+    "test_step.py",
+    "test_continue.py",
+    "test_loop.py",
+    "test_flickr8k_pruners.py",
+    "test_export.py",
+    "test_loop_results.py",
+)
 
 
 def pytest_collection_modifyitems(items):

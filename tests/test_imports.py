@@ -14,7 +14,7 @@ REPO = pathlib.Path(__file__).parents[1]
 PACKAGE = REPO / "sparsecap_jax"
 # Rooms from the ground up; a room imports from rows below its own alone.
 ROWS = (
-    ("version", "errors", "stopping"),
+    ("version", "errors", "stopping", "machine"),
     ("types", "settings", "files", "text"),
     ("arrays", "array_modules", "model_fields", "trees"),
     ("formulas", "model_files"),

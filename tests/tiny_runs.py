@@ -39,6 +39,13 @@ def tiny_config(directory, pruner="supermask", **train):
     return config
 
 
+def constant_config(directory, pruner="none", **train):
+    """The same at a constant rate: steps that do not depend on their number are compiled once."""
+    config = tiny_config(directory, pruner, **train)
+    config.optimizer.schedule = "constant"
+    return config
+
+
 def main(data, workdir, *overrides):
     from sparsecap_jax.runs.loop import train
     from sparsecap_jax.stopping import on_signals

@@ -2,13 +2,14 @@
 
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from sparsecap_jax.commands import card_page
 from sparsecap_jax.commands.evaluate import evaluate_run
-from sparsecap_jax.data.datasets import load_dataset, stated_licence
+from sparsecap_jax.data.datasets import Dataset, load_dataset, stated_licence
+from sparsecap_jax.data.records import Record
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.evaluation.caption_files import load_captions
 from sparsecap_jax.evaluation.failures import find_failures
@@ -16,7 +17,7 @@ from sparsecap_jax.evaluation.metrics import METRICS
 from sparsecap_jax.evaluation.ptb_tokenizer import tokenize_captions
 from sparsecap_jax.files import write_atomically
 from sparsecap_jax.models import model_class
-from sparsecap_jax.runs.directory import load_run, steps_done
+from sparsecap_jax.runs.directory import LoadedRun, load_run, steps_done
 from sparsecap_jax.runs.finished import IMPORTED, finished_weights
 from sparsecap_jax.runs.overrides import change_data
 from sparsecap_jax.runs.published import resolve_run, results_folder
@@ -48,8 +49,7 @@ def write_card(
         samples: captions to show, those of the first test photos.
         metrics: see `score_captions`.
         report: takes one line of progress at a time.
-        **search: see `SearchOptions`; by default the run's own search, else beams as its config
-            says for the test split.
+        **search: see `SearchOptions`; by default the run's own, else its config's beams for test.
 
     Raises:
         SparsecapError: the run or its dataset is missing or broken, or photos lack references.
@@ -58,39 +58,72 @@ def write_card(
     config = change_data(loaded.config, changes)
     boxes = getattr(model_class(config.model.name), "needs_boxes", False)
     dataset = load_dataset(config.data, need_boxes=boxes)
-    search = {"search": "beam", **loaded.search, **search}
-    if search["search"] == "beam":
-        size, penalty = config.eval.beam_size_test, config.eval.length_penalty
-        search = {"search": "beam", "beam_size": size, "length_penalty": penalty, **search}
+    search = _whole_search(loaded, config, search)
     options = {"changes": changes, "metrics": metrics, "report": report, **search}
-    results, of_model, of_people = {}, {}, {}
-    for name, split in SPLITS.items():
-        references = {record.image_id: record.raw for record in dataset.splits[split]}
-        if not all(references.values()):
-            raise DataError(f"{config.data.dir}: {split} photos without captions; expected some")
-        folder = results_folder(run, "card") / name
-        results[name] = evaluate_run(run, split=split, output=folder, dataset=dataset, **options)
-        captions = load_captions(folder / "captions.json")
-        of_model[f"{name}, model"] = judge({i: captions[i] for i in references}, references)
-        others = {image: texts[1:] for image, texts in references.items() if texts[1:]}
-        of_people[f"{name}, people"] = judge({i: references[i][0] for i in others}, others)
-    shown = dataset.splits["test"][:samples]
-    photos = [str(record.filename or record.image_id) for record in shown]
-    texts = [captions[record.image_id] for record in shown]
+    made = {name: _caption_split(run, dataset, config.data.dir, name, options) for name in SPLITS}
     own = all(config.data[field] == loaded.config.data[field] for field in ("name", "mixture"))
     train = dataset.splits["train"] if own else []
     page = [
         f"# {pathlib.Path(run).name}\n",
         card_page.facts(loaded, search, train, _training(resolve_run(run), loaded.config)),
-        card_page.scores(results, metrics),
+        card_page.scores({name: split.scores for name, split in made.items()}, metrics),
         card_page.layers(loaded),
-        card_page.failure_table({**of_model, **of_people}),
-        card_page.samples(photos, texts, of_model["test, model"][: len(shown)]),
+        _failures(made),
+        _samples(dataset.splits["test"][:samples], made["test"]),
         card_page.licences(loaded, _licence(config, own), resolve_run(run) != pathlib.Path(run)),
     ]
     with write_atomically(output) as file:
         file.write("\n".join(page))
     report(f"wrote {output}")
+
+
+def _whole_search(loaded: LoadedRun, config: ConfigDict, search: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of the run's own search, or of its beams, changed by those given."""
+    search = {"search": "beam", **loaded.search, **search}
+    if search["search"] != "beam":
+        return search
+    size, penalty = config.eval.beam_size_test, config.eval.length_penalty
+    return {"search": "beam", "beam_size": size, "length_penalty": penalty, **search}
+
+
+class _Split(NamedTuple):
+    """Captions of a split by image id, their scores, and failures of the model and of people."""
+
+    captions: dict[Any, str]
+    scores: dict[str, Any]
+    of_model: list[dict[str, list[str]]]
+    of_people: list[dict[str, list[str]]]
+
+
+def _caption_split(
+    run: str | pathlib.Path, dataset: Dataset, directory: str, name: str, options: dict[str, Any]
+) -> _Split:
+    """Caption the dev or test split of `directory` anew, into a folder of the run, and judge it."""
+    split = SPLITS[name]
+    references = {record.image_id: record.raw for record in dataset.splits[split]}
+    if not all(references.values()):
+        raise DataError(f"{directory}: {split} photos without captions; expected some")
+    folder = results_folder(run, "card") / name
+    scores = evaluate_run(run, split=split, output=folder, dataset=dataset, **options)
+    captions = load_captions(folder / "captions.json")
+    of_model = judge({i: captions[i] for i in references}, references)
+    others = {image: texts[1:] for image, texts in references.items() if texts[1:]}
+    of_people = judge({i: references[i][0] for i in others}, others)
+    return _Split(captions, scores, of_model, of_people)
+
+
+def _failures(made: Mapping[str, _Split]) -> str:
+    """Return the table of failures, those of the model before those of people."""
+    failures = {f"{name}, model": split.of_model for name, split in made.items()}
+    failures |= {f"{name}, people": split.of_people for name, split in made.items()}
+    return card_page.failure_table(failures)
+
+
+def _samples(records: Sequence[Record], split: _Split) -> str:
+    """Return the captions of the first photos of a split."""
+    photos = [str(record.filename or record.image_id) for record in records]
+    texts = [split.captions[record.image_id] for record in records]
+    return card_page.samples(photos, texts, split.of_model[: len(records)])
 
 
 def _training(run: pathlib.Path, config: ConfigDict) -> tuple[pathlib.Path | None, str]:

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from sparsecap_jax.errors import DataError, SparsecapError
 from sparsecap_jax.evaluation._paraphrases import paraphrase_rows
 from sparsecap_jax.files import foreign_errors, read_json, write_json
+from sparsecap_jax.machine import cores
 
 METEOR_JAR, _PARAPHRASES = "meteor/meteor-1.5.jar", "meteor/data/paraphrase-en.gz"
 SPICE_JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
@@ -62,7 +63,7 @@ def meteor(
     for caption, texts in zip(captions, references, strict=True):
         caption = caption.replace("|||", "").replace("  ", " ")  # as pycocoevalcap does
         lines.append(" ||| ".join(("SCORE", *texts, caption)))
-    count = min(len(os.sched_getaffinity(0)), 1 + len(lines) // _WORTH_ANOTHER)
+    count = min(cores(), 1 + len(lines) // _WORTH_ANOTHER)
     normalize, shares = _shared(lines, count)
     with (
         tempfile.TemporaryFile() as errors,

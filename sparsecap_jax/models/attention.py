@@ -130,7 +130,7 @@ class MultiHeadAttention(nn.Module):
         self,
         queries: Float[Array, "N D"],
         memory: KeysValues,
-        mask: Bool[Array, "G #H #Q R"],
+        mask: Bool[Array, " G #H #Q R"],
         rows: Rows,
         bias: Float[Array, "G H Q R"] | None = None,
         *,

@@ -227,7 +227,8 @@ def _run_steps(
     finally:
         iterator.close()
         logs.close()
-        trace.close()
+        if line := trace.close():
+            run.report(line)
 
 
 def _remove_results(run: Run, checkpoints: Checkpoints) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.text import counted
 
 
 @dataclasses.dataclass
@@ -54,8 +55,13 @@ class StepTrace:
             self.close()
         return ends
 
-    def close(self) -> None:
-        """Write what is traced so far, where the run ends before the trace does."""
-        if self._running:
-            jax.profiler.stop_trace()
-            self._running, self._over = False, True
+    def close(self) -> str:
+        """Write what is traced so far; return a line where the run ended before the trace did."""
+        if self._over:
+            return ""
+        taken = f"this command took {counted(self._done, 'step')}"
+        if not self._running:
+            return f"no profile: {taken}, the trace begins after {self.start}"
+        jax.profiler.stop_trace()
+        self._running, self._over = False, True
+        return f"the profile in {self.directory} ends early: {taken}"

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.captioning.batches import Caption
 from sparsecap_jax.captioning.search import SearchOptions
 from sparsecap_jax.data.features import RegionFeatures
+from sparsecap_jax.machine import cores
 from sparsecap_jax.service.batching import BatchQueue
 from sparsecap_jax.service.limits import Limits, Refused
 from sparsecap_jax.service.metrics import Metrics
@@ -56,7 +56,7 @@ class CaptionService:
 
     def __init__(self, captioner: Captioner, limits: Limits, *, pad_batches: bool = False):
         self.captioner, self.limits, self._pad = captioner, limits, pad_batches
-        threads = limits.decoders or os.cpu_count() or 1
+        threads = limits.decoders or cores()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="photos")
         self._open = self._preparing = 0
         self.queue = BatchQueue(

@@ -14,15 +14,11 @@ import numpy as np
 from jaxtyping import Float
 from scipy import sparse
 
+from sparsecap_jax.machine import cores
 from sparsecap_jax.sparse.forms import BLOCK, LANES, cost
 
 # Products that take less than this are not worth a second thread.
 _WORTH_THREADS_NS = 400_000
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _renew_pool() -> None:

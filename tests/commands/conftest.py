@@ -1,13 +1,16 @@
-"""Pages of the explorer in headless Chromium."""
+"""Pages of the explorer in headless Chromium; a package of one captioner; a dataset."""
 
 import chromium
 import pytest
+from captioner_runs import make_run, write_features
+from evaluate_cases import COUNT, TEXTS
 from explorer_driver import HOSTILE, texts, until
 from explorer_files import make_results, make_runs
 from PIL import Image
 
 from sparsecap_jax.commands.explorer import write_explorer
 from sparsecap_jax.files import write_json
+from sparsecap_jax.runs import published
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +51,32 @@ def page(driver, pages):
     assert driver.execute_script("return performance.getEntriesByType('resource').length") == 0 or (
         "linked" in driver.current_url
     )
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package with one captioner, `tiny`, and an empty working folder."""
+    folder = tmp_path / "package"
+    make_run(folder / "tiny")
+    (tmp_path / "work").mkdir()
+    monkeypatch.setattr(published, "_FOLDER", folder)
+    monkeypatch.chdir(tmp_path / "work")
+    return folder
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """A dataset whose test split has three images; runs of `make_run` do not know where it is."""
+    folder = tmp_path / "coco"
+    write_features(folder / "bu", COUNT)
+    images = [
+        {
+            "cocoid": 100 + number,
+            "filename": f"{100 + number}.jpg",
+            "split": "test",
+            "sentences": [{"raw": text, "tokens": text.split()}],
+        }
+        for number, text in enumerate(TEXTS)
+    ]
+    write_json(folder / "dataset_coco.json", {"dataset": "coco", "images": images})
+    return folder

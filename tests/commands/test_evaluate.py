@@ -1,10 +1,9 @@
-"""Runs by name: a captioner of the package stands wherever a run directory does."""
+"""Evaluation of runs: by name, on a dataset elsewhere, stopped, as an ensemble, in a table."""
 
 import dataclasses
 import json
 import os
 import pathlib
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,14 +12,12 @@ import jax
 import numpy as np
 import pytest
 from captioner_runs import make_run, write_features
+from evaluate_cases import COUNT, FAST, TEXTS
 from flax.traverse_util import flatten_dict
-from PIL import Image
 
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.captioning.batches import Caption, to_coco
 from sparsecap_jax.captioning.stream import CaptionStream
-from sparsecap_jax.commands.compare import compare_captions
-from sparsecap_jax.commands.convert import export_reference
 from sparsecap_jax.commands.evaluate import evaluate_run
 from sparsecap_jax.commands.report import report_run
 from sparsecap_jax.data.datasets import Dataset, load_dataset
@@ -28,39 +25,12 @@ from sparsecap_jax.data.karpathy import Record
 from sparsecap_jax.data.stores import open_store
 from sparsecap_jax.errors import CheckpointError, ConfigError, DataError, SparsecapError
 from sparsecap_jax.files import read_csv, read_json, write_json
-from sparsecap_jax.runs import published
-from sparsecap_jax.runs.collection import read_run
 from sparsecap_jax.runs.directory import load_run, save_run
 from sparsecap_jax.runs.overrides import change_data
-from sparsecap_jax.runs.published import resolve_run
 from sparsecap_jax.runs.weights import load_weights, save_weights
 from sparsecap_jax.stopping import Stopped, on_signals
 
-COUNT = 3
 REPO = pathlib.Path(__file__).parents[2]
-TEXTS = ["a big dog runs home", "the small cat sleeps", "two red birds"]
-FAST = {"metrics": ["ROUGE_L"], "tokenizer": "python", "report": lambda line: None}
-
-
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    """A package with one captioner, `tiny`, and an empty working folder."""
-    folder = tmp_path / "package"
-    make_run(folder / "tiny")
-    (tmp_path / "work").mkdir()
-    monkeypatch.setattr(published, "_FOLDER", folder)
-    monkeypatch.chdir(tmp_path / "work")
-    return folder
-
-
-def test_names_stand_for_runs_unless_there_is_such_a_folder(package):
-    assert resolve_run("tiny") == package / "tiny"
-    assert resolve_run("runs/tiny") == pathlib.Path("runs/tiny")
-    assert resolve_run(pathlib.Path("other")) == pathlib.Path("other")
-    with pytest.raises(CheckpointError, match=r"^other: no such file or .* captioner .*\(tiny"):
-        resolve_run("other")
-    pathlib.Path("tiny").mkdir()
-    assert resolve_run("tiny") == pathlib.Path("tiny")
 
 
 def test_a_run_is_evaluated_by_name_and_nothing_is_written_to_the_package(package, tmp_path):
@@ -156,28 +126,6 @@ def test_a_dense_run_has_no_masks(tmp_path):
     assert load_run(run).masks == {}
 
 
-def test_a_report_by_name_does_without_logs_and_initial_weights(package):
-    before = sorted(package.rglob("*"))
-    weights = load_weights(package / "tiny/model.scap")
-    matrices = [leaf for leaf in jax.tree.leaves(weights["params"]) if leaf.ndim == 2]
-    kept = sum(int(np.count_nonzero(leaf)) for leaf in matrices)
-    lines = []
-    report_run("tiny", lines.append)
-    assert lines[-1] == "wrote tiny_sparsity/tensors.csv and tiny_sparsity/report.png"
-    rows = {row["tensor"]: row for row in read_csv(pathlib.Path("tiny_sparsity/tensors.csv"))}
-    assert int(rows["(prunable)"]["nonzeros"]) == kept
-    with Image.open("tiny_sparsity/report.png") as picture:
-        assert picture.width > 1000
-    assert sorted(package.rglob("*")) == before
-
-
-def test_an_export_by_name(package, tmp_path):
-    (tmp_path / ".exported.abcd1234").mkdir()  # of a killed command
-    path = export_reference("tiny", tmp_path / "exported", report=lambda line: None)
-    assert not [*tmp_path.glob(".exported*")]
-    assert path == tmp_path / "exported/model_best.pth" and path.exists()
-
-
 def test_a_report_on_a_dense_run_counts_what_could_be_pruned(tmp_path):
     """Biases, even if most are 0 and stored as sparse, are none of it."""
     save_run(tmp_path / "run", load_run(make_run(tmp_path / "run")), form="npz")
@@ -191,24 +139,6 @@ def test_a_report_on_a_dense_run_counts_what_could_be_pruned(tmp_path):
     save_weights(tmp_path / "run/weights.npz", {"kernel": np.ones((2, 3))})
     with pytest.raises(CheckpointError, match=r"not as config\.json and tokenizer say: weight"):
         report_run(tmp_path / "run", lines.append)
-
-
-@pytest.fixture
-def coco(tmp_path):
-    """A dataset whose test split has three images; runs of `make_run` do not know where it is."""
-    folder = tmp_path / "coco"
-    write_features(folder / "bu", COUNT)
-    images = [
-        {
-            "cocoid": 100 + number,
-            "filename": f"{100 + number}.jpg",
-            "split": "test",
-            "sentences": [{"raw": text, "tokens": text.split()}],
-        }
-        for number, text in enumerate(TEXTS)
-    ]
-    write_json(folder / "dataset_coco.json", {"dataset": "coco", "images": images})
-    return folder
 
 
 def folder_captions(runs, features, **search):
@@ -304,91 +234,6 @@ def test_an_ensemble_is_scored_as_one(coco, tmp_path):
     assert scores["bytes"] == sum((run / "model.scap").stat().st_size for run in runs)
     singles = [evaluate_run(run, **options) for run in runs]
     assert scores["nonzeros"] == sum(single["nonzeros"] for single in singles)
-
-
-def test_runs_are_compared(coco, tmp_path):
-    """Runs without results are captioned first; references are those of their dataset."""
-    runs = [make_run(tmp_path / name, seed=seed) for seed, name in enumerate("ab")]
-    options = {"changes": [f"data.dir={coco}"], "metrics": ["ROUGE_L"], "tokenizer": "python"}
-    captions = evaluate_run(runs[1], no_repeat_ngram=1, **{**options, **FAST})
-    lines = []
-    result = compare_captions(
-        runs,
-        output=tmp_path / "out",
-        report=lines.append,
-        no_repeat_ngram=1,
-        **options,
-    )
-    assert result["models"]["b"]["ROUGE_L"]["score"] == pytest.approx(captions["ROUGE_L"])
-    assert (runs[0] / "test_beam_2/scores.json").exists()
-    rows = read_csv(tmp_path / "out/comparison_per_image.csv")
-    assert list(rows[0]) == ["image_id", "a caption", "a ROUGE_L", "b caption", "b ROUGE_L"]
-    assert len(rows) == COUNT
-    assert read_json(tmp_path / "out/comparison.json")["images"] == COUNT
-    assert "a minus b:" in lines
-    assert read_run(runs[0], "a").results.keys() == {"test_beam_2"}
-    shutil.copy(runs[1] / "model.scap", runs[0] / "model.scap")  # trained on, say
-    assert read_run(runs[0], "a").results.keys() == {"test_beam_2, of other weights"}
-    with pytest.raises(DataError, match=r"a/test_beam_2: made by other weights than the run has"):
-        compare_captions(runs, **options)
-
-
-def test_model_files_and_names_are_compared(coco, package, tmp_path):
-    """Their results lie next to a file, and in the working folder; those that are there count."""
-    model = tmp_path / "m.scap"
-    shutil.copy(make_run(tmp_path / "run") / "model.scap", model)
-    options = {"changes": [f"data.dir={coco}"], "metrics": ["ROUGE_L"], "report": [].append}
-    result = compare_captions([model, "tiny"], beam_size=1, **options)
-    assert [*result["models"]] == ["m.scap", "work/tiny"]
-    written = [tmp_path / "m.scap_test_beam_1", pathlib.Path("tiny_test_beam_1")]
-    assert all((folder / "captions.json").is_file() for folder in written)
-    write_json(written[1] / "captions.json", {str(100 + n): [t] for n, t in enumerate(TEXTS)})
-    again = compare_captions([str(model), "tiny"], **options)
-    assert again["models"]["work/tiny"]["ROUGE_L"]["score"] == 1
-    with pytest.raises(CheckpointError, match="absent: no such file or folder; expected a run, or"):
-        compare_captions([model, "absent"], **options)
-
-
-def test_files_of_captions_are_compared(tmp_path):
-    texts = ["a big dog runs home", "the small cat sleeps", "two red birds"]
-    write_json(tmp_path / "r.json", {str(n): [text] for n, text in enumerate(texts)})
-    write_json(tmp_path / "one/captions.json", {str(n): [text] for n, text in enumerate(texts)})
-    other = {"0": ["a big cat runs home"], "1": [texts[1]], "2": [texts[2]], "9": ["x"]}
-    write_json(tmp_path / "other.json", other)
-    lines = []
-    sources = [tmp_path / "one", tmp_path / "other.json"]
-    compare_captions(
-        sources, references=tmp_path / "r.json", metrics=["ROUGE_L"], report=lines.append
-    )
-    assert lines[:2] == [
-        "other: left out because others lack them: 1 image",
-        "3 images; 95% intervals from images drawn with replacement",
-    ]
-    assert lines[3].split()[:3] == ["one", "1", "1.000"]
-    assert "  ROUGE_L  +0.0667 [" in lines[6] and "better on 1 image, worse on 0" in lines[6]
-    assert lines[7:] == ["  words gained: dog 1 (1 right)", "  words lost: cat 1 (0 right)"]
-    command = [sys.executable, str(REPO / "launch/evaluate.py"), "--compare", *map(str, sources)]
-    command += [f"--references={tmp_path / 'r.json'}", f"--output={tmp_path / 'out'}"]
-    message = "--ensemble, --groups: expected without --compare only"
-    with pytest.raises(subprocess.CalledProcessError) as caught:
-        subprocess.run([*command, "--ensemble", "--groups=g"], check=True, capture_output=True)
-    assert message.encode() in caught.value.stderr
-    environment = {**os.environ, "PYTHONPATH": str(REPO), "PATH": ""}  # no Java: no METEOR
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    assert "one minus other:\n  CIDEr " in done.stdout
-    assert (tmp_path / "out/comparison.json").exists()
-    for bad, message in (
-        ([sources[0]], "nothing to compare one with"),
-        ([sources[0], sources[0] / "captions.json"], "a source comes twice"),
-        ([sources[0], tmp_path / "absent"], "absent"),
-    ):
-        with pytest.raises(SparsecapError, match=message):
-            compare_captions(bad, references=tmp_path / "r.json", metrics=["ROUGE_L"])
-    with pytest.raises(ConfigError, match=r"no run among the sources; expected --references=FILE"):
-        compare_captions(sources, metrics=["ROUGE_L"])
-    write_json(tmp_path / "r.json", {"7": ["a"]})
-    with pytest.raises(DataError, match=r"one, other: 3 images in common, 3 of them without ref"):
-        compare_captions(sources, references=tmp_path / "r.json", metrics=["ROUGE_L"])
 
 
 def test_a_missing_caption_has_no_log_prob():

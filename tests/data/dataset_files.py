@@ -21,3 +21,7 @@ def karpathy_image(image_id, split, **changes):
     name = f"COCO_val2014_{image_id:012d}.jpg"
     sentences = [{"tokens": ["a", "cat", str(image_id)], "raw": f"A cat {image_id}."}]
     return {"filename": name, "split": split, "sentences": sentences, **changes}
+
+
+def photo(**changes):
+    return {"filename": "a.jpg", "split": "train", "captions": ["A dog."]} | changes

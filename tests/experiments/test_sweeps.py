@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from PIL import Image
-from tiny_runs import make_data, tiny_config
+from tiny_runs import constant_config, make_data
 
 from sparsecap_jax.errors import ConfigError, DataError, SparsecapError
 from sparsecap_jax.evaluation.plots import error_bar_curves
@@ -32,9 +32,9 @@ def swept(tmp_path_factory):
 
     def runs(seeds):
         assert seeds == 1
-        dense = SweepRun("dense", {"method": "dense"}, tiny_config(data, "none", **config))
-        fails = SweepRun("fails", {"method": "x"}, broken(tiny_config(data, "none", **config)))
-        pruned = tiny_config(data, "mag_blind", **config)
+        dense = SweepRun("dense", {"method": "dense"}, constant_config(data, **config))
+        fails = SweepRun("fails", {"method": "x"}, broken(constant_config(data, **config)))
+        pruned = constant_config(data, "mag_blind", **config)
         return [dense, fails, SweepRun("mag", {"method": "mag_blind"}, pruned, init_from="dense")]
 
     sweep = Sweep(runs, lambda workdir, rows: drawn.append(rows))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 from test_checkpoints import state_at
-from tiny_runs import make_data, tiny_config
+from tiny_runs import constant_config, make_data
 
 from sparsecap_jax.errors import CheckpointError
 from sparsecap_jax.files import read_csv
@@ -31,9 +31,7 @@ def data(tmp_path_factory):
 
 def config(data, **train):
     """A dense run of 8 steps at a constant rate, with a checkpoint every second."""
-    config = tiny_config(data, "none", **{"steps": 8, "eval_every": 2, "log_every": 4, **train})
-    config.optimizer.schedule = "constant"
-    return config
+    return constant_config(data, **{"steps": 8, "eval_every": 2, "log_every": 4, **train})
 
 
 @pytest.fixture

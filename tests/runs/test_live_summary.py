@@ -6,7 +6,7 @@ import re
 import chromium
 import pytest
 from PIL import Image
-from tiny_runs import make_data, tiny_config
+from tiny_runs import constant_config, make_data, tiny_config
 
 from sparsecap_jax.data.records import Record
 from sparsecap_jax.evaluation.pages.charts import chart, heat_map, nice_ticks, spread
@@ -148,7 +148,7 @@ def test_the_page_is_current_at_each_validation(trained):
 
 
 def test_a_summary_that_cannot_be_written_is_a_warning(trained, tmp_path, caplog):
-    config = tiny_config(trained[0].parent / "data", steps=4)
+    config = constant_config(trained[0].parent / "data", steps=4)
     (tmp_path / "run/summary.html").mkdir(parents=True)
     with caplog.at_level(logging.WARNING):
         assert train(config, tmp_path / "run", lambda line: None)["step"] == 4

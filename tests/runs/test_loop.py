@@ -150,7 +150,10 @@ def test_eight_devices_give_the_losses_of_one(data, tmp_path):
 def test_several_steps_per_call_give_the_same_losses(data, finished, tmp_path):
     train(tiny_config(data, steps_per_call=4), tmp_path / "calls", QUIET.append)
     ours, theirs = last_variables(tmp_path / "calls"), last_variables(finished[0])
-    for path, leaf in flatten_dict(theirs["params"]).items():
+    theirs = flatten_dict(theirs["params"])
+    # No attention depends on a shift of all scores: its gradient is rounding, which Adam enlarges.
+    assert theirs.pop(("attention", "alpha", "bias")).shape == (1,)
+    for path, leaf in theirs.items():
         np.testing.assert_allclose(flatten_dict(ours["params"])[path], leaf, atol=1e-5)
 
 

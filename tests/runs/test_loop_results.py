@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from loop_files import last_variables
-from tiny_runs import SIZES, STEPS, tiny_config
+from tiny_runs import SIZES, STEPS, constant_config, tiny_config
 
 from sparsecap_jax.commands.evaluate import evaluate_run
 from sparsecap_jax.commands.report import report_run
@@ -97,7 +97,7 @@ def test_a_run_logs_its_rate_its_masks_and_its_size_by_module(finished):
 
 def test_warm_start_takes_all_weights_or_says_what_is_missing(data, finished, tmp_path):
     lines = []
-    config = tiny_config(data, "none", init_from=str(finished[0]), steps=1)
+    config = constant_config(data, init_from=str(finished[0]), steps=1)
     train(config, tmp_path / "warm", lines.append)
     assert lines[1].startswith("warm start: 21 tensors")
     initial = load_weights(tmp_path / "warm" / "initial_weights.npz")["params"]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_runs import make_data, tiny_config
+from tiny_runs import constant_config, make_data, tiny_config
 
 import sparsecap_jax as sc
 from sparsecap_jax.errors import CheckpointError, ConfigError
@@ -24,7 +24,7 @@ NAME = "distillation:Distillation"
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     folder = tmp_path_factory.mktemp("teacher")
-    config = tiny_config(make_data(folder / "data"), pruner="none", steps=2)
+    config = constant_config(make_data(folder / "data"), steps=2)
     sc.train(config, folder / "run", lambda line: None)
     return folder
 

@@ -5,7 +5,7 @@ import contextlib
 import jax
 import numpy as np
 import pytest
-from tiny_runs import make_data, tiny_config
+from tiny_runs import constant_config, make_data
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.runs.checkpoints import Checkpoints
@@ -21,18 +21,13 @@ def data(tmp_path_factory):
     return make_data(tmp_path_factory.mktemp("scenes") / "toy")
 
 
-def config_of(data, pruner, **fields):
-    """A run at a constant rate, whose steps do not depend on its length."""
-    config = tiny_config(data, pruner, **fields)
-    config.optimizer.schedule = "constant"
-    return config
-
-
 @pytest.fixture(scope="module")
 def source(data, tmp_path_factory):
     """A pruned run of 4 steps, trained packed."""
     workdir = tmp_path_factory.mktemp("run") / "source"
-    train(config_of(data, "static_sparse", steps=4, packed_optimizer=True), workdir, [].append)
+    train(
+        constant_config(data, "static_sparse", steps=4, packed_optimizer=True), workdir, [].append
+    )
     return workdir
 
 
@@ -48,7 +43,7 @@ def test_training_is_the_same_and_continues_exactly(data, source, tmp_path):
     finished = {}
     for name, packs in (("dense", False), ("packed", True)):
         fields = {"init_from": str(source), "packed_optimizer": packs}
-        train(config_of(data, "mask_freeze", steps=8, **fields), tmp_path / name, [].append)
+        train(constant_config(data, "mask_freeze", steps=8, **fields), tmp_path / name, [].append)
         finished[name] = load_weights(tmp_path / name / "model.scap")
     jax.tree.map(np.testing.assert_array_equal, finished["packed"], finished["dense"])
     start = load_run(source)
@@ -60,7 +55,7 @@ def test_training_is_the_same_and_continues_exactly(data, source, tmp_path):
             strict=True,
         )
     )
-    config = config_of(data, "mask_freeze", steps=4, **fields)
+    config = constant_config(data, "mask_freeze", steps=4, **fields)
     train(config, tmp_path / "parts", [].append)
     config.train.steps, lines = 8, []
     train(config, tmp_path / "parts", lines.append)
@@ -81,11 +76,11 @@ def test_training_is_the_same_and_continues_exactly(data, source, tmp_path):
 @pytest.mark.parametrize("pruner", ["supermask", "mag_grad_blind", "rigl", "none"])
 def test_masks_that_change_are_refused_before_anything_is_written(data, tmp_path, pruner):
     with pytest.raises(ConfigError, match=r"config\.train\.packed_optimizer is True, but pruner '"):
-        train(config_of(data, pruner, packed_optimizer=True), tmp_path / "run", [].append)
+        train(constant_config(data, pruner, packed_optimizer=True), tmp_path / "run", [].append)
     assert not (tmp_path / "run").exists()
 
 
 def test_the_setting_stays_with_a_run(data, source):
-    config = config_of(data, "static_sparse", steps=4)
+    config = constant_config(data, "static_sparse", steps=4)
     with pytest.raises(ConfigError, match=r"train\.packed_optimizer was True, is False"):
         train(config, source, [].append)

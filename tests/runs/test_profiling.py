@@ -4,7 +4,7 @@ import gzip
 import json
 
 import pytest
-from tiny_runs import make_data, tiny_config
+from tiny_runs import constant_config, make_data
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.runs.loop import train
@@ -20,7 +20,7 @@ def events(folder):
 def test_a_run_writes_a_trace_of_some_steps(tmp_path):
     make_data(tmp_path / "data")
     lines, folder = [], tmp_path / "profile"
-    config = tiny_config(tmp_path / "data", "none", steps=8, eval_every=8)
+    config = constant_config(tmp_path / "data", steps=8, eval_every=8)
     train(config, tmp_path / "traced", lines.append, trace=StepTrace(folder, 4, 3))
     assert lines.count(f"wrote a profile of 3 steps to {folder}") == 1
     calls = [e for e in events(folder) if e.get("name") == "PjitFunction(many)"]
@@ -29,7 +29,9 @@ def test_a_run_writes_a_trace_of_some_steps(tmp_path):
         count += call["ts"] >= end  # JAX notes a call of compiled code twice, one inside the other
         end = max(end, call["ts"] + call["dur"])
     assert count == 3
-    train(config, tmp_path / "plain", lines.append)
+    late = StepTrace(folder, 8)
+    train(config, tmp_path / "plain", lines.append, trace=late)
+    assert lines.count("no profile: this command took 8 steps, the trace begins after 8") == 1
     logs = [(tmp_path / name / "train.csv").read_text().split() for name in ("traced", "plain")]
     traced, plain = ([row.rpartition(",")[0] for row in log] for log in logs)  # last: images/s
     assert traced == plain and len(plain) == 5
@@ -40,10 +42,20 @@ def test_a_run_that_ends_within_the_trace_keeps_what_there_is(tmp_path):
     for _ in range(3):
         trace.before(())
         assert not trace.after(1, ())
-    trace.close()
-    assert events(tmp_path / "profile")
+    folder = tmp_path / "profile"
+    assert trace.close() == f"the profile in {folder} ends early: this command took 3 steps"
+    assert trace.close() == "" == StepTrace().close()
+    assert events(folder)
     trace.before(())  # does not begin again
     assert not trace.after(100, ())
+
+
+def test_a_run_that_ends_before_the_trace_says_so(tmp_path):
+    trace = StepTrace(tmp_path / "profile", 10, 5)
+    trace.before(())
+    assert not trace.after(1, ())
+    assert trace.close() == "no profile: this command took 1 step, the trace begins after 10"
+    assert not [*(tmp_path / "profile").iterdir()]
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_before_training(tmp_path):

@@ -15,6 +15,8 @@ ONE_ROW_NS = {"dense": 0.15, "csr": 0.32, "blocks": 0.16}
 # up to `LANES` vectors.
 DENSE_ROWS_NS = 0.15, 0.01
 LANES_NS = {"csr": 0.43, "blocks": 0.22}
+# A weight that an entry of an embedded word is multiplied with, for each word.
+WORD_NS = 0.5
 
 
 def cost(form: str, weights: int | float, rows: int) -> float:

@@ -107,10 +107,10 @@ class Product:
         rows, sums = inputs.reshape(-1, width), results.reshape(-1, outputs)
         if self.form == "dense":
             sums += rows @ self._dense.T
-        elif len(rows) <= self._by_scipy:
-            sums += self._by_library(rows)
-        elif len(rows):
+        elif len(rows) > self._by_scipy:
             self._multiply(rows, sums)
+        elif len(rows):
+            sums += self._by_library(rows)
 
     def kernel(self) -> Float[np.ndarray, "I O"]:
         """Return the dense weights."""
@@ -136,7 +136,8 @@ class Product:
         return sparse.csr_array((weights, *places), shape=self.shape[::-1])
 
     def _by_library(self, rows: Float[np.ndarray, "N I"]) -> Float[np.ndarray, "N O"]:
-        return self._library @ rows[0] if len(rows) == 1 else (self._library @ rows.T).T
+        found = self._library @ (rows.T if len(rows) > 1 else rows[0])
+        return found.T.reshape(len(rows), -1)
 
     def _multiply(self, rows: Float[np.ndarray, "N I"], sums: Float[np.ndarray, "N O"]) -> None:
         """Add the product with the sparse matrix; sides are padded to whole lanes and blocks."""

@@ -2,6 +2,7 @@
 
 The costs were measured on an AMD EPYC of 2 cores (Zen 5), see docs/results/sparse_runtime.md; their
 ratios decide the form of a matrix, and whether a search runs on the sparse runtime or on XLA.
+`benchmarks/sparse_runtime.py --costs` times products on another machine.
 """
 
 # Vectors that are multiplied side by side, and the side of a block; the kernels are written for

@@ -6,7 +6,12 @@ python benchmarks/sparse_runtime.py --reference=DIR --reference_python=VENV/bin/
 Models of the papers' sizes get random weights, pruned at random to each of `--patterns`: a sparsity
 in percent, N:M along the inputs such as `2:4`, or `blocks_PERCENT` of 4 x 4 weights. Runtimes take
 turns in one process; the reference runs in another, and so do PyTorch's CSR and onnxruntime, where
-they are installed beside it, with one product each. With `--cpu`, seconds of the process count
+they are installed beside it, with one product each. The constants of `sparse/forms.py` come from
+
+python benchmarks/sparse_runtime.py --models=up_down --patterns=95,97.5,99.1,blocks_95 --settings= \
+    --caption_length=0 --costs
+
+With `--cpu`, seconds of the process count
 instead of those of the clock, except for the reference: other work on the machine changes them
 less. Floors are the bytes of the stored weights, as often as they are read, over the bandwidth at
 which one core reads so many bytes.
@@ -34,6 +39,9 @@ CPU = flags.DEFINE_bool("cpu", False, "Count seconds of the process.")
 SETTINGS = flags.DEFINE_list("settings", ["1x1", "1x5", "8x1", "50x5"], "Batch size x beams.")
 PLOT = flags.DEFINE_string("plot", None, "PNG of the speed-ups.")
 MATRICES = flags.DEFINE_bool("matrices", True, "Also time the products of a word one by one.")
+COSTS = flags.DEFINE_bool("costs", False, "With --matrices: in every form, of several vectors.")
+
+VECTORS = 1, 8, 50
 
 
 def prune(params, pattern):
@@ -140,7 +148,7 @@ def compare(name):
 
     config, module, dense = random_weights(name)
     fields, rows = our_fields(config), []
-    settings = [tuple(map(int, setting.split("x"))) for setting in SETTINGS.value]
+    settings = [tuple(map(int, setting.split("x"))) for setting in SETTINGS.value if setting]
     for pattern in PATTERNS.value:
         params = prune(dense, pattern)
         if decoding.LENGTH.value:
@@ -149,7 +157,11 @@ def compare(name):
         model = sparse.make_sparse_model(fields, params)
         one_core = sparse.make_sparse_model(fields, params, threads=1)
         if MATRICES.value:
-            print_matrices(name, pattern, one_core)
+            kernels = print_matrices(name, pattern, one_core)
+            if COSTS.value:
+                print_costs(kernels)
+        if not settings:
+            continue
         on_device = jax.device_put(params)
         prepared = prepare(module, on_device)
         reference = {}
@@ -190,15 +202,20 @@ def compare(name):
 
 def products_of(run):
     """Return the products that a run makes, each with its number of rows."""
-    from sparsecap_jax.sparse.matrices import Product
+    from sparsecap_jax.sparse.matrices import Product, WordProduct
 
-    made, multiply = [], Product.__call__
+    made = []
 
-    def noted(product, inputs):
-        made.append((product, inputs.size // inputs.shape[-1]))
-        return multiply(product, inputs)
+    def noting(kind):
+        add = kind.add
 
-    with mock.patch.object(Product, "__call__", noted):
+        def noted(product, inputs, results):
+            made.append((product, results.size // results.shape[-1]))
+            add(product, inputs, results)
+
+        return mock.patch.object(kind, "add", noted)
+
+    with noting(Product), noting(WordProduct):
         run()
     return made
 
@@ -206,13 +223,15 @@ def products_of(run):
 def work(made, batch):
     """Return bytes moved and operations of a caption, dense and sparse, and the floor in seconds.
 
-    Every product reads its weights once; CSR has four bytes of position for each, blocks for 16.
+    Every product reads its weights once, but those of words for each row; CSR has two bytes of
+    position for each, rows of words four, blocks two for 16.
     """
 
-    def stored(product):
-        return product.stored * {"dense": 4, "csr": 8, "blocks": 4.25}[product.form]
+    def stored(product, rows=1):
+        each = {"dense": 4, "csr": 6, "blocks": 4.125, "words": 8 * rows}[product.form]
+        return product.stored * each
 
-    moved = sum(stored(product) for product, _ in made)
+    moved = sum(stored(*one) for one in made)
     at_a_time = sum(stored(product) for product in {id(one): one for one, _ in made}.values())
     return {
         "dense_bytes": sum(4 * product.size for product, _ in made) / batch,
@@ -242,7 +261,10 @@ def print_row(row, first):
 
 
 def print_matrices(name, pattern, model):
-    """Print Amdahl's table: the microseconds of each product of one row, in each form."""
+    """Print Amdahl's table: the microseconds of each product of one row, in each form.
+
+    Return the kernels.
+    """
     from sparsecap_jax.sparse.matrices import Product
 
     print(f"\n{name}, {pattern}: products of a word, microseconds on one core\n")
@@ -258,10 +280,36 @@ def print_matrices(name, pattern, model):
             seconds = fastest(lambda other=other, row=row: other(row), 20)
             times.append(f"{1e6 * seconds:.0f}" if other.form == form else "")
         kept = np.count_nonzero(kernel)
-        floor = 1e6 * 8 * kept / bandwidth(8 * kept)
+        floor = 1e6 * 6 * kept / bandwidth(6 * kept)
         shape = " x ".join(map(str, kernel.shape))
         cells = [shape, kept, product.form, *times, *others, f"{floor:.0f}"]
         print("| " + " | ".join(map(str, cells)) + " |")
+    return kernels
+
+
+def print_costs(kernels):
+    """Print the nanoseconds of a product for each stored weight, from which `forms.py` is set."""
+    from scipy import sparse as scipy_sparse
+
+    from sparsecap_jax.sparse.matrices import Product
+
+    print("\nnanoseconds for each stored weight, by number of vectors, on one core\n")
+    print("| matrix | form | stored | " + " | ".join(map(str, VECTORS)) + " |")
+    print("| --- | --- |" + " --: |" * (1 + len(VECTORS)))
+    for kernel in kernels:
+        if kernel.size < 1_000_000:
+            continue
+        ways = {form: Product(kernel, form, threads=1) for form in ("dense", "csr", "blocks")}
+        stored = {form: product.stored for form, product in ways.items()}
+        matrix = scipy_sparse.csr_array(kernel.T)
+        ways["scipy"], stored["scipy"] = lambda rows, m=matrix: m @ rows.T, matrix.nnz
+        for form, product in ways.items():
+            cells = [" x ".join(map(str, kernel.shape)), form, stored[form]]
+            for count in VECTORS:
+                rows = np.random.default_rng(0).standard_normal((count, len(kernel)), np.float32)
+                seconds = fastest(lambda product=product, rows=rows: product(rows), 20)
+                cells.append(f"{1e9 * seconds / max(1, stored[form]):.2f}")
+            print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 
 
 def by_others(library, kernels):

@@ -17,6 +17,7 @@ CALLS = {
     "least_later": (VALUES[0, 0],),
     "to_bits": (VALUES,),
     "set_at": (VALUES, (0, 1), np.float32(7)),
+    "take_along_axis": (VALUES, VALUES[..., ::3].argsort(axis=-1), 2),
     "add_at": (VALUES[..., 0], PLACES, np.float32(1)),
     "min_at": (VALUES[..., 0], PLACES, np.float32(-1)),
 }

@@ -19,14 +19,17 @@ def sigmoid(values: np.ndarray) -> np.ndarray:
 
 def softmax(values: np.ndarray, axis: int = -1) -> np.ndarray:
     """Return the softmax over an axis."""
-    weights = np.exp(values - values.max(axis=axis, keepdims=True))
-    return weights / weights.sum(axis=axis, keepdims=True)
+    weights = values - np.maximum.reduce(values, axis=axis, keepdims=True)
+    np.exp(weights, out=weights)
+    weights /= np.add.reduce(weights, axis=axis, keepdims=True)
+    return weights
 
 
 def log_softmax(values: np.ndarray, axis: int = -1) -> np.ndarray:
     """Return the log of the softmax over an axis."""
-    shifted = values - values.max(axis=axis, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
+    shifted = values - np.maximum.reduce(values, axis=axis, keepdims=True)
+    shifted -= np.log(np.add.reduce(np.exp(shifted), axis=axis, keepdims=True))
+    return shifted
 
 
 def logsumexp(values: np.ndarray, axis: int) -> np.ndarray:
@@ -73,6 +76,15 @@ def top_k(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the k largest along the last axis and where they stand; ties: lowest first."""
     at = np.argsort(-values, axis=-1, kind="stable")[..., :k].astype(np.int32)
     return np.take_along_axis(values, at, axis=-1), at
+
+
+def take_along_axis(array: np.ndarray, indices: np.ndarray, axis: int) -> np.ndarray:
+    """Return the values at `indices` along an axis; along the last one without much ado."""
+    if axis not in (-1, array.ndim - 1) or array.shape[:-1] != indices.shape[:-1]:
+        return np.take_along_axis(array, indices, axis)
+    rows = array.reshape(-1, array.shape[-1])
+    which = np.arange(len(rows))[:, None], indices.reshape(len(rows), -1)
+    return rows[which].reshape(indices.shape)
 
 
 def set_at(array: np.ndarray, index: Any, values: Any) -> np.ndarray:

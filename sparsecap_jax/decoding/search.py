@@ -84,7 +84,7 @@ def _in_stages(
     xp, (size, *smaller) = array_module(state.tokens), sizes or [0]
 
     def going(state: _Rows) -> Bool[ArrayLike, ""]:
-        most = xp.max(xp.sum(~state.finished, axis=-1))
+        most = (~state.finished).sum(axis=-1).max()
         return (state.position < state.tokens.shape[-1]) & (most > size)
 
     state = xp.while_loop(going, body, state)

@@ -106,7 +106,8 @@ class Decoder:
         slots = np.tile(np.arange(TOTAL, dtype=np.int32), len(tables))
         # The frequency of a slot's symbol, and the slot's place among those of the symbol.
         packed = frequencies.astype(np.int32) << BITS
-        self._slots = np.repeat(packed - starts.ravel().astype(np.int32), frequencies) + slots
+        slots += np.repeat(packed - starts.ravel().astype(np.int32), frequencies)
+        self._slots = slots.view(np.uint32)
 
     def decode(self, content: bytes, chosen: np.ndarray) -> np.ndarray:
         """Return the uint8 symbols `[N]` that `encode` coded with the tables `chosen`.
@@ -117,15 +118,15 @@ class Decoder:
         count, lanes = len(chosen), num_lanes(len(chosen))
         if len(content) < 4 * lanes or len(content) % 2:
             raise CheckpointError(f"coded data of {len(content)} bytes for {count} symbols")
-        states = np.frombuffer(content, "<u4", lanes).astype(np.int64)
+        # All is below 2**32, whatever the content: a state becomes at most
+        # (2**20 - 1) * TOTAL + TOTAL - 1, and has less than 2**16 before it is refilled.
+        states = np.frombuffer(content, "<u4", lanes).astype(np.uint32)
         words = np.frombuffer(content, "<u2", offset=4 * lanes)
-        offsets, read = chosen.astype(np.int32) << BITS, 0
-        places = np.empty(count, np.int32)
+        places, read = chosen.astype(np.uint32) << BITS, 0
         for first in range(0, count, lanes):
-            offset = offsets[first : first + lanes]
-            state = states[: len(offset)]
-            place = (state & (TOTAL - 1)) + offset
-            places[first : first + lanes] = place
+            place = places[first : first + lanes]
+            state = states[: len(place)]
+            place += state & (TOTAL - 1)
             packed = self._slots.take(place)
             state >>= BITS
             state *= packed >> BITS

@@ -2,6 +2,7 @@
 
 The costs were measured on an AMD EPYC of 2 cores (Zen 5), see docs/results/sparse_runtime.md; their
 ratios decide the form of a matrix, and whether a search runs on the sparse runtime or on XLA.
+`benchmarks/sparse_runtime.py --costs` times products on another machine.
 """
 
 # Vectors that are multiplied side by side, and the side of a block; the kernels are written for
@@ -15,6 +16,8 @@ ONE_ROW_NS = {"dense": 0.15, "csr": 0.32, "blocks": 0.16}
 # up to `LANES` vectors.
 DENSE_ROWS_NS = 0.15, 0.01
 LANES_NS = {"csr": 0.43, "blocks": 0.22}
+# A weight that an entry of an embedded word is multiplied with, for each word.
+WORD_NS = 0.5
 
 
 def cost(form: str, weights: int | float, rows: int) -> float:

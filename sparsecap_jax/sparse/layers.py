@@ -7,7 +7,8 @@ from jaxtyping import Float
 
 from sparsecap_jax.array_modules.numpy_arrays import softmax
 from sparsecap_jax.errors import CheckpointError
-from sparsecap_jax.sparse.matrices import Product
+from sparsecap_jax.sparse.forms import LANES, LANES_NS, WORD_NS
+from sparsecap_jax.sparse.matrices import Product, WordProduct, word_weights
 from sparsecap_jax.trees import flatten
 from sparsecap_jax.types import PyTree
 
@@ -33,7 +34,7 @@ class Weights:
         self._leaves = flatten(params)
         kept = sum(int(np.count_nonzero(leaf)) for leaf in self._leaves.values())
         self._options = form, threads, kept < _SMALL
-        self.products: list[Product] = []
+        self.products: list[Product | WordProduct] = []
 
     def take(self, path: str, *shape: int) -> np.ndarray:
         """Return a leaf; a CheckpointError if it is missing or has another shape."""
@@ -54,7 +55,25 @@ class Weights:
         """Return the affine map of a `Linear` layer."""
         product = self.product(self.take(f"{path}/kernel", inputs, outputs))
         bias = self.take(f"{path}/bias", outputs)
-        return lambda rows: product(rows) + bias
+        return lambda rows: product(rows, bias)
+
+    def words(
+        self, embedding: Float[np.ndarray, "V I"], kernel: Float[np.ndarray, "I O"]
+    ) -> Callable[[np.ndarray, np.ndarray], None]:
+        """Return the function that adds the products of embedded words to `results [..., O]`.
+
+        It takes the words' tokens and the results. Where words have few entries, only their rows
+        of the kernel are read.
+        """
+        form, _, small = self._options
+        alone = WORD_NS * word_weights(embedding, kernel)
+        together = LANES_NS["csr"] / LANES * np.count_nonzero(kernel)
+        if form in ("", "csr") and not small and alone < together:
+            product = WordProduct(embedding, kernel)
+            self.products.append(product)
+            return lambda tokens, results: product.add(tokens, results)
+        dense = self.product(kernel)
+        return lambda tokens, results: dense.add(embedding[tokens], results)
 
     def finish(self) -> None:
         """Raise a CheckpointError where a leaf has not been taken."""
@@ -63,8 +82,40 @@ class Weights:
 
 
 def relu(values: np.ndarray) -> np.ndarray:
-    """Return the positive part."""
-    return np.maximum(values, np.float32(0.0))
+    """Set what is negative to 0, in place."""
+    return np.maximum(values, np.float32(0.0), out=values)
+
+
+def lstm_ordered(weights: Float[np.ndarray, "... G"]) -> Float[np.ndarray, "... G"]:
+    """Return the weights of an LSTM's gates in the order and the scale of `lstm_advance`.
+
+    They are input, forget, output and cell gates; the first three are halved, since the logistic
+    function of x is `(tanh(x / 2) + 1) / 2`. Halving is exact.
+    """
+    i, f, g, o = np.split(weights, 4, axis=-1)
+    half = np.float32(0.5)
+    return np.concatenate([half * i, half * f, half * o, g], axis=-1)
+
+
+def lstm_advance(
+    gates: Float[np.ndarray, "... G"], cell: Float[np.ndarray, "... H"]
+) -> tuple[Float[np.ndarray, "... H"], Float[np.ndarray, "... H"]]:
+    """Return the hidden and the cell state that follow `cell`, as `formulas.lstm_state` does.
+
+    `gates` are those of weights that are `lstm_ordered`, and are overwritten.
+    """
+    width = cell.shape[-1]
+    np.tanh(gates, out=gates)
+    logistic = gates[..., : 3 * width]
+    logistic *= np.float32(0.5)
+    logistic += np.float32(0.5)
+    new = gates[..., width : 2 * width] * cell
+    added = gates[..., 3 * width :]
+    added *= gates[..., :width]
+    new += added
+    hidden = np.tanh(new)
+    hidden *= gates[..., 2 * width : 3 * width]
+    return hidden, new
 
 
 def layer_norm(weights: Weights, path: str, width: int) -> Map:
@@ -75,7 +126,10 @@ def layer_norm(weights: Weights, path: str, width: int) -> Map:
     def norm(rows: np.ndarray) -> np.ndarray:
         centred = rows - np.add.reduce(rows, axis=-1, keepdims=True) * share
         squares = np.einsum("...d,...d->...", centred, centred)[..., None]
-        return scale * (centred / (np.sqrt(squares * unbiased) + np.float32(1e-6))) + bias
+        centred /= np.sqrt(squares * unbiased) + np.float32(1e-6)
+        centred *= scale
+        centred += bias
+        return centred
 
     return norm
 
@@ -101,7 +155,7 @@ class Attention:
             bias = np.concatenate([biases[name] for name in names])
 
             def project(rows: np.ndarray) -> list[np.ndarray]:
-                found = product(rows) + bias
+                found = product(rows, bias)
                 return [
                     self._split(found[..., i * width : (i + 1) * width]) for i in range(len(names))
                 ]
@@ -136,7 +190,8 @@ class Attention:
         bias: np.ndarray | None = None,
     ) -> tuple[Float[np.ndarray, "G Q D"], Float[np.ndarray, "G H Q R"]]:
         """Return the mixed values, not yet projected by `out`, and the attention weights."""
-        scores = query @ memory[0].swapaxes(-1, -2) / self._scale
+        scores = query @ memory[0].swapaxes(-1, -2)
+        scores /= self._scale
         if mask is not None:
             scores = np.where(mask, scores, MASKED_SCORE)
         weights = softmax(scores if bias is None else scores + bias)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sparsecap_jax.sparse import matrices
-from sparsecap_jax.sparse.matrices import Product
+from sparsecap_jax.sparse.matrices import Product, WordProduct
 
 
 def drawn(kind, shape=(64, 80)):
@@ -40,6 +40,32 @@ def test_products_are_those_of_the_dense_matrix(monkeypatch, kind, threads, form
         found = product(inputs)
         assert found.dtype == np.float32 and found.shape == (*shape, 80)
         np.testing.assert_allclose(found, inputs @ kernel, atol=1e-5)
+        start = rng.standard_normal(80).astype(np.float32)
+        np.testing.assert_allclose(product(inputs, start), inputs @ kernel + start, atol=1e-5)
+
+
+def test_words_take_the_rows_of_their_entries():
+    embedding, kernel = drawn(0.1, (30, 64)), drawn(0.2)
+    product, results = WordProduct(embedding, kernel), np.ones((2, 3, 80), np.float32)
+    tokens = np.array([[0, 29, 7], [7, 7, 1]])
+    tokens.setflags(write=False)
+    product.add(tokens, results)
+    np.testing.assert_allclose(results, 1 + embedding[tokens] @ kernel, atol=1e-5)
+    np.testing.assert_array_equal(product.kernel(), kernel)
+    taken = [sum(np.count_nonzero(kernel[at]) for at in np.flatnonzero(row)) for row in embedding]
+    assert product.stored == pytest.approx(np.mean(taken))
+    assert product.cost(8) == pytest.approx(8 * 0.5 * np.mean(taken))
+    for token in (-1, 30):
+        with pytest.raises(IndexError, match=rf"tokens \[{token}\]: expected less than 30"):
+            product.add(np.array([token]), results[:1, :1])
+
+
+def test_wide_matrices_have_wide_places():
+    kernel = np.zeros((70_000, 3), np.float32)
+    kernel[[0, 65_536, 69_999], [0, 1, 2]] = 1, 2, 3
+    product, inputs = Product(kernel, "csr"), np.arange(70_000, dtype=np.float32)
+    assert product(inputs).tolist() == [0, 2 * 65_536, 3 * 69_999]
+    np.testing.assert_array_equal(product.kernel(), kernel)
 
 
 @pytest.mark.parametrize(
@@ -86,11 +112,12 @@ def test_kernels_work_where_nothing_can_be_kept(monkeypatch):
     from sparsecap_jax.sparse.kernels import compile_kernel
 
     monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
-    starts, places = np.array([0, 1, 3], np.uint32), np.array([2, 0, 1], np.uint32)
-    weights, result = np.array([5, 7, 11], np.float32), np.zeros(2, np.float32)
+    starts, outputs = np.array([0, 1, 3], np.uint32), np.array([1, 0], np.uint32)
+    inputs = np.array([2, 0, 1], np.uint16)
+    weights, result = np.array([5, 7, 11], np.float32), np.ones(2, np.float32)
     vector = np.array([1, 10, 100], np.float32)
-    compile_kernel("csr", False)(starts, places, weights, vector, result, 0, 2)
-    assert result.tolist() == [500, 117]
+    compile_kernel("csr")(starts, outputs, inputs, weights, vector, result, 0, 2)
+    assert result.tolist() == [118, 501]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")

@@ -11,8 +11,10 @@ from sparsecap_jax import sparse
 from sparsecap_jax.decoding import DecodeOptions, attention_weights, decode, must_contain
 from sparsecap_jax.decoding.ensemble import make_ensemble
 from sparsecap_jax.errors import CheckpointError, ConfigError
+from sparsecap_jax.formulas import lstm_state
 from sparsecap_jax.models import abstract_params, make_model
 from sparsecap_jax.sparse import layers
+from sparsecap_jax.sparse.layers import lstm_advance, lstm_ordered
 from sparsecap_jax.sparse.models import SparseEnsemble
 from sparsecap_jax.types import Regions
 
@@ -28,10 +30,10 @@ def images():
     return Regions(features, mask, np.zeros((2, 5, 4), np.float32), features.mean(axis=1))
 
 
-def pair(fields, seed=0, **options):
+def pair(fields, seed=0, density=0.3, **options):
     """A Linen module, params, and the model of the sparse runtime."""
     module = make_model(fields)
-    params = random_params(abstract_params(module), 0.3, seed)
+    params = random_params(abstract_params(module), density, seed)
     return module, params, sparse_of(module, params, **options)
 
 
@@ -74,6 +76,27 @@ def test_required_words_prefixes_constraints_and_attention():
     theirs = attention_weights(module, params, images(), found.tokens)
     ours = sparse.attention_weights(model, images(), found.tokens)
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("density", [0.05, 0.6])  # words by their entries, or as whole rows
+def test_up_down_by_compiled_kernels(monkeypatch, density):
+    monkeypatch.setattr(layers, "_SMALL", 0)
+    module, params, model = pair(UP_DOWN, density=density)
+    assert ("words" in {product.form for product in model.products}) == (density < 0.1)
+    for options in (DecodeOptions(method="greedy", max_length=9), DecodeOptions(max_length=9)):
+        expected = decode(module, params, images(), options)
+        found = sparse.decode(model, images(), options)
+        np.testing.assert_array_equal(found.tokens, expected.tokens)
+        np.testing.assert_allclose(found.log_probs, expected.log_probs, atol=1e-4)
+
+
+def test_gates_are_those_of_the_shared_formula():
+    rng = np.random.default_rng(0)
+    gates = 3 * rng.standard_normal((2, 3, 64)).astype(np.float32)
+    cell = rng.standard_normal((2, 3, 16)).astype(np.float32)
+    expected = lstm_state(gates, cell)
+    for ours, theirs in zip(lstm_advance(lstm_ordered(gates), cell), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_ensembles():

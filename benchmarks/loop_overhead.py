@@ -9,12 +9,12 @@ else should run on the machine.
 """
 
 import contextlib
-import functools
 import json
 import pathlib
 import statistics
 import tempfile
 import time
+from unittest import mock
 
 from absl import app, flags
 from paper_models import paper_config
@@ -42,10 +42,14 @@ class Steps:
     def __init__(self, pruner_name, meshed):
         import jax
 
-        from sparsecap_jax.pruning.step import SparseStep
         from sparsecap_jax.training.objectives import words_to_pack
         from sparsecap_jax.training.sharding import Placement, make_mesh
         from sparsecap_jax.training.steps import make_train_step
+
+        jit = jax.jit
+
+        def unplaced(function, in_shardings=None, out_shardings=None, **options):
+            return jit(function, **options)
 
         config = paper_config(MODEL.value, SCALE.value)
         objective, pruner, tx = make_parts(config, pruner_name)
@@ -53,16 +57,13 @@ class Steps:
         words = words_to_pack(batch.token_mask)
         self.state = first_state(objective, pruner, tx)
         self.metrics = None
-        if not meshed:
-            step = SparseStep(pruner, tx, functools.partial(objective, static=words))
-            self._inputs = jax.device_put(batch)
-            self._step = jax.jit(step, donate_argnums=0)
-            return
-        placement = Placement(make_mesh(1, IMAGES), (".*=largest",))
-        shardings = placement.shardings(self.state, self.state.params)
-        step = make_train_step(objective, pruner, tx, placement.mesh, shardings=shardings)
-        self.state = jax.device_put(self.state, shardings)
         self._inputs = jax.device_put(jax.tree.map(lambda leaf: leaf[None], batch))
+        placement, shardings = Placement(make_mesh(1, IMAGES), (".*=largest",)), None
+        if meshed:
+            shardings = placement.shardings(self.state, self.state.params)
+            self.state = jax.device_put(self.state, shardings)
+        with contextlib.nullcontext() if meshed else mock.patch.object(jax, "jit", unplaced):
+            step = make_train_step(objective, pruner, tx, placement.mesh, shardings=shardings)
         self._step = lambda state, inputs: step(state, inputs, words)
 
     def take(self):

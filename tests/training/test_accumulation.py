@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 from sharded_cases import (
     assert_same,
     cross_entropy,
@@ -70,7 +71,7 @@ PARTS = [
 @pytest.mark.parametrize(("shards", "images", "places", "third"), PARTS)
 def test_each_device_has_a_share_of_each_part(shards, images, places, third):
     """Host and device cut alike: what is packed on the host fits the part on the device."""
-    inner = Recorded(task=Task(None, references=[], shards=shards))
+    inner = Recorded(task=Task(nn.Dense(1), references=[], shards=shards))
     objective = accumulated(inner, 2)
     batches = jax.tree.map(lambda leaf: leaf[None], make_batch())
     inputs, words = objective.inputs(batches, 0)
@@ -90,7 +91,7 @@ def test_each_part_has_its_own_dropout_and_metrics_are_means():
             value = jax.random.uniform(rng)
             return value * params, {"caption_loss": value, "noise": value}
 
-    objective = accumulated(Noise(task=Task(None)), 2)
+    objective = accumulated(Noise(task=Task(nn.Dense(1))), 2)
     inputs = np.array([1.0, 2.0, 4.0, 5.0], np.float32)
     rng = jax.random.key(0)
     loss, grad, metrics = objective(np.float32(2), None, inputs, 0, rng)

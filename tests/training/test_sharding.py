@@ -1,5 +1,6 @@
 """Placement on a mesh: the numbers of one device, in parts of the expected size."""
 
+import collections
 import re
 
 import jax
@@ -10,6 +11,7 @@ from sharded_cases import (
     assert_same,
     captioner,
     cross_entropy,
+    make_batch,
     make_parts,
     self_critical,
     take_steps,
@@ -19,6 +21,7 @@ from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning.paths import by_path, show
 from sparsecap_jax.settings import build
 from sparsecap_jax.training.sharding import MeshConfig, Placement, make_mesh
+from sparsecap_jax.training.steps import make_train_step
 
 BOTH = (r"logit.*/kernel=data,model", r"logit.*/bias=model")
 # Model, pruner, devices, devices along `model`, recipe, rules.
@@ -122,3 +125,32 @@ def test_a_mesh_that_does_not_divide():
         make_mesh(8, 8, 3)
     with pytest.raises(ConfigError, match=r"data\.batch_size is 6; expected a multiple of 4"):
         make_mesh(8, 6, 2)
+
+
+def test_a_mesh_of_one_device_costs_nothing(monkeypatch):
+    """Its program has the operations of one that no mesh was given."""
+    programs, compiled, jit = [], jax.stages.Lowered.compile, jax.jit
+
+    def compile_(self, *args, **kwargs):
+        programs.append(compiled(self, *args, **kwargs))
+        return programs[-1]
+
+    model, pruner, tx, state = make_parts("up_down", "supermask")
+    monkeypatch.setattr(jax.stages.Lowered, "compile", compile_)
+    placement = Placement(make_mesh(1, 8), BOTH)
+    take_steps(cross_entropy(model), pruner, tx, state, placement, steps=1)
+
+    def unplaced(function, in_shardings=None, out_shardings=None, **options):
+        return jit(function, **options)
+
+    monkeypatch.setattr(jax, "jit", unplaced)
+    step = make_train_step(cross_entropy(model), pruner, tx, placement.mesh)
+    batches = jax.tree.map(lambda leaf: leaf[None], make_batch())
+    step(state, *cross_entropy(model).inputs(batches, 0))
+    operations = [
+        collections.Counter(re.findall(r" = \S+ ([\w-]+)\(", program.as_text()))
+        for program in programs
+    ]
+    assert len(programs) == 2
+    assert operations[0] == operations[1]
+    assert sum(operations[0].values()) > 100

@@ -12,11 +12,15 @@ ACCUMULATOR = 4  # bytes of a sum, float32
 
 
 class Dot(NamedTuple):
-    """One matrix product: FLOPs and bytes of one execution, and how often it runs."""
+    """One matrix product: FLOPs and bytes of one execution, how often it runs, and its shapes.
+
+    `shapes` are those of both operands and the dimension numbers of `jax.lax.dot_general`.
+    """
 
     flops: float
     bytes: float
     times: int
+    shapes: tuple = ()
 
 
 def dots(jaxpr, times=1):
@@ -46,10 +50,11 @@ def dots(jaxpr, times=1):
 def _dot(equation, times):
     left, right = (variable.aval for variable in equation.invars)
     out = equation.outvars[0].aval
-    ((contracted, _), _) = equation.params["dimension_numbers"]
+    numbers = equation.params["dimension_numbers"]
+    ((contracted, _), _) = numbers
     summed = math.prod(left.shape[axis] for axis in contracted)
     moved = sum(x.size * x.dtype.itemsize for x in (left, right)) + out.size * ACCUMULATOR
-    return Dot(2.0 * out.size * summed, float(moved), times)
+    return Dot(2.0 * out.size * summed, float(moved), times, (left.shape, right.shape, numbers))
 
 
 def _inner(value):

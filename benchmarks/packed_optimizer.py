@@ -68,7 +68,8 @@ class Tuning:
         from sparsecap_jax.pruning import SparseStep, make_pruner
         from sparsecap_jax.training.objectives import CrossEntropy, Task, words_to_pack
         from sparsecap_jax.training.optimizers import make_optimizer
-        from sparsecap_jax.training.steps import make_mesh, make_train_step
+        from sparsecap_jax.training.sharding import make_mesh
+        from sparsecap_jax.training.steps import make_train_step
         from sparsecap_jax.types import Batch, Regions
 
         config = paper_config(name, SCALE.value)

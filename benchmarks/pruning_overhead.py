@@ -39,7 +39,8 @@ class Side:
         from sparsecap_jax.pruning.step import SparseStep
         from sparsecap_jax.training.objectives import CrossEntropy, Task
         from sparsecap_jax.training.optimizers import make_optimizer
-        from sparsecap_jax.training.steps import make_mesh, make_train_step
+        from sparsecap_jax.training.sharding import make_mesh
+        from sparsecap_jax.training.steps import make_train_step
 
         recurrent = config["caption_model"].startswith("up_down")
         dropout = {"dropout": 0.1} if recurrent else {"dropout": 0.1 / 3, "source_dropout": 0.1}

@@ -86,7 +86,8 @@ def placed_step(objective, pruner, tx, images, state):
     import jax
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from sparsecap_jax.training.steps import make_mesh, make_train_step
+    from sparsecap_jax.training.sharding import make_mesh
+    from sparsecap_jax.training.steps import make_train_step
 
     mesh = make_mesh(1, images)
     step = make_train_step(objective, pruner, tx, mesh)

@@ -258,7 +258,7 @@ def checkpoint_config(run: LoadedRun, *, masks: str = "applied") -> dict[str, An
         **interop.tokenizer_fields(run.tokenizer),
         "max_seq_length": config.max_seq_length,
         "seq_per_img": config.data.seq_per_img,
-        "batch_size": config.data.batch_size,
+        "batch_size": config.data.batch_size * config.train.accumulate,
         "batch_size_eval": config.data.eval_batch_size,
         "beam_size_val": config.eval.beam_size_val,
         "beam_size_test": config.eval.beam_size_test,

@@ -19,7 +19,7 @@ class DataConfig:
         features_format: a key of `data.stores.STORES`; `auto` looks at the files.
         image_sizes: JSON or folder of image sizes, for formats with boxes in pixels.
         feature_size: width of a region's features.
-        batch_size: images per step.
+        batch_size: images per step, times `train.accumulate`.
         seq_per_img: captions per image and step.
         eval_batch_size: images decoded at a time in validation and evaluation.
         region_buckets: numbers of regions that images are padded to, growing; beyond the largest,

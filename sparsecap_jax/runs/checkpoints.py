@@ -13,8 +13,10 @@ import math
 import pathlib
 import shutil
 import stat
+import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -70,6 +72,9 @@ class Checkpoints:
         self._scores: dict[int, float | None] = {}
         self.corrupt: set[int] = set()
         self._writes = not read_only
+        self._executor = futures.ThreadPoolExecutor(1)
+        self._written: futures.Future | None = None
+        self._writer = 0
         try:
             with contextlib.suppress(FileNotFoundError):  # a run that trains removes steps
                 _check_sizes(self.directory.glob("*/*"))
@@ -88,6 +93,7 @@ class Checkpoints:
 
     def steps(self) -> Sequence[int]:
         """Steps that have a finished checkpoint, ascending."""
+        self._join()
         return sorted(self._manager.all_steps())
 
     def last_step(self) -> int | None:
@@ -115,14 +121,32 @@ class Checkpoints:
     def save(
         self, state: TrainState, *, score: float | None, data: Any, info: Mapping[str, Any]
     ) -> None:
-        """Save the whole state; returns before all of it is on disk (see `wait`).
+        """Save the whole state in the background (see `wait`).
+
+        What fails there is raised by the next call that waits, this method among them.
 
         Args:
-            state: the training state.
+            state: the training state; its arrays must stay as they are, see `snapshot`.
             score: ranks it as best; None where it may not be the best.
             data: state of the data iterator, JSON-serialisable.
             info: further entries of `meta`, JSON-serialisable.
         """
+        self._join()
+        step, info = int(state.step), {**info}
+        self._scores[step] = score
+        if jax.process_count() > 1:  # all of them meet while they save, in the same order
+            self._write(state, score, data, info)
+        else:
+            self._written = self._executor.submit(self._write_whole, state, score, data, info)
+
+    def _write_whole(self, *args: Any) -> None:
+        self._writer = threading.get_ident()
+        self._write(*args)
+        self._manager.wait_until_finished()
+
+    def _write(
+        self, state: TrainState, score: float | None, data: Any, info: dict[str, Any]
+    ) -> None:
         items = {name: tree for name, tree in state_items(state).items() if jax.tree.leaves(tree)}
         trees = {name: _plain(name, tree) for name, tree in items.items()}
         meta = {
@@ -136,8 +160,7 @@ class Checkpoints:
         meta["crc32"]["meta"] = _crc32_of_json(meta)
         items = {name: ocp.args.PyTreeSave(tree) for name, tree in trees.items()}
         args = ocp.args.Composite(meta=ocp.args.JsonSave(meta), **items)
-        self._scores[int(state.step)] = score
-        self._manager.save(int(state.step), args=args)
+        self._manager.save(meta["step"], args=args)
 
     def restore(self, like: TrainState, step: int | None = None) -> tuple[TrainState, dict]:
         """Restore a whole state, bit for bit, and the meta data it was saved with.
@@ -216,13 +239,21 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Block until everything saved so far is on disk."""
+        self._join()
         self._manager.wait_until_finished()
+
+    def _join(self) -> None:
+        """Wait for what is written in the background, and raise what failed there."""
+        if self._written and threading.get_ident() != self._writer:
+            written, self._written = self._written, None
+            written.result()
 
     def close(self) -> None:
         """Finish writing and release the directory; what could not be written is removed."""
         try:
             self.wait()
         finally:
+            self._executor.shutdown()
             self._manager.close()
             for partial in self.directory.glob("*.orbax-checkpoint-tmp") if self._writes else ():
                 shutil.rmtree(partial, ignore_errors=True)
@@ -320,6 +351,12 @@ class _KeepBestAndLast(checkpoint_managers.PreservationPolicy):
         keep = {max(steps, default=None), self.checkpoints.best_step(steps)}
         keep |= self.checkpoints.corrupt  # for the user to judge
         return [step in keep for step in steps]
+
+
+@jax.jit
+def snapshot(state: TrainState) -> TrainState:
+    """Copy a state on its devices, for `Checkpoints.save` to read while the state is trained on."""
+    return jax.tree.map(jax.numpy.copy, state)
 
 
 def _check_sizes(paths: Iterable[pathlib.Path]) -> None:

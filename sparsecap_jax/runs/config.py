@@ -27,12 +27,13 @@ from sparsecap_jax.tokenizers import TOKENIZERS
 from sparsecap_jax.training.config import TrainConfig, scheduled_sampling
 from sparsecap_jax.training.objectives import OBJECTIVES, Task
 from sparsecap_jax.training.optimizers import OptimizerConfig
+from sparsecap_jax.training.sharding import MeshConfig
 
 FORMAT_VERSION = 1
 # Sections whose fields depend on their `name`.
 CHOICES = {"model": MODELS, "pruner": PRUNERS, "tokenizer": TOKENIZERS, "objective": OBJECTIVES}
 NAMED = tuple(CHOICES)
-SECTIONS = (*NAMED, "data", "optimizer", "scst", "train", "eval")
+SECTIONS = (*NAMED, "data", "optimizer", "scst", "train", "mesh", "eval")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,7 @@ _PLAIN = {
     "optimizer": OptimizerConfig,
     "scst": ScstConfig,
     "train": TrainConfig,
+    "mesh": MeshConfig,
     "eval": EvalConfig,
 }
 # Fields of a choice that do not stand in its section.

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Key
 
 from sparsecap_jax.errors import CheckpointError
@@ -102,10 +101,11 @@ def abstract_state(run: Run, masks: PyTree | None = None) -> TrainState:
         packs = run.config.train.packed_optimizer
         return SparseStep(run.pruner, run.tx, packs=packs).start(rng, prune, params)
 
-    sharding = NamedSharding(run.mesh, PartitionSpec())
+    state = jax.eval_shape(make)
     return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        jax.eval_shape(make),
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        state,
+        run.placement.shardings(state, state.params),
     )
 
 

@@ -74,7 +74,7 @@ class Logs:
         last_step, last_time = self._mark
         self.skip(step)
         seconds = max(self._mark[1] - last_time, 1e-9) / max(step - last_step, 1)
-        total, rate = self._run.total_steps, self._run.config.data.batch_size / seconds
+        total, rate = self._run.total_steps, self._run.images_per_step / seconds
         eta = datetime.timedelta(seconds=round(seconds * (total - step)))
         learning_rate = float(self._learning_rate(step - 1))  # of the update that ended in `step`
         row = {**values, "learning_rate": learning_rate, "images_per_second": rate}

@@ -26,7 +26,7 @@ from sparsecap_jax.models import count_params
 from sparsecap_jax.pruning.masks import finalize, sparsity
 from sparsecap_jax.pruning.step import TrainState, warn_unless_begun
 from sparsecap_jax.pruning.summary import by_module, summarize, weight_counts
-from sparsecap_jax.runs.checkpoints import Checkpoints
+from sparsecap_jax.runs.checkpoints import Checkpoints, snapshot
 from sparsecap_jax.runs.directory import LoadedRun, save_finished
 from sparsecap_jax.runs.finished import (
     FINISHED,
@@ -42,6 +42,7 @@ from sparsecap_jax.runs.first_state import abstract_state, first_state
 from sparsecap_jax.runs.live_summary import LiveSummary
 from sparsecap_jax.runs.logs import Logs, of_masks
 from sparsecap_jax.runs.profiling import StepTrace
+from sparsecap_jax.runs.progress import Progress
 from sparsecap_jax.runs.run import Run, claim_workdir, leave_workdir, prepare_run
 from sparsecap_jax.runs.validation import Validator
 from sparsecap_jax.runs.weights import MAX_WEIGHTS, load_weights, save_weights
@@ -153,7 +154,7 @@ def _start(run: Run, checkpoints: Checkpoints, from_step: int | None):
     )
     state = first_state(run)
     save_weights(run.workdir / INITIAL_WEIGHTS, jax.device_get(state.params))
-    return jax.device_put(state, NamedSharding(run.mesh, PartitionSpec())), iterator, 0
+    return jax.device_put(state, run.placement.shardings(state, state.params)), iterator, 0
 
 
 def _run_steps(
@@ -168,6 +169,7 @@ def _run_steps(
     """Take all remaining steps; `advice` says how to continue after a signal."""
     config, step = run.config.train, int(state.step)
     skips = config.skip_nonfinite > 0
+    shardings = run.placement.shardings(state, state.params)
     compiled = functools.cache(
         lambda objective: make_train_step(
             objective,
@@ -176,12 +178,12 @@ def _run_steps(
             run.mesh,
             skip_nonfinite=skips,
             packs=config.packed_optimizer,
+            shardings=shardings,
         )
     )
     masked = sum(leaf.size for leaf in jax.tree.leaves(state.prune.masks))
     logs, validator = Logs(run, step, masked), Validator(run)
-    readings = jax.jit(run.pruner.readings)
-    summary = LiveSummary(run, step)
+    progress, summary = Progress(run, logs, watch), LiveSummary(run, step)
     try:
         for index, objective, inputs in read_ahead(_calls(run, iterator, step)):
             trace.before(state)
@@ -190,17 +192,18 @@ def _run_steps(
             if trace.after(len(index), state):
                 run.report(f"wrote a profile of {trace.steps} steps to {trace.directory}")
             watch.add(step, index, state, metrics)
+            progress.write()
             if step % config.log_every == 0 or step == run.total_steps:
-                watch.look()
-                metrics |= readings(state.prune.masks)
-                counts = {"skipped": watch.skipped} if skips else {}
-                logs.progress(step, {**jax.tree.map(float, jax.device_get(metrics)), **counts})
+                progress.keep(step, metrics, state.prune.masks)
             stop = stopping.received()
             info: dict[str, Any] = {}
+            kept = None
             validates = step % run.eval_every == 0 or step == run.total_steps
             if validates or stop:
                 watch.check(step, state)
                 info["skipped"] = watch.skipped
+                progress.write()
+                kept = snapshot(state)  # before validation, so that no step waits for it
             if validates:
                 metrics, score = validator(state)
                 watch.check_validation(step, metrics)
@@ -210,7 +213,7 @@ def _run_steps(
                 summary.add(step, validator.samples)
                 logs.flush()
                 info["validation"] = metrics
-                checkpoints.save(state, score=score, data=iterator.get_state(step), info=info)
+                checkpoints.save(kept, score=score, data=iterator.get_state(step), info=info)
                 _remove_results(run, checkpoints)
                 summary.write()
                 shown = " | ".join(f"{key} {value:.4f}" for key, value in metrics.items())
@@ -220,7 +223,7 @@ def _run_steps(
                 logs.skip(step)
             elif stop:
                 logs.flush()
-                checkpoints.save(state, score=None, data=iterator.get_state(step), info=info)
+                checkpoints.save(kept, score=None, data=iterator.get_state(step), info=info)
                 _remove_results(run, checkpoints)
             if stop:
                 raise stopping.Stopped(stop, f" at step {step}", advice)

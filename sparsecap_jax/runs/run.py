@@ -22,7 +22,7 @@ from sparsecap_jax.data.extractor_notes import EXTRACTOR, noted_settings
 from sparsecap_jax.data.pipeline import TrainIterator, make_train_iterator, steps_per_epoch
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.files import read_settings, write_atomically, write_json
-from sparsecap_jax.models import make_model, model_class
+from sparsecap_jax.models import abstract_params, make_model, model_class
 from sparsecap_jax.pruning import Pruner, make_pruner
 from sparsecap_jax.runs.config import changed_fields, from_dict, model_config, to_json, validate
 from sparsecap_jax.runs.finished import CONFIG, INITIAL_WEIGHTS, TOKENIZER
@@ -31,10 +31,11 @@ from sparsecap_jax.scst.document_frequency import DocumentFrequency, count_docum
 from sparsecap_jax.scst.guard import check_document_frequency
 from sparsecap_jax.scst.rewards import make_rewards
 from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer, train_tokenizer
+from sparsecap_jax.training.accumulation import accumulated
 from sparsecap_jax.training.config import scheduled_sampling
 from sparsecap_jax.training.objectives import OBJECTIVES, Objective, SelfCritical, Task
 from sparsecap_jax.training.optimizers import make_optimizer
-from sparsecap_jax.training.steps import make_mesh
+from sparsecap_jax.training.sharding import Placement, make_mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Run:
     model: nn.Module
     pruner: Pruner
     tx: optax.GradientTransformation
-    mesh: Mesh
+    placement: Placement
     steps_per_epoch: int
     total_steps: int
     objectives: Mapping[int, Callable[[], Objective]]
@@ -64,6 +65,16 @@ class Run:
         return min((start for start in self.objectives if start > step), default=self.total_steps)
 
     @property
+    def mesh(self) -> Mesh:
+        """The devices."""
+        return self.placement.mesh
+
+    @property
+    def images_per_step(self) -> int:
+        """Images of all batches that one step computes."""
+        return self.config.data.batch_size * self.config.train.accumulate
+
+    @property
     def eval_every(self) -> int:
         """Steps between validations."""
         return self.config.train.eval_every or self.steps_per_epoch
@@ -71,12 +82,13 @@ class Run:
     def train_iterator(self) -> TrainIterator:
         """A fresh iterator over the training split."""
         config, data = self.config, self.config.data
-        keys = "batch_size seq_per_img region_buckets prefetch num_threads num_workers"
+        keys = "seq_per_img region_buckets prefetch num_threads num_workers"
         return make_train_iterator(
             self.dataset.splits["train"],
             self.dataset.store,
             self.tokenizer,
             **{key: data[key] for key in keys.split()},
+            batch_size=self.images_per_step,
             max_seq_length=config.max_seq_length,
             seed=config.seed,
             process_index=jax.process_index(),
@@ -104,11 +116,13 @@ def prepare_run(
         captioner = model_class(config.model.name)
         dataset = load_dataset(config.data, need_boxes=getattr(captioner, "needs_boxes", False))
     images = len(dataset.splits["train"])
-    epoch = steps_per_epoch(images, config.data.batch_size)
+    batch, parts = config.data.batch_size, config.train.accumulate
+    epoch = steps_per_epoch(images, batch * parts)
     if epoch < 1:
+        times = f", times config.train.accumulate {parts}" if parts > 1 else ""
         raise ConfigError(
-            f"config.data.batch_size is {config.data.batch_size}; expected at most {images}, the "
-            "number of training images"
+            f"config.data.batch_size is {batch}{times}; expected at most {images}, the number of "
+            "training images"
         )
     total = config.train.steps or config.train.epochs * epoch
     trained = _check_length(workdir, total)
@@ -116,7 +130,7 @@ def prepare_run(
     tx = make_optimizer(
         sections["optimizer"], total, epoch, pruner.trains_masks, config.model.get("d_model")
     )
-    mesh = make_mesh(config.train.devices, config.data.batch_size)
+    mesh = make_mesh(config.train.devices, batch, config.mesh.model)
     if not trained:
         _check_start(config, pruner)
     captions = [record.captions for record in dataset.splits["train"]]
@@ -131,32 +145,41 @@ def prepare_run(
         tokenizer,
         captions,
         config.max_seq_length,
-        mesh.size,
+        mesh.shape["data"],
         epoch,
         config.train.label_smoothing,
         scheduled_sampling(config.train, model),
     )
-    objectives = _objectives(sections, task, rewarded_from, frequency)
+    objectives = _objectives(sections, task, rewarded_from, frequency, parts)
+    placement = Placement.of(mesh, sections["mesh"])
+    if placement.rules:
+        placement.specs(abstract_params(model))  # finds those that do not fit
     return Run(
-        config, workdir, dataset, tokenizer, model, pruner, tx, mesh, epoch, total, objectives,
+        config, workdir, dataset, tokenizer, model, pruner, tx, placement, epoch, total, objectives,
         makes_tokenizer, report,
     )  # fmt: skip
 
 
 def _objectives(
-    sections: Mapping[str, Any], task: Task, rewarded_from: int, frequency: DocumentFrequency | None
+    sections: Mapping[str, Any],
+    task: Task,
+    rewarded_from: int,
+    frequency: DocumentFrequency | None,
+    parts: int,
 ) -> dict[int, Callable[[], Objective]]:
     """Return the objectives of a run by the step that they start at, each made when needed."""
-    plain, settings = dataclasses.replace(sections["objective"], task=task), sections["scst"]
+    settings = sections["scst"]
+    plain = accumulated(dataclasses.replace(sections["objective"], task=task), parts)
 
     @functools.cache
-    def rewarded() -> SelfCritical:
-        return SelfCritical(
+    def rewarded() -> Objective:
+        objective = SelfCritical(
             task=task,
             config=settings,
             rewards=make_rewards(settings.weights, frequency, task.references, task.tokenizer),
             options=decode_options(SearchOptions(search="greedy"), task.tokenizer, task.max_length),
         )
+        return accumulated(objective, parts)
 
     return {0: lambda: plain} | ({} if frequency is None else {rewarded_from: rewarded})
 

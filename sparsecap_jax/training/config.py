@@ -68,6 +68,8 @@ class TrainConfig:
         scheduled_sampling_max_prob: the highest probability.
         log_every: steps between lines of the log.
         eval_every: steps between validations, each with a checkpoint; 0: an epoch.
+        accumulate: batches of `data.batch_size` images that one step computes, one after the other,
+            before it updates the weights: the update of a batch so many times as large.
         steps_per_call: steps compiled into one call; more than one helps small models.
         skip_nonfinite: number of steps whose loss, gradients or weights may be not finite; such a
             step leaves the state as it was, and one more stops training. 0 needs the least memory.
@@ -92,6 +94,7 @@ class TrainConfig:
     scheduled_sampling_max_prob: Annotated[float, Range(0, 1)] = ScheduledSampling.max_prob
     log_every: Annotated[int, Range(1), MAY_CHANGE] = 25
     eval_every: Annotated[int, Range(0), MAY_CHANGE] = 0
+    accumulate: Annotated[int, Range(1, 10_000)] = 1
     steps_per_call: Annotated[int, Range(1, 10_000)] = 1
     skip_nonfinite: Annotated[int, Range(0), MAY_CHANGE] = 0
     packed_optimizer: bool = False

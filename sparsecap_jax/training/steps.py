@@ -10,35 +10,15 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
-from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning import Pruner
 from sparsecap_jax.pruning.masks import apply_masks
 from sparsecap_jax.pruning.step import Metrics, SparseStep, TrainState
 from sparsecap_jax.training import losses
 from sparsecap_jax.training.objectives import Objective
 from sparsecap_jax.types import Batch, PyTree
-
-
-def make_mesh(devices: int, batch_size: int) -> Mesh:
-    """Make a one-dimensional mesh, axis `data`, over the first `devices` accelerators (0: all).
-
-    Raises:
-        ConfigError: there are fewer, or their number does not divide the batch.
-    """
-    count = devices or jax.device_count()
-    if count > jax.device_count():
-        raise ConfigError(
-            f"config.train.devices is {count}, but this machine has {jax.device_count()}"
-        )
-    if batch_size % count:
-        raise ConfigError(
-            f"config.data.batch_size is {batch_size}; expected a multiple of {count} devices "
-            "(config.train.devices)"
-        )
-    return jax.make_mesh((count,), ("data",), (AxisType.Auto,), devices=jax.devices()[:count])
 
 
 def release_freed_memory() -> bool:
@@ -109,6 +89,7 @@ def make_train_step(
     *,
     skip_nonfinite: bool = False,
     packs: bool = False,
+    shardings: TrainState | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Compile the training step; the state is donated, inputs are split over the mesh.
 
@@ -120,6 +101,7 @@ def make_train_step(
         skip_nonfinite: whether a step that is not finite leaves all but the step number as it was,
             which takes memory for a second state.
         packs: see `SparseStep`.
+        shardings: those of a state, see `Placement.shardings`; None: all of it on every device.
 
     Returns:
         `step(state, inputs, static) -> (state, metrics)`. `inputs` and `static` are what
@@ -128,6 +110,10 @@ def make_train_step(
         else the first fault by its number in `fault_names`. The state itself is looked at where
         steps are skipped.
     """
+    places = None if shardings is None else {"params": shardings.params}
+    if places and pruner.trains_masks:
+        places["masks"] = shardings.prune.masks
+    constrain = jax.lax.with_sharding_constraint
 
     def many(state: TrainState, inputs: PyTree, resources: PyTree, static: Any):
         gradient = partial(objective, static=static, resources=resources)
@@ -136,6 +122,7 @@ def make_train_step(
             grads: dict[str, PyTree] = {}
 
             def update(updates, opt_state, params=None):
+                updates = updates if places is None or packs else constrain(updates, places)
                 grads.update(updates)
                 return tx.update(updates, opt_state, params)
 
@@ -162,7 +149,8 @@ def make_train_step(
 
     replicated = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(None, "data"))
-    placed = {"in_shardings": (replicated, split, replicated), "out_shardings": replicated}
+    whole = replicated if shardings is None else shardings
+    placed = {"in_shardings": (whole, split, replicated), "out_shardings": (whole, replicated)}
     compiled = compiled_ahead(jax.jit(many, static_argnums=3, donate_argnums=0, **placed))
     resources = jax.device_put(objective.resources, replicated)
     return lambda state, inputs, static=None: compiled(state, inputs, resources, static)

@@ -6,6 +6,7 @@ import itertools
 import os
 import pathlib
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,10 @@ import pytest
 from sparsecap_jax.errors import CheckpointError
 from sparsecap_jax.pruning import make_pruner
 from sparsecap_jax.pruning.step import sparse_step
-from sparsecap_jax.runs.checkpoints import Checkpoints, _check_shapes
+from sparsecap_jax.runs import checkpoints as checkpoints_module
+from sparsecap_jax.runs.checkpoints import Checkpoints, _check_shapes, snapshot
 from sparsecap_jax.runs.directory import load_raw_variables
+from sparsecap_jax.training.sharding import Placement, make_mesh
 
 
 def state_at(step, pruner="supermask", width=3):
@@ -293,3 +296,58 @@ def test_a_mask_that_is_not_finite_is_not_restored(tmp_path):
             checkpoints.restore(state_at(0))
         with pytest.raises(CheckpointError, match=expected):
             checkpoints.restore_variables(2)
+
+
+def test_saving_waits_for_no_checksum_and_reports_what_failed(tmp_path, monkeypatch):
+    """The state may be overwritten meanwhile, as a step that is donated its buffers does."""
+    go, plain = threading.Event(), checkpoints_module.crc32
+
+    def slow(tree):
+        assert go.wait(60)
+        return plain(tree)
+
+    monkeypatch.setattr(checkpoints_module, "crc32", slow)
+    checkpoints, state = Checkpoints(tmp_path), state_at(1)
+    expected = [np.array(leaf) for leaf in comparable(state)]
+    checkpoints.save(snapshot(state), score=0.5, data={}, info={})  # returns before `go`
+    doubled = jax.jit(lambda tree: jax.tree.map(lambda x: x * 2, tree), donate_argnums=0)
+    jax.block_until_ready(doubled(state.params))
+    assert not (tmp_path / "checkpoints/1").exists()
+    go.set()
+    assert checkpoints.steps() == [1]
+    for ours, theirs in zip(comparable(checkpoints.restore(state_at(0))[0]), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+    def fail(tree):
+        raise OSError("no space")
+
+    monkeypatch.setattr(checkpoints_module, "crc32", fail)
+    checkpoints.save(state_at(2), score=0.5, data={}, info={})
+    with pytest.raises(OSError, match="no space"):
+        checkpoints.wait()
+    checkpoints.close()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
+
+
+def test_checkpoints_move_between_meshes(tmp_path):
+    """Written in eight parts, read in other parts and whole, and the other way round."""
+    state = state_at(3, width=8)
+    placements = [
+        Placement(make_mesh(8, 8), ("a/kernel=-,data",)),
+        Placement(make_mesh(8, 8, 2), ("a/kernel=data,model",)),
+        Placement(make_mesh(1, 8)),
+    ]
+    for number, (ours, theirs) in enumerate(itertools.permutations(placements, 2)):
+        placed = jax.device_put(state, ours.shardings(state, state.params))
+        expected = theirs.shardings(state, state.params)
+        like = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, expected
+        )
+        with contextlib.closing(Checkpoints(tmp_path / str(number))) as checkpoints:
+            checkpoints.save(placed, score=None, data={}, info={})
+            restored, _ = checkpoints.restore(like)
+        for leaf, plain in zip(comparable(restored), comparable(state), strict=True):
+            np.testing.assert_array_equal(leaf, plain)
+        kernel = restored.params["a"]["kernel"]
+        assert kernel.sharding == expected.params["a"]["kernel"]
+        assert restored.prune.masks["a"]["kernel"].sharding == kernel.sharding

@@ -389,7 +389,8 @@ def test_only_the_fields_that_docs_name_may_change():
     data += " cache_min_free_ram licence prefetch num_threads num_workers"
     train = "epochs steps log_every eval_every skip_nonfinite"
     evaluation = "beam_size_val beam_size_test length_penalty tokenizer images sparsity_tolerance"
-    expected = {"data": data, "train": train, "eval": evaluation}
+    mesh = "model sharding rules"
+    expected = {"data": data, "train": train, "mesh": mesh, "eval": evaluation}
     assert free == {f"{section}.{key}" for section in expected for key in expected[section].split()}
 
 

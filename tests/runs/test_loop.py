@@ -66,7 +66,7 @@ def assert_same_end(workdir, finished):
 @pytest.mark.parametrize(
     ("number", "code", "line", "step"),
     [
-        (signal.SIGTERM, 143, "step 6/", 6),  # between two validations
+        (signal.SIGTERM, 143, "step 6/", 7),  # between two validations; reported during step 7
         (signal.SIGINT, 130, f"step 4/{STEPS} | validation", 5),
     ],
 )
@@ -140,11 +140,35 @@ def test_a_finished_run_is_left_as_it_is(data, finished):
 
 
 def test_eight_devices_give_the_losses_of_one(data, tmp_path):
-    for devices in (1, 8):
-        config = tiny_config(data, devices=devices)
-        config.model.dropout = 0.0  # each device packs its own words, and drops what it has
-        train(config, tmp_path / str(devices), QUIET.append)
+    """They stop on the way, and continue with weights that are split over another mesh."""
+
+    def report(text):
+        if text.startswith("step 6/"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    config, lines = tiny_config(data, devices=8), []
+    config.model.dropout = 0.0  # each device packs its own words, and drops what it has
+    with pytest.raises(Stopped), on_signals():
+        train(config, tmp_path / "8", report)
+    rules = ("lang_lstm/kernel_.*=data,model",)
+    config.mesh.update(model=2, sharding="fsdp", rules=rules)
+    train(config, tmp_path / "8", lines.append)
+    assert "mesh.model was 1, is 2" in lines[1]
+    config = tiny_config(data, devices=1)
+    config.model.dropout = 0.0
+    train(config, tmp_path / "1", QUIET.append)
     np.testing.assert_allclose(losses(tmp_path / "8"), losses(tmp_path / "1"), rtol=2e-5)
+
+
+def test_accumulated_batches_are_one_large_batch(data, tmp_path):
+    for size, parts in ((8, 1), (2, 4)):
+        config = tiny_config(data, accumulate=parts)
+        config.model.dropout, config.data.batch_size = 0.0, size
+        train(config, tmp_path / str(parts), QUIET.append)
+    ours, theirs = (flatten_dict(last_variables(tmp_path / name)) for name in ("4", "1"))
+    for path, leaf in theirs.items():
+        np.testing.assert_allclose(ours[path], leaf, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(losses(tmp_path / "4"), losses(tmp_path / "1"), rtol=2e-5)
 
 
 def test_several_steps_per_call_give_the_same_losses(data, finished, tmp_path):

@@ -9,8 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
+from sharded_cases import cross_entropy, make_parts, take_steps
 
-from sparsecap_jax.training.steps import compiled_ahead, make_mesh, release_freed_memory
+from sparsecap_jax.training import steps
+from sparsecap_jax.training.sharding import Placement, make_mesh
+from sparsecap_jax.training.steps import compiled_ahead, release_freed_memory
 
 needs_glibc = pytest.mark.skipif(
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"),
@@ -45,6 +48,15 @@ def test_each_shape_is_compiled_once():
         jax.monitoring.unregister_event_duration_listener(listen)
     assert state == 3 + 3 + 10 + 3 + 10
     assert len(events) == 2
+
+
+def test_the_ordinary_step_gives_back_what_compiling_took(monkeypatch):
+    """Before and after its one compilation, and not again."""
+    calls = []
+    monkeypatch.setattr(steps, "release_freed_memory", lambda: calls.append(None))
+    model, pruner, tx, state = make_parts("up_down", "none")
+    take_steps(cross_entropy(model), pruner, tx, state, Placement(make_mesh(1, 8)), steps=2)
+    assert len(calls) == 2
 
 
 def resident_bytes():

@@ -27,7 +27,8 @@ from sparsecap_jax.training.objectives import SelfCritical, Task
 from sparsecap_jax.training.objectives.self_critical import sample_metrics
 from sparsecap_jax.training.optimizers import make_optimizer
 from sparsecap_jax.training.policy_gradient import PolicyGradient, Samples, split_floats
-from sparsecap_jax.training.steps import make_mesh, make_train_step
+from sparsecap_jax.training.sharding import make_mesh
+from sparsecap_jax.training.steps import make_train_step
 from sparsecap_jax.types import Batch, Regions
 
 LSTM = {"embed_size": 8, "rnn_size": 12, "attention_size": 6, "dropout": 0.5}

@@ -15,7 +15,8 @@ from sparsecap_jax.pruning import make_pruner
 from sparsecap_jax.pruning.step import SparseStep, TrainState, by_entry
 from sparsecap_jax.training.objectives import CrossEntropy, Objective, Task, words_to_pack
 from sparsecap_jax.training.optimizers import make_optimizer
-from sparsecap_jax.training.steps import fault_names, make_mesh, make_train_step, suspects
+from sparsecap_jax.training.sharding import make_mesh
+from sparsecap_jax.training.steps import fault_names, make_train_step, suspects
 from sparsecap_jax.types import Batch, Regions
 
 LSTM = {"embed_size": 8, "rnn_size": 12, "attention_size": 6}

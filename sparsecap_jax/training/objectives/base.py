@@ -5,6 +5,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array
 
@@ -95,6 +96,20 @@ class Objective:
             resources: `self.resources`.
         """
         raise TypeError(f"{type(self).__name__} has no loss of its own")
+
+    def part_weight(self, inputs: Any, metrics: Metrics) -> Array:
+        """Return the weight of a part in the mean loss of a batch that is computed in parts.
+
+        By default the number of its words, for losses that are means over words; where `inputs` are
+        no batch, 1, for means over images, of which each part has as many.
+
+        Args:
+            inputs: arrays of the part.
+            metrics: what `loss` or `__call__` returned for it.
+        """
+        if isinstance(inputs, Batch):
+            return jnp.sum(inputs.token_mask[..., 1:], dtype=jnp.float32)
+        return jnp.ones((), jnp.float32)
 
     def __call__(
         self, params, evaluated, inputs, step, rng, static=None, resources=()

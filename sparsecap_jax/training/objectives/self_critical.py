@@ -61,6 +61,10 @@ class SelfCritical(Objective):
         """Return the regions, and the references of the images."""
         return (batches.regions, self.rewards.gather(batches.index)), None
 
+    def part_weight(self, inputs: PyTree, metrics: Metrics) -> Array:
+        """Return the mean length of captions, of which each image has as many."""
+        return metrics["length"]
+
     def __call__(self, params, evaluated, inputs, step, rng, static=None, resources=()):
         """Return the loss, its gradient with respect to `params`, and metrics."""
         regions, references = inputs

@@ -142,7 +142,6 @@ def test_a_finished_run_is_left_as_it_is(data, finished):
 def test_eight_devices_give_the_losses_of_one(data, tmp_path):
     for devices in (1, 8):
         config = tiny_config(data, devices=devices)
-        config.model.dropout = 0.0  # each device packs its own words, and drops what it has
         train(config, tmp_path / str(devices), QUIET.append)
     np.testing.assert_allclose(losses(tmp_path / "8"), losses(tmp_path / "1"), rtol=2e-5)
 

@@ -38,7 +38,7 @@ def connected() -> Iterator[None]:
 
     A process that fails prints why, and ends at once: the orderly end waits for the others.
     """
-    from sparsecap_jax.runs.connection import connect, ends_together, find_job
+    from sparsecap_jax.runs.connection import ends_together, find_job, join_job
 
     given = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _TIMEOUT.value
     job = find_job(*given)
@@ -46,7 +46,7 @@ def connected() -> Iterator[None]:
         yield
         return
     try:
-        with connect(job):
+        with join_job(job):
             yield
     except BaseException as error:
         if not ends_together(error):

@@ -321,8 +321,7 @@ class Checkpoints:
 def _together() -> ocp.options.MultiprocessingOptions:
     """Return options by which several processes wait for each other without their devices.
 
-    By default Orbax waits by collectives, in a thread of its own: these would meet the collectives
-    of training steps in another order in each process, and hang.
+    By default Orbax waits by collectives, which have no time limit and queue with training steps.
     """
     several = processes.count() > 1
     members = set(range(processes.count())) if several else None

@@ -105,7 +105,7 @@ def started_by(environment: Mapping[str, str]) -> str:
     return ""
 
 
-def connect(job: Job) -> "Connection":
+def join_job(job: Job) -> "Connection":
     """Join the processes of a job.
 
     To be called before JAX has any devices. Where the others do not come, it ends the process.
@@ -162,7 +162,7 @@ class Connection:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is None or ends_together(error):
-            processes.exchange("")  # signs of life go on until all are through
+            processes.wait_for_all()  # signs of life go on until all are through
             self._stop()
             jax.distributed.shutdown()
             self._native.close()

@@ -180,6 +180,7 @@ def _run_steps(
             run.mesh,
             skip_nonfinite=skips,
             packs=config.packed_optimizer,
+            ready=processes.wait_for_all,
         )
     )
     masked = sum(leaf.size for leaf in jax.tree.leaves(state.prune.masks))

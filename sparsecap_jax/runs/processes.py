@@ -2,7 +2,7 @@
 
 Devices exchange tensors; what the hosts have to agree on (sizes, signals, captions) goes through
 the key-value store of JAX's coordination service, which belongs to the first process. A program
-that is not connected (`connection.connect`) is one process, and none of this costs it anything.
+that is not connected (`connection.join_job`) is one process, and none of this costs it anything.
 
 All functions but `count`, `index` and `is_first` must be called by all processes in the same order.
 """
@@ -57,6 +57,15 @@ def exchange(text: str) -> list[str]:
     if number >= 1:  # all have read those of the round before, as they are in this one
         client.key_value_delete(_key(number - 1, index()))
     return texts
+
+
+def wait_for_all() -> None:
+    """Wait until all processes are here.
+
+    Before the first run of a program with collectives: compiling takes some longer than others, and
+    gloo waits for 30 seconds at most.
+    """
+    exchange("")
 
 
 def gather(value: T) -> list[T]:

@@ -51,10 +51,12 @@ def release_freed_memory() -> bool:
     return bool(trim and trim(0))
 
 
-def compiled_ahead(jitted: Callable[..., Any]) -> Callable[..., Any]:
+def compiled_ahead(
+    jitted: Callable[..., Any], ready: Callable[[], Any] | None = None
+) -> Callable[..., Any]:
     """Wrap a jitted function: freed memory is given back before and after each compilation.
 
-    Its static arguments are hashable and come by position.
+    Its static arguments are hashable and come by position. `ready` is called once one is compiled.
     """
     compiled = set()
 
@@ -66,6 +68,8 @@ def compiled_ahead(jitted: Callable[..., Any]) -> Callable[..., Any]:
             jitted.lower(*args).compile()  # the call below finds it in JAX's memory
             release_freed_memory()
             compiled.add(shapes)
+            if ready:
+                ready()
         return jitted(*args)
 
     return call
@@ -109,6 +113,7 @@ def make_train_step(
     *,
     skip_nonfinite: bool = False,
     packs: bool = False,
+    ready: Callable[[], Any] | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Compile the training step; the state is donated, inputs are split over the mesh.
 
@@ -120,6 +125,7 @@ def make_train_step(
         skip_nonfinite: whether a step that is not finite leaves all but the step number as it was,
             which takes memory for a second state.
         packs: see `SparseStep`.
+        ready: called between a compilation and the step; processes may wait for each other there.
 
     Returns:
         `step(state, inputs, static) -> (state, metrics)`. `inputs` and `static` are what
@@ -163,7 +169,7 @@ def make_train_step(
     replicated = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(None, "data"))
     placed = {"in_shardings": (replicated, split, replicated), "out_shardings": replicated}
-    compiled = compiled_ahead(jax.jit(many, static_argnums=3, donate_argnums=0, **placed))
+    compiled = compiled_ahead(jax.jit(many, static_argnums=3, donate_argnums=0, **placed), ready)
     resources = jax.device_put(objective.resources, replicated)
     return lambda state, inputs, static=None: compiled(state, inputs, resources, static)
 

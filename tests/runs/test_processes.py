@@ -80,8 +80,8 @@ class Processes:
 
 LOST = """
 import sys, time
-from sparsecap_jax.runs.connection import Job, connect
-with connect(Job("localhost:" + sys.argv[1], 2, int(sys.argv[2]), 4)):
+from sparsecap_jax.runs.connection import Job, join_job
+with join_job(Job("localhost:" + sys.argv[1], 2, int(sys.argv[2]), 4)):
     print("connected", flush=True)
     time.sleep(60)
 """
@@ -118,7 +118,7 @@ def whole(data, tmp_path_factory):
     workdir, config = tmp_path_factory.mktemp("one") / "run", tiny_config(data)
     config.scst.update(SCST)
     train(config, workdir, lambda line: None)
-    evaluate_run(workdir, report=lambda line: None)
+    evaluate_run(workdir, report=lambda line: None, metrics=("CIDEr",))
     return workdir
 
 
@@ -182,7 +182,8 @@ def assert_same_tables(workdir, whole):
             for name in theirs.keys() - {"images_per_second"}:
                 assert bool(ours[name]) == bool(theirs[name])
                 if theirs[name]:
-                    np.testing.assert_allclose(float(ours[name]), float(theirs[name]), rtol=1e-5)
+                    pair = float(ours[name]), float(theirs[name])
+                    np.testing.assert_allclose(*pair, rtol=1e-5, atol=1e-5, err_msg=name)
     samples = [
         [json.loads(line) for line in (path / "samples.jsonl").read_text().splitlines()]
         for path in (workdir, whole)

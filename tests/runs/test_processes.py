@@ -150,11 +150,9 @@ def test_two_processes_continue_and_end_as_one_would(data, whole, killed, tmp_pa
     assert others == (0, "", "")
     assert output.startswith(f"continuing from step 4 of {workdir}")
     assert_same_tables(workdir, whole)
-    ours, theirs = (flatten_dict(last_variables(path)) for path in (workdir, whole))
-    for path, leaf in theirs.items():
-        np.testing.assert_allclose(ours[path], leaf, rtol=1e-5, atol=1e-5, err_msg=str(path))
-        if path[0] == "masks":
-            np.testing.assert_array_equal(ours[path] > 0, leaf > 0)
+    ours, theirs = (flatten_dict(last_variables(path)["masks"]) for path in (workdir, whole))
+    for path, logits in theirs.items():
+        np.testing.assert_array_equal(ours[path] > 0, logits > 0, err_msg=str(path))
     assert (workdir / "samples.jsonl").read_text() == (whole / "samples.jsonl").read_text()
     captions = [read_json(path / "test_beam_2/captions.json") for path in (workdir, whole)]
     ours, theirs = ([(one["image_id"], one["caption"]) for one in part] for part in captions)

@@ -63,7 +63,7 @@ def wait_for_all() -> None:
     """Wait until all processes are here.
 
     Before the first run of a program with collectives: compiling takes some longer than others, and
-    gloo waits for 30 seconds at most.
+    gloo connects them within 30 seconds or gives up.
     """
     exchange("")
 

@@ -17,7 +17,7 @@ results and files of captions; seeds of one recipe (`.../seed_0`) are pooled.
 
 from absl import app, flags
 
-from sparsecap_jax.commands import search_flags
+from sparsecap_jax.commands import process_flags, search_flags
 from sparsecap_jax.commands.cli import define_changes, refuse, run_main
 
 CHECKPOINT = flags.DEFINE_multi_string(
@@ -79,7 +79,7 @@ def main(words: list[str]) -> None:
         evaluate_checkpoints(checkpoints)
         return
     of_search = [flags.FLAGS[name] for name in search_flags.OPTIONS]
-    refuse([*OF_RUNS, *of_search], "with --checkpoint only")
+    refuse([*OF_RUNS, *of_search, *process_flags.ALL], "with --checkpoint only")
     if CAPTION_SETS.value and REFERENCES.value:
         of_captions = [CAPTIONS, GROUPS, CIDER_DF, SPICE_JARS, TRAINING]
         refuse(of_captions, "without --caption_sets only")
@@ -139,7 +139,8 @@ def compare(sources: list[str]) -> None:
     """Compare captions of runs, folders and files."""
     if CHECKPOINT.value or CAPTIONS.value:
         raise app.UsageError("expected --compare, --checkpoint or --captions; one of them")
-    refuse([ENSEMBLE, ATTENTION, GROUPS, TRAINING, CAPTION_SETS], "without --compare only")
+    refused = [ENSEMBLE, ATTENTION, GROUPS, TRAINING, CAPTION_SETS, *process_flags.ALL]
+    refuse(refused, "without --compare only")
     from sparsecap_jax.commands.compare import compare_captions
 
     compare_captions(
@@ -157,10 +158,11 @@ def evaluate_checkpoints(checkpoints: list[str]) -> None:
     options = {"output": OUTPUT.value, **_run_options(), **_extras()}
     from sparsecap_jax.commands.evaluate import evaluate_run, evaluate_runs
 
-    if len(checkpoints) > 1 and not ENSEMBLE.value:
-        evaluate_runs(checkpoints, **options)
-    else:
-        evaluate_run(checkpoints if ENSEMBLE.value else checkpoints[0], **options)
+    with process_flags.connected():
+        if len(checkpoints) > 1 and not ENSEMBLE.value:
+            evaluate_runs(checkpoints, **options)
+        else:
+            evaluate_run(checkpoints if ENSEMBLE.value else checkpoints[0], **options)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,13 @@
 
 python launch/train.py --config=configs/toy.py:supermask --workdir=runs/toy_supermask --score_test
 python launch/train.py --config=configs/toy.py:supermask --config.train.steps=500 --print_config
+
+Several processes train as one where each gets the same command, see docs/several_machines.md.
 """
 
 from absl import app, flags
 
+from sparsecap_jax.commands import process_flags
 from sparsecap_jax.commands.cli import ConfigFlag, run_main
 
 CONFIG = ConfigFlag()
@@ -52,11 +55,12 @@ def main(words: list[str]) -> None:
     from sparsecap_jax.runs.profiling import StepTrace
 
     trace = StepTrace(PROFILE.value, PROFILE_START.value, PROFILE_STEPS.value)
-    train(config, WORKDIR.value, from_step=FROM_STEP.value, trace=trace)
-    if SCORE_TEST.value:
-        from sparsecap_jax.commands.evaluate import evaluate_run
+    with process_flags.connected():
+        train(config, WORKDIR.value, from_step=FROM_STEP.value, trace=trace)
+        if SCORE_TEST.value:
+            from sparsecap_jax.commands.evaluate import evaluate_run
 
-        evaluate_run(WORKDIR.value)
+            evaluate_run(WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,11 @@ def constant_config(directory, pruner="none", **train):
     return config
 
 
+def get_config(directory):
+    """The config as a file's, for `launch/train.py --config=tests/tiny_runs.py:DATA`."""
+    return tiny_config(directory, devices=0)
+
+
 def main(data, workdir, *overrides):
     from sparsecap_jax.runs.loop import train
     from sparsecap_jax.stopping import on_signals

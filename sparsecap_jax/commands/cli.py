@@ -44,7 +44,7 @@ def run_main(
     """
 
     def parse(argv: list[str]) -> list[str]:
-        with _errors_in_one_line():
+        with errors_in_one_line():
             script = sys.modules["__main__"]
             script.__doc__ = (script.__doc__ or "").replace("%", "%%")  # absl formats it
             if define:
@@ -72,7 +72,7 @@ def run_main(
         warnings.filterwarnings("ignore", module=r"PIL\.")
         sys.unraisablehook = _report_unless_repeated
         sys.stdout.reconfigure(line_buffering=True)  # progress shows in pipes and logs too
-        with _errors_in_one_line():
+        with errors_in_one_line():
             if argv[1:] and not words:
                 raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
             if _PLUGINS.value:
@@ -86,7 +86,8 @@ def run_main(
 
 
 @contextlib.contextmanager
-def _errors_in_one_line() -> Iterator[None]:
+def errors_in_one_line() -> Iterator[None]:
+    """Turn errors that a user can mend into a SystemExit of one line."""
     try:
         yield
     except (SparsecapError, app.UsageError, flags.Error) as error:

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import functools
+import itertools
 import os
 import pathlib
 import time
@@ -31,6 +33,7 @@ from sparsecap_jax.evaluation.result_files import load_attention
 from sparsecap_jax.evaluation.tables import cell, text_table
 from sparsecap_jax.files import read_settings, remove_strays, write_table
 from sparsecap_jax.pruning.summary import weight_counts
+from sparsecap_jax.runs import processes
 from sparsecap_jax.runs.directory import LoadedRun, load_run
 from sparsecap_jax.runs.finished import finished_weights
 from sparsecap_jax.runs.overrides import change_data
@@ -106,6 +109,7 @@ def evaluate_run(
     """
     if split not in ("val", "test"):
         raise ConfigError(f"split is {split!r}; expected 'val' or 'test'")
+    report = report if processes.is_first() else _silent
     members = [workdir] if isinstance(workdir, str | pathlib.Path) else list(workdir)
     if len(members) != 1 and output is None:
         raise ConfigError("output is None; expected a folder for the results of an ensemble")
@@ -126,7 +130,8 @@ def evaluate_run(
     if changed := _other_search(folder, search):
         report(f"{folder}: results of {changed} are replaced")
     captioner.check_features(config.data.features or config.data.dir)
-    dataset = dataset or load_dataset(config.data, need_boxes=captioner.needs_boxes)
+    with processes.first_ahead():  # it may have to be made
+        dataset = dataset or load_dataset(config.data, need_boxes=captioner.needs_boxes)
     records = {record.image_id: record for record in dataset.splits[split]}
     if not records:
         raise DataError(f"{split} split of {config.data.dir or config.data.name}: no images")
@@ -136,9 +141,15 @@ def evaluate_run(
     options = {"batch_size": config.data.eval_batch_size, "attention": attention, **search}
     references = {image_id: record.raw for image_id, record in records.items()}
     extras = load_extras(records, document_frequency, spice_jars, groups)
+    caption = functools.partial(
+        _caption, captioner, dataset.store, list(records), title, report, options
+    )
+    if not processes.is_first():  # the first one writes all captions, and scores them
+        caption(None)
+        return processes.on_first(dict)
     with CaptionStream(folder / CAPTIONS, settings) as stream:
         remove_strays(folder, "scores.json")
-        rate = _caption(stream, captioner, dataset.store, list(records), title, report, options)
+        rate = caption(stream)
         captions = {image_id: stream.entries[image_id]["caption"] for image_id in records}
         if any(references.values()):
             by_config = "unicode" if config.eval.tokenizer == "unicode" else "auto"
@@ -150,7 +161,7 @@ def evaluate_run(
         stream.finish(list(records))
         if not any(references.values()):  # COCO's test2014
             report(f"{title}: no references | {rate}\nwrote {folder}/captions.json")
-            return {"images": len(captions), **search}
+            return processes.on_first(lambda: {"images": len(captions), **search})
         drawn = resampled(judged.sums) if judged.sums else {}
         intervals = {f"{name}_95%": interval(drawn[name]) for name in scores if name in drawn}
         files = directories if step == "best" else []
@@ -165,7 +176,11 @@ def evaluate_run(
     for line in more_lines(result):
         report(line)
     report(f"wrote {folder}/captions.json, scores.json and those of each image")
-    return result
+    return processes.on_first(lambda: result)
+
+
+def _silent(line: str) -> None:
+    """Take a line of progress of a process that is not the first."""
 
 
 def _has_attention(folder: pathlib.Path) -> bool:
@@ -209,25 +224,37 @@ def _size(runs: Sequence[LoadedRun], directories: Sequence[pathlib.Path]) -> dic
 
 
 def _caption(
-    stream: CaptionStream,
     captioner: Captioner,
     store: FeatureStore,
     image_ids: Sequence[ImageId],
     title: str,
     report: Callable[[str], None],
     options: Mapping[str, Any],
+    stream: CaptionStream | None,
 ) -> str:
-    """Caption the images that have no caption yet; report progress and return the speed."""
-    remaining = [image_id for image_id in image_ids if image_id not in stream.done]
-    if stream.done:
-        total = counted(len(image_ids), "image")
-        report(f"continuing: {len(stream.done)} of {total} captioned")
+    """Caption the images that have no caption yet; report progress and return the speed.
+
+    Of several processes, each captions whole batches, as one alone would; the first one, which has
+    the `stream`, writes them.
+    """
+    done = {*processes.on_first(lambda: list(stream.done))}
+    remaining = [image_id for image_id in image_ids if image_id not in done]
+    if done:
+        report(f"continuing: {len(done)} of {counted(len(image_ids), 'image')} captioned")
     if not remaining:
         return "captioned before"
     start = reported = time.monotonic()
-    results = captioner.caption_store(store, remaining, **options)
-    for count, (image_id, candidates) in enumerate(stopping.between(results), 1):
-        stream.write(to_coco(image_id, best_caption(candidates)))
+    size = 1 if processes.count() == 1 else options["batch_size"]
+    parts, count = list(processes.own_parts(remaining, size)), 0
+    own = [image_id for part in parts for image_id in part]
+    results = captioner.caption_store(store, own, **options)
+    for part in stopping.between(parts):
+        found = itertools.islice(results, len(part))
+        entries = [to_coco(image_id, best_caption(captions)) for image_id, captions in found]
+        for entry in itertools.chain(*processes.gather(entries)):
+            count += 1
+            if stream:
+                stream.write(entry)
         now = time.monotonic()
         rate = f"{count / max(now - start, 1e-9):.1f} images/s"
         if now - reported > _SECONDS:
@@ -260,13 +287,13 @@ def evaluate_runs(
     if len({*names}) < len({*paths}):
         common = os.path.commonpath(map(os.path.dirname, paths))
         names = [os.path.relpath(path, common).replace(os.sep, "_") for path in paths]
-    results = {}
+    report, results = report if processes.is_first() else _silent, {}
     for name, checkpoint in zip(names, checkpoints, strict=True):
         folder = None if output is None else pathlib.Path(output, name)
         report(f"--- {checkpoint}")
         results[name] = evaluate_run(checkpoint, output=folder, report=report, **options)
     report(format_table(results))
-    if output is not None:
+    if output is not None and processes.is_first():
         columns = ("images", *COLUMNS)
         rows = [{"run": n, **{c: row.get(c) for c in columns}} for n, row in results.items()]
         write_table(pathlib.Path(output, "scores.csv"), rows)

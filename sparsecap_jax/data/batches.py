@@ -250,9 +250,13 @@ class EvalBatches(BatchMaker):
         return Batch(regions=regions, tokens=tokens, token_mask=mask, index=images.astype(np.int32))
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield all batches, the next ones being read meanwhile (no Grain: it imports slowly)."""
+        """Yield all batches."""
+        yield from self.read(range(len(self)))
+
+    def read(self, numbers: Iterable[int]) -> Iterator[Batch]:
+        """Yield some batches, the next ones being read meanwhile (no Grain: it imports slowly)."""
         with ThreadPoolExecutor(1, thread_name_prefix="eval-batches") as executor:
-            batches = (executor.submit(self.__getitem__, number) for number in range(len(self)))
+            batches = (executor.submit(self.__getitem__, number) for number in numbers)
             for batch in read_ahead(batches, self._prefetch):
                 yield batch.result()
 

@@ -28,6 +28,7 @@ from orbax.checkpoint import checkpoint_managers
 from sparsecap_jax.errors import CheckpointError
 from sparsecap_jax.pruning.paths import by_path, nest, show
 from sparsecap_jax.pruning.step import TrainState
+from sparsecap_jax.runs import processes
 from sparsecap_jax.runs.weights import MAX_WEIGHTS, misfits
 from sparsecap_jax.training.steps import state_items
 from sparsecap_jax.types import PyTree
@@ -63,10 +64,13 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_KeepBestAndLast(self),
             read_only=read_only,
-            create=not read_only,
+            create=False,
             cleanup_tmp_directories=not read_only,
+            multiprocessing_options=_together(),
         )
-        handlers = {name: ocp.PyTreeCheckpointHandler() for name in ITEMS}
+        handlers = {
+            name: ocp.PyTreeCheckpointHandler(multiprocessing_options=_together()) for name in ITEMS
+        }
         handlers["meta"] = ocp.JsonCheckpointHandler()
         self._handlers = handlers  # used alone for reading: the manager reads all items' metadata
         self._scores: dict[int, float | None] = {}
@@ -75,6 +79,9 @@ class Checkpoints:
         self._executor = futures.ThreadPoolExecutor(1)
         self._written: futures.Future | None = None
         self._writer = 0
+        if not read_only:
+            with processes.first_ahead():
+                self.directory.mkdir(parents=True, exist_ok=True)
         try:
             with contextlib.suppress(FileNotFoundError):  # a run that trains removes steps
                 _check_sizes(self.directory.glob("*/*"))
@@ -255,8 +262,9 @@ class Checkpoints:
         finally:
             self._executor.shutdown()
             self._manager.close()
-            for partial in self.directory.glob("*.orbax-checkpoint-tmp") if self._writes else ():
-                shutil.rmtree(partial, ignore_errors=True)
+            if self._writes and processes.is_first():
+                for partial in self.directory.glob("*.orbax-checkpoint-tmp"):
+                    shutil.rmtree(partial, ignore_errors=True)
 
     def _is_intact(self, step: int) -> bool:
         """Return whether all items of a step are as they were saved, and finite."""
@@ -339,6 +347,16 @@ class Checkpoints:
         except CheckpointError as error:
             hint = "" if isinstance(error.__cause__, _MisfitError) else self.hint(step)
             raise CheckpointError(f"{error}{hint}") from error
+
+
+def _together() -> ocp.options.MultiprocessingOptions:
+    """Return options by which several processes wait for each other without their devices.
+
+    By default Orbax waits by collectives, which have no time limit and queue with training steps.
+    """
+    several = processes.count() > 1
+    members = set(range(processes.count())) if several else None
+    return ocp.options.MultiprocessingOptions(active_processes=members)
 
 
 @dataclasses.dataclass(frozen=True)

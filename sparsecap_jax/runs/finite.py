@@ -8,6 +8,7 @@ from jaxtyping import Int
 
 from sparsecap_jax.errors import SparsecapError
 from sparsecap_jax.pruning.step import TrainState
+from sparsecap_jax.runs import processes
 from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.run import Run
 from sparsecap_jax.training.steps import fault_names, first_fault, suspects
@@ -72,7 +73,8 @@ class FiniteWatch:
             value = float(loss) if faults[row] == 1 else 0.0
             what = f"{name} is {'not finite' if np.isfinite(value) else value}"
             records = self._run.dataset.splits["train"]
-            images = ", ".join(str(records[i].image_id) for i in index[row] if i >= 0)
+            numbers = [i for part in processes.gather(index[row].tolist()) for i in part]
+            images = ", ".join(str(records[i].image_id) for i in numbers if i >= 0)
             what = f"step {place}: {what} on images {images}"
             if self.skipped >= limit:
                 already = f"; {limit} steps were skipped before" if limit else ""

@@ -112,7 +112,7 @@ def abstract_state(run: Run, masks: PyTree | None = None) -> TrainState:
 def _inputs(run: Run, objective: Objective, count: int) -> Iterator[Any]:
     """Yield the objective's inputs of the first `count` batches, from an iterator of their own."""
     if count:
-        iterator = run.train_iterator()
+        iterator = run.train_iterator(whole=True)
         try:
             for batch in itertools.islice(iterator, count):
                 stacked, _ = objective.inputs(jax.tree.map(lambda leaf: leaf[None], batch), 0)

@@ -5,8 +5,6 @@ import logging
 import pathlib
 from collections.abc import Mapping, Sequence
 
-import jax
-
 from sparsecap_jax.data.karpathy import ImageId
 from sparsecap_jax.data.records import Record
 from sparsecap_jax.errors import SparsecapError
@@ -15,6 +13,7 @@ from sparsecap_jax.evaluation.pages.charts import Curve, spread
 from sparsecap_jax.evaluation.pages.explorer import thumbnail
 from sparsecap_jax.evaluation.pages.summary import Progress, Sample, summary_page
 from sparsecap_jax.files import named_errors, read_bytes, write_atomically
+from sparsecap_jax.runs import processes
 from sparsecap_jax.runs.logs import TABLES, sound_rows
 from sparsecap_jax.runs.run import Run
 
@@ -45,7 +44,7 @@ class LiveSummary:
     def __init__(self, run: Run, first_step: int):
         self._run, self._samples = run, None
         self._path = run.workdir / SAMPLES
-        self._first = jax.process_index() == 0  # the others of one job train in the same directory
+        self._first = processes.is_first()
         if self._first and self._path.exists():
             with write_atomically(self._path) as file:
                 file.writelines(_line(*one) for one in read_samples(self._path, first_step))

@@ -103,6 +103,18 @@ class Logs:
             self._events.write_event(Event(wall_time=time.time(), step=step, **content))
 
 
+class NoLogs(Logs):
+    """Those of processes other than the first, which write nothing."""
+
+    def __init__(self):
+        pass
+
+    def write(self, table: str, step: int, values: Mapping[str, float | None]) -> None:
+        """Do nothing; so do the others."""
+
+    progress = flush = close = skip = lambda *_: None
+
+
 def of_masks(count: int) -> str:
     """Return what follows a sparsity on a line: its denominator, all weights that have masks."""
     return f" of {count:,} weights with masks" if count else ""

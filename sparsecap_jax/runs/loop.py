@@ -5,7 +5,6 @@ restored (params, masks, pruner, optimizer, rng), data iterator set to its posit
 later steps dropped.
 """
 
-import contextlib
 import functools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ from sparsecap_jax.models import count_params
 from sparsecap_jax.pruning.masks import finalize, sparsity
 from sparsecap_jax.pruning.step import TrainState, warn_unless_begun
 from sparsecap_jax.pruning.summary import by_module, summarize, weight_counts
+from sparsecap_jax.runs import processes
 from sparsecap_jax.runs.checkpoints import Checkpoints, snapshot
 from sparsecap_jax.runs.directory import LoadedRun, save_finished
 from sparsecap_jax.runs.finished import (
@@ -40,7 +40,7 @@ from sparsecap_jax.runs.finished import (
 from sparsecap_jax.runs.finite import FiniteWatch
 from sparsecap_jax.runs.first_state import abstract_state, first_state
 from sparsecap_jax.runs.live_summary import LiveSummary
-from sparsecap_jax.runs.logs import Logs, of_masks
+from sparsecap_jax.runs.logs import Logs, NoLogs, of_masks
 from sparsecap_jax.runs.profiling import StepTrace
 from sparsecap_jax.runs.progress import Progress
 from sparsecap_jax.runs.run import Run, claim_workdir, leave_workdir, prepare_run
@@ -87,12 +87,12 @@ def train(
         Stopped: a signal came (see `stopping`); the state is saved, and the same call without
             `from_step` continues.
     """
-    first = jax.process_index() == 0  # the others of one job train in the same directory
-    with locked(workdir) if first else contextlib.nullcontext():
-        if first:
-            for folder in (pathlib.Path(workdir), pathlib.Path(workdir, "sparsity")):
-                remove_strays(folder, "*.npz", MODEL, TOKENIZER)
-                remove_strays(folder, "*.json*", "*.csv", "*.png", "*.html")
+    if not processes.is_first():  # of one job; the first one writes, and holds the lock
+        return _train(config, workdir, lambda line: None, dataset, from_step, StepTrace())
+    with locked(workdir):
+        for folder in (pathlib.Path(workdir), pathlib.Path(workdir, "sparsity")):
+            remove_strays(folder, "*.npz", MODEL, TOKENIZER)
+            remove_strays(folder, "*.json*", "*.csv", "*.png", "*.html")
         return _train(config, workdir, report, dataset, from_step, trace or StepTrace())
 
 
@@ -114,7 +114,8 @@ def _train(
         advice = stopping.CONTINUE if from_step is None else stopping.CONTINUE_LAST
         with stopping.deferred(advice):
             _run_steps(run, state, iterator, checkpoints, watch, advice, trace)
-        return _finish(run, checkpoints)
+        checkpoints.wait()
+        return processes.on_first(lambda: _finish(run, checkpoints))
     finally:
         try:
             checkpoints.close()
@@ -141,6 +142,10 @@ def _start(run: Run, checkpoints: Checkpoints, from_step: int | None):
         packs = run.config.train.packed_optimizer  # then the shapes of a state depend on its masks
         masks = checkpoints.restore_variables(step)["masks"] if packs else None
         state, meta = checkpoints.restore(abstract_state(run, masks), step)
+        shardings = run.placement.shardings(state, state.params)
+        rest = {"step": state.step, "rng": state.rng}
+        rest = processes.placed(rest, {name: getattr(shardings, name) for name in rest})
+        state = state.replace(**rest)
         iterator.set_state(meta["data"])
         run.report(f"continuing from step {int(state.step)} of {run.workdir}")
         return state, iterator, meta.get("skipped", 0)
@@ -153,8 +158,9 @@ def _start(run: Run, checkpoints: Checkpoints, from_step: int | None):
         f"{counted(run.total_steps, 'step')}"
     )
     state = first_state(run)
-    save_weights(run.workdir / INITIAL_WEIGHTS, jax.device_get(state.params))
-    return jax.device_put(state, run.placement.shardings(state, state.params)), iterator, 0
+    if processes.is_first():
+        save_weights(run.workdir / INITIAL_WEIGHTS, jax.device_get(state.params))
+    return processes.placed(state, run.placement.shardings(state, state.params)), iterator, 0
 
 
 def _run_steps(
@@ -179,11 +185,13 @@ def _run_steps(
             skip_nonfinite=skips,
             packs=config.packed_optimizer,
             shardings=shardings,
+            ready=processes.wait_for_all,
         )
     )
     masked = sum(leaf.size for leaf in jax.tree.leaves(state.prune.masks))
-    logs, validator = Logs(run, step, masked), Validator(run)
-    progress, summary = Progress(run, logs, watch), LiveSummary(run, step)
+    logs = Logs(run, step, masked) if processes.is_first() else NoLogs()
+    validator, summary = Validator(run), LiveSummary(run, step)
+    progress = Progress(run, logs, watch)
     try:
         for index, objective, inputs in read_ahead(_calls(run, iterator, step)):
             trace.before(state)
@@ -195,7 +203,7 @@ def _run_steps(
             progress.write()
             if step % config.log_every == 0 or step == run.total_steps:
                 progress.keep(step, metrics, state.prune.masks)
-            stop = stopping.received()
+            stop = processes.received_signal()
             info: dict[str, Any] = {}
             kept = None
             validates = step % run.eval_every == 0 or step == run.total_steps
@@ -237,7 +245,7 @@ def _run_steps(
 def _remove_results(run: Run, checkpoints: Checkpoints) -> None:
     """Remove the results of earlier steps, which would be scored in place of the newer ones."""
     results = [run.workdir / name for name in (*FINISHED, PARAMS, SUMMARY)]
-    if any(path.exists() for path in results):
+    if processes.is_first() and any(path.exists() for path in results):
         checkpoints.wait()
         for path in results:
             path.unlink(missing_ok=True)
@@ -258,12 +266,11 @@ def _calls(run: Run, iterator, step: int) -> Iterator[tuple[np.ndarray, Objectiv
         batches = stack_batches([next(iterator) for _ in range(count)])
         inputs, static = objective.inputs(batches, step)
         step += count
-        yield batches.index, objective, (jax.device_put(inputs, sharding), static)
+        yield batches.index, objective, (processes.to_devices(inputs, sharding), static)
 
 
 def _finish(run: Run, checkpoints: Checkpoints) -> dict[str, Any]:
     """Write the best model's pruned weights and the summary."""
-    checkpoints.wait()
     best = checkpoints.best_step()
     if best is None:
         tolerance = run.config.eval.sparsity_tolerance

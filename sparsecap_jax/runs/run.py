@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import optax
 from flax import linen as nn
 from jax.sharding import Mesh
@@ -24,6 +23,7 @@ from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.files import read_settings, write_atomically, write_json
 from sparsecap_jax.models import abstract_params, make_model, model_class
 from sparsecap_jax.pruning import Pruner, make_pruner
+from sparsecap_jax.runs import processes
 from sparsecap_jax.runs.config import changed_fields, from_dict, model_config, to_json, validate
 from sparsecap_jax.runs.finished import CONFIG, INITIAL_WEIGHTS, TOKENIZER
 from sparsecap_jax.runs.published import resolve_run
@@ -79,8 +79,8 @@ class Run:
         """Steps between validations."""
         return self.config.train.eval_every or self.steps_per_epoch
 
-    def train_iterator(self) -> TrainIterator:
-        """A fresh iterator over the training split."""
+    def train_iterator(self, *, whole: bool = False) -> TrainIterator:
+        """A fresh iterator over this process' part of the training batches, or the whole ones."""
         config, data = self.config, self.config.data
         keys = "seq_per_img region_buckets prefetch num_threads num_workers"
         return make_train_iterator(
@@ -91,8 +91,8 @@ class Run:
             batch_size=self.images_per_step,
             max_seq_length=config.max_seq_length,
             seed=config.seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=0 if whole else processes.index(),
+            process_count=1 if whole else processes.count(),
         )
 
 
@@ -114,7 +114,8 @@ def prepare_run(
     check_workdir(config, workdir)
     if dataset is None:
         captioner = model_class(config.model.name)
-        dataset = load_dataset(config.data, need_boxes=getattr(captioner, "needs_boxes", False))
+        with processes.first_ahead():  # it may have to be made
+            dataset = load_dataset(config.data, need_boxes=getattr(captioner, "needs_boxes", False))
     images = len(dataset.splits["train"])
     batch, parts = config.data.batch_size, config.train.accumulate
     epoch = steps_per_epoch(images, batch * parts)
@@ -130,6 +131,7 @@ def prepare_run(
     tx = make_optimizer(
         sections["optimizer"], total, epoch, pruner.trains_masks, config.model.get("d_model")
     )
+    processes.check_devices(config.train.devices, sections["mesh"])
     mesh = make_mesh(config.train.devices, batch, config.mesh.model)
     if not trained:
         _check_start(config, pruner)
@@ -138,7 +140,8 @@ def prepare_run(
     if 0 <= rewarded_from < total:
         frequency = _document_frequency(config, captions, report)
     makes_tokenizer = not (workdir / TOKENIZER).exists()
-    tokenizer = prepare_tokenizer(config, workdir, dataset)
+    with processes.first_ahead():
+        tokenizer = prepare_tokenizer(config, workdir, dataset)
     model = make_model(model_config(config, tokenizer.vocab_size))
     task = Task(
         model,
@@ -146,11 +149,13 @@ def prepare_run(
         captions,
         config.max_seq_length,
         mesh.shape["data"],
+        processes.count(),
+        processes.largest,
         epoch,
         config.train.label_smoothing,
         scheduled_sampling(config.train, model),
     )
-    objectives = _objectives(sections, task, rewarded_from, frequency, parts)
+    objectives = _objectives(sections, task, rewarded_from, frequency, mesh, parts)
     placement = Placement.of(mesh, sections["mesh"])
     if placement.rules:
         placement.specs(abstract_params(model))  # finds those that do not fit
@@ -165,6 +170,7 @@ def _objectives(
     task: Task,
     rewarded_from: int,
     frequency: DocumentFrequency | None,
+    mesh: Mesh,
     parts: int,
 ) -> dict[int, Callable[[], Objective]]:
     """Return the objectives of a run by the step that they start at, each made when needed."""
@@ -176,7 +182,9 @@ def _objectives(
         objective = SelfCritical(
             task=task,
             config=settings,
-            rewards=make_rewards(settings.weights, frequency, task.references, task.tokenizer),
+            rewards=make_rewards(
+                settings.weights, frequency, task.references, task.tokenizer, mesh
+            ),
             options=decode_options(SearchOptions(search="greedy"), task.tokenizer, task.max_length),
         )
         return accumulated(objective, parts)
@@ -225,6 +233,8 @@ def claim_workdir(run: Run) -> None:
     refuses the mended config.
     """
     path = run.workdir / CONFIG
+    if not processes.is_first():
+        return
     changes = check_workdir(run.config, run.workdir)
     if changes:
         run.report(f"{path}: continuing with another config: {'; '.join(changes)}")
@@ -236,7 +246,7 @@ def claim_workdir(run: Run) -> None:
 
 def leave_workdir(run: Run) -> None:
     """Remove what a run that failed before it claimed its directory has written there."""
-    if (run.workdir / CONFIG).exists():
+    if (run.workdir / CONFIG).exists() or not processes.is_first():
         return
     (run.workdir / INITIAL_WEIGHTS).unlink(missing_ok=True)
     if run.made_tokenizer:

@@ -1,5 +1,7 @@
 """Validation: loss, captions by greedy or beam search, their scores, and the sparsity reached."""
 
+import itertools
+
 import jax
 import numpy as np
 
@@ -12,6 +14,7 @@ from sparsecap_jax.data.pipeline import make_eval_batches
 from sparsecap_jax.evaluation.metrics import score_captions
 from sparsecap_jax.pruning.masks import finalize, overall_sparsity
 from sparsecap_jax.pruning.step import TrainState
+from sparsecap_jax.runs import processes
 from sparsecap_jax.runs.live_summary import sample_records
 from sparsecap_jax.runs.run import Run
 from sparsecap_jax.training.steps import make_validation_loss
@@ -51,17 +54,28 @@ class Validator:
     def __call__(self, state: TrainState) -> tuple[dict[str, float], float | None]:
         """Return loss, scores from 0 to 1 and sparsity; and CIDEr, None where off the target."""
         run, (params, masks) = self._run, jax.device_get((state.params, state.prune.masks))
-        sums = np.zeros(2)
-        for batch in self._batches:
-            sums += np.array(jax.device_get(self._loss(params, masks, batch)), np.float64)
+        own = range(processes.index(), len(self._batches), processes.count())
+        losses = []
+        for batch in self._batches.read(own):
+            losses.append([float(part) for part in self._loss(params, masks, batch)])
         pruned = self._finalize(params, masks)
         captioned = caption_batches(
-            Compiled(run.model, pruned), self._batches, run.tokenizer, self._options
+            Compiled(run.model, pruned), self._batches.read(own), run.tokenizer, self._options
         )
-        captions = {self._records[index].image_id: best[0].text for index, best in captioned}
+        texts = [(index, best[0].text) for index, best in captioned]
+        gathered = processes.gather([losses, texts])
+        # Added in the order of the batches, as by one process.
+        rounds = itertools.zip_longest(*(part[0] for part in gathered))
+        sums = np.zeros(2)
+        for row in (row for rows in rounds for row in rows if row is not None):
+            sums += row
+        captions = {self._records[i].image_id: text for part in gathered for i, text in part[1]}
         self.samples = {r.image_id: captions[r.image_id] for r in sample_records(self._records)}
         references = {record.image_id: record.raw for record in self._records}
-        scores = score_captions(captions, references, METRICS, run.config.eval.tokenizer)
+        tokenizer = run.config.eval.tokenizer
+        scores = processes.on_first(
+            lambda: score_captions(captions, references, METRICS, tokenizer)
+        )
         metrics = {"loss": sums[0] / sums[1], **scores}
         reached = True
         if jax.tree.leaves(masks):

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from sparsecap_jax.scst.document_frequency import DocumentFrequency
@@ -82,11 +83,20 @@ class DeviceRewards:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HostRewards:
-    """Rewards of subword tokens as in `DeviceRewards`: the step calls the host, which decodes."""
+    """Rewards of subword tokens as in `DeviceRewards`: the step calls the host, which decodes.
+
+    Attributes:
+        weights: of the scores.
+        tokenizer: the model's.
+        scorer: of their words.
+        mesh: devices that images are split over; each calls its own host, for its own images.
+        resources: none.
+    """
 
     weights: RewardWeights
     tokenizer: Tokenizer
     scorer: HostScorer
+    mesh: Mesh | None = None
     resources: PyTree = ()
 
     def gather(self, images: Int[np.ndarray, "*B"]) -> PyTree:
@@ -101,8 +111,16 @@ class HostRewards:
         lengths: Int[Array, "B K"],
     ) -> Float[Array, "B K"]:
         """Reward captions, as `DeviceRewards` does."""
-        shape = jax.ShapeDtypeStruct(lengths.shape, jnp.float32)
-        return jax.pure_callback(self._score, shape, gathered, tokens, lengths)
+
+        def score(gathered, tokens, lengths):
+            shape = jax.ShapeDtypeStruct(lengths.shape, jnp.float32)
+            return jax.pure_callback(self._score, shape, gathered, tokens, lengths)
+
+        if self.mesh is not None and self.mesh.size > 1:
+            split = PartitionSpec("data")
+            options = {"in_specs": split, "out_specs": split, "check_vma": False}
+            score = jax.shard_map(score, mesh=self.mesh, **options)
+        return score(gathered, tokens, lengths)
 
     def _score(self, images: Any, tokens: Any, lengths: Any) -> np.ndarray:
         images, tokens, lengths = (np.asarray(array) for array in (images, tokens, lengths))
@@ -122,6 +140,7 @@ def make_rewards(
     frequency: DocumentFrequency,
     references: Sequence[Sequence[str]],
     tokenizer: Tokenizer,
+    mesh: Mesh | None = None,
 ) -> Rewards:
     """Make the rewards of captions of a split's images; subwords are scored on the host.
 
@@ -130,6 +149,7 @@ def make_rewards(
         frequency: document frequencies.
         references: captions of each image of the split, words separated by blanks.
         tokenizer: the model's.
+        mesh: devices that images are split over; None for one.
 
     Raises:
         DataError: an image without references.
@@ -138,5 +158,5 @@ def make_rewards(
     table = word_table(tokenizer, vocabulary)
     known = References(references, vocabulary)
     if table is None:
-        return HostRewards(weights, tokenizer, HostScorer(frequency, known, vocabulary))
+        return HostRewards(weights, tokenizer, HostScorer(frequency, known, vocabulary), mesh)
     return DeviceRewards(weights, (table, idf_tables(frequency)), known)

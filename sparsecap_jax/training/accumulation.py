@@ -41,7 +41,7 @@ class Accumulated(Objective):
 
     def inputs(self, batches: Batch, step: int) -> tuple[PyTree, Hashable]:
         """Return the inputs of batches `[N, parts * B, ...]`; static sizes are those of a part."""
-        shards, parts = self.task.shards, self.parts
+        shards, parts = self.task.local_shards, self.parts
 
         def cut(leaf):
             leaf = leaf.reshape(len(leaf), shards, parts, -1, *leaf.shape[2:]).swapaxes(1, 2)

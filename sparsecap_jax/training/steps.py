@@ -31,10 +31,12 @@ def release_freed_memory() -> bool:
     return bool(trim and trim(0))
 
 
-def compiled_ahead(jitted: Callable[..., Any]) -> Callable[..., Any]:
+def compiled_ahead(
+    jitted: Callable[..., Any], ready: Callable[[], Any] | None = None
+) -> Callable[..., Any]:
     """Wrap a jitted function: freed memory is given back before and after each compilation.
 
-    Its static arguments are hashable and come by position.
+    Its static arguments are hashable and come by position. `ready` is called once one is compiled.
     """
     compiled = set()
 
@@ -46,6 +48,8 @@ def compiled_ahead(jitted: Callable[..., Any]) -> Callable[..., Any]:
             jitted.lower(*args).compile()  # the call below finds it in JAX's memory
             release_freed_memory()
             compiled.add(shapes)
+            if ready:
+                ready()
         return jitted(*args)
 
     return call
@@ -90,6 +94,7 @@ def make_train_step(
     skip_nonfinite: bool = False,
     packs: bool = False,
     shardings: TrainState | None = None,
+    ready: Callable[[], Any] | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Compile the training step; the state is donated, inputs are split over the mesh.
 
@@ -102,6 +107,7 @@ def make_train_step(
             which takes memory for a second state.
         packs: see `SparseStep`.
         shardings: those of a state, see `Placement.shardings`; None: all of it on every device.
+        ready: called between a compilation and the step; processes may wait for each other there.
 
     Returns:
         `step(state, inputs, static) -> (state, metrics)`. `inputs` and `static` are what
@@ -151,7 +157,7 @@ def make_train_step(
     split = NamedSharding(mesh, PartitionSpec(None, "data"))
     whole = replicated if shardings is None else shardings
     placed = {"in_shardings": (whole, split, replicated), "out_shardings": (whole, replicated)}
-    compiled = compiled_ahead(jax.jit(many, static_argnums=3, donate_argnums=0, **placed))
+    compiled = compiled_ahead(jax.jit(many, static_argnums=3, donate_argnums=0, **placed), ready)
     resources = jax.device_put(objective.resources, replicated)
     return lambda state, inputs, static=None: compiled(state, inputs, resources, static)
 

@@ -41,7 +41,7 @@ OPENERS = {
 MODULES = {"np", "numpy", "json", "pickle", "marshal", "torch", "gzip", "lzma", "bz2"}
 # Functions that open files which nobody hands over, or are run by nothing but their own command.
 OWN = {
-    "commands/cli.py:_errors_in_one_line": "the null device, to write",
+    "commands/cli.py:errors_in_one_line": "the null device, to write",
     "commands/console.py": "the source of the package",
     "commands/docs.py": "the source of the package",
     "data/caption_files.py:official_captions": "an archive of an installed package",

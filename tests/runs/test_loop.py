@@ -147,7 +147,6 @@ def test_eight_devices_give_the_losses_of_one(data, tmp_path):
             os.kill(os.getpid(), signal.SIGTERM)
 
     config, lines = tiny_config(data, devices=8), []
-    config.model.dropout = 0.0  # each device packs its own words, and drops what it has
     with pytest.raises(Stopped), on_signals():
         train(config, tmp_path / "8", report)
     rules = ("lang_lstm/kernel_.*=data,model",)
@@ -155,7 +154,6 @@ def test_eight_devices_give_the_losses_of_one(data, tmp_path):
     train(config, tmp_path / "8", lines.append)
     assert "mesh.model was 1, is 2" in lines[1]
     config = tiny_config(data, devices=1)
-    config.model.dropout = 0.0
     train(config, tmp_path / "1", QUIET.append)
     np.testing.assert_allclose(losses(tmp_path / "8"), losses(tmp_path / "1"), rtol=2e-5)
 

@@ -286,12 +286,14 @@ def test_supermasks_are_trained_under_reward(tokenizer, rewards):
     assert all(moved)
 
 
-def test_subwords_are_scored_on_the_host(tmp_path):
+@pytest.mark.parametrize("devices", [1, 4])
+def test_subwords_are_scored_on_the_host(devices, tmp_path):
     texts = [text for texts in REFERENCES for text in texts[:2]] * 4
     subwords = train_tokenizer({"name": "bpe", "vocab_size": 30}, texts, tmp_path / "tokenizer")
     config = ScstConfig(cider_d=0.0, bleu_1=1.0, bleu_4=0.0)
     frequency = count_documents(REFERENCES)
-    made = make_rewards(config.weights, frequency, REFERENCES, subwords)
+    mesh = make_mesh(devices, IMAGES)
+    made = make_rewards(config.weights, frequency, REFERENCES, subwords, mesh)
     assert isinstance(made, HostRewards)
     captions = [["the horse", "a red dog"], ["men", ""], ["a man", "zebra"], ["dog", "the man"]]
     ids = [[subwords.encode(text)[1:] for text in row] for row in captions]
@@ -299,7 +301,9 @@ def test_subwords_are_scored_on_the_host(tmp_path):
     tokens = np.zeros((4, 2, lengths.max()), np.int32)
     for place in np.ndindex(4, 2):
         tokens[place][: lengths[place]] = ids[place[0]][place[1]]
-    found = jax.jit(lambda *given: made((), *given))(made.gather(np.arange(4)), tokens, lengths)
+    split = NamedSharding(mesh, PartitionSpec("data"))
+    given = jax.device_put((made.gather(np.arange(4)), tokens, lengths), split)
+    found = jax.jit(lambda *given: made((), *given))(*given)
     _, bleu = HostScorer(frequency, REFERENCES).score_texts(captions)
     np.testing.assert_allclose(found, bleu[..., 0], rtol=1e-6)
 

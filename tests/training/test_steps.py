@@ -43,8 +43,9 @@ def make_batch():
     return Batch(regions, tokens, mask, np.arange(4, dtype=np.int32))
 
 
-def make_parts(name):
-    model = make_model({"name": name, "vocab_size": 20, "feature_size": 10, **NO_DROPOUT[name]})
+def make_parts(name, **fields):
+    fields = {"vocab_size": 20, "feature_size": 10, **NO_DROPOUT[name], **fields}
+    model = make_model({"name": name, **fields})
     pruner = make_pruner({"name": "none"}, total_steps=10)
     batch = make_batch()
     params = jax.jit(model.init)(jax.random.key(1), batch.regions, batch.tokens)["params"]
@@ -96,9 +97,16 @@ def test_words_to_pack_are_few_sizes_that_suffice():
     assert words_to_pack(mask, 3) == 256
 
 
-@pytest.mark.parametrize("name", ["up_down", "relation_transformer"])
-def test_packed_step_is_the_same_on_four_devices(name):
-    model, pruner, batch, state = make_parts(name)
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("up_down", {}),
+        ("soft_attention", {"attention_dropout": 0.3}),
+        ("relation_transformer", {"source_dropout": 0.3}),
+    ],
+)
+def test_packed_step_with_dropout_is_the_same_on_four_devices(name, other):
+    model, pruner, batch, state = make_parts(name, dropout=0.5, **other)
     tx = make_optimizer({"learning_rate": 1e-2, "epsilon": 1e-2}, 10)
     results = []
     for devices in (1, 4):

@@ -1,7 +1,7 @@
 """Objectives: the losses that captioners are trained on, behind one protocol."""
 
 import dataclasses
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -25,7 +25,10 @@ class Task:
         tokenizer: its tokenizer.
         references: training captions of each image, in the order of `Batch.index`.
         max_length: most tokens of a caption that is decoded.
-        shards: devices that a batch is split over.
+        shards: devices that a batch is split over, those of all processes.
+        processes: processes that a batch is split over.
+        largest: returns the largest of the numbers that the processes call it with; static sizes
+            must be the same in all.
         steps_per_epoch: length of an epoch in steps.
         label_smoothing: `config.train.label_smoothing`.
         sampling: scheduled sampling.
@@ -36,9 +39,16 @@ class Task:
     references: Sequence[Sequence[str]] = ()
     max_length: int = 18
     shards: int = 1
+    processes: int = 1
+    largest: Callable[[int], int] = int
     steps_per_epoch: int = 1
     label_smoothing: float = 0.0
     sampling: ScheduledSampling = dataclasses.field(default_factory=ScheduledSampling)
+
+    @property
+    def local_shards(self) -> int:
+        """Devices that this process' part of a batch is split over."""
+        return self.shards // self.processes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,11 +82,13 @@ class Objective:
         """Return the arguments of a call of the compiled step, made on the host.
 
         Args:
-            batches: leaves `[N, B, ...]`, the batches of N steps.
+            batches: leaves `[N, B, ...]`, the batches of N steps; of several processes each has its
+                own images of them.
             step: number of steps taken before them.
 
         Returns:
-            Arrays `[N, B, ...]`, and static sizes: each value compiles a step of its own.
+            Arrays `[N, B, ...]`, and static sizes, which must be equal in all processes: each value
+            compiles a step of its own.
         """
         return batches, None
 

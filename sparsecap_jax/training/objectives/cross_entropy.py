@@ -13,6 +13,7 @@ from sparsecap_jax.models import packs_words
 from sparsecap_jax.pruning.step import Metrics
 from sparsecap_jax.training import losses
 from sparsecap_jax.training.objectives.base import Objective
+from sparsecap_jax.training.shard_rngs import shard_keys
 from sparsecap_jax.types import Batch, PyTree
 
 
@@ -41,26 +42,33 @@ def words_to_pack(token_mask: np.ndarray, shards: int = 1, least: int = 64) -> i
 class CrossEntropy(Objective):
     """Cross-entropy of the captions, label-smoothed by `task.label_smoothing`.
 
-    Words are packed within the shard of a device, and each shard draws its own dropout. Packing
-    leaves the loss as it is. Scheduled sampling needs whole captions, so that nothing is packed
-    from its first step on.
+    Words are packed within the shard of a device; dropout and loss are those of one device, see
+    `shard_keys`. Scheduled sampling needs whole captions, so that nothing is packed from its first
+    step on.
     """
 
     def inputs(self, batches: Batch, step: int) -> tuple[Batch, int]:
         """Return the batches and the number of words to pack, 0 for none."""
         first = self.task.sampling.first_step(self.task.steps_per_epoch)
         packs = first is None or step + batches.index.shape[0] <= first
-        return batches, words_to_pack(batches.token_mask, self.task.shards) if packs else 0
+        task = self.task
+        if not packs:
+            return batches, 0
+        return batches, task.largest(words_to_pack(batches.token_mask, task.local_shards))
 
     def loss(self, params, inputs, step, rng, static, resources) -> tuple[Array, Metrics]:
         """Return the mean loss of a word."""
         task, batch = self.task, inputs
         if static and packs_words(task.model):
             forward = functools.partial(_packed, task.model, {"params": params}, words=static)
+            rngs = rng, jax.random.fold_in(rng, 1)
             if task.shards > 1:  # each on the device that holds it
-                forward, rng = jax.vmap(forward), jax.random.split(rng, task.shards)
                 batch = jax.tree.map(lambda x: x.reshape(task.shards, -1, *x.shape[1:]), batch)
-            loss = losses.cross_entropy(*forward(batch, rng), task.label_smoothing)
+                words = jnp.sum(batch.token_mask[..., 1:], axis=(1, 2, 3), dtype=jnp.int32)
+                of_images = shard_keys(rngs[0], task.shards)
+                rngs = of_images, shard_keys(rngs[1], task.shards, words, static)
+                forward = jax.vmap(forward)
+            loss = losses.cross_entropy(*forward(batch, rngs), task.label_smoothing)
             return loss, {"caption_loss": loss}
         rngs, options = {"dropout": rng}, {}
         if task.sampling.first_step(task.steps_per_epoch) is not None:
@@ -73,18 +81,19 @@ class CrossEntropy(Objective):
         return loss, {"caption_loss": loss}
 
 
-def _packed(model: nn.Module, variables: PyTree, batch: Batch, rng: jax.Array, words: int):
+def _packed(model: nn.Module, variables: PyTree, batch: Batch, rngs: tuple, words: int):
     """Return log-probs `[N, V]` of a batch's N words, targets `[N]`, and which are real `[N]`.
 
-    The last token of a caption predicts nothing, so that it is no input either.
+    The last token of a caption predicts nothing, so that it is no input either. `rngs` are the keys
+    of dropout in encoder and decoder.
     """
     inputs, counted = batch.tokens[..., :-1], batch.token_mask[..., 1:]
     context = model.apply(
-        variables, batch.regions, train=True, method="encode", rngs={"dropout": rng}
+        variables, batch.regions, train=True, method="encode", rngs={"dropout": rngs[0]}
     )
     log_probs, places = model.apply(
         variables, context, inputs, counted, words, train=True,
-        method="decode_packed", rngs={"dropout": jax.random.fold_in(rng, 1)},
+        method="decode_packed", rngs={"dropout": rngs[1]},
     )  # fmt: skip
     following = batch.tokens[..., 1:].reshape(-1)
     targets = jnp.take(following, places, mode="fill", fill_value=0)

@@ -8,11 +8,11 @@ import pathlib
 import signal
 
 # Eight fake devices for every test, and kernels that compile in half the time; before JAX starts.
-# A flag that XLA does not know ends the process: this one was tried up to jaxlib 0.12.
+# A flag that XLA does not know ends the process: jaxlib 0.10 knows this one, 0.12 does not.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_force_host_platform_device_count=8 --xla_cpu_use_fusion_emitters=false"
-    if int(importlib.metadata.version("jaxlib").split(".")[1]) <= 12
+    if int(importlib.metadata.version("jaxlib").split(".")[1]) <= 10
     else "--xla_force_host_platform_device_count=8",
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

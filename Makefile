@@ -5,7 +5,7 @@ VENV ?= .venv$(if $(filter-out python3.11,$(notdir $(PYTHON))),-$(notdir $(PYTHO
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-lowest soak fuzz fuzz-service lint format install lock dist
+.PHONY: demo test test-lowest coverage soak fuzz fuzz-service lint types format docs install lock dist
 
 # Trains dense and 95%-sparse captioners on embedded data and shows what they say.
 demo: $(STAMP)
@@ -13,6 +13,15 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20 tests
+
+# Share of the lines of the package that tests run, processes that they start included; of a part:
+# make coverage TESTS=tests/pruning GOAL=0. The report by file is coverage/index.html.
+TESTS ?= tests
+GOAL ?= 92
+coverage: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+		--cov --cov-report=html:coverage --cov-report=term:skip-covered --cov-fail-under=$(GOAL) \
+		$(TESTS)
 
 # The lowest versions that setup.cfg allows, in an environment of their own: a short part of the tests.
 LOWEST := $(VENV)/lowest
@@ -49,10 +58,27 @@ fuzz-service: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/vulture
+
+# Types of the package, and of what users of it see (pyproject.toml).
+types: $(STAMP)
+	$(BIN)/mypy
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The documentation site in site/ (mkdocs.yml), in an environment of its own; any warning is an error.
+DOCS := $(VENV)/docs
+docs: $(DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet --strict
+
+$(DOCS)/.installed: setup.cfg
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -c "from configparser import *; c = ConfigParser(); c.read('setup.cfg'); \
+		print(c['options.extras_require']['docs'])" > $(DOCS)/requirements.txt
+	$(DOCS)/bin/python -m pip install $(QUIET) -r $(DOCS)/requirements.txt
+	touch $@
 
 install: $(STAMP)
 

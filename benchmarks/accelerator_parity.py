@@ -15,7 +15,6 @@ from step_cases import caption_batch, make_rewards
 IMAGES, SPREAD = 6, 8.0
 NARROW = 8  # divisor of widths; larger ones of --scale count
 MODELS = (*FIELDS, "soft_attention_gru")
-PRECISIONS = ("highest", "default", "bfloat16")
 # By precision: largest error of a log-prob in nats, and of a gradient, relative to its norm. TPUs
 # multiply in bfloat16 by default, some GPUs in TF32.
 TOLERANCES = {"highest": (1e-3, 1e-3), "default": (0.1, 0.05), "bfloat16": (0.1, 0.05)}

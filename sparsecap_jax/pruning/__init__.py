@@ -8,8 +8,9 @@ from functools import partial
 from typing import Any
 
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.pruning import methods
+from sparsecap_jax.pruning import methods, variants
 from sparsecap_jax.pruning.base import Pruner, PruneState
+from sparsecap_jax.pruning.compact import Axis, Compacted, Units, compact
 from sparsecap_jax.pruning.masks import (
     Sparsity,
     apply_masks,
@@ -25,7 +26,9 @@ from sparsecap_jax.pruning.masks import (
 from sparsecap_jax.pruning.packed import PackedState, packed, packed_step, take_kept
 from sparsecap_jax.pruning.paths import by_path
 from sparsecap_jax.pruning.ranked import Ranked
+from sparsecap_jax.pruning.reports import SparsityHistory, dead_units, layer_table, overlap
 from sparsecap_jax.pruning.step import SparseStep, TrainState, sparse_step
+from sparsecap_jax.pruning.summary import summarize
 from sparsecap_jax.pruning.supermask import Supermask
 from sparsecap_jax.settings import Registry, build, defaults_of
 
@@ -62,6 +65,8 @@ PRUNERS: Registry[Any] = Registry(
         "global_saliency": partial(_saliency, distribution="global", normalize=True),
         "random": methods.Random,
         "magnitude_ste": methods.MagnitudeSTE,
+        "random_ste": variants.RandomSTE,
+        "acdc": variants.ACDC,
         "static_sparse": partial(methods.StaticSparse, **_NO_EVENTS),
         "set": partial(methods.Rewired, growth="random"),
         "rigl": partial(methods.Rewired, growth="gradient"),
@@ -108,27 +113,36 @@ def make_pruner(config: Any, total_steps: int, steps_per_epoch: int | None = Non
 
 __all__ = [
     "PRUNERS",
+    "Axis",
+    "Compacted",
     "PackedState",
     "PruneState",
     "Pruner",
     "Ranked",
     "SparseStep",
     "Sparsity",
+    "SparsityHistory",
     "TrainState",
+    "Units",
     "apply_masks",
     "apply_straight_through",
     "by_path",
     "check_binary",
     "check_fit",
+    "compact",
+    "dead_units",
     "finalize",
+    "layer_table",
     "make_pruner",
     "overall_sparsity",
+    "overlap",
     "pack",
     "packed",
     "packed_step",
     "pruner_fields",
     "sparse_step",
     "sparsity",
+    "summarize",
     "take_kept",
     "unpack",
 ]

@@ -13,7 +13,15 @@ from jaxtyping import Array, Float, Int
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning import masks as masks_lib
-from sparsecap_jax.pruning.paths import Path, by_path, listed, matching, nest, select
+from sparsecap_jax.pruning.paths import (
+    Path,
+    by_path,
+    like,
+    listed,
+    matching,
+    replaced,
+    select,
+)
 from sparsecap_jax.pruning.targets import Targets, make_targets
 from sparsecap_jax.settings import Range, checked, fields_of
 from sparsecap_jax.types import PyTree
@@ -30,8 +38,8 @@ class PruneState:
     """State of a pruner between steps; a pytree.
 
     Attributes:
-        masks: nested dict with the paths of the prunable parameters, float32: logits where masks
-            are trained, {0, 1} otherwise.
+        masks: the prunable parameters' structure and paths (`paths.like`), float32: logits where
+            masks are trained, {0, 1} otherwise.
         extras: dict of further state (initial weights, the seed of random scores).
     """
 
@@ -132,7 +140,9 @@ class Pruner:
         paths = select(params, self.include, self.exclude)
         frozen = matching(self.freeze, paths, "pruner.freeze")
         self.targets({path: leaves[path] for path in paths if path not in frozen})
-        masks = nest({p: jnp.full(leaves[p].shape, self.init_value, jnp.float32) for p in paths})
+        # Placed as their parameters are, on however many devices.
+        first = {p: jnp.full_like(leaves[p], self.init_value, dtype=jnp.float32) for p in paths}
+        masks = like(params, first)
         # Buffers of their own, so that parameters and state may both be donated.
         copy = {"initial": jax.tree.map(jnp.array, params)} if self.rewinds else {}
         return PruneState(masks, copy)
@@ -150,7 +160,8 @@ class Pruner:
         masks_lib.check_fit(masks, state.masks)
         if not self.trains_masks:
             masks_lib.check_binary(masks)
-        return state.replace(masks=nest({p: jnp.array(m, jnp.float32) for p, m in stored.items()}))
+        arrays = {path: jnp.array(mask, jnp.float32) for path, mask in stored.items()}
+        return state.replace(masks=replaced(state.masks, arrays))
 
     def prepare(
         self, state: PruneState, params: PyTree, grad_fn: GradFn = None, batches: Iterable[Any] = ()
@@ -306,7 +317,7 @@ class Pruner:
         sizes = [mask.size for mask in active.values()]
         left = [n * (1.0 - gone[g]) for n, g in zip(sizes, targets.groups, strict=True)]
         goal = sum(left) / sum(sizes)
-        kept = 1.0 - float(masks_lib.overall_sparsity(nest(active)))
+        kept = 1.0 - float(masks_lib.overall_sparsity(list(active.values())))
         return abs(kept - goal) <= tolerance * goal
 
     def begun(self, masks: PyTree) -> bool:

@@ -1,7 +1,7 @@
 """Masks along with parameters: apply, finalize, count, pack.
 
-Masks are a nested dict with the same paths as the parameters, holding only the prunable leaves.
-1 keeps a weight, 0 prunes it. Sparsity always means the fraction removed.
+Masks have the structure and the paths of the parameters, and only the prunable leaves: see
+`paths.like`. 1 keeps a weight, 0 prunes it. Sparsity always means the fraction removed.
 """
 
 from collections.abc import Callable
@@ -13,13 +13,20 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.pruning.paths import by_path, nest, show, to_path
+from sparsecap_jax.pruning.paths import (
+    arrays_by_path,
+    by_path,
+    map_paths,
+    replaced,
+    show,
+    to_path,
+)
 from sparsecap_jax.types import ArrayLike, PyTree
 
 
 def check_fit(masks: PyTree, params: PyTree) -> None:
     """Raise a ConfigError unless each mask has a parameter of its path and shape."""
-    leaves = by_path(params)
+    leaves = arrays_by_path(params)
     for path, mask in by_path(masks).items():
         if path not in leaves:
             raise ConfigError(f"mask {show(path)!r} has no parameter of that path")
@@ -34,11 +41,10 @@ def map_masked(function: Callable[..., Array], masks: PyTree, tree: PyTree, *res
     check_fit(masks, tree)
     flat = by_path(masks)
 
-    def visit(keys, *leaves):
-        path = to_path(keys)
+    def visit(path, *leaves):
         return function(flat[path], *leaves) if path in flat else leaves[0]
 
-    return jax.tree_util.tree_map_with_path(visit, tree, *rest)
+    return map_paths(visit, tree, *rest)
 
 
 def _zero(mask: ArrayLike, leaf: ArrayLike) -> Array:
@@ -138,13 +144,13 @@ def sparsity(binary: PyTree, params: PyTree | None = None) -> Sparsity:
     """Count the weights that masks keep, exactly. Not for use inside jit.
 
     Args:
-        binary: nested dict of {0, 1} masks (binarize logits first).
+        binary: {0, 1} masks (binarize logits first).
         params: all parameters of the model, for the fraction over all weights.
     """
     flat = {show(path): mask for path, mask in by_path(binary).items()}
     nonzeros = {name: int(jnp.count_nonzero(mask)) for name, mask in flat.items()}
     kept, size = sum(nonzeros.values()), sum(mask.size for mask in flat.values())
-    total_size = None if params is None else sum(x.size for x in jax.tree.leaves(params))
+    total_size = None if params is None else sum(x.size for x in arrays_by_path(params).values())
     return Sparsity(
         tensors={name: 1.0 - nonzeros[name] / mask.size for name, mask in flat.items()},
         tensor_nonzeros=nonzeros,
@@ -167,7 +173,7 @@ def overall_sparsity(binary: PyTree) -> Float[Array, ""]:
     return 1.0 - kept.astype(jnp.float32) / jnp.float32(sum(mask.size for mask in leaves))
 
 
-def pack(binary: PyTree) -> dict:
+def pack(binary: PyTree) -> PyTree:
     """Pack {0, 1} masks to one bit per weight.
 
     Each leaf becomes uint8 `[ceil(size / 8)]`: bits in row-major order, first bit highest (numpy's
@@ -177,16 +183,16 @@ def pack(binary: PyTree) -> dict:
         ConfigError: a mask is not binary.
     """
     check_binary(binary)
-    return nest({p: np.packbits(np.ravel(mask) != 0) for p, mask in by_path(binary).items()})
+    return map_paths(lambda path, mask: np.packbits(np.ravel(mask) != 0), binary)
 
 
-def unpack(packed: PyTree, params: PyTree) -> dict:
+def unpack(packed: PyTree, params: PyTree) -> PyTree:
     """Undo `pack`: return float32 {0, 1} masks, shaped as their parameters.
 
     Raises:
         ConfigError: a path has no parameter, or a parameter of another size.
     """
-    leaves, masks = by_path(params), {}
+    leaves, masks = arrays_by_path(params), {}
     for path, bits in by_path(packed).items():
         if path not in leaves:
             raise ConfigError(f"packed mask {show(path)!r} has no parameter of that path")
@@ -198,4 +204,4 @@ def unpack(packed: PyTree, params: PyTree) -> dict:
             )
         flat = np.unpackbits(np.asarray(bits), count=size)
         masks[path] = jnp.asarray(flat.reshape(shape), jnp.float32)
-    return nest(masks)
+    return replaced(packed, masks)

@@ -27,7 +27,7 @@ from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning import ranking
 from sparsecap_jax.pruning.base import Pruner, PruneState, Target
 from sparsecap_jax.pruning.masks import apply_masks, apply_straight_through, sparsity
-from sparsecap_jax.pruning.paths import by_path, nest
+from sparsecap_jax.pruning.paths import by_path, replaced
 from sparsecap_jax.pruning.ranked import Arrays, Ranked, When, pick
 from sparsecap_jax.pruning.targets import Polynomial, Targets
 from sparsecap_jax.settings import Range
@@ -79,7 +79,7 @@ class MaskFreeze(Pruner):
         if all(bool(jnp.all(mask == 1)) for mask in masks.values()):
             leaves = by_path(params)
             masks = {path: (leaves[path] != 0).astype(jnp.float32) for path in masks}
-        pruned = sparsity(nest(masks)).prunable
+        pruned = sparsity(replaced(state.masks, masks)).prunable
         if pruned == 0:
             raise ConfigError(
                 f"pruner.name is {self.name!r}, but the model to start from is dense: it has "
@@ -89,7 +89,7 @@ class MaskFreeze(Pruner):
             raise ConfigError(
                 f"pruner.sparsity is {self.sparsity}, but the model to start from has {pruned:.4f}"
             )
-        return state.replace(masks=nest(masks))
+        return state.replace(masks=replaced(state.masks, masks))
 
     def reached(self, binary: PyTree, tolerance: float = 0.05) -> bool:
         """As in `Pruner`; always True where no target is set."""

@@ -14,7 +14,7 @@ import optax
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning.masks import check_binary, check_fit
-from sparsecap_jax.pruning.paths import by_path, nest, show, to_path
+from sparsecap_jax.pruning.paths import by_path, like, map_paths, replaced, show
 from sparsecap_jax.types import PyTree
 
 _LARGEST = np.iinfo(np.int32).max
@@ -26,7 +26,7 @@ class PackedState(NamedTuple):
     """State of a packed optimizer; a pytree.
 
     Attributes:
-        places: nested dict with the paths of the leaves that have pruned weights, int32 `[K]`: the
+        places: of each leaf that has pruned weights, in the masks' structure, int32 `[K]`: the
             places of the kept weights in row-major order. A leaf without kept weights has the one
             place behind its end.
         inner: the state of the optimizer inside.
@@ -52,8 +52,8 @@ def packed(
     Args:
         tx: the optimizer; `optax.inject_hyperparams` and `optax.MultiSteps` may stand inside or
             outside.
-        masks: nested dict of {0, 1} masks with paths of the parameters, any pytree. Leaves without
-            a mask, or without pruned weights, are passed as they are.
+        masks: {0, 1} masks with paths of the parameters, any pytree. Leaves without a mask, or
+            without pruned weights, are passed as they are.
 
     Returns:
         A transformation whose state is a `PackedState`.
@@ -98,14 +98,14 @@ def _inner_update(inner, updates: PyTree, state: PackedState, params: PyTree, **
     return deltas, PackedState(state.places, moments)
 
 
-def _places(masks: PyTree, params: PyTree) -> dict:
+def _places(masks: PyTree, params: PyTree) -> PyTree:
     """Return the places of the kept weights of each leaf that has pruned ones."""
     check_fit(masks, params)
     flat = by_path(masks)
     if any(isinstance(mask, jax.core.Tracer) for mask in flat.values()):
         raise ConfigError("packed: the masks are traced; init needs their values")
     flat = {path: np.asarray(mask) for path, mask in flat.items()}
-    check_binary(nest(flat))
+    check_binary(replaced(masks, flat))
     places = {}
     for path, mask in flat.items():
         kept = np.flatnonzero(mask)
@@ -114,15 +114,13 @@ def _places(masks: PyTree, params: PyTree) -> dict:
         if kept.size < mask.size:
             # Checkpoints hold no arrays of size 0.
             places[path] = jnp.asarray(kept if kept.size else [mask.size], jnp.int32)
-    return nest(places)
+    return like(masks, places)
 
 
 def _map(function, places: PyTree, tree: PyTree, *rest: PyTree) -> PyTree:
     """Map `function(places, *leaves)` over a tree; its leaves without places give None."""
     flat = by_path(places)
-    return jax.tree_util.tree_map_with_path(
-        lambda keys, *leaves: function(flat.get(to_path(keys)), *leaves), tree, *rest
-    )
+    return map_paths(lambda path, *leaves: function(flat.get(path), *leaves), tree, *rest)
 
 
 def take_kept(tree: PyTree, places: PyTree) -> PyTree:

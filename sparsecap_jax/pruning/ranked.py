@@ -14,7 +14,7 @@ from jaxtyping import Array
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning.base import Pruner, PruneState
 from sparsecap_jax.pruning.masks import apply_masks, finalize
-from sparsecap_jax.pruning.paths import Path, by_path, nest
+from sparsecap_jax.pruning.paths import Path, by_path, replaced
 from sparsecap_jax.pruning.ranking import NofM, Unstructured, parse_structure
 from sparsecap_jax.pruning.targets import Distribution, Polynomial, Targets, make_targets
 from sparsecap_jax.settings import Range, check_range
@@ -34,8 +34,9 @@ class Ranked(Pruner, abc.ABC):
     Ranks are those of the raw weights, so that pruned weights may come back.
 
     Attributes:
-        sparsity_type: `unstructured`, `N:M` (then `sparsity` is 1 - N / M) or `HxW` blocks.
-        sparsity_axis: the axis along which N of M neighbours stay.
+        sparsity_type: `unstructured`, `N:M` (then `sparsity` is 1 - N / M), `iterative_N:M`, `HxW`
+            blocks, `HxW_max` or `channels`; see `ranking`.
+        sparsity_axis: the axis along which N of M neighbours stay, or that of the channels.
         distribution: tensors ranked together (`global`), or each by itself at the same sparsity
             (`uniform`) or by its shape (`erk`); see `targets`.
         when: `polynomial` (the cubic rise), `periodic` (the whole target at every event),
@@ -132,8 +133,8 @@ class Ranked(Pruner, abc.ABC):
 
         Args:
             state: from `init` or a later step.
-            weights: the active weights.
-            grads: their gradients; never None where `num_batches` is above 0.
+            weights: the active weights, float32 whatever the parameters are.
+            grads: their gradients, float32; never None where `num_batches` is above 0.
             event: int32 scalar, number of the event; 0 for a ranking without a schedule, -1 in
                 `init`.
         """
@@ -199,7 +200,8 @@ class Ranked(Pruner, abc.ABC):
     def put(self, state: PruneState, masks: Arrays) -> PruneState:
         """Return the state with these active masks."""
         active, frozen = self.split(state.masks)
-        return state.replace(masks=nest({**frozen, **dict(zip(active, masks, strict=True))}))
+        flat = {**frozen, **dict(zip(active, masks, strict=True))}
+        return state.replace(masks=replaced(state.masks, flat))
 
     def update(self, state, params, grads, step, rng=None) -> PruneState:
         """Recompute the active masks where `step` is an event of the schedule."""
@@ -227,6 +229,6 @@ class Ranked(Pruner, abc.ABC):
 
 
 def pick(tree: PyTree | None, paths: Iterable[Path]) -> Arrays | None:
-    """Return the leaves of `tree` at `paths`; None for no tree."""
+    """Return the leaves of `tree` at `paths` as float32; None for no tree."""
     leaves = by_path(tree)
-    return None if tree is None else [leaves[path] for path in paths]
+    return None if tree is None else [jnp.asarray(leaves[p], jnp.float32) for p in paths]

@@ -2,7 +2,9 @@
 
     unstructured   every weight by itself
     N:M            of M neighbours along an axis, the N with the highest scores stay
-    HxW            blocks of the last two dimensions, ranked by their mean score
+    iterative_N:M  every weight by itself, but those that N:M would keep last
+    HxW, HxW_max   blocks of the last two dimensions, ranked by their mean or their highest score
+    channels       all weights of one index of an axis, ranked by their mean score
 
 Nothing is sorted but the neighbours of N:M: the k-th smallest score is found by bisection on its
 bits, in 32 counting passes, each an integer reduction. That is about 10 times faster than sorting
@@ -169,10 +171,14 @@ class Unstructured:
 
 @dataclasses.dataclass(frozen=True)
 class Block(Unstructured):
-    """Blocks of `height` x `width` in the last two dimensions, smaller at the edges."""
+    """Blocks of `height` x `width` in the last two dimensions, smaller at the edges.
+
+    They are ranked by their mean score, or with `highest` by the highest.
+    """
 
     height: int
     width: int
+    highest: bool = False
 
     def entries(self, path: Path, shape: Shape) -> int:
         """Return the number of blocks."""
@@ -180,7 +186,7 @@ class Block(Unstructured):
         return math.prod(leading) * -(-rows // self.height) * -(-columns // self.width)
 
     def prune(self, scores: Tensors, remove: UInt32[Array, " G"], groups: tuple[int, ...]) -> list:
-        """Rank blocks by their mean score and spread the result over their weights."""
+        """Rank blocks and spread the result over their weights."""
         small = prune_smallest([self._pool(score) for score in scores], remove, groups)
         return [
             jnp.repeat(jnp.repeat(mask, self.height, axis=-2), self.width, axis=-1)[
@@ -190,12 +196,18 @@ class Block(Unstructured):
         ]
 
     def _pool(self, score: Array) -> Array:
-        def total(x):
+        def blocks(x, edge):
             *leading, rows, columns = x.shape
             tall, wide = -(-rows // self.height), -(-columns // self.width)
             pads = [(0, tall * self.height - rows), (0, wide * self.width - columns)]
-            x = jnp.pad(x, [(0, 0)] * len(leading) + pads)
-            x = x.reshape(*leading, tall, self.height, wide, self.width)
+            x = jnp.pad(x, [(0, 0)] * len(leading) + pads, constant_values=edge)
+            return x.reshape(*leading, tall, self.height, wide, self.width)
+
+        if self.highest:
+            return jnp.max(blocks(score, -jnp.inf), axis=(-3, -1))
+
+        def total(x):
+            x = blocks(x, 0)
             # Column by column, in a fixed order: sharding cannot change the rounding.
             x = sum(x[..., i] for i in range(self.width))
             return sum(x[..., i, :] for i in range(self.height))
@@ -232,6 +244,53 @@ class NofM(Unstructured):
         return masks
 
 
+@dataclasses.dataclass(frozen=True)
+class IterativeNofM(NofM):
+    """N:M reached by way of masks that any sparsity below it may have.
+
+    The weights that N:M would keep now rank above all others, which go one by one: at the sparsity
+    1 - N / M the mask is that of N:M.
+    """
+
+    def entries(self, path: Path, shape: Shape) -> int:
+        """Return the number of weights; errors as in `NofM`."""
+        super().entries(path, shape)
+        return math.prod(shape)
+
+    def prune(self, scores: Tensors, remove: UInt32[Array, " G"], groups: tuple[int, ...]) -> list:
+        """Remove the lowest scores of each group, those that N:M keeps last."""
+        last = super().prune(scores, jnp.full_like(remove, self.m - self.n), groups)
+        pairs = zip(scores, last, strict=True)
+        safe = [jnp.where(mask != 0, jnp.float32(jnp.inf), score) for score, mask in pairs]
+        return prune_smallest(safe, remove, groups)
+
+
+@dataclasses.dataclass(frozen=True)
+class Channels(Unstructured):
+    """All weights of one index of `axis`, such as an output of a layer, ranked by their mean."""
+
+    axis: int
+
+    def entries(self, path: Path, shape: Shape) -> int:
+        """Return the number of channels."""
+        if not -len(shape) <= self.axis < len(shape):
+            raise ConfigError(
+                f"pruner.sparsity_axis is {self.axis}, but {show(path)!r} has shape {shape}"
+            )
+        return shape[self.axis]
+
+    def prune(self, scores: Tensors, remove: UInt32[Array, " G"], groups: tuple[int, ...]) -> list:
+        """Rank channels and spread the result over their weights."""
+        lanes = [jnp.moveaxis(score, self.axis, 0) for score in scores]
+        flat = [lane.reshape(lane.shape[0], -1) for lane in lanes]
+        means = [jax.vmap(fixed_order_sum)(rows) / rows.shape[1] for rows in flat]
+        small = prune_smallest(means, remove, groups)
+        return [
+            jnp.moveaxis(jnp.broadcast_to(mask, lane.shape[::-1]).T, 0, self.axis)
+            for mask, lane in zip(small, lanes, strict=True)
+        ]
+
+
 def parse_structure(text: str, axis: int) -> Unstructured:
     """Return the structure that a config names; a ConfigError for unknown or impossible ones.
 
@@ -239,14 +298,14 @@ def parse_structure(text: str, axis: int) -> Unstructured:
     """
     if text == "unstructured":
         return Unstructured()
-    match = re.fullmatch(r"(?:(\d+):|nm_(\d+),)(\d+)|(?:(\d+)x|block_(\d+),)(\d+)", text)
-    if match:
-        of_m, blocks = match.group(3), match.group(6)
-        first, second = (int(x) for x in match.groups() if x is not None)
-        if of_m and 0 < first < second:
-            return NofM(first, second, axis)
-        if blocks and first > 0 and second > 0:
-            return Block(first, second)
+    if text == "channels":
+        return Channels(axis)
+    neighbours = re.fullmatch(r"(iterative_)?(?:(?=\d+:)|nm_(?=\d+,))(\d+)[:,](\d+)", text)
+    blocks = re.fullmatch(r"(?:(?=\d+x)|block_(?=\d+,))(\d+)[x,](\d+)(_max)?", text)
+    if neighbours and 0 < (n := int(neighbours[2])) < (m := int(neighbours[3])):
+        return (IterativeNofM if neighbours[1] else NofM)(n, m, axis)
+    if blocks and (height := int(blocks[1])) > 0 and (width := int(blocks[2])) > 0:
+        return Block(height, width, bool(blocks[3]))
     raise ConfigError(
         f"pruner.sparsity_type is {text!r}; expected 'unstructured', N:M with 0 < N < M, or HxW"
     )

@@ -25,6 +25,7 @@ from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning.base import Pruner, PruneState
 from sparsecap_jax.pruning.masks import apply_masks, finalize, overall_sparsity
 from sparsecap_jax.pruning.packed import packed, packed_step, take_kept
+from sparsecap_jax.pruning.paths import by_path, is_nnx_module, listed
 from sparsecap_jax.types import PyTree
 
 logger = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ class SparseStep:
             ConfigError: the method needs an argument that is missing, or it does not fit.
         """
         pruner = self.pruner
+        _check_arrays(params)
         if pruner.rewinds and initial is None:
             raise ConfigError(
                 f"pruner {pruner.name!r} returns to the weights before training: "
@@ -233,6 +235,25 @@ def sparse_step(
         return loss, grads, metrics
 
     return SparseStep(pruner, by_entry(groups), gradient, packs)
+
+
+def _check_arrays(params: PyTree) -> None:
+    """Raise a ConfigError where parameters cannot be trained as they are, with the way out."""
+    if is_nnx_module(params):
+        raise ConfigError(
+            "params is a module of NNX; train its state: graph, params = nnx.split(model), with "
+            "nnx.merge(graph, params) in the loss, or give pruner.wrap(tx) to nnx.Optimizer"
+        )
+    odd = [path for path, leaf in by_path(params).items() if not _is_array(leaf)]
+    if odd:
+        raise ConfigError(
+            f"params holds what is no array ({listed(odd)}); train the arrays alone, as in "
+            "params, static = eqx.partition(model, eqx.is_inexact_array)"
+        )
+
+
+def _is_array(leaf: Any) -> bool:
+    return hasattr(leaf, "shape") or isinstance(leaf, bool | int | float | complex)
 
 
 def warn_unless_begun(pruner: Pruner, masks: PyTree) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sparsecap_jax.pruning.masks import check_fit
-from sparsecap_jax.pruning.paths import by_path, select, show
+from sparsecap_jax.pruning.paths import arrays_by_path, by_path, select, show
 from sparsecap_jax.types import PyTree
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def summarize(params: PyTree, binary: PyTree) -> list[dict[str, Any]]:
     check_fit(binary, params)
     masks = by_path(binary)
     rows, seen = [], set()
-    for path, leaf in by_path(params).items():
+    for path, leaf in arrays_by_path(params).items():
         if id(leaf) in seen:
             continue
         seen.add(id(leaf))

@@ -29,7 +29,7 @@ from jaxtyping import Array, Float, UInt16, UInt32
 
 from sparsecap_jax.pruning.base import Pruner, Scalar
 from sparsecap_jax.pruning.masks import overall_sparsity
-from sparsecap_jax.pruning.paths import nest
+from sparsecap_jax.pruning.paths import replaced
 from sparsecap_jax.settings import Range
 from sparsecap_jax.types import PyTree
 
@@ -170,7 +170,7 @@ class Supermask(Pruner):
         binary = dict(zip(active, drawn(logits), strict=True))
         for path, value in frozen.items():
             binary[path] = lax.stop_gradient((value > 0).astype(jnp.float32))
-        return nest({path: binary[path] for path in sorted(binary)})
+        return replaced(masks, binary)
 
     def sample(self, masks: PyTree, rng: Array | None = None) -> PyTree:
         """Draw Bernoulli(sigmoid(logit)) masks for a whole step, straight-through."""

@@ -30,7 +30,8 @@ FIELDS = {
     "saliency": SCHEDULED + " normalize num_batches",
     "global_saliency": GRADUAL + " when num_batches",
     "random": SCHEDULED,
-    "magnitude_ste": GRADUAL + " distribution",
+    **dict.fromkeys(("magnitude_ste", "random_ste"), GRADUAL + " distribution"),
+    "acdc": STRUCTURE + " start_step distribution sparse_steps dense_steps final_step",
     "static_sparse": STRUCTURE + " distribution",
     **dict.fromkeys(("set", "rigl"), REWIRED),
 }
@@ -56,11 +57,12 @@ def test_config_fields_and_their_defaults(name):
     usual |= dict.fromkeys(("include", "exclude", "freeze", "overrides"), ())
     usual |= dict.fromkeys(("start_step", "frequency", "events", "sparsity_weight"), None)
     usual |= {"bypass_sigmoid_grad": False}
+    usual |= dict.fromkeys(("sparse_steps", "dense_steps", "final_step"), None)
     if name == "none" or "mask_freeze" in name:
         usual["sparsity"] = 0.0
-    if name in ("static_sparse", "set", "rigl"):
+    if name in ("static_sparse", "set", "rigl", "acdc"):
         usual["hard_zero"] = True
-    if name == "magnitude_ste":
+    if name in ("magnitude_ste", "random_ste"):
         usual["frequency"] = 1
     assert fields == {key: usual[key] for key in fields}
 

@@ -12,9 +12,9 @@ from sparsecap_jax.pruning import PRUNERS
 DOCS = pathlib.Path(__file__).parents[2] / "docs" / "pruning.md"
 
 
-def test_examples():
+def test_examples(capsys):
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 9
     names = {}
 
     def run(block):
@@ -42,8 +42,10 @@ def test_examples():
     assert run(blocks[3]) == exact
     assert loss() < 0.3 * constant
 
+    assert run(blocks[4]) == {"layers_0": 256, "layers_2": 64}
+
     try:
-        kept = run(blocks[4])
+        kept = run(blocks[5])
     finally:
         PRUNERS._entries.pop("by_row", None)
     # Blocks of 4 x 2 weights: 64 and 16 blocks, of which int(0.8 * n) are pruned.
@@ -51,9 +53,19 @@ def test_examples():
     assert int(names["masks"]["layers_2"]["kernel"].sum()) == 8 * (16 - 12)
     assert kept["layers_0"] <= 8 * (64 - 51)
 
-    assert run(blocks[5]) == kept
+    assert run(blocks[6]) == kept
     places = names["state"].opt_state.places["params"]
     assert places["layers_0"]["kernel"].shape == (8 * (64 - 51),)
+
+    assert run(blocks[7]) == {"layers_0": 512 - int(0.95 * 512), "layers_2": 128 - int(0.95 * 128)}
+    assert "| layers_0/kernel | 8x64 | 512 | 26 | 0.9492 | " in capsys.readouterr().out
+    run(blocks[8])
+    left, before = names["small"].units[0]
+    first, second = (names["masks"][layer]["kernel"] for layer in ("layers_0", "layers_2"))
+    assert left == int(jnp.sum(jnp.any(first != 0, 0) & jnp.any(second != 0, 1))) < before == 64
+    outputs = names["model"].apply({"params": names["params"]}, names["x"])
+    smaller = names["smaller"].apply({"params": names["small"].params}, names["x"])
+    np.testing.assert_allclose(smaller, outputs, atol=1e-5)
 
 
 def test_pruning_takes_under_ten_lines():

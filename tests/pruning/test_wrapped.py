@@ -10,7 +10,8 @@ from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning import PRUNERS, make_pruner, sparsity
 
 STEPS = 12
-NO_WRAP = {"supermask", "magnitude_ste", *(n for n in PRUNERS if n.startswith("lottery"))}
+STRAIGHT_THROUGH = {"magnitude_ste", "random_ste"}
+NO_WRAP = {"supermask", *STRAIGHT_THROUGH, *(n for n in PRUNERS if n.startswith("lottery"))}
 
 
 def params():

@@ -48,8 +48,9 @@ class Steps:
 
         jit = jax.jit
 
-        def unplaced(function, in_shardings=None, out_shardings=None, **options):
-            return jit(function, **options)
+        def unplaced(function, **options):
+            placed = ("in_shardings", "out_shardings")
+            return jit(function, **{k: v for k, v in options.items() if k not in placed})
 
         config = paper_config(MODEL.value, SCALE.value)
         objective, pruner, tx = make_parts(config, pruner_name)

@@ -107,8 +107,8 @@ def lstm_advance(
     width = cell.shape[-1]
     np.tanh(gates, out=gates)
     logistic = gates[..., : 3 * width]
-    logistic *= np.float32(0.5)
-    logistic += np.float32(0.5)
+    np.multiply(logistic, np.float32(0.5), out=logistic)
+    np.add(logistic, np.float32(0.5), out=logistic)
     new = gates[..., width : 2 * width] * cell
     added = gates[..., 3 * width :]
     added *= gates[..., :width]

@@ -2,19 +2,12 @@
 
 import collections
 import gc
-import importlib.metadata
 import os
 import pathlib
 import signal
 
-# Eight fake devices for every test, and kernels that compile in half the time; before JAX starts.
-# A flag that XLA does not know ends the process: jaxlib 0.10 knows this one, 0.12 does not.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_force_host_platform_device_count=8 --xla_cpu_use_fusion_emitters=false"
-    if int(importlib.metadata.version("jaxlib").split(".")[1]) <= 10
-    else "--xla_force_host_platform_device_count=8",
-)
+# Eight fake devices for every test; before JAX starts.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parent.parent / ".jax_cache")

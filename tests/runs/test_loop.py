@@ -162,6 +162,7 @@ def test_accumulated_batches_are_one_large_batch(data, tmp_path):
     for size, parts in ((8, 1), (2, 4)):
         config = tiny_config(data, accumulate=parts)
         config.model.dropout, config.data.batch_size = 0.0, size
+        config.optimizer.epsilon = 1e-3  # Adam would enlarge the rounding of small gradients
         train(config, tmp_path / str(parts), QUIET.append)
     ours, theirs = (flatten_dict(last_variables(tmp_path / name)) for name in ("4", "1"))
     for path, leaf in theirs.items():
@@ -172,11 +173,7 @@ def test_accumulated_batches_are_one_large_batch(data, tmp_path):
 def test_several_steps_per_call_give_the_same_losses(data, finished, tmp_path):
     train(tiny_config(data, steps_per_call=4), tmp_path / "calls", QUIET.append)
     ours, theirs = last_variables(tmp_path / "calls"), last_variables(finished[0])
-    theirs = flatten_dict(theirs["params"])
-    # No attention depends on a shift of all scores: its gradient is rounding, which Adam enlarges.
-    assert theirs.pop(("attention", "alpha", "bias")).shape == (1,)
-    for path, leaf in theirs.items():
-        np.testing.assert_allclose(flatten_dict(ours["params"])[path], leaf, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, theirs)
 
 
 def test_another_config_in_the_same_directory_is_refused(data, finished):

@@ -1,10 +1,18 @@
-"""Pages: links lead somewhere, anchors included, and the site has every page."""
+"""Pages: links lead somewhere, the site has every page, commands and Python of how-tos work."""
 
 import importlib.util
 import pathlib
 import re
+import shlex
+import shutil
+import subprocess
+import sys
 
 import pytest
+from PIL import Image
+
+import sparsecap_jax as sc
+from sparsecap_jax.runs.config import default_config
 
 REPO = pathlib.Path(__file__).parents[1]
 DOCS = REPO / "docs"
@@ -14,6 +22,12 @@ PAGES = [*sorted(DOCS.rglob("*.md")), *sorted(REPO.glob("*.md"))]
 _spec = importlib.util.spec_from_file_location("site_hooks", DOCS / "_site.py")
 site = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(site)
+
+
+def blocks(path, language):
+    """Return the fenced blocks of a page in one language."""
+    text = path.read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 def anchors(path):
@@ -49,3 +63,102 @@ def test_the_site_lists_every_page():
         for target, _ in site.links((DOCS / "howto/README.md").read_text("utf-8"))
         if "/" not in target
     )
+
+
+def test_the_reference_has_every_name_of_the_front_door():
+    door = dict(site.reference_pages())["reference/index.md"]
+    assert {f"heading: {name}" for name in sc.__all__ if name != "__version__"} <= {
+        *re.findall(r"heading: \w+", door)
+    }
+    homes = re.findall(r"^::: (\S+)$", door, re.MULTILINE)
+    for home, name in zip(homes, sc._HOMES, strict=True):
+        room, _, own = home.rpartition(".")
+        assert getattr(importlib.import_module(room), own) is getattr(sc, name)
+
+
+def commands(page):
+    """Return the calls of `sparsecap` on a page, as lists of words."""
+    text = "\n".join(blocks(page, "sh")).replace("\\\n", " ")
+    lines = (re.sub(r"^(\w+=\S+ )*|\s+&$", "", line) for line in text.splitlines())
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("sparsecap ")]
+
+
+@pytest.mark.parametrize("page", HOWTO, ids=lambda path: path.stem)
+def test_commands_of_how_tos_have_their_flags(page):
+    package = "".join(path.read_text("utf-8") for path in (REPO / "sparsecap_jax").rglob("*.py"))
+    for name, *words in commands(page):
+        script = (REPO / "launch" / f"{name}.py").read_text(encoding="utf-8")
+        for word in words:
+            flag, _, value = word.partition("=")
+            if flag.startswith("--config."):
+                known = default_config("up_down", "supermask", "word")
+                for part in flag.removeprefix("--config.").split("."):
+                    assert part in known, word
+                    known = known[part]
+            elif flag == "--config" and value != "...":
+                assert (REPO / value.partition(":")[0]).exists()
+            elif flag.startswith("--") and flag != "--config":
+                assert f'"{flag[2:]}"' in script + package, word
+
+
+PYTHON = [page for page in HOWTO if blocks(page, "python")]
+
+
+@pytest.mark.parametrize("page", PYTHON, ids=lambda path: path.stem)
+def test_python_of_how_tos_runs(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names, shown = {}, []
+    for block in blocks(page, "python"):
+        exec(compile(block, page.name, "exec"), names)
+        shown += capsys.readouterr().out.splitlines()
+    if page.stem == "own_language":
+        text = "\n".join(blocks(page, "python"))
+        expected = re.findall(r"^print\(.*\)  # (\[.*?\])", text, re.MULTILINE)
+        assert shown == expected and len(expected) == 2
+    if page.stem == "no_java":
+        assert 0 < names["scores"]["CIDEr"] <= 10 and "METEOR" not in names["scores"]
+    if page.stem == "caption_photos":
+        assert len(shown) == 1 and len(shown[0].split()) > 3
+
+
+def launch(words, folder):
+    """Run a command of a page in a folder; return what it prints."""
+    name, *flags = words
+    flags = [flag.replace("=configs/", f"={REPO}/configs/") for flag in flags]
+    command = [sys.executable, str(REPO / "launch" / f"{name}.py"), *flags]
+    found = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+def test_my_own_dataset(tmp_path, monkeypatch):
+    """The page from its first file to trained captioners."""
+    page = DOCS / "howto/own_dataset.md"
+    photos, features = blocks(page, "json")
+    extract, train, evaluate, inspect, train_features = commands(page)
+    folder = tmp_path / "data/mine"
+    (folder / "images").mkdir(parents=True)
+    for number, name in enumerate("abcd"):
+        Image.new("RGB", (64, 64), (60 * number, 90, 30)).save(folder / f"images/{name}.jpg")
+    (folder / "captions.json").write_text(photos, encoding="utf-8")
+    launch(extract, tmp_path)
+    launch(train, tmp_path)
+    assert "CIDEr" in launch(evaluate, tmp_path)
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / "dataset_mine.json").write_text(features, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(blocks(page, "python")), {})
+    shown = launch(inspect, tmp_path)
+    assert "train: features of 2 of 2 images" in shown and "val: features of 1 of 1" in shown
+    launch(train_features, tmp_path)
+    assert (tmp_path / "runs/mine_features/model.scap").exists()
+
+
+def test_what_inspect_shows(shared):
+    """The output on the page is that of the five images of the reference."""
+    page = DOCS / "howto/feature_files.md"
+    (block,) = blocks(page, "text")
+    features = shared / "reference/coco5"
+    words = ["prepare_data", "inspect", f"--features={features}"]
+    assert launch(words, REPO).replace(str(features), "data/features") == block

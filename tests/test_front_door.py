@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import sparsecap_jax as sc
-from sparsecap_jax.commands.docs import DOCS, api_page
+from sparsecap_jax.commands.docs import DOCS, STUB, api_page, stub
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.extend import REGISTRIES, registry
 
@@ -33,8 +33,9 @@ def test_rooms_are_reached_and_unknown_names_are_not():
         _ = sc.prune_everything
 
 
-def test_the_generated_page_is_current():
+def test_the_generated_files_are_current():
     """If not: python -m sparsecap_jax.commands.docs"""
+    assert STUB.read_text(encoding="utf-8") == stub()
     assert (DOCS / "api.md").read_text(encoding="utf-8") == api_page()
 
 

@@ -1,6 +1,7 @@
 """Pages: links lead somewhere, the site has every page, commands and Python of how-tos work."""
 
 import importlib.util
+import os
 import pathlib
 import re
 import shlex
@@ -126,7 +127,8 @@ def launch(words, folder):
     name, *flags = words
     flags = [flag.replace("=configs/", f"={REPO}/configs/") for flag in flags]
     command = [sys.executable, str(REPO / "launch" / f"{name}.py"), *flags]
-    found = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    one_device = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    found = subprocess.run(command, cwd=folder, env=one_device, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     return found.stdout
 

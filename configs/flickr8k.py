@@ -43,9 +43,9 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     with config.unlocked():
         config.data.update(name="imagined", dir="data/flickr8k_coco", feature_size=1280)
-        config.data.update(region_buckets=(14,), batch_size=32, seq_per_img=5)
+        config.data.update(region_buckets=(14,), batch_size=16, seq_per_img=5)
         config.data.cache_dtype = "float16"  # as the features are stored
         config.tokenizer.vocab_size = 3000
-        config.train.update(steps=4000, eval_every=1000, steps_per_call=10, log_every=100)
+        config.train.update(steps=8000, eval_every=2000, steps_per_call=10, log_every=100)
         config.eval.update(beam_size_val=3, beam_size_test=3, length_penalty="avg_0")
     return config

@@ -3,12 +3,11 @@
 import dataclasses
 import typing
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, ClassVar, Literal, no_type_check
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 from jaxtyping import Array, Float
 
 from sparsecap_jax.errors import ConfigError
@@ -22,29 +21,15 @@ from sparsecap_jax.pruning.paths import (
     replaced,
     select,
 )
+from sparsecap_jax.pruning.states import PruneState
 from sparsecap_jax.pruning.targets import Targets, make_targets
+from sparsecap_jax.pruning.wrapping import wrap
 from sparsecap_jax.settings import Range, checked, fields_of
 from sparsecap_jax.types import PyTree
 
 Target = Annotated[float, Range(0.0, 1.0, open_high=True)]
 GradFn = Callable[[PyTree, Any], PyTree] | None
 Scalar = Float[Array, ""]
-
-
-# JAX rebuilds pytrees with leaves that are no arrays, so the fields are not checked at run time.
-@no_type_check
-@struct.dataclass
-class PruneState:
-    """State of a pruner between steps; a pytree.
-
-    Attributes:
-        masks: the prunable parameters' structure and paths (`paths.like`), float32: logits where
-            masks are trained, {0, 1} otherwise.
-        extras: dict of further state (initial weights, the seed of random scores).
-    """
-
-    masks: PyTree
-    extras: PyTree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -237,13 +222,11 @@ class Pruner:
         gradients of batches first take a prepared `state`.
 
         Returns:
-            A transformation whose state is a `wrapping.WrappedState`. Its `update` needs `params`.
+            A transformation whose state is a `states.WrappedState`. Its `update` needs `params`.
 
         Raises:
             ConfigError: the method needs the training step, or a prepared state.
         """
-        from sparsecap_jax.pruning.wrapping import wrap  # builds on this module
-
         return wrap(self, tx, state)
 
     def targets(self, active: dict[Path, Any]) -> Targets:

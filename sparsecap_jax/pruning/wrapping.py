@@ -1,37 +1,21 @@
 """Pruning inside of an optimizer, for loops that know nothing else: `Pruner.wrap`."""
 
-from typing import Any, NamedTuple, no_type_check
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
 
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.pruning.base import Pruner, PruneState
 from sparsecap_jax.pruning.masks import finalize, map_masked
+from sparsecap_jax.pruning.states import PruneState, WrappedState
 from sparsecap_jax.types import PyTree
 
 
-@no_type_check
-class WrappedState(NamedTuple):
-    """State of a wrapped optimizer (`Pruner.wrap`).
-
-    Attributes:
-        step: int32 `[]`, steps finished.
-        prune: the pruner's state; `prune.masks` are the masks.
-        inner: the state of the optimizer inside.
-    """
-
-    step: Int[Array, ""]
-    prune: PruneState
-    inner: optax.OptState
-
-
 def wrap(
-    pruner: Pruner, tx: optax.GradientTransformation, state: PruneState | None = None
+    pruner: Any, tx: optax.GradientTransformation, state: PruneState | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Return the transformation of `Pruner.wrap`, which has the particulars."""
+    """Return the transformation of `Pruner.wrap`, which has the particulars, for a `Pruner`."""
     if pruner.trains_masks or pruner.keeps_pruned or pruner.rewinds:
         raise ConfigError(
             f"pruner {pruner.name!r} does more than an optimizer can: train with sparse_step "

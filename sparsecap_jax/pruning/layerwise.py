@@ -292,13 +292,16 @@ def linen_inputs(apply: Callable[[PyTree, Any], Any], kinds: tuple[type, ...] = 
             such as `models.layers.Linear` of this package's captioners.
     """
     from flax import linen as nn
+    from flax.core.tracers import current_trace
 
     def inputs_of(params: PyTree, batch: Any) -> dict[str, Array]:
         seen: dict[str, list[Array]] = {}
+        outside = current_trace()
 
         def record(function, args, kwargs, context):
             module = context.module
-            if isinstance(module, (nn.Dense, *kinds)) and context.method_name == "__call__":
+            called = isinstance(module, (nn.Dense, *kinds)) and context.method_name == "__call__"
+            if called and current_trace() == outside:  # values of an inner trace would leak
                 inputs = args[0] if args else kwargs["inputs"]
                 rows = jnp.reshape(inputs, (-1, inputs.shape[-1]))
                 seen.setdefault("/".join((*module.path, "kernel")), []).append(rows)

@@ -205,3 +205,24 @@ def test_inputs_by_name_and_layers_of_other_classes():
     np.testing.assert_allclose(inputs["own/kernel"], hidden, rtol=1e-6, atol=1e-6)
     _, masks = prune_layers(params, linen_inputs(apply, (Linear,)), [x], 0.5, method="wanda")
     assert int(masks["own"]["kernel"].sum()) == 4  # of 3 inputs of 2 outputs, 1 each goes
+
+
+def test_layers_inside_of_a_scan_are_not_seen():
+    class Cell(nn.Module):
+        @nn.compact
+        def __call__(self, state, x):
+            state = nn.Dense(3, name="inner")(state + x)
+            return state, state
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            split = {"params": False}
+            cell = nn.scan(Cell, variable_broadcast="params", split_rngs=split)(name="cell")
+            return nn.Dense(2, name="out")(cell(jnp.zeros(3), x)[1])
+
+    x = jnp.ones((4, 3))
+    params = Net().init(jax.random.key(0), x)["params"]
+    inputs_of = linen_inputs(lambda params, batch: Net().apply({"params": params}, batch))
+    _, masks = prune_layers(params, inputs_of, [x], 0.5, method="wanda")
+    assert [*masks] == ["out"]

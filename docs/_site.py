@@ -20,6 +20,7 @@ ROOMS = {
     "Tokenizers": "tokenizers",
     "Stores of features": "data.stores",
     "Objectives": "training.objectives",
+    "Compact captioners": "runs.compaction",
 }
 _LINK = re.compile(r"\]\(([^()\s#]*)(#[^()\s]*)?\)")
 _CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
@@ -122,8 +123,9 @@ def _page(title: str, text: str, homes: Mapping[str, str]) -> str:
 
 
 def _constant(room: str, name: str) -> Any:
-    """Return a constant of a package without importing what it imports."""
-    path = REPO.joinpath("sparsecap_jax", *room.split(".") if room else "", "__init__.py")
+    """Return a constant of a package or module without importing what it imports."""
+    path = REPO.joinpath("sparsecap_jax", *room.split(".") if room else "")
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     for node in ast.parse(path.read_text("utf-8")).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
             return ast.literal_eval(node.value)

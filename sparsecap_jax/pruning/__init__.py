@@ -10,7 +10,8 @@ from typing import Any
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning import methods, variants
 from sparsecap_jax.pruning.base import Pruner, PruneState
-from sparsecap_jax.pruning.compact import Axis, Compacted, Units, compact
+from sparsecap_jax.pruning.compact import Compacted, compact
+from sparsecap_jax.pruning.layerwise import linen_inputs, prune_layers, sparsegpt, wanda
 from sparsecap_jax.pruning.masks import (
     Sparsity,
     apply_masks,
@@ -30,6 +31,7 @@ from sparsecap_jax.pruning.reports import SparsityHistory, dead_units, layer_tab
 from sparsecap_jax.pruning.step import SparseStep, TrainState, sparse_step
 from sparsecap_jax.pruning.summary import summarize
 from sparsecap_jax.pruning.supermask import Supermask
+from sparsecap_jax.pruning.units import Axis, Units
 from sparsecap_jax.settings import Registry, build, defaults_of
 
 # Parts that a method may fix. What a `partial` is given belongs to the name: no config sets it.
@@ -133,16 +135,20 @@ __all__ = [
     "dead_units",
     "finalize",
     "layer_table",
+    "linen_inputs",
     "make_pruner",
     "overall_sparsity",
     "overlap",
     "pack",
     "packed",
     "packed_step",
+    "prune_layers",
     "pruner_fields",
     "sparse_step",
+    "sparsegpt",
     "sparsity",
     "summarize",
     "take_kept",
     "unpack",
+    "wanda",
 ]

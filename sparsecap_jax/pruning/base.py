@@ -3,13 +3,12 @@
 import dataclasses
 import typing
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, no_type_check
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning import masks as masks_lib
@@ -22,44 +21,15 @@ from sparsecap_jax.pruning.paths import (
     replaced,
     select,
 )
+from sparsecap_jax.pruning.states import PruneState
 from sparsecap_jax.pruning.targets import Targets, make_targets
+from sparsecap_jax.pruning.wrapping import wrap
 from sparsecap_jax.settings import Range, checked, fields_of
 from sparsecap_jax.types import PyTree
 
 Target = Annotated[float, Range(0.0, 1.0, open_high=True)]
 GradFn = Callable[[PyTree, Any], PyTree] | None
 Scalar = Float[Array, ""]
-
-
-# JAX rebuilds pytrees with leaves that are no arrays, so the fields are not checked at run time.
-@no_type_check
-@struct.dataclass
-class PruneState:
-    """State of a pruner between steps; a pytree.
-
-    Attributes:
-        masks: the prunable parameters' structure and paths (`paths.like`), float32: logits where
-            masks are trained, {0, 1} otherwise.
-        extras: dict of further state (initial weights, the seed of random scores).
-    """
-
-    masks: PyTree
-    extras: PyTree
-
-
-@no_type_check
-class WrappedState(NamedTuple):
-    """State of a wrapped optimizer (`Pruner.wrap`).
-
-    Attributes:
-        step: int32 `[]`, steps finished.
-        prune: the pruner's state; `prune.masks` are the masks.
-        inner: the state of the optimizer inside.
-    """
-
-    step: Int[Array, ""]
-    prune: PruneState
-    inner: optax.OptState
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -232,7 +202,7 @@ class Pruner:
         if not self.hard_zero:
             return params, opt_state
         binary = self.binarize(masks)
-        return masks_lib.finalize(params, binary), masks_lib.zero_moments(opt_state, binary)
+        return masks_lib.finalize(params, binary), masks_lib.zero_moments(opt_state, binary, params)
 
     def instant_sparsify(
         self, params: PyTree, grads: PyTree | None = None, rng: Array | None = None
@@ -252,45 +222,12 @@ class Pruner:
         gradients of batches first take a prepared `state`.
 
         Returns:
-            A transformation whose state is a `WrappedState`. Its `update` needs `params`.
+            A transformation whose state is a `states.WrappedState`. Its `update` needs `params`.
 
         Raises:
             ConfigError: the method needs the training step, or a prepared state.
         """
-        if self.trains_masks or self.keeps_pruned or self.rewinds:
-            raise ConfigError(
-                f"pruner {self.name!r} does more than an optimizer can: train with sparse_step "
-                "(docs/pruning.md)"
-            )
-        if state is None and self.batches_needed:
-            raise ConfigError(
-                f"pruner {self.name!r} needs gradients of batches first: wrap(tx, state) with a "
-                "state from init and prepare"
-            )
-        inner = optax.with_extra_args_support(tx)
-
-        def init(params: PyTree) -> WrappedState:
-            prune = state or self.prepare(self.init(jax.random.key(0), params), params)
-            return WrappedState(jnp.zeros((), jnp.int32), prune, inner.init(params))
-
-        def update(updates: PyTree, old: WrappedState, params: PyTree = None, **extra: Any):
-            if params is None:
-                raise ConfigError("a wrapped optimizer prunes parameters: give update(...) params")
-            step = old.step + jnp.ones((), jnp.int32)
-            kept = self.gradients(updates, old.prune.masks)
-            deltas, moments = inner.update(kept, old.inner, params, **extra)
-            moved = optax.apply_updates(params, deltas)
-            prune = self.update(old.prune, moved, updates, step)
-            landed = masks_lib.finalize(moved, prune.masks)
-            _, moments = self.settle(landed, moments, prune.masks)
-
-            def land(mask, delta, weight):
-                return jnp.where(mask != 0, delta, -weight)
-
-            deltas = masks_lib.map_masked(land, prune.masks, deltas, params)
-            return deltas, WrappedState(step, prune, moments)
-
-        return optax.GradientTransformationExtraArgs(init, update)
+        return wrap(self, tx, state)
 
     def targets(self, active: dict[Path, Any]) -> Targets:
         """Return the groups of tensors that are ranked together, and the sparsity of each.

@@ -12,77 +12,26 @@ A unit is dead
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning.masks import finalize
-from sparsecap_jax.pruning.paths import arrays_by_path, map_paths, show
+from sparsecap_jax.pruning.paths import arrays_by_path, is_float, last_name, map_paths, show
+from sparsecap_jax.pruning.units import (
+    Arrays,
+    Units,
+    Whole,
+    count_units,
+    listed_places,
+    named_leaves,
+)
 from sparsecap_jax.types import PyTree
 
-Arrays = dict[str, np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class Axis:
-    """The place of a layer's N units along an axis of a leaf.
-
-    Unit u has the entries `start + (block * N + u) * width + i` for i below `width`.
-
-    Attributes:
-        axis: the axis; negative ones count from the last.
-        start: first entry of the units, where the axis joins several inputs.
-        blocks: number of times that the units follow one another: 4 for the gates of an LSTM, H x W
-            for the flattened output `[H, W, N]` of a convolution.
-        width: number of neighbours that belong to one unit: H x W for an output `[N, H, W]`.
-    """
-
-    axis: int
-    start: int = 0
-    blocks: int = 1
-    width: int = 1
-
-    def entries(self, units: int) -> np.ndarray:
-        """Return int `[N, blocks * width]`: the entries of each unit."""
-        block = np.arange(self.blocks)[None, :, None] * units
-        unit = np.arange(units)[:, None, None]
-        return (self.start + (block + unit) * self.width + np.arange(self.width)).reshape(units, -1)
-
-
-class _Whole(Axis):
-    """An axis given as a number, which holds units alone."""
-
-
-Where = int | Axis | Sequence[int | Axis]
-
-
-@dataclasses.dataclass(frozen=True)
-class Units:
-    """The units of one layer: the leaves that make them, and those that read them.
-
-    Both map a path, as patterns see it, to the axis of the units there, or to several. An axis
-    given as a number, and that of the first leaf of `makes`, has nothing but units. Every leaf
-    whose shape depends on the number of units must occur.
-
-    Attributes:
-        makes: leaves whose axis yields the units, biases (leaves of one dimension) included.
-        reads: leaves whose axis takes them.
-        activation: elementwise function between `makes` and `reads`, such as `jax.nn.relu`; None
-            where the value of a unit is no such function, as in an LSTM: then constant units stay.
-        bias: leaf that is added to the product with the one matrix that reads; constant values
-            move there. Without it only units that are always 0 count as constant.
-        width: name of the field that sets the number of units, where several layers share one: they
-            all keep as many units as the one with the most.
-    """
-
-    makes: Mapping[str, Where]
-    reads: Mapping[str, Where]
-    activation: Callable[[Any], Any] | None = None
-    bias: str = ""
-    width: str = ""
+_BIAS = re.compile(r"(bias|b\d*)(_.*)?|")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +62,9 @@ def compact(params: PyTree, chain: Sequence[Units], masks: PyTree | None = None)
         )
         small = compact(params, [hidden], masks).params
 
-    Outputs are the same but for the order of sums. At least one unit of each layer stays.
+    Outputs are the same but for the order of sums. At least one unit of each layer stays. Numbers
+    of units that a module holds outside of its arrays, such as `out_features` of NNX, stay as they
+    were.
 
     Args:
         params: finished weights, zeros in place, or any with their `masks`.
@@ -122,13 +73,18 @@ def compact(params: PyTree, chain: Sequence[Units], masks: PyTree | None = None)
         masks: binary masks.
 
     Raises:
-        ConfigError: a path has no leaf, or axes or layers of one width differ in their numbers of
-            units.
+        ConfigError: a path has no leaf, axes or layers of one width differ in their numbers of
+            units, or a vector that makes units with an `activation` is no bias.
+
+    References:
+        Sietsma and Dow, "Creating artificial neural networks that generalize" (1991), Neural
+        Networks 4 (units of constant outputs, which move into biases).
 
     Cost: a few passes over the weights, on the host; memory of two copies of them.
     """
     params = params if masks is None else finalize(params, masks)
-    leaves = {show(path): np.array(leaf) for path, leaf in arrays_by_path(params).items()}
+    arrays = {show(path): leaf for path, leaf in arrays_by_path(params).items()}
+    leaves = {path: np.array(arrays[path]) for path in named_leaves(chain) if path in arrays}
     layers = [_Layer(units, leaves) for units in chain]
     while any(layer.kill(leaves) for layer in layers):
         pass  # a dead unit reads nothing, which may leave others unread
@@ -149,14 +105,15 @@ def compact(params: PyTree, chain: Sequence[Units], masks: PyTree | None = None)
                 arrays[path] = np.delete(arrays[path], entries, axis)
         return arrays
 
-    before, small = sum(leaf.size for leaf in leaves.values()), shrink(leaves)
+    sizes = {path: leaf.size for path, leaf in arrays.items() if is_float(leaf)}
+    total, small = sum(sizes.values()), shrink(leaves)
     bits = {show(p): np.array(mask) for p, mask in arrays_by_path(masks or {}).items()}
     return Compacted(
         params=_put(params, small),
         masks=None if masks is None else _put(masks, shrink(bits)),
         units=tuple((len(layer.alive) - layer.removed, len(layer.alive)) for layer in layers),
         widths={name: kept[name] for name in kept if not name.startswith("chain[")},
-        sizes=(sum(leaf.size for leaf in small.values()), before),
+        sizes=(sum(small[p].size if p in small else n for p, n in sizes.items()), total),
     )
 
 
@@ -172,7 +129,7 @@ class _Layer:
 
     def __init__(self, units: Units, leaves: Arrays):
         self.units = units
-        self.makes, self.reads = _listed(units.makes), _listed(units.reads)
+        self.makes, self.reads = listed_places(units.makes), listed_places(units.reads)
         for path in (*units.makes, *units.reads, *([units.bias] if units.bias else [])):
             if path not in leaves:
                 raise ConfigError(f"compact: no parameter {path!r}")
@@ -181,15 +138,22 @@ class _Layer:
                 f"compact: Units({units.makes}, {units.reads}): expected leaves that make and that "
                 "read, and with a bias one that reads"
             )
-        count = _count(*self.makes[0], leaves)
+        count = count_units(*self.makes[0], leaves)
         for path, axis in self.makes + self.reads:
             entries, size = axis.entries(count), leaves[path].shape[axis.axis]
-            fits = entries.size == size if isinstance(axis, _Whole) else entries.max() < size
+            fits = entries.size == size if isinstance(axis, Whole) else entries.max() < size
             if not fits:
                 raise ConfigError(
                     f"compact: {path!r} of shape {leaves[path].shape} does not hold the {count} "
                     f"units of {self.makes[0][0]!r} at {axis}"
                 )
+        vectors = [path for path in units.makes if leaves[path].ndim == 1]
+        odd = [path for path in vectors if not _BIAS.fullmatch(last_name(tuple(path.split("/"))))]
+        if units.activation is not None and odd:
+            raise ConfigError(
+                f"compact: {odd[0]!r} is no bias by its name; with a norm between `makes` and "
+                "`reads` a unit has no `activation` at its bias: give None"
+            )
         self.alive, self.removed = np.ones(count, bool), 0
 
     def kill(self, leaves: Arrays) -> bool:
@@ -287,22 +251,3 @@ class _Layer:
         for path, axis in self.makes + self.reads:
             key = path, axis.axis % leaves[path].ndim
             gone.setdefault(key, []).extend(axis.entries(len(order))[removed].ravel().tolist())
-
-
-def _count(path: str, axis: Axis, leaves: Arrays) -> int:
-    """Return the number of units of an axis that holds nothing else."""
-    size, share = leaves[path].shape[axis.axis], axis.blocks * axis.width
-    if size % share or axis.start:
-        raise ConfigError(
-            f"compact: {path!r} of shape {leaves[path].shape} does not hold units alone at {axis}; "
-            "begin `makes` with a leaf that does"
-        )
-    return size // share
-
-
-def _listed(places: Mapping[str, Where]) -> list[tuple[str, Axis]]:
-    pairs = []
-    for path, where in places.items():
-        for axis in where if isinstance(where, Sequence) else (where,):
-            pairs.append((path, axis if isinstance(axis, Axis) else _Whole(axis)))
-    return pairs

@@ -29,8 +29,10 @@ from jaxtyping import Array, Float, UInt32
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning.paths import arrays_by_path, like, listed, map_paths, show
-from sparsecap_jax.pruning.ranking import NofM, parse_structure, prune_smallest
+from sparsecap_jax.pruning.ranking import prune_smallest
+from sparsecap_jax.pruning.structures import NofM, Unstructured, parse_structure
 from sparsecap_jax.pruning.targets import removals
+from sparsecap_jax.settings import Range, check_range
 from sparsecap_jax.types import PyTree
 
 Kernel = Float[Array, "I O"]
@@ -52,8 +54,12 @@ def wanda(
     Returns:
         The pruned kernel and its mask, {0, 1}.
 
+    Raises:
+        ConfigError: a sparsity out of range, or I is no multiple of M.
+
     Cost: O(I O log I) for a sort. Memory: O(I O).
     """
+    _check(kernel, sparsity, pattern)
     scores = jnp.abs(kernel).astype(jnp.float32) * jnp.sqrt(jnp.diagonal(gram))[:, None]
     size = kernel.shape[0]
     pattern = pattern or NofM(size - removals(sparsity, size), size, -2)
@@ -86,9 +92,13 @@ def sparsegpt(
     Returns:
         The pruned kernel, of `kernel`'s dtype, and its mask, {0, 1}.
 
+    Raises:
+        ConfigError: as in `wanda`.
+
     Cost: O(I^3) for an inverse and a Cholesky factor, in float64 on the host, and O(I^2 O) for the
     corrections, in float32. Memory: O(I^2 + I O).
     """
+    _check(kernel, sparsity, pattern)
     weights, factor = jnp.asarray(kernel, jnp.float32), _factor(np.asarray(gram), damping)
     unused = np.diagonal(gram) == 0
     weights = jnp.where(jnp.asarray(unused)[:, None], jnp.float32(0), weights)
@@ -100,9 +110,16 @@ def sparsegpt(
         remove = jnp.full(1, removals(sparsity, rows.size), jnp.uint32)
         rows, mask, errors = _prune_block(rows, part, remove, pattern)
         later = jnp.asarray(factor[start:end, end:])
-        weights = weights.at[start:end].set(rows).at[end:].add(-(later.T @ errors))
+        corrections = jnp.matmul(later.T, errors, precision=lax.Precision.HIGHEST)
+        weights = weights.at[start:end].set(rows).at[end:].add(-corrections)
         masks.append(mask)
     return weights.astype(kernel.dtype), jnp.concatenate(masks)
+
+
+def _check(kernel: Kernel, sparsity: float, pattern: NofM | None) -> None:
+    if pattern is not None:
+        pattern.entries(("kernel",), kernel.shape)
+    check_range("sparsity", sparsity, Range(0.0, 1.0, open_high=True))
 
 
 def _factor(gram: np.ndarray, damping: float) -> np.ndarray:
@@ -135,8 +152,8 @@ def _prune_block(
         rows = lax.dynamic_slice(weights, (i, 0), shape)
         scores = jnp.square(rows / lax.dynamic_slice(spread, (i, 0), (pattern.m, 1)))
         gone = jnp.full(1, pattern.m - pattern.n, jnp.uint32)
-        (found,) = NofM(pattern.n, pattern.m, -2).prune([scores], gone, (0,))
-        return lax.dynamic_update_slice(mask, found, (i, 0))
+        (kept,) = NofM(pattern.n, pattern.m, -2).prune([scores], gone, (0,))
+        return lax.dynamic_update_slice(mask, kept, (i, 0))
 
     def take(i, state):
         weights, mask, errors = state
@@ -182,15 +199,22 @@ def prune_layers(
         The parameters, zeros in place, and masks of the pruned kernels.
 
     Raises:
-        ConfigError: an unknown method, no batches, a layer that is missing or whose kernel has not
-            two dimensions, or an impossible structure.
+        ConfigError: an unknown method, no batches, no layers at all, a layer that is missing or
+            whose kernel has not two dimensions, a sparsity out of range or other than 1 - N / M, or
+            an impossible structure.
 
     Cost: a pass over all batches for each layer, and the method's own. Memory: a Gram matrix, and
     the inputs of all layers for one batch.
     """
     if not batches:
         raise ConfigError("prune_layers: no calibration batches")
+    structure = _structure(sparsity, sparsity_type)
     known, inputs_of, masks = _order(inputs_of, params, batches[0]), jax.jit(inputs_of), {}
+    if not known:
+        raise ConfigError(
+            "prune_layers: inputs_of gives no inputs of any layer; linen_inputs sees layers of "
+            "nn.Dense, those of other classes with kinds=(CLASS, ...), and none inside of nn.scan"
+        )
     for name in layers or known:
         leaves = {show(path): (path, leaf) for path, leaf in arrays_by_path(params).items()}
         if name not in known or name not in leaves or len(leaves[name][1].shape) != 2:
@@ -201,7 +225,7 @@ def prune_layers(
         path, kernel = leaves[name][0], jnp.asarray(leaves[name][1])
         kernel = kernel if input_axis % 2 == 0 else kernel.T
         gram = _gram(inputs_of(params, batch)[name] for batch in batches)
-        kernel, mask = _prune(method, kernel, gram, sparsity, sparsity_type)
+        kernel, mask = _prune(method, kernel, gram, sparsity, structure)
         if input_axis % 2:
             kernel, mask = kernel.T, mask.T
         masks[path] = mask
@@ -217,23 +241,33 @@ def _order(inputs_of: Inputs, params: PyTree, batch: Any) -> list[str]:
     return names
 
 
-def _prune(method: str, kernel: Kernel, gram: Array, sparsity: float, sparsity_type: str):
-    structure, pattern = parse_structure(sparsity_type, -2), None
-    if type(structure) is NofM:
-        pattern = structure
-        pattern.entries(("kernel",), kernel.shape)
-    elif sparsity_type != "unstructured":
+def _structure(sparsity: float, sparsity_type: str) -> Unstructured:
+    """Return the structure, whole weights or N:M, whose sparsity this is."""
+    structure = parse_structure(sparsity_type, -2)
+    check_range("sparsity", sparsity, Range(0.0, 1.0, open_high=True))
+    if type(structure) not in (Unstructured, NofM):
         raise ConfigError(f"sparsity_type is {sparsity_type!r}; expected 'unstructured' or N:M")
+    if isinstance(structure, NofM) and abs(sparsity - structure.removed) > 1e-6:
+        raise ConfigError(
+            f"sparsity is {sparsity}, but sparsity_type {sparsity_type!r} removes "
+            f"{structure.removed:.6g}"
+        )
+    return structure
+
+
+def _prune(method: str, kernel: Kernel, gram: Array, sparsity: float, structure: Unstructured):
+    pattern = structure if isinstance(structure, NofM) else None
     if method == "sparsegpt":
         return sparsegpt(kernel, gram, sparsity, pattern)
     if method == "wanda":
         return wanda(kernel, gram, sparsity, pattern)
     if method != "magnitude":
         raise ConfigError(f"method is {method!r}; expected magnitude, wanda or sparsegpt")
+    _check(kernel, sparsity, pattern)
     remove = pattern.m - pattern.n if pattern else removals(sparsity, kernel.size)
     counts = jnp.full(1, remove, jnp.uint32)
     scores = [jnp.abs(kernel).astype(jnp.float32)]
-    (mask,) = (pattern or structure).prune(scores, counts, (0,))
+    (mask,) = structure.prune(scores, counts, (0,))
     return kernel * mask.astype(kernel.dtype), mask
 
 
@@ -241,31 +275,40 @@ def _gram(inputs: Iterable[Array]) -> Float[Array, "I I"]:
     total = None
     for part in inputs:
         rows = jnp.reshape(part, (-1, part.shape[-1])).astype(jnp.float32)
-        product = rows.T @ rows
+        product = jnp.matmul(rows.T, rows, precision=lax.Precision.HIGHEST)
         total = product if total is None else total + product
     return total
 
 
-def linen_inputs(apply: Callable[[PyTree, Any], Any]) -> Inputs:
+def linen_inputs(apply: Callable[[PyTree, Any], Any], kinds: tuple[type, ...] = ()) -> Inputs:
     """Return `inputs_of` for a model of Linen: the inputs of its `nn.Dense` layers.
 
-    `apply(params, batch)` runs the model. Layers inside of `nn.scan`, `remat` or `jit` are not
-    seen from outside; give their inputs with a function of your own.
+    Layers of other classes are not seen, and those inside of `nn.scan`, `remat` or `jit` neither;
+    give their inputs with a function of your own.
+
+    Args:
+        apply: `apply(params, batch)` runs the model.
+        kinds: further classes of layers with one argument `[..., I]` and a leaf `kernel` `[I, O]`,
+            such as `models.layers.Linear` of this package's captioners.
     """
     from flax import linen as nn
+    from flax.core.tracers import current_trace
 
     def inputs_of(params: PyTree, batch: Any) -> dict[str, Array]:
-        found: dict[str, list[Array]] = {}
+        seen: dict[str, list[Array]] = {}
+        outside = current_trace()
 
         def record(function, args, kwargs, context):
             module = context.module
-            if isinstance(module, nn.Dense) and context.method_name == "__call__":
-                rows = jnp.reshape(args[0], (-1, args[0].shape[-1]))
-                found.setdefault("/".join((*module.path, "kernel")), []).append(rows)
+            called = isinstance(module, (nn.Dense, *kinds)) and context.method_name == "__call__"
+            if called and current_trace() == outside:  # values of an inner trace would leak
+                inputs = args[0] if args else kwargs["inputs"]
+                rows = jnp.reshape(inputs, (-1, inputs.shape[-1]))
+                seen.setdefault("/".join((*module.path, "kernel")), []).append(rows)
             return function(*args, **kwargs)
 
         with nn.intercept_methods(record):
             apply(params, batch)
-        return {name: jnp.concatenate(rows) for name, rows in found.items()}
+        return {name: jnp.concatenate(rows) for name, rows in seen.items()}
 
     return inputs_of

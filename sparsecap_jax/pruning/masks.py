@@ -80,22 +80,21 @@ def apply_straight_through(params: PyTree, binary: PyTree) -> PyTree:
     return map_masked(_masked_value, binary, params)
 
 
-def zero_moments(opt_state: PyTree, binary: PyTree) -> PyTree:
+def zero_moments(opt_state: PyTree, binary: PyTree, params: PyTree) -> PyTree:
     """Write zeros where a mask is 0 into an optimizer's momenta and second moments.
 
-    A leaf of the state, any pytree, belongs to a mask if its path ends in the mask's path and it
-    has the mask's shape.
+    A leaf of the state, any pytree, belongs to the parameter with the longest path that its own
+    ends in; it gets zeros if that parameter has a mask, and the leaf its shape.
     """
-    flat = by_path(binary)
-    lengths = sorted({len(path) for path in flat}, reverse=True)
+    masks, known = by_path(binary), arrays_by_path(params)
+    lengths = sorted({len(path) for path in known}, reverse=True)
 
     def visit(keys, leaf):
         path = to_path(keys)
-        for length in lengths:
-            mask = flat.get(path[-length:])
-            if mask is not None and mask.shape == getattr(leaf, "shape", None):
-                return _zero(mask, leaf)
-        return leaf
+        owner = next((path[-n:] for n in lengths if path[-n:] in known), None)
+        mask = masks.get(owner)
+        fits = mask is not None and mask.shape == getattr(leaf, "shape", None)
+        return _zero(mask, leaf) if fits else leaf
 
     return jax.tree_util.tree_map_with_path(visit, opt_state)
 

@@ -150,6 +150,7 @@ class MagnitudeSTE(Ranked):
     frequency: Annotated[int | None, Range(1)] = 1
 
     when: ClassVar[When] = "periodic"
+    initial_sparsity: ClassVar[float] = 0.0
     starts_sparse: ClassVar[bool] = True
     keeps_pruned: ClassVar[bool] = True
 

@@ -26,15 +26,19 @@ Path = tuple[str, ...]
 WEIGHT_NAMES = re.compile(r"(kernel|weight|w)(_.*)?|embeddings?")
 # Attention biases and stacked norm scales may have two dimensions, but are never pruned.
 NEVER_NAMES = re.compile(r"(bias|scale)(_.*)?|b|beta|gamma")
+_BOXED = jax.tree_util.GetAttrKey("value")
 
 
 def to_path(keys: Iterable[Any]) -> Path:
     """Return the path of a leaf from JAX's key path, without the `value` of a box at its end.
 
-    Such boxes are variables of NNX and partitioned parameters of Linen.
+    Such boxes are variables of NNX and partitioned parameters of Linen, which have it as an
+    attribute; an entry `value` of a dict is a name like any other.
     """
-    path = tuple(jax.tree_util.keystr((key,), simple=True) for key in keys)
-    return path[:-1] if len(path) > 1 and path[-1] == "value" else path
+    keys = tuple(keys)
+    if len(keys) > 1 and keys[-1] == _BOXED:
+        keys = keys[:-1]
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in keys)
 
 
 def show(path: Path) -> str:
@@ -140,7 +144,7 @@ def select(
 ) -> list[Path]:
     """Return the paths of the prunable leaves, sorted.
 
-    A leaf qualifies when it is of floats with two dimensions or more, is no bias or scale, and
+    A leaf qualifies when it is of real floats with two dimensions or more, is no bias or scale, and
     either bears a usual name of a weight matrix or, where `include` is given, matches one of its
     patterns. The name is the last part of the path that is no number; leaves without any name, as
     in lists of pairs, have a usual one. Leaves that `exclude` matches are left out.
@@ -149,7 +153,7 @@ def select(
         ConfigError: a pattern matches nothing, or no leaf is prunable.
     """
     leaves = arrays_by_path(params)
-    names = {path: _name(path) for path, leaf in leaves.items() if _is_matrix(leaf)}
+    names = {path: last_name(path) for path, leaf in leaves.items() if _is_matrix(leaf)}
     paths = [path for path, name in names.items() if not NEVER_NAMES.fullmatch(name)]
     if include:
         chosen = matching(include, paths, "pruner.include")
@@ -162,9 +166,15 @@ def select(
     return sorted(chosen)
 
 
-def _name(path: Path) -> str:
+def is_float(leaf: Any) -> bool:
+    """Return whether an array is of real floating-point numbers: no keys, counters, or complex."""
+    return bool(jnp.issubdtype(leaf.dtype, jnp.floating))
+
+
+def last_name(path: Path) -> str:
+    """Return the last part of a path that is no number; empty where all are."""
     return next((part for part in reversed(path) if not part.isdigit()), "")
 
 
 def _is_matrix(leaf: Any) -> bool:
-    return len(leaf.shape) >= 2 and jnp.issubdtype(leaf.dtype, jnp.inexact)
+    return len(leaf.shape) >= 2 and is_float(leaf)

@@ -15,7 +15,12 @@ from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning.base import Pruner, PruneState
 from sparsecap_jax.pruning.masks import apply_masks, finalize
 from sparsecap_jax.pruning.paths import Path, by_path, replaced
-from sparsecap_jax.pruning.ranking import NofM, Unstructured, parse_structure
+from sparsecap_jax.pruning.structures import (
+    IterativeNofM,
+    NofM,
+    Unstructured,
+    parse_structure,
+)
 from sparsecap_jax.pruning.targets import Distribution, Polynomial, Targets, make_targets
 from sparsecap_jax.settings import Range, check_range
 from sparsecap_jax.types import PyTree
@@ -35,7 +40,7 @@ class Ranked(Pruner, abc.ABC):
 
     Attributes:
         sparsity_type: `unstructured`, `N:M` (then `sparsity` is 1 - N / M), `iterative_N:M`, `HxW`
-            blocks, `HxW_max` or `channels`; see `ranking`.
+            blocks, `HxW_max` or `channels`; see `structures`.
         sparsity_axis: the axis along which N of M neighbours stay, or that of the channels.
         distribution: tensors ranked together (`global`), or each by itself at the same sparsity
             (`uniform`) or by its shape (`erk`); see `targets`.
@@ -70,11 +75,10 @@ class Ranked(Pruner, abc.ABC):
         check_range("pruner.initial_sparsity", self.initial_sparsity, Range(0.0, self.sparsity))
         if not isinstance(self.structure, NofM):
             return
-        removed = 1.0 - self.structure.n / self.structure.m
-        if abs(self.sparsity - removed) > 1e-6:
+        if abs(self.sparsity - self.structure.removed) > 1e-6:
             raise ConfigError(
                 f"pruner.sparsity is {self.sparsity}, but pruner.sparsity_type "
-                f"{self.sparsity_type!r} removes {removed:.6g}"
+                f"{self.sparsity_type!r} removes {self.structure.removed:.6g}"
             )
         if self.distribution == "erk":
             raise ConfigError("pruner.distribution is 'erk', which does not go with N:M sparsity")
@@ -101,6 +105,8 @@ class Ranked(Pruner, abc.ABC):
         start, frequency, events = self.start_step, self.frequency, self.events
         if start is None:
             start = epoch if epoch < half else self.total_steps // 4
+        if self.when == "one_shot":
+            return self._one_shot(max(start, 1) if self.start_step is None else start)
         span = half - start
         if frequency is None and events is None and span >= 20 * 1000:
             frequency = 1000
@@ -115,7 +121,16 @@ class Ranked(Pruner, abc.ABC):
                 f"pruner: {events} events every {frequency} steps from step {start} do not fit "
                 f"into {self.total_steps} steps; set start_step, frequency and events"
             )
-        return dataclasses.replace(schedule, events=0) if self.when == "one_shot" else schedule
+        return schedule
+
+    def _one_shot(self, start: int) -> Polynomial:
+        """Return the schedule of a single event; `update` first sees step 1."""
+        if not 1 <= start <= self.total_steps:
+            raise ConfigError(
+                f"pruner.start_step is {start}; expected 1 to {self.total_steps}, the steps of "
+                "training, for when='one_shot'"
+            )
+        return Polynomial(start, 1, 0, self.sparsity, self.sparsity)
 
     @property
     def batches_needed(self) -> int:
@@ -140,13 +155,26 @@ class Ranked(Pruner, abc.ABC):
         """
 
     def targets(self, active: dict[Path, Any]) -> Targets:
-        """As in `Pruner`, by the method's distribution and structure."""
+        """As in `Pruner`, by the method's distribution and structure.
+
+        Raises:
+            ConfigError: an override is malformed, matches nothing, or is above what iterative N:M
+                can remove.
+        """
         sparsity, distribution = self.sparsity, self.distribution
         if isinstance(self.structure, NofM):
             # 1 - N / M is seldom exact in binary; its product with M is meant to be M - N.
             sparsity, distribution = sparsity + 1e-9, "uniform"
         shapes = {path: leaf.shape for path, leaf in active.items()}
-        return make_targets(shapes, sparsity, distribution, self.overrides, self.structure.entries)
+        structure = self.structure
+        targets = make_targets(shapes, sparsity, distribution, self.overrides, structure.entries)
+        highest = max(targets.sparsities, default=0.0)
+        if isinstance(structure, IterativeNofM) and highest > structure.removed + 1e-6:
+            raise ConfigError(
+                f"pruner.overrides: sparsity {highest:.6g}, but pruner.sparsity_type "
+                f"{self.sparsity_type!r} removes {structure.removed:.6g} at most"
+            )
+        return targets
 
     def init(self, rng: Array, params: PyTree) -> PruneState:
         """As in `Pruner`; a schedule that does not fit into training fails here."""

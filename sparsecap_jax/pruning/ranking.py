@@ -1,24 +1,15 @@
-"""Scores of weights, and masks that remove exactly the k smallest, by weights or by structures.
+"""Scores of weights, and masks that remove exactly the k smallest.
 
-    unstructured   every weight by itself
-    N:M            of M neighbours along an axis, the N with the highest scores stay
-    iterative_N:M  every weight by itself, but those that N:M would keep last
-    HxW, HxW_max   blocks of the last two dimensions, ranked by their mean or their highest score
-    channels       all weights of one index of an axis, ranked by their mean score
-
-Nothing is sorted but the neighbours of N:M: the k-th smallest score is found by bisection on its
-bits, in 32 counting passes, each an integer reduction. That is about 10 times faster than sorting
+Nothing is sorted: the k-th smallest score is found by bisection on its bits, in 32 counting passes,
+each an integer reduction. That is about 10 times faster than sorting
 50 million scores on a CPU, compiles to small loops, and gives the same masks however the scores are
-sharded. Sparse tensor cores compute N:M sparsity fast; blocks suit every accelerator.
+sharded.
 
 References:
     See, Luong and Manning, "Compression of neural machine translation models via pruning" (2016),
     arXiv 1606.09274 (magnitudes: class-blind, class-uniform, class-distribution).
 """
 
-import dataclasses
-import math
-import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -28,10 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, UInt32
-
-from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.pruning.paths import Path, show
-from sparsecap_jax.pruning.targets import Shape
 
 Tensors = Sequence[Float[Array, "..."]]
 
@@ -154,158 +141,3 @@ def prune_smallest(
     low, _ = lax.while_loop(lambda span: jnp.any(span[0] < span[1]), halve, (low, high))
     gone = [b | e for b, e in zip(below, early(low), strict=True)]
     return [jnp.where(g, jnp.float32(0.0), jnp.float32(1.0)) for g in gone]
-
-
-@dataclasses.dataclass(frozen=True)
-class Unstructured:
-    """Every weight is ranked by itself."""
-
-    def entries(self, path: Path, shape: Shape) -> int:
-        """Return the number of entries of a tensor that are ranked."""
-        return math.prod(shape)
-
-    def prune(self, scores: Tensors, remove: UInt32[Array, " G"], groups: tuple[int, ...]) -> list:
-        """Return masks with a 0 at the `remove` smallest scores of each group."""
-        return prune_smallest(list(scores), remove, groups)
-
-
-@dataclasses.dataclass(frozen=True)
-class Block(Unstructured):
-    """Blocks of `height` x `width` in the last two dimensions, smaller at the edges.
-
-    They are ranked by their mean score, or with `highest` by the highest.
-    """
-
-    height: int
-    width: int
-    highest: bool = False
-
-    def entries(self, path: Path, shape: Shape) -> int:
-        """Return the number of blocks."""
-        *leading, rows, columns = shape
-        return math.prod(leading) * -(-rows // self.height) * -(-columns // self.width)
-
-    def prune(self, scores: Tensors, remove: UInt32[Array, " G"], groups: tuple[int, ...]) -> list:
-        """Rank blocks and spread the result over their weights."""
-        small = prune_smallest([self._pool(score) for score in scores], remove, groups)
-        return [
-            jnp.repeat(jnp.repeat(mask, self.height, axis=-2), self.width, axis=-1)[
-                ..., : score.shape[-2], : score.shape[-1]
-            ]
-            for mask, score in zip(small, scores, strict=True)
-        ]
-
-    def _pool(self, score: Array) -> Array:
-        def blocks(x, edge):
-            *leading, rows, columns = x.shape
-            tall, wide = -(-rows // self.height), -(-columns // self.width)
-            pads = [(0, tall * self.height - rows), (0, wide * self.width - columns)]
-            x = jnp.pad(x, [(0, 0)] * len(leading) + pads, constant_values=edge)
-            return x.reshape(*leading, tall, self.height, wide, self.width)
-
-        if self.highest:
-            return jnp.max(blocks(score, -jnp.inf), axis=(-3, -1))
-
-        def total(x):
-            x = blocks(x, 0)
-            # Column by column, in a fixed order: sharding cannot change the rounding.
-            x = sum(x[..., i] for i in range(self.width))
-            return sum(x[..., i, :] for i in range(self.height))
-
-        return total(score) / total(jnp.ones_like(score))
-
-
-@dataclasses.dataclass(frozen=True)
-class NofM(Unstructured):
-    """Groups of `m` neighbours along `axis`, of which `n` stay."""
-
-    n: int
-    m: int
-    axis: int
-
-    def entries(self, path: Path, shape: Shape) -> int:
-        """Return `m`: `remove` counts weights of one group of neighbours."""
-        if not -len(shape) <= self.axis < len(shape) or shape[self.axis] % self.m:
-            raise ConfigError(
-                f"pruner.sparsity_type is '{self.n}:{self.m}', but axis {self.axis} of "
-                f"{show(path)!r} with shape {shape} is no multiple of {self.m}; exclude it"
-            )
-        return self.m
-
-    def prune(self, scores: Tensors, remove: UInt32[Array, " G"], groups: tuple[int, ...]) -> list:
-        """Remove the lowest of each `m` neighbours; of equal scores the earlier goes first."""
-        masks = []
-        for score, group in zip(scores, groups, strict=True):
-            lanes = jnp.moveaxis(score, self.axis, -1)
-            rows = lanes.reshape(*lanes.shape[:-1], -1, self.m)
-            ranks = jnp.argsort(jnp.argsort(rows, axis=-1, stable=True), axis=-1, stable=True)
-            kept = (ranks.astype(jnp.uint32) >= remove[group]).astype(jnp.float32)
-            masks.append(jnp.moveaxis(kept.reshape(lanes.shape), -1, self.axis))
-        return masks
-
-
-@dataclasses.dataclass(frozen=True)
-class IterativeNofM(NofM):
-    """N:M reached by way of masks that any sparsity below it may have.
-
-    The weights that N:M would keep now rank above all others, which go one by one: at the sparsity
-    1 - N / M the mask is that of N:M.
-    """
-
-    def entries(self, path: Path, shape: Shape) -> int:
-        """Return the number of weights; errors as in `NofM`."""
-        super().entries(path, shape)
-        return math.prod(shape)
-
-    def prune(self, scores: Tensors, remove: UInt32[Array, " G"], groups: tuple[int, ...]) -> list:
-        """Remove the lowest scores of each group, those that N:M keeps last."""
-        last = super().prune(scores, jnp.full_like(remove, self.m - self.n), groups)
-        pairs = zip(scores, last, strict=True)
-        safe = [jnp.where(mask != 0, jnp.float32(jnp.inf), score) for score, mask in pairs]
-        return prune_smallest(safe, remove, groups)
-
-
-@dataclasses.dataclass(frozen=True)
-class Channels(Unstructured):
-    """All weights of one index of `axis`, such as an output of a layer, ranked by their mean."""
-
-    axis: int
-
-    def entries(self, path: Path, shape: Shape) -> int:
-        """Return the number of channels."""
-        if not -len(shape) <= self.axis < len(shape):
-            raise ConfigError(
-                f"pruner.sparsity_axis is {self.axis}, but {show(path)!r} has shape {shape}"
-            )
-        return shape[self.axis]
-
-    def prune(self, scores: Tensors, remove: UInt32[Array, " G"], groups: tuple[int, ...]) -> list:
-        """Rank channels and spread the result over their weights."""
-        lanes = [jnp.moveaxis(score, self.axis, 0) for score in scores]
-        flat = [lane.reshape(lane.shape[0], -1) for lane in lanes]
-        means = [jax.vmap(fixed_order_sum)(rows) / rows.shape[1] for rows in flat]
-        small = prune_smallest(means, remove, groups)
-        return [
-            jnp.moveaxis(jnp.broadcast_to(mask, lane.shape[::-1]).T, 0, self.axis)
-            for mask, lane in zip(small, lanes, strict=True)
-        ]
-
-
-def parse_structure(text: str, axis: int) -> Unstructured:
-    """Return the structure that a config names; a ConfigError for unknown or impossible ones.
-
-    Besides the names above, those of jaxpruner are known: `nm_N,M` and `block_H,W`.
-    """
-    if text == "unstructured":
-        return Unstructured()
-    if text == "channels":
-        return Channels(axis)
-    neighbours = re.fullmatch(r"(iterative_)?(?:(?=\d+:)|nm_(?=\d+,))(\d+)[:,](\d+)", text)
-    blocks = re.fullmatch(r"(?:(?=\d+x)|block_(?=\d+,))(\d+)[x,](\d+)(_max)?", text)
-    if neighbours and 0 < (n := int(neighbours[2])) < (m := int(neighbours[3])):
-        return (IterativeNofM if neighbours[1] else NofM)(n, m, axis)
-    if blocks and (height := int(blocks[1])) > 0 and (width := int(blocks[2])) > 0:
-        return Block(height, width, bool(blocks[3]))
-    raise ConfigError(
-        f"pruner.sparsity_type is {text!r}; expected 'unstructured', N:M with 0 < N < M, or HxW"
-    )

@@ -38,8 +38,8 @@ def dead_units(binary: PyTree) -> list[dict[str, Any]]:
         left = planes.shape[0] * math.prod(live)
         sizes = planes.shape[1:]
         table.append({"tensor": show(path), **_line(sizes, live, kept.size, kept.size - left)})
-    keys = [key for key in (table[0] if table else {}) if key != "tensor"]
-    return [*table, {"tensor": ALL, **{key: sum(row[key] for row in table) for key in keys}}]
+    total = {key: sum(row[key] for row in table) for key in _line((0, 0), (0, 0), 0, 0)}
+    return [*table, {"tensor": ALL, **total}]
 
 
 def _line(sizes: Sequence[int], live: Sequence[int], size: int, saved: int) -> dict[str, int]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sparsecap_jax.pruning.masks import check_fit
-from sparsecap_jax.pruning.paths import arrays_by_path, by_path, select, show
+from sparsecap_jax.pruning.paths import arrays_by_path, by_path, is_float, select, show
 from sparsecap_jax.types import PyTree
 
 logger = logging.getLogger(__name__)
@@ -26,8 +26,8 @@ _GROUPS = (
 def summarize(params: PyTree, binary: PyTree) -> list[dict[str, Any]]:
     """Count the kept weights of every tensor; outside jit.
 
-    A tensor that a model uses in several places is one leaf and counts once; so does an array that
-    several paths of `params` share.
+    A tensor that a model uses in several places is one leaf and counts once; so does an array
+    without masks that several paths of `params` share. Counters and random keys are no weights.
 
     Returns:
         Rows `{"tensor": "a/b/kernel", "shape": "4x8", "prunable", "size", "nonzeros",
@@ -41,7 +41,7 @@ def summarize(params: PyTree, binary: PyTree) -> list[dict[str, Any]]:
     masks = by_path(binary)
     rows, seen = [], set()
     for path, leaf in arrays_by_path(params).items():
-        if id(leaf) in seen:
+        if path not in masks and (id(leaf) in seen or not is_float(leaf)):
             continue
         seen.add(id(leaf))
         size = int(np.prod(leaf.shape))

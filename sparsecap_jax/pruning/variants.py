@@ -35,6 +35,7 @@ class RandomSTE(Ranked):
     frequency: Annotated[int | None, Range(1)] = 1
 
     when: ClassVar[When] = "periodic"
+    initial_sparsity: ClassVar[float] = 0.0
     starts_sparse: ClassVar[bool] = True
     keeps_pruned: ClassVar[bool] = True
     draws: ClassVar[bool] = True
@@ -100,11 +101,12 @@ class ACDC(Ranked):
         Peste et al., "AC/DC: Alternating compressed/decompressed training of deep neural networks"
         (2021), arXiv 2106.12379, algorithm 1. The defaults are near its schedule for ImageNet.
 
-    Cost: a ranking for each sparse phase; other steps cost what masks cost. Memory: that of the
-    masks.
+    Cost: a ranking at the start of each phase, dense ones included; other steps cost what masks
+    and `hard_zero` cost. Memory: that of the masks.
     """
 
     hard_zero: bool = True
+    start_step: Annotated[int | None, Range(1)] = None
     sparse_steps: Annotated[int | None, Range(1)] = None
     dense_steps: Annotated[int | None, Range(1)] = None
     final_step: Annotated[int | None, Range(1)] = None
@@ -122,7 +124,7 @@ class ACDC(Ranked):
             ConfigError: they do not fit into training.
         """
         phase = max(1, self.total_steps // 20)
-        start = self.total_steps // 10 if self.start_step is None else self.start_step
+        start = max(1, self.total_steps // 10) if self.start_step is None else self.start_step
         final = self.final_step or self.total_steps - self.total_steps * 15 // 100
         if not start < final <= self.total_steps:
             raise ConfigError(

@@ -13,7 +13,8 @@ from flax import linen as nn
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.models import SoftAttention, Transformer, UpDown
-from sparsecap_jax.pruning.compact import Axis, Compacted, Units, compact
+from sparsecap_jax.pruning.compact import Compacted, compact
+from sparsecap_jax.pruning.units import Axis, Units
 from sparsecap_jax.runs.directory import LoadedRun
 from sparsecap_jax.types import PyTree
 
@@ -132,3 +133,5 @@ _CHAINS: dict[type, Callable[[nn.Module], list[Units]]] = {
     SoftAttention: _soft_attention,
     Transformer: _transformer,  # the Object Relation Transformer, too
 }
+
+__all__ = ["compact_captioner", "compact_run"]

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning import PRUNERS
-from sparsecap_jax.pruning.ranking import NofM, parse_structure
+from sparsecap_jax.pruning.structures import NofM, parse_structure
 from sparsecap_jax.runs.config import default_config, make_section, parse_arg, section_fields
 from sparsecap_jax.settings import nearest
 

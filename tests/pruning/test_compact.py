@@ -155,6 +155,35 @@ def test_modules_of_nnx():
     np.testing.assert_allclose(small.params(x), model(x), atol=1e-6)
 
 
+class Dropped(nnx.Module):
+    """A batch norm, whose statistics shrink as well, and dropout, which has a key."""
+
+    def __init__(self, rngs):
+        self.one, self.two = nnx.Linear(4, 6, rngs=rngs), nnx.Linear(6, 2, rngs=rngs)
+        self.norm, self.drop = nnx.BatchNorm(6, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x):
+        return self.two(self.drop(self.norm(self.one(x))))
+
+
+def test_modules_of_nnx_with_dropout_and_batch_norm():
+    model = Dropped(nnx.Rngs(0))
+    model(draw(8, 4))  # statistics other than 0 and 1
+    model.eval()
+    model.two.kernel[...] = model.two.kernel[...].at[jnp.array([1, 5])].set(0.0)
+    vectors = ("one/bias", "norm/scale", "norm/bias", "norm/mean", "norm/var")
+    makes = {"one/kernel": -1} | dict.fromkeys(vectors, -1)
+    small = compact(model, [Units(makes, {"two/kernel": -2})])
+    # 4*6 + 5*6 + 6*2 + 2 = 68 and 4*4 + 5*4 + 4*2 + 2 = 46; no key, no counter.
+    assert small.units == ((4, 6),) and small.sizes == (46, 68)
+    assert small.params.drop.rngs.key[...] == model.drop.rngs.key[...]
+    assert small.params.one.out_features == 6
+    x = draw(3, 4)
+    np.testing.assert_allclose(small.params(x), model(x), atol=1e-6)
+    with pytest.raises(ConfigError, match="'norm/scale' is no bias by its name"):
+        compact(model, [Units(makes, {"two/kernel": -2}, jax.nn.relu)])
+
+
 @pytest.mark.parametrize(
     ("units", "message"),
     [
@@ -162,6 +191,10 @@ def test_modules_of_nnx():
         (Units({"a/kernel": -1}, {"c/kernel": -2}), r"'c/kernel' of shape \(7, 3\) does not hold"),
         (Units({"b/kernel": -1}, {"b/kernel": Axis(-2)}), "does not hold the 7 units"),
         (Units({"a/kernel": Axis(-1, 2)}, {"b/kernel": -2}), "does not hold units alone"),
+        (
+            Units({"a/kernel": -1, "a/scale": -1}, {"b/kernel": -2}, jax.nn.relu),
+            "'a/scale' is no bias by its name",
+        ),
         (Units({"a/kernel": -1}, {}), "expected leaves that make and that read"),
         (
             Units({"a/kernel": -1}, {"b/kernel": -2}, jnp.cos, "c/bias"),
@@ -172,5 +205,6 @@ def test_modules_of_nnx():
 def test_chains_that_do_not_fit(units, message):
     p = three_layers()
     p["a"]["kernel"][:, 0] = 0
+    p["a"]["scale"] = np.ones(6, np.float32)
     with pytest.raises(ConfigError, match=message):
         compact(p, [units])

@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from sparsecap_jax.pruning import by_path, make_pruner, sparse_step, sparsity
-from sparsecap_jax.pruning.base import WrappedState
+from sparsecap_jax.pruning.states import WrappedState
 
 STEPS = 8
 X = np.random.default_rng(1).normal(size=(16, 8)).astype(np.float32)

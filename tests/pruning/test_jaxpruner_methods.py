@@ -114,6 +114,12 @@ def test_schedules():
     assert counts["polynomial"] == [8, 8, 8, 8, 5, 5, 4, 4, 4]  # int(8 * 0.4375) = 3
     assert counts["periodic"] == counts["one_shot"] == [8, 8, 4, 4, 4, 4, 4, 4, 4]
     assert counts["before"] == [8] * 9
+    # A run of three steps, too, has its one event.
+    pruner = make_pruner({"name": "magnitude", "sparsity": 0.5, "when": "one_shot"}, total_steps=3)
+    assert [int(mask.sum()) for mask in states(pruner, params)][:3] == [8, 4, 4]
+    for start in (0, STEPS + 1):
+        with pytest.raises(ConfigError, match=f"start_step is {start}; expected 1 to 8, the steps"):
+            build("magnitude", when="one_shot", start_step=start).init(jax.random.key(0), params)
     # Periodic masks follow the weights, one-shot masks do not.
     other = tree([8, 7, 6, 5, 4, 3, 2, 1])
     for when, expected in (("periodic", [1] * 4 + [0] * 4), ("one_shot", [0] * 4 + [1] * 4)):

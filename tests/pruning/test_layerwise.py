@@ -7,8 +7,9 @@ import pytest
 from flax import linen as nn
 
 from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.models.layers import Linear
 from sparsecap_jax.pruning.layerwise import linen_inputs, prune_layers, sparsegpt, wanda
-from sparsecap_jax.pruning.ranking import NofM
+from sparsecap_jax.pruning.structures import NofM
 
 RNG = np.random.default_rng(0)
 PATTERN = NofM(2, 4, -2)
@@ -159,12 +160,69 @@ def test_weights_of_outputs_by_inputs_and_chosen_layers():
         ({"method": "obs"}, "method is 'obs'; expected magnitude, wanda or sparsegpt"),
         ({"layers": ["b/kernel"]}, "no kernel of two dimensions with inputs at 'b/kernel'; there"),
         ({"sparsity_type": "2x2"}, "sparsity_type is '2x2'; expected 'unstructured' or N:M"),
-        ({"sparsity_type": "2:5"}, "is no multiple of 5"),
+        ({"sparsity_type": "2:5", "sparsity": 0.6}, "is no multiple of 5"),
+        ({"sparsity_type": "2:4", "sparsity": 0.9}, "sparsity is 0.9, .* '2:4' removes 0.5"),
+        ({"sparsity": 1.0}, "sparsity is 1.0; expected"),
+        ({"sparsity": -0.1}, "sparsity is -0.1; expected"),
     ],
 )
 def test_what_cannot_be_is_named(fields, message):
     params, batches, inputs_of = net()
     with pytest.raises(ConfigError, match=message):
-        prune_layers(params, inputs_of, batches, 0.5, **fields)
+        prune_layers(params, inputs_of, batches, **({"sparsity": 0.5} | fields))
+    with pytest.raises(ConfigError, match="inputs_of gives no inputs of any layer"):
+        prune_layers(params, lambda params, batch: {}, batches, 0.5)
     with pytest.raises(ConfigError, match="no calibration batches"):
         prune_layers(params, inputs_of, [], 0.5)
+
+
+@pytest.mark.parametrize("function", [wanda, sparsegpt])
+def test_kernels_and_sparsities_that_do_not_fit(function):
+    x, kernel = case(10)
+    with pytest.raises(ConfigError, match=r"axis -2 of 'kernel' with shape \(10, 5\) is no mult"):
+        function(jnp.asarray(kernel), gram(x), 0.5, PATTERN)
+    for value in (-0.1, 1.0):
+        with pytest.raises(ConfigError, match=f"sparsity is {value}; expected"):
+            function(jnp.asarray(kernel), gram(x), value)
+
+
+def test_inputs_by_name_and_layers_of_other_classes():
+    class Mixed(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return Linear(2, name="own")(nn.Dense(3, name="dense")(inputs=x))
+
+    x = jnp.asarray(RNG.normal(size=(6, 4)), jnp.float32)
+    params = Mixed().init(jax.random.key(0), x)["params"]
+
+    def apply(params, batch):
+        return Mixed().apply({"params": params}, batch)
+
+    assert [*linen_inputs(apply)(params, x)] == ["dense/kernel"]
+    inputs = linen_inputs(apply, kinds=(Linear,))(params, x)
+    np.testing.assert_array_equal(inputs["dense/kernel"], x)
+    hidden = x @ params["dense"]["kernel"] + params["dense"]["bias"]
+    np.testing.assert_allclose(inputs["own/kernel"], hidden, rtol=1e-6, atol=1e-6)
+    _, masks = prune_layers(params, linen_inputs(apply, (Linear,)), [x], 0.5, method="wanda")
+    assert int(masks["own"]["kernel"].sum()) == 4  # of 3 inputs of 2 outputs, 1 each goes
+
+
+def test_layers_inside_of_a_scan_are_not_seen():
+    class Cell(nn.Module):
+        @nn.compact
+        def __call__(self, state, x):
+            state = nn.Dense(3, name="inner")(state + x)
+            return state, state
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            split = {"params": False}
+            cell = nn.scan(Cell, variable_broadcast="params", split_rngs=split)(name="cell")
+            return nn.Dense(2, name="out")(cell(jnp.zeros(3), x)[1])
+
+    x = jnp.ones((4, 3))
+    params = Net().init(jax.random.key(0), x)["params"]
+    inputs_of = linen_inputs(lambda params, batch: Net().apply({"params": params}, batch))
+    _, masks = prune_layers(params, inputs_of, [x], 0.5, method="wanda")
+    assert [*masks] == ["out"]

@@ -16,7 +16,8 @@ COMMON = "sparsity include exclude freeze overrides hard_zero"
 STRUCTURE = COMMON + " sparsity_type sparsity_axis"
 GRADUAL = STRUCTURE + " initial_sparsity start_step frequency events"
 SCHEDULED = GRADUAL + " distribution when"
-REWIRED = STRUCTURE + " start_step frequency events distribution drop_fraction"
+STEADY = STRUCTURE + " start_step frequency events distribution"
+REWIRED = STEADY + " drop_fraction"
 FIELDS = {
     "none": COMMON,
     "supermask": COMMON + " init_value sparsity_weight weight_scale bypass_sigmoid_grad",
@@ -30,7 +31,7 @@ FIELDS = {
     "saliency": SCHEDULED + " normalize num_batches",
     "global_saliency": GRADUAL + " when num_batches",
     "random": SCHEDULED,
-    **dict.fromkeys(("magnitude_ste", "random_ste"), GRADUAL + " distribution"),
+    **dict.fromkeys(("magnitude_ste", "random_ste"), STEADY),
     "acdc": STRUCTURE + " start_step distribution sparse_steps dense_steps final_step",
     "static_sparse": STRUCTURE + " distribution",
     **dict.fromkeys(("set", "rigl"), REWIRED),

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from sparsecap_jax.errors import ConfigError
@@ -12,6 +13,7 @@ from sparsecap_jax.pruning import (
     sparsity,
     unpack,
 )
+from sparsecap_jax.pruning.masks import zero_moments
 
 
 @pytest.fixture
@@ -53,6 +55,18 @@ def test_a_mask_that_fits_no_parameter_is_named(params):
         apply_masks(params, {"dense": {"kernal": jnp.ones((2, 3), jnp.float32)}})
     with pytest.raises(ConfigError, match=r"'dense/kernel' has shape \(3, 2\).*\(2, 3\)"):
         apply_masks(params, {"dense": {"kernel": jnp.ones((3, 2), jnp.float32)}})
+
+
+def test_moments_belong_to_the_longest_path():
+    """`out/kernel` has no mask, though it ends in the path of `kernel`, which has one."""
+    ones = jnp.ones((4, 4))
+    weights = {"kernel": ones, "out": {"kernel": ones}}
+    mask = {"kernel": jnp.ones((4, 4)).at[0].set(0)}
+    state = optax.adam(0.1).init(weights)
+    state = jax.tree.map(lambda leaf: leaf + 1, state)
+    mu = zero_moments(state, mask, weights)[0].mu
+    np.testing.assert_array_equal(mu["out"]["kernel"], ones)
+    np.testing.assert_array_equal(mu["kernel"], mask["kernel"])
 
 
 def test_finalize_writes_positive_zeros(params, binary):

@@ -41,6 +41,12 @@ def test_include_replaces_the_rule_by_names_but_never_takes_biases():
     assert names(("position/.*", "attention/.*")) == ["attention/query/kernel", "position/table"]
 
 
+def test_only_real_floats_are_prunable():
+    kinds = {"a": jnp.bfloat16, "b": jnp.complex64, "c": jnp.int32, "d": jnp.float16}
+    tree = {name: {"kernel": jnp.zeros((2, 2), dtype)} for name, dtype in kinds.items()}
+    assert [show(path) for path in select(tree)] == ["a/kernel", "d/kernel"]
+
+
 def test_exclude():
     assert names((), ("lstm/.*", "word/.*")) == ["attention/query/kernel", "encoder/kernel"]
 

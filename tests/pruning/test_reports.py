@@ -2,12 +2,19 @@
 
 import csv
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.pruning import SparsityHistory, dead_units, layer_table, overlap
+from sparsecap_jax.pruning import (
+    SparsityHistory,
+    dead_units,
+    layer_table,
+    overlap,
+    summarize,
+)
 
 KERNEL = np.array([[1, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 1]], np.float32)
 CONV = np.zeros((2, 1, 3, 2), np.float32)  # height, width, inputs, outputs
@@ -33,7 +40,8 @@ def test_dead_units():
     }
     assert (dense["dead_rows"], dense["dead_columns"], dense["saved"]) == (1, 2, 12 - 2 * 2)
     assert total["tensor"] == "(all)" and total["saved"] == 16 and total["dead_columns"] == 3
-    assert dead_units({}) == [{"tensor": "(all)"}]
+    counts = ("rows", "dead_rows", "columns", "dead_columns", "size", "saved")
+    assert dead_units({}) == [{"tensor": "(all)"} | dict.fromkeys(counts, 0)]
     with pytest.raises(ConfigError, match="not binary"):
         dead_units({"kernel": np.full((2, 2), 0.5, np.float32)})
 
@@ -47,6 +55,29 @@ def test_layer_table():
         "| (prunable) |  | 24 | 5 | 0.7917 | 2 | 3 |",
         "| (all) |  | 26 | 7 | 0.7308 |  |  |",
     ]
+    assert layer_table(PARAMS, {}).splitlines()[-2:] == [
+        "| (prunable) |  | 0 | 0 | 1.0000 | 0 | 0 |",
+        "| (all) |  | 26 | 26 | 0.0000 |  |  |",
+    ]
+
+
+def test_what_a_summary_counts():
+    """An array under two masks twice, one without masks once; no counters, no keys."""
+    shared, vector = jnp.ones((2, 3)), jnp.ones(5)
+    params = {
+        **{name: {"kernel": shared, "bias": vector} for name in "ab"},
+        "count": jnp.zeros((), jnp.uint32),
+        "key": jax.random.key(0),
+    }
+    masks = {"a": {"kernel": np.eye(2, 3)}, "b": {"kernel": np.zeros((2, 3))}}
+    rows = {row["tensor"]: (row["size"], row["nonzeros"]) for row in summarize(params, masks)}
+    assert rows == {
+        "a/bias": (5, 5),
+        "a/kernel": (6, 2),
+        "b/kernel": (6, 0),
+        "(prunable)": (12, 2),
+        "(all)": (17, 7),
+    }
 
 
 def test_overlap():

@@ -167,7 +167,7 @@ def test_blocks_of_convolutions_and_over_all_tensors():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"sparsity_type": "4:2"}, "sparsity_type is '4:2'; expected 'unstructured', N:M"),
+        ({"sparsity_type": "4:2"}, "type is '4:2'; expected 'unstructured', 'channels', N:M"),
         ({"sparsity_type": "2y2"}, "sparsity_type is '2y2'"),
         ({"sparsity_type": "0x2"}, "sparsity_type is '0x2'"),
         ({"sparsity_type": "2:4"}, "sparsity is 0.8, but .* '2:4' removes 0.5"),

@@ -66,6 +66,13 @@ def test_acdc():
         )
 
 
+def test_the_first_phase_is_never_before_training():
+    schedule = make_pruner({"name": "acdc"}, total_steps=8).schedule
+    assert (schedule.start, schedule.final) == (1, 7)
+    with pytest.raises(ConfigError, match=r"start_step is 0; expected"):
+        make_pruner({"name": "acdc", "start_step": 0}, total_steps=20)
+
+
 def test_random_ste():
     """New masks at each step, all weights trained with the gradient of the masked ones."""
     p = params(10, 10)
@@ -136,3 +143,7 @@ def test_iterative_patterns_end_as_the_pattern_itself():
     np.testing.assert_array_equal(mask, final)
     with pytest.raises(ConfigError, match=r"'iterative_2:4' removes 0.5"):
         make_pruner({"name": "magnitude", "sparsity_type": "iterative_2:4"}, total_steps=20)
+    fields = {"sparsity": 0.5, "sparsity_type": "iterative_2:4"}
+    assert instant(tree, **fields, overrides=("kernel=0.25",)).sum() == 72
+    with pytest.raises(ConfigError, match=r"sparsity 0.75, but .* 'iterative_2:4' removes 0.5 at"):
+        instant(tree, **fields, overrides=("kernel=0.75",))

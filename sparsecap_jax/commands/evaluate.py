@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 
-from sparsecap_jax import stopping
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.captioning.batches import best_caption, to_coco
 from sparsecap_jax.captioning.search import SearchOptions, check_names
@@ -245,13 +244,13 @@ def _caption(
         return "captioned before"
     start = reported = time.monotonic()
     size = 1 if processes.count() == 1 else options["batch_size"]
-    parts, count = list(processes.own_parts(remaining, size)), 0
-    own = [image_id for part in parts for image_id in part]
-    results = captioner.caption_store(store, own, **options)
-    for part in stopping.between(parts):
-        found = itertools.islice(results, len(part))
-        entries = [to_coco(image_id, best_caption(captions)) for image_id, captions in found]
-        for entry in itertools.chain(*processes.gather(entries)):
+    parts, count = list(processes.deal_out(remaining, size)), 0
+    dealt = [image_id for part in parts for image_id in part]
+    results = captioner.caption_store(store, dealt, **options)
+    for part in processes.between(parts):
+        captioned = itertools.islice(results, len(part))
+        entries = [to_coco(image_id, best_caption(captions)) for image_id, captions in captioned]
+        for entry in itertools.chain(*processes.gather_on_first(entries)):
             count += 1
             if stream:
                 stream.write(entry)

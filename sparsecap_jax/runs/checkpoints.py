@@ -249,6 +249,13 @@ class Checkpoints:
         self._join()
         self._manager.wait_until_finished()
 
+    def check(self) -> None:
+        """Raise what failed in the background so far; what is still being written is left to it."""
+        if self._written is None:  # several processes write by the manager's own thread
+            self._manager.check_for_errors()
+        elif self._written.done():
+            self._join()
+
     def _join(self) -> None:
         """Wait for what is written in the background, and raise what failed there."""
         if self._written and threading.get_ident() != self._writer:

@@ -46,7 +46,21 @@ def test_parts_of_self_critical_training(tmp_path):
     whole, placement = self_critical(model, tmp_path), Placement(make_mesh(1, 8))
     expected = take_steps(whole, pruner, tx, state, placement, steps=1)
     assert expected[2][0] != 0
+    assert len({*lengths_of_parts(whole, state.params)}) > 1
     assert_same(expected, take_steps(accumulated(whole, 4), pruner, tx, state, placement, steps=1))
+
+
+def lengths_of_parts(objective, params):
+    """Mean lengths of the captions of two images each, which weigh the parts."""
+    inputs, _ = objective.inputs(jax.tree.map(lambda leaf: leaf[None], make_batch()), 0)
+
+    @jax.jit
+    def length(part):
+        arrays = objective.resources
+        return objective(params, None, part, 0, jax.random.key(0), None, arrays)[2]["length"]
+
+    parts = [jax.tree.map(lambda leaf: leaf[0, i : i + 2], inputs) for i in (0, 2, 4, 6)]
+    return [float(length(part)) for part in parts]
 
 
 class Recorded(CrossEntropy):

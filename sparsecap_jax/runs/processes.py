@@ -106,11 +106,10 @@ def check_same(values: Mapping[str, Any], advice: str) -> None:
     Raises:
         ConfigError: they differ; it names which.
     """
-    everywhere = gather(dict(values))
-    names = {name for each in everywhere for name in each}
-    differing = sorted(
-        name for name in names if any(each.get(name) != values.get(name) for each in everywhere)
-    )
+    everywhere = gather(dict(values))  # as JSON has them: tuples are lists
+    names = sorted({name for each in everywhere for name in each})
+    first, *others = everywhere
+    differing = [name for name in names if any(one.get(name) != first.get(name) for one in others)]
     if differing:
         raise ConfigError(f"the processes differ in {', '.join(differing)}; {advice}")
 

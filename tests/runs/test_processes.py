@@ -66,7 +66,7 @@ class Processes:
         Gloo prints who is connected; these lines are left out.
         """
         try:
-            texts = [process.communicate(timeout=120) for process in self.processes]
+            texts = [process.communicate(timeout=300) for process in self.processes]
         finally:
             for process in self.processes:
                 process.kill()

@@ -20,7 +20,7 @@ import time
 import processes
 from absl import app, flags
 from decoding_cases import decode_options, random_model
-from model_costs import Dot, dots_of, floor_seconds, total_flops
+from model_costs import Dot, dots_of, floor_seconds, sizes_of, total_flops
 from paper_models import paper_config, random_regions, reward_texts
 from step_cases import caption_batch, first_state, make_parts, self_critical, teacher_forcing
 
@@ -207,16 +207,6 @@ def seconds_alone(products):
     return total
 
 
-def sizes_of(products):
-    """FLOPs and bytes of one execution, and how often products of these sizes run."""
-    import collections
-
-    times = collections.Counter()
-    for dot in products:
-        times[dot.flops, dot.bytes] += dot.times
-    return [(*sizes, count) for sizes, count in times.items()]
-
-
 def measure(case):
     """Print what one case takes, as JSON."""
     name, _, kind = case.partition(":")
@@ -267,9 +257,9 @@ def main(argv):
     if ONE.value:
         measure(ONE.value)
         return
-    rows, own = [], [f"--{flag.name}={flag.value}" for flag in (SCALE, REPEATS, ALONE)]
+    rows, options = [], [f"--{flag.name}={flag.value}" for flag in (SCALE, REPEATS, ALONE)]
     for case in CASES.value:
-        rows.append(processes.run_json([sys.executable, __file__, f"--one={case}", *own]))
+        rows.append(processes.run_json([sys.executable, __file__, f"--one={case}", *options]))
         print(json.dumps(rows[-1]), flush=True)
         if OUTPUT.value:
             pathlib.Path(OUTPUT.value).write_text(json.dumps(rows, indent=1) + "\n")

@@ -21,6 +21,7 @@ from sparsecap_jax.data.features import FeatureStore
 from sparsecap_jax.data.karpathy import ImageId
 from sparsecap_jax.errors import ConfigError, DataError, SparsecapError
 from sparsecap_jax.evaluation.comparison import interval, resampled
+from sparsecap_jax.evaluation.judging import Judged
 from sparsecap_jax.evaluation.metrics import (
     METRICS,
     full_scores,
@@ -152,30 +153,40 @@ def evaluate_run(
         captions = {image_id: stream.entries[image_id]["caption"] for image_id in records}
         if any(references.values()):
             by_config = "unicode" if config.eval.tokenizer == "unicode" else "auto"
-            tokenizer = tokenizer or by_config
             training = [t for record in dataset.splits.get("train", ()) for t in record.captions]
             scores, judged = full_scores(
-                captions, references, metrics, tokenizer, extras, training or None
+                captions, references, metrics, tokenizer or by_config, extras, training or None
             )
         stream.finish(list(records))
         if not any(references.values()):  # COCO's test2014
             report(f"{title}: no references | {rate}\nwrote {folder}/captions.json")
             return processes.on_first(lambda: {"images": len(captions), **search})
-        drawn = resampled(judged.sums) if judged.sums else {}
-        intervals = {f"{name}_95%": interval(drawn[name]) for name in scores if name in drawn}
         files = directories if step == "best" else []
-        result = {**scores, **intervals, **_size(runs, files), **search}
+        result = {**scores, **_intervals(scores, judged), **_size(runs, files), **search}
         result["weights"] = settings["weights"]
         name = f"{step:08d}" if isinstance(step, int) else step
         write_scores(folder / "scores.json", result, judged, captions, name)
-    shown = " | ".join(f"{k} {v:.4f}" for k, v in judged.scores.items() if v is not None)
-    if "CIDEr_95%" in intervals:
-        shown += " (95% from {:.4f} to {:.4f})".format(*intervals["CIDEr_95%"])
-    report(f"{title}: {shown} | {rate}")
-    for line in more_lines(result):
-        report(line)
+    _report_scores(f"{title}: {{}} | {rate}", judged, result, report)
     report(f"wrote {folder}/captions.json, scores.json and those of each image")
     return processes.on_first(lambda: result)
+
+
+def _intervals(scores: Mapping[str, Any], judged: Judged) -> dict[str, list[float]]:
+    """Return 95% intervals of the scores that are means over images."""
+    drawn = resampled(judged.sums) if judged.sums else {}
+    return {f"{name}_95%": interval(drawn[name]) for name in scores if name in drawn}
+
+
+def _report_scores(
+    line: str, judged: Judged, result: Mapping[str, Any], report: Callable[[str], None]
+) -> None:
+    """Report scores, in the braces of `line`, and what else is known of the captions."""
+    shown = " | ".join(f"{k} {v:.4f}" for k, v in judged.scores.items() if v is not None)
+    if "CIDEr_95%" in result:
+        shown += " (95% from {:.4f} to {:.4f})".format(*result["CIDEr_95%"])
+    report(line.format(shown))
+    for one in more_lines(result):
+        report(one)
 
 
 def _silent(line: str) -> None:
@@ -197,8 +208,8 @@ def _other_search(folder: pathlib.Path, search: Mapping[str, Any]) -> str:
     plain = {k: [*v] if isinstance(v, tuple) else v for k, v in search.items()}
     known = [k for k in fields_of(SearchOptions) if k in noted and type(noted[k]) is not dict]
     names = [k for k in known if noted[k] != plain.get(k)]
-    more = [k for k in plain if noted and k not in noted]
-    return ", ".join([f"{k} {noted[k]!r:.80}" for k in names] + [f"no {k}" for k in more])
+    missing = [k for k in plain if noted and k not in noted]
+    return ", ".join([f"{k} {noted[k]!r:.80}" for k in names] + [f"no {k}" for k in missing])
 
 
 def _title(split: str, step: int | str, search: Mapping[str, Any]) -> str:

@@ -390,8 +390,8 @@ def _check_sizes(paths: Iterable[pathlib.Path]) -> None:
         with contextlib.suppress(FileNotFoundError):  # removed by a run that trains
             status, array = path.stat(), path.parent.name == "d"
             if stat.S_ISREG(status.st_mode) and not array and status.st_size > _MAX_BYTES:
-                found = f"{path.name} has {status.st_size} bytes"
-                raise ValueError(f"{found}, expected at most {_MAX_BYTES}")
+                size = f"{path.name} has {status.st_size} bytes"
+                raise ValueError(f"{size}, expected at most {_MAX_BYTES}")
 
 
 def _check_shapes(saved: PyTree, expected: PyTree | None) -> None:

@@ -19,7 +19,7 @@ SLURM = {
 
 
 @pytest.mark.parametrize(
-    ("environment", "found"),
+    ("environment", "starter"),
     [
         ({}, ""),
         (SLURM, "SLURM"),
@@ -32,9 +32,9 @@ SLURM = {
         ({"KUBERNETES_SERVICE_HOST": "a"}, ""),
     ],
 )
-def test_the_environment_shows_who_started_several_processes(environment, found):
-    assert started_by(environment) == found
-    expected = Job(timeout=60) if found else None
+def test_the_environment_shows_who_started_several_processes(environment, starter):
+    assert started_by(environment) == starter
+    expected = Job(timeout=60) if starter else None
     assert find_job(environment=environment) == expected
 
 
@@ -46,7 +46,7 @@ def test_flags_name_a_job_or_none():
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("flags", "message"),
     [
         (("a:1", 2), "expected all three, or none"),
         (("", 2, 1), "expected all three, or none"),
@@ -56,9 +56,9 @@ def test_flags_name_a_job_or_none():
         (("a:1", 2, 2), "process_id is 2; expected 0 to 1"),
     ],
 )
-def test_flags_that_do_not_fit_are_refused(given, message):
+def test_flags_that_do_not_fit_are_refused(flags, message):
     with pytest.raises(ConfigError, match=message):
-        find_job(*given, environment={})
+        find_job(*flags, environment={})
 
 
 def test_parts_are_dealt_out_in_turn(monkeypatch):

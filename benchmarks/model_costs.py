@@ -5,6 +5,7 @@ out most of its work. Here the jaxpr is walked instead: a scan counts as often a
 of unknown length (decoding) are refused: count one step of them.
 """
 
+import collections
 import math
 from typing import NamedTuple
 
@@ -75,6 +76,14 @@ def _inner(value):
 def total_flops(products):
     """FLOPs of products."""
     return sum(dot.flops * dot.times for dot in products)
+
+
+def sizes_of(products):
+    """FLOPs and bytes of one execution, and how often products of these sizes run, as lists."""
+    times = collections.Counter()
+    for dot in products:
+        times[dot.flops, dot.bytes] += dot.times
+    return [[*sizes, count] for sizes, count in times.items()]
 
 
 def floor_seconds(products, flops_rate, bandwidth, latency=0.0):

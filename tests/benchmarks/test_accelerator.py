@@ -173,11 +173,10 @@ def test_plain_pytorch_computes_the_same_log_probs():
     np.testing.assert_allclose(theirs.reshape(ours.shape), ours, atol=1e-5)
 
 
-def test_a_floor_at_other_rates_is_added_up_product_by_product(monkeypatch):
-    monkeypatch.syspath_prepend(str(pathlib.Path(model_costs.__file__).parent))
-    step_floors = importlib.import_module("step_floors")
-    dots = [model_costs.Dot(100.0, 10.0, 2), model_costs.Dot(10.0, 50.0, 1)]
-    row = {"products_by_size": step_floors.sizes_of([*dots, dots[1]]), "updated_bytes": 30}
-    # The first is bound by arithmetic at a rate of 10, and by memory at 100.
-    assert step_floors.floor(row, 10.0, 10.0) == 2 * 10 + 2 * 5 + 3
-    assert step_floors.floor(row, 100.0, 5.0) == 2 * 2 + 2 * 10 + 6
+def test_floors_at_other_rates_follow_from_the_sizes_of_products():
+    dots = [model_costs.Dot(100.0, 10.0, 2), *[model_costs.Dot(10.0, 50.0, 1)] * 2]
+    sizes = json.loads(json.dumps(model_costs.sizes_of(dots)))
+    assert sizes == [[100, 10, 2], [10, 50, 2]]
+    kept = [model_costs.Dot(*each) for each in sizes]
+    assert model_costs.floor_seconds(kept, 10.0, 10.0) == 2 * 10 + 2 * 5
+    assert model_costs.floor_seconds(kept, 100.0, 5.0) == 2 * 2 + 2 * 10  # memory bounds both

@@ -5,6 +5,7 @@ out most of its work. Here the jaxpr is walked instead: a scan counts as often a
 of unknown length (decoding) are refused: count one step of them.
 """
 
+import collections
 import math
 from typing import NamedTuple
 
@@ -32,10 +33,10 @@ def dots(jaxpr, times=1):
     Raises:
         ValueError: a `while` loop with matrix products.
     """
-    found = []
+    products = []
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
-            found.append(_dot(equation, times))
+            products.append(_dot(equation, times))
             continue
         inner = [dots(part, 1) for part in _inner(equation.params)]
         if equation.primitive.name == "cond":
@@ -43,8 +44,10 @@ def dots(jaxpr, times=1):
         count = equation.params["length"] if equation.primitive.name == "scan" else 1
         if equation.primitive.name == "while" and any(inner):
             raise ValueError("a while loop has matrix products: its length is not known")
-        found += [dot._replace(times=dot.times * count * times) for part in inner for dot in part]
-    return found
+        products += [
+            dot._replace(times=dot.times * count * times) for part in inner for dot in part
+        ]
+    return products
 
 
 def _dot(equation, times):
@@ -70,15 +73,23 @@ def _inner(value):
     return []
 
 
-def total_flops(found):
+def total_flops(products):
     """FLOPs of products."""
-    return sum(dot.flops * dot.times for dot in found)
+    return sum(dot.flops * dot.times for dot in products)
 
 
-def floor_seconds(found, flops_rate, bandwidth, latency=0.0):
+def sizes_of(products):
+    """FLOPs and bytes of one execution, and how often products of these sizes run, as lists."""
+    times = collections.Counter()
+    for dot in products:
+        times[dot.flops, dot.bytes] += dot.times
+    return [[*sizes, count] for sizes, count in times.items()]
+
+
+def floor_seconds(products, flops_rate, bandwidth, latency=0.0):
     """Sum over products of the longest of arithmetic, traffic and `latency` seconds."""
     return sum(
-        dot.times * max(dot.flops / flops_rate, dot.bytes / bandwidth, latency) for dot in found
+        dot.times * max(dot.flops / flops_rate, dot.bytes / bandwidth, latency) for dot in products
     )
 
 

@@ -4,7 +4,7 @@ r"""How far each step is from this machine's rates of matrix products and of mem
 
 Teacher forcing (dense and supermask), self-critical steps and beam search at the papers' sizes,
 each in a process of its own. A floor is the sum over all matrix products of the longer of
-arithmetic and traffic at the measured rates, and the traffic of the optimizer's update;
+arithmetic and traffic at the best rates of all cases, and the traffic of the optimizer's update;
 model_costs.py counts them.
 `products` is the time that the same products take alone, each shape timed by itself: what is above
 the floor there is the library's, what is above the products is everything else. The fastest of
@@ -20,7 +20,7 @@ import time
 import processes
 from absl import app, flags
 from decoding_cases import decode_options, random_model
-from model_costs import dots_of, floor_seconds, total_flops
+from model_costs import Dot, dots_of, floor_seconds, sizes_of, total_flops
 from paper_models import paper_config, random_regions, reward_texts
 from step_cases import caption_batch, first_state, make_parts, self_critical, teacher_forcing
 
@@ -184,7 +184,7 @@ def decode_case(name):
 
 
 def seconds_alone(products):
-    """Seconds that products take by themselves, and the slowest of them against their floors."""
+    """Seconds that products take by themselves."""
     import collections
     import functools
 
@@ -214,23 +214,23 @@ def measure(case):
         print(json.dumps(rates()))
         return
     cases = {"scst": scst_case, "decode": decode_case}
-    found = cases[kind](name) if kind in cases else train_case(name, kind)
-    seconds, products, update = found
+    seconds, products, update = cases[kind](name) if kind in cases else train_case(name, kind)
     here = rates()
     peak, bandwidth = here["flops"], here["bandwidth"]
     row = {"case": case, "seconds": seconds, **here, "gigaflops": total_flops(products) / 1e9}
     row |= {"gigabytes": sum(dot.bytes * dot.times for dot in products) / 1e9}
-    row |= {"arithmetic": total_flops(products) / peak, "update": update / bandwidth}
-    row |= {"floor": floor_seconds(products, peak, bandwidth) + update / bandwidth}
+    row |= {"arithmetic": total_flops(products) / peak, "updated_bytes": update}
+    row |= {"products_by_size": sizes_of(products)}
+    row |= {"floor": floor(row, peak, bandwidth)}
     if ALONE.value:
         row |= {"products": seconds_alone(products)}
     print(json.dumps(row))
 
 
 def floor(row, flops, bandwidth):
-    """Seconds of a row's floor at other rates than those measured along with it."""
-    moved = row["floor"] - row["arithmetic"]
-    return row["gigaflops"] * 1e9 / flops + moved * row["bandwidth"] / bandwidth
+    """Seconds of a row's floor at any rates of products and of memory."""
+    products = [Dot(*sizes) for sizes in row["products_by_size"]]
+    return floor_seconds(products, flops, bandwidth) + row["updated_bytes"] / bandwidth
 
 
 def report(rows):
@@ -257,9 +257,9 @@ def main(argv):
     if ONE.value:
         measure(ONE.value)
         return
-    rows, own = [], [f"--{flag.name}={flag.value}" for flag in (SCALE, REPEATS, ALONE)]
+    rows, options = [], [f"--{flag.name}={flag.value}" for flag in (SCALE, REPEATS, ALONE)]
     for case in CASES.value:
-        rows.append(processes.run_json([sys.executable, __file__, f"--one={case}", *own]))
+        rows.append(processes.run_json([sys.executable, __file__, f"--one={case}", *options]))
         print(json.dumps(rows[-1]), flush=True)
         if OUTPUT.value:
             pathlib.Path(OUTPUT.value).write_text(json.dumps(rows, indent=1) + "\n")

@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 
-from sparsecap_jax import stopping
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.captioning.batches import best_caption, to_coco
 from sparsecap_jax.captioning.search import SearchOptions, check_names
@@ -22,6 +21,7 @@ from sparsecap_jax.data.features import FeatureStore
 from sparsecap_jax.data.karpathy import ImageId
 from sparsecap_jax.errors import ConfigError, DataError, SparsecapError
 from sparsecap_jax.evaluation.comparison import interval, resampled
+from sparsecap_jax.evaluation.judging import Judged
 from sparsecap_jax.evaluation.metrics import (
     METRICS,
     full_scores,
@@ -153,30 +153,40 @@ def evaluate_run(
         captions = {image_id: stream.entries[image_id]["caption"] for image_id in records}
         if any(references.values()):
             by_config = "unicode" if config.eval.tokenizer == "unicode" else "auto"
-            tokenizer = tokenizer or by_config
             training = [t for record in dataset.splits.get("train", ()) for t in record.captions]
             scores, judged = full_scores(
-                captions, references, metrics, tokenizer, extras, training or None
+                captions, references, metrics, tokenizer or by_config, extras, training or None
             )
         stream.finish(list(records))
         if not any(references.values()):  # COCO's test2014
             report(f"{title}: no references | {rate}\nwrote {folder}/captions.json")
             return processes.on_first(lambda: {"images": len(captions), **search})
-        drawn = resampled(judged.sums) if judged.sums else {}
-        intervals = {f"{name}_95%": interval(drawn[name]) for name in scores if name in drawn}
         files = directories if step == "best" else []
-        result = {**scores, **intervals, **_size(runs, files), **search}
+        result = {**scores, **_intervals(scores, judged), **_size(runs, files), **search}
         result["weights"] = settings["weights"]
         name = f"{step:08d}" if isinstance(step, int) else step
         write_scores(folder / "scores.json", result, judged, captions, name)
-    shown = " | ".join(f"{k} {v:.4f}" for k, v in judged.scores.items() if v is not None)
-    if "CIDEr_95%" in intervals:
-        shown += " (95% from {:.4f} to {:.4f})".format(*intervals["CIDEr_95%"])
-    report(f"{title}: {shown} | {rate}")
-    for line in more_lines(result):
-        report(line)
+    _report_scores(f"{title}: {{}} | {rate}", judged, result, report)
     report(f"wrote {folder}/captions.json, scores.json and those of each image")
     return processes.on_first(lambda: result)
+
+
+def _intervals(scores: Mapping[str, Any], judged: Judged) -> dict[str, list[float]]:
+    """Return 95% intervals of the scores that are means over images."""
+    drawn = resampled(judged.sums) if judged.sums else {}
+    return {f"{name}_95%": interval(drawn[name]) for name in scores if name in drawn}
+
+
+def _report_scores(
+    line: str, judged: Judged, result: Mapping[str, Any], report: Callable[[str], None]
+) -> None:
+    """Report scores, in the braces of `line`, and what else is known of the captions."""
+    shown = " | ".join(f"{k} {v:.4f}" for k, v in judged.scores.items() if v is not None)
+    if "CIDEr_95%" in result:
+        shown += " (95% from {:.4f} to {:.4f})".format(*result["CIDEr_95%"])
+    report(line.format(shown))
+    for one in more_lines(result):
+        report(one)
 
 
 def _silent(line: str) -> None:
@@ -198,8 +208,8 @@ def _other_search(folder: pathlib.Path, search: Mapping[str, Any]) -> str:
     plain = {k: [*v] if isinstance(v, tuple) else v for k, v in search.items()}
     known = [k for k in fields_of(SearchOptions) if k in noted and type(noted[k]) is not dict]
     names = [k for k in known if noted[k] != plain.get(k)]
-    more = [k for k in plain if noted and k not in noted]
-    return ", ".join([f"{k} {noted[k]!r:.80}" for k in names] + [f"no {k}" for k in more])
+    missing = [k for k in plain if noted and k not in noted]
+    return ", ".join([f"{k} {noted[k]!r:.80}" for k in names] + [f"no {k}" for k in missing])
 
 
 def _title(split: str, step: int | str, search: Mapping[str, Any]) -> str:
@@ -245,13 +255,13 @@ def _caption(
         return "captioned before"
     start = reported = time.monotonic()
     size = 1 if processes.count() == 1 else options["batch_size"]
-    parts, count = list(processes.own_parts(remaining, size)), 0
-    own = [image_id for part in parts for image_id in part]
-    results = captioner.caption_store(store, own, **options)
-    for part in stopping.between(parts):
-        found = itertools.islice(results, len(part))
-        entries = [to_coco(image_id, best_caption(captions)) for image_id, captions in found]
-        for entry in itertools.chain(*processes.gather(entries)):
+    parts, count = list(processes.deal_out(remaining, size)), 0
+    dealt = [image_id for part in parts for image_id in part]
+    results = captioner.caption_store(store, dealt, **options)
+    for part in processes.between(parts):
+        captioned = itertools.islice(results, len(part))
+        entries = [to_coco(image_id, best_caption(captions)) for image_id, captions in captioned]
+        for entry in itertools.chain(*processes.gather_on_first(entries)):
             count += 1
             if stream:
                 stream.write(entry)

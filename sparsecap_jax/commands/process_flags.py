@@ -40,8 +40,7 @@ def connected() -> Iterator[None]:
     """
     from sparsecap_jax.runs.connection import ends_together, find_job, join_job
 
-    given = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _TIMEOUT.value
-    job = find_job(*given)
+    job = find_job(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _TIMEOUT.value)
     if job is None:
         yield
         return

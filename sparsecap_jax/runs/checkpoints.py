@@ -249,6 +249,13 @@ class Checkpoints:
         self._join()
         self._manager.wait_until_finished()
 
+    def check(self) -> None:
+        """Raise what failed in the background so far; what is still being written is left to it."""
+        if self._written is None:  # several processes write by the manager's own thread
+            self._manager.check_for_errors()
+        elif self._written.done():
+            self._join()
+
     def _join(self) -> None:
         """Wait for what is written in the background, and raise what failed there."""
         if self._written and threading.get_ident() != self._writer:
@@ -383,8 +390,8 @@ def _check_sizes(paths: Iterable[pathlib.Path]) -> None:
         with contextlib.suppress(FileNotFoundError):  # removed by a run that trains
             status, array = path.stat(), path.parent.name == "d"
             if stat.S_ISREG(status.st_mode) and not array and status.st_size > _MAX_BYTES:
-                found = f"{path.name} has {status.st_size} bytes"
-                raise ValueError(f"{found}, expected at most {_MAX_BYTES}")
+                size = f"{path.name} has {status.st_size} bytes"
+                raise ValueError(f"{size}, expected at most {_MAX_BYTES}")
 
 
 def _check_shapes(saved: PyTree, expected: PyTree | None) -> None:

@@ -9,6 +9,7 @@ others then print one line and end, wherever they wait.
 import contextlib
 import dataclasses
 import importlib.util
+import logging
 import os
 import sys
 import threading
@@ -70,13 +71,13 @@ def find_job(
     """
     if num_processes == 1 and process_id in (None, 0):
         return None
-    given = [bool(coordinator), num_processes is not None, process_id is not None]
-    if coordinator == "auto" or not any(given):
-        if any(given[1:]):
+    numbers = [num_processes is not None, process_id is not None]
+    if coordinator == "auto" or not (coordinator or any(numbers)):
+        if any(numbers):
             raise ConfigError("num_processes, process_id: expected none with coordinator 'auto'")
-        found = coordinator == "auto" or started_by(environment)
-        return Job(timeout=timeout) if found else None
-    if not all(given):
+        several = coordinator == "auto" or started_by(environment)
+        return Job(timeout=timeout) if several else None
+    if not (coordinator and all(numbers)):
         raise ConfigError("coordinator, num_processes, process_id: expected all three, or none")
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
@@ -134,7 +135,10 @@ def join_job(job: Job) -> "Connection":
         raise ConfigError(f"the processes cannot be connected: {error}".splitlines()[0]) from error
     finally:
         late.cancel()
-    return Connection(job.timeout)
+    connection = Connection(job.timeout)
+    if not processes.is_first():  # the first one warns for all
+        logging.getLogger("sparsecap_jax").setLevel(logging.ERROR)
+    return connection
 
 
 class Connection:
@@ -162,7 +166,7 @@ class Connection:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is None or ends_together(error):
-            processes.wait_for_all()  # signs of life go on until all are through
+            processes.wait_for_all()  # signs of life continue until all are through
             self._stop()
             jax.distributed.shutdown()
             self._native.close()
@@ -173,9 +177,9 @@ class Connection:
         """Tell the others that this process ends, unless it does so because another one has.
 
         An error of XLA is most likely a connection that another process left: the thread has the
-        time to find that out, and ends this process.
+        time to find that out, and ends this process. A lack of memory is its own.
         """
-        if isinstance(error, jax.errors.JaxRuntimeError):
+        if is_of_another(error):
             time.sleep(self._timeout + 3 * self._period)
         text = (str(error) or type(error).__name__).splitlines()[0]
         with contextlib.suppress(Exception):
@@ -184,6 +188,7 @@ class Connection:
         self._stop()
         if self._me == 0:
             time.sleep(3 * self._period)  # the message is read from here
+        self._native.close()
 
     def _stop(self) -> None:
         self._stopped.set()
@@ -192,13 +197,15 @@ class Connection:
     def _watch(self) -> None:
         """Give signs of life, and look for those of the others, until the end."""
         seen = {process: ("", time.monotonic()) for process in range(self._count)}
-        beat = 0
+        beat, heard = 0, time.monotonic()
         while not self._stopped.wait(self._period):
             beat += 1
             try:
                 self._beat(beat, seen)
-            except Exception:
-                self._lost()
+                heard = time.monotonic()
+            except Exception:  # one call may fail on a busy network
+                if time.monotonic() - heard > self._timeout:
+                    self._lost()
 
     def _lost(self) -> None:
         """End the process, as the first one has."""
@@ -214,9 +221,9 @@ class Connection:
         signs: dict[str, Any] = dict(self._client.key_value_dir_get(_ALIVE))
         now = time.monotonic()
         for process, (sign, last) in seen.items():
-            found = signs.get(f"{_ALIVE}{process}", sign)
-            if found != sign:
-                seen[process] = found, now
+            newest = signs.get(f"{_ALIVE}{process}", sign)
+            if newest != sign:
+                seen[process] = newest, now
             elif now - last > self._timeout:
                 silent = f"process {process} of {self._count} gave no sign for {self._timeout} s"
                 _end(f"{silent}; {_ADVICE}", self._stopped)
@@ -225,6 +232,12 @@ class Connection:
 def ends_together(error: BaseException) -> bool:
     """Return whether all processes end by the same signal, at the same step."""
     return isinstance(error, Stopped) and processes.agreed_to_stop()
+
+
+def is_of_another(error: BaseException) -> bool:
+    """Return whether an error may come from another process: one of XLA, but for lack of memory."""
+    fault = isinstance(error, jax.errors.JaxRuntimeError)
+    return fault and not str(error).startswith("RESOURCE_EXHAUSTED")
 
 
 def _end(reason: str, unless: threading.Event | None = None) -> None:

@@ -34,7 +34,7 @@ class LiveSummary:
     """The summary of a run in training, and the file `samples.jsonl` of captions over time.
 
     All of it is derived from files of the run directory, so that a run that was killed continues
-    its page. What cannot be written is a warning: training goes on without it.
+    its page. What cannot be written is a warning: training continues without it.
 
     Args:
         run: the run.

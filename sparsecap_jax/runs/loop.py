@@ -5,6 +5,7 @@ restored (params, masks, pruner, optimizer, rng), data iterator set to its posit
 later steps dropped.
 """
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -12,12 +13,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from sparsecap_jax import stopping
 from sparsecap_jax.data.batches import read_ahead
 from sparsecap_jax.data.datasets import Dataset
+from sparsecap_jax.data.pipeline import TrainIterator
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.evaluation.sparsity_report import write_sparsity_report
 from sparsecap_jax.files import locked, remove_strays, write_json
@@ -26,7 +29,7 @@ from sparsecap_jax.pruning.masks import finalize, sparsity
 from sparsecap_jax.pruning.step import TrainState, warn_unless_begun
 from sparsecap_jax.pruning.summary import by_module, summarize, weight_counts
 from sparsecap_jax.runs import processes
-from sparsecap_jax.runs.checkpoints import Checkpoints, snapshot
+from sparsecap_jax.runs.checkpoints import Checkpoints, crc32, snapshot
 from sparsecap_jax.runs.directory import LoadedRun, save_finished
 from sparsecap_jax.runs.finished import (
     FINISHED,
@@ -104,6 +107,11 @@ def _train(
     from_step: int | None,
     trace: StepTrace,
 ) -> dict[str, Any]:
+    fields = flatten_dict(config.to_dict(), sep=".")
+    processes.check_same(
+        {**{f"config.{name}": value for name, value in fields.items()}, "--from_step": from_step},
+        "expected the same command for all",
+    )
     run = prepare_run(config, workdir, dataset, report)
     checkpoints = Checkpoints(run.workdir)
     try:
@@ -114,6 +122,8 @@ def _train(
         advice = stopping.CONTINUE if from_step is None else stopping.CONTINUE_LAST
         with stopping.deferred(advice):
             _run_steps(run, state, iterator, checkpoints, watch, advice, trace)
+            if signal := processes.received_signal():  # during the last validation
+                raise stopping.Stopped(signal, advice=advice)
         checkpoints.wait()
         return processes.on_first(lambda: _finish(run, checkpoints))
     finally:
@@ -137,7 +147,7 @@ def stack_batches(batches: Sequence[Batch]) -> Batch:
 def _start(run: Run, checkpoints: Checkpoints, from_step: int | None):
     """Return the state to continue from, the data iterator at its position, and steps skipped."""
     iterator = run.train_iterator()
-    step = checkpoints.last_step() if from_step is None else from_step
+    step = processes.on_first(checkpoints.last_step) if from_step is None else from_step
     if step is not None:
         packs = run.config.train.packed_optimizer  # then the shapes of a state depend on its masks
         masks = checkpoints.restore_variables(step)["masks"] if packs else None
@@ -158,9 +168,62 @@ def _start(run: Run, checkpoints: Checkpoints, from_step: int | None):
         f"{counted(run.total_steps, 'step')}"
     )
     state = first_state(run)
+    if processes.count() > 1:
+        sums = {"first params": crc32(state.params), "first masks": crc32(state.prune.masks)}
+        processes.check_same(sums, "expected the same software, data and kind of machine for all")
     if processes.is_first():
         save_weights(run.workdir / INITIAL_WEIGHTS, jax.device_get(state.params))
     return processes.placed(state, run.placement.shardings(state, state.params)), iterator, 0
+
+
+@dataclasses.dataclass
+class _Saver:
+    """Validates and saves a state, with its logs."""
+
+    run: Run
+    iterator: TrainIterator
+    checkpoints: Checkpoints
+    watch: FiniteWatch
+    logs: Logs | NoLogs
+    progress: Progress
+    validator: Validator
+    summary: LiveSummary
+
+    def __call__(self, step: int, state: TrainState, validates: bool) -> None:
+        """Save the state of a step, `validates`: with its scores."""
+        self.watch.check(step, state)
+        info: dict[str, Any] = {"skipped": self.watch.skipped}
+        self.progress.write()
+        self.checkpoints.wait()  # else there would be three states
+        kept = snapshot(state)  # before validation, so that no step waits for it
+        score = None
+        if validates:
+            info["validation"], score = self._validate(step, state)
+        self.logs.flush()
+        self.checkpoints.save(kept, score=score, data=self.iterator.get_state(step), info=info)
+        _remove_results(self.run, self.checkpoints)
+        if validates:
+            self.summary.write()
+            self._report(step, state, info["validation"], score)
+            self.logs.skip(step)
+
+    def _validate(self, step: int, state: TrainState) -> tuple[dict[str, float], float | None]:
+        """Return the metrics of a state, and its score, see `Validator`; log them."""
+        metrics, score = self.validator(state)
+        self.watch.check_validation(step, metrics)
+        self.logs.write("validation", step, metrics)
+        if masks := self.run.pruner.binarize(state.prune.masks):
+            self.logs.write("sparsity", step, sparsity(masks).tensors)
+        self.summary.add(step, self.validator.samples)
+        return metrics, score
+
+    def _report(
+        self, step: int, state: TrainState, metrics: dict[str, float], score: float | None
+    ) -> None:
+        shown = " | ".join(f"{key} {value:.4f}" for key, value in metrics.items())
+        shown += of_masks(sum(leaf.size for leaf in jax.tree.leaves(state.prune.masks)))
+        shown += " | off its target sparsity" if score is None else ""
+        self.run.report(f"step {step}/{self.run.total_steps} | validation: {shown}")
 
 
 def _run_steps(
@@ -186,12 +249,15 @@ def _run_steps(
             packs=config.packed_optimizer,
             shardings=shardings,
             ready=processes.wait_for_all,
+            put=processes.placed,
         )
     )
     masked = sum(leaf.size for leaf in jax.tree.leaves(state.prune.masks))
     logs = Logs(run, step, masked) if processes.is_first() else NoLogs()
-    validator, summary = Validator(run), LiveSummary(run, step)
     progress = Progress(run, logs, watch)
+    saver = _Saver(
+        run, iterator, checkpoints, watch, logs, progress, Validator(run), LiveSummary(run, step)
+    )
     try:
         for index, objective, inputs in read_ahead(_calls(run, iterator, step)):
             trace.before(state)
@@ -199,40 +265,15 @@ def _run_steps(
             step += len(index)
             if trace.after(len(index), state):
                 run.report(f"wrote a profile of {trace.steps} steps to {trace.directory}")
+            checkpoints.check()
             watch.add(step, index, state, metrics)
             progress.write()
             if step % config.log_every == 0 or step == run.total_steps:
                 progress.keep(step, metrics, state.prune.masks)
             stop = processes.received_signal()
-            info: dict[str, Any] = {}
-            kept = None
             validates = step % run.eval_every == 0 or step == run.total_steps
             if validates or stop:
-                watch.check(step, state)
-                info["skipped"] = watch.skipped
-                progress.write()
-                kept = snapshot(state)  # before validation, so that no step waits for it
-            if validates:
-                metrics, score = validator(state)
-                watch.check_validation(step, metrics)
-                logs.write("validation", step, metrics)
-                if masks := run.pruner.binarize(state.prune.masks):
-                    logs.write("sparsity", step, sparsity(masks).tensors)
-                summary.add(step, validator.samples)
-                logs.flush()
-                info["validation"] = metrics
-                checkpoints.save(kept, score=score, data=iterator.get_state(step), info=info)
-                _remove_results(run, checkpoints)
-                summary.write()
-                shown = " | ".join(f"{key} {value:.4f}" for key, value in metrics.items())
-                shown += of_masks(masked)
-                shown += " | off its target sparsity" if score is None else ""
-                run.report(f"step {step}/{run.total_steps} | validation: {shown}")
-                logs.skip(step)
-            elif stop:
-                logs.flush()
-                checkpoints.save(kept, score=None, data=iterator.get_state(step), info=info)
-                _remove_results(run, checkpoints)
+                saver(step, state, validates)
             if stop:
                 raise stopping.Stopped(stop, f" at step {step}", advice)
     finally:

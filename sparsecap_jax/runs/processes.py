@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import json
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -25,8 +25,10 @@ from sparsecap_jax.training.sharding import MeshConfig
 from sparsecap_jax.types import PyTree
 
 T = TypeVar("T")
-_ROUND_MS = 1000  # of waiting, between which signals are handled
+_ROUND_MS = 1000  # of waiting, between which signals are handled; doubled for slow transfers
+_LONGEST_MS = 60_000
 _round = itertools.count()
+_unread: list[int] = []  # rounds whose text of this process others may have to read
 _stopping = False
 
 
@@ -45,18 +47,28 @@ def is_first() -> bool:
     return index() == 0
 
 
-def exchange(text: str) -> list[str]:
+def exchange(text: str, *, to_all: bool = True) -> list[str]:
     """Return the texts that the processes call this with, by their numbers.
 
     It waits for all; a process that dies ends the others, see `connection.Connection`.
+
+    Args:
+        text: that of this process.
+        to_all: whether all need the texts; otherwise the first one gets them, and the others [],
+            without waiting. To be followed by an exchange with all, which frees the texts.
     """
     if count() == 1:
         return [text]
     client, number = distributed.global_state.client, next(_round)
     client.key_value_set_bytes(_key(number, index()), text.encode())
+    _unread.append(number)
+    if not to_all and not is_first():
+        return []
     texts = [_wait_for(client, _key(number, process)).decode() for process in range(count())]
-    if number >= 1:  # all have read those of the round before, as they are in this one
-        client.key_value_delete(_key(number - 1, index()))
+    if to_all:  # all have read those of the rounds before, as they are in this one
+        for earlier in _unread[:-1]:
+            client.key_value_delete(_key(earlier, index()))
+        del _unread[:-1]
     return texts
 
 
@@ -72,6 +84,34 @@ def wait_for_all() -> None:
 def gather(value: T) -> list[T]:
     """Return the values, of JSON types, that the processes call this with."""
     return [value] if count() == 1 else list(map(json.loads, exchange(json.dumps(value))))
+
+
+def gather_on_first(value: T) -> list[T]:
+    """Return the values, of JSON types, of all processes in the first one; [] in the others.
+
+    To be followed by something that all wait for, see `exchange`.
+    """
+    if count() == 1:
+        return [value]
+    return list(map(json.loads, exchange(json.dumps(value), to_all=False)))
+
+
+def check_same(values: Mapping[str, Any], advice: str) -> None:
+    """Check that all processes call this with the same values.
+
+    Args:
+        values: values of JSON types by the names that a message has for them.
+        advice: what to do where they differ.
+
+    Raises:
+        ConfigError: they differ; it names which.
+    """
+    everywhere = gather(dict(values))  # as JSON has them: tuples are lists
+    names = sorted({name for each in everywhere for name in each})
+    first, *others = everywhere
+    differing = [name for name in names if any(one.get(name) != first.get(name) for one in others)]
+    if differing:
+        raise ConfigError(f"the processes differ in {', '.join(differing)}; {advice}")
 
 
 def largest(number: int) -> int:
@@ -108,12 +148,24 @@ def received_signal() -> signal.Signals | None:
     return signal.Signals(number) if number else None
 
 
+def between(items: Iterable[T], advice: str = stopping.CONTINUE) -> Iterator[T]:
+    """Yield `items`, equally many in all processes; a signal to any of them stops all of them.
+
+    They stop between the same two items, as `stopping.between` does in one process.
+    """
+    with stopping.deferred(advice):
+        for item in items:
+            yield item
+            if number := received_signal():
+                raise stopping.Stopped(number, advice=advice)
+
+
 def agreed_to_stop() -> bool:
     """Return whether `received_signal` has returned a signal, in all processes."""
     return _stopping
 
 
-def own_parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+def deal_out(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """Yield this process' parts of `items`, cut into parts of `size` that are dealt out in turn.
 
     All processes get equally many, the last ones empty where need be.
@@ -179,9 +231,11 @@ def _key(number: int, process: int) -> str:
 
 
 def _wait_for(client: Any, key: str) -> bytes:
+    milliseconds = _ROUND_MS
     while True:
         try:
-            return client.blocking_key_value_get_bytes(key, _ROUND_MS)
+            return client.blocking_key_value_get_bytes(key, milliseconds)
         except jax.errors.JaxRuntimeError as error:
             if not str(error).startswith("DEADLINE_EXCEEDED"):
                 raise
+        milliseconds = min(2 * milliseconds, _LONGEST_MS)

@@ -54,13 +54,13 @@ class Validator:
     def __call__(self, state: TrainState) -> tuple[dict[str, float], float | None]:
         """Return loss, scores from 0 to 1 and sparsity; and CIDEr, None where off the target."""
         run, (params, masks) = self._run, jax.device_get((state.params, state.prune.masks))
-        own = range(processes.index(), len(self._batches), processes.count())
+        dealt = range(processes.index(), len(self._batches), processes.count())
         losses = []
-        for batch in self._batches.read(own):
+        for batch in self._batches.read(dealt):
             losses.append([float(part) for part in self._loss(params, masks, batch)])
         pruned = self._finalize(params, masks)
         captioned = caption_batches(
-            Compiled(run.model, pruned), self._batches.read(own), run.tokenizer, self._options
+            Compiled(run.model, pruned), self._batches.read(dealt), run.tokenizer, self._options
         )
         texts = [(index, best[0].text) for index, best in captioned]
         gathered = processes.gather([losses, texts])

@@ -89,4 +89,5 @@ def accumulated(objective: Objective, parts: int) -> Objective:
     """Return an objective whose batches are computed in `parts`."""
     if parts == 1:
         return objective
-    return Accumulated(task=objective.task, inner=objective, parts=parts)
+    inner = dataclasses.replace(objective, task=dataclasses.replace(objective.task, parts=parts))
+    return Accumulated(task=objective.task, inner=inner, parts=parts)

@@ -117,12 +117,12 @@ class Placement:
             ConfigError: a rule matches no parameter, has too many dimensions for one, or an axis
                 does not divide its dimension.
         """
-        leaves, found = by_path(params), {}
+        leaves, specs = by_path(params), {}
         for rule in self.rules:
             pattern, axes = _parse(rule)
-            for path in matching((pattern,), leaves, "config.mesh.rules") - found.keys():
-                found[path] = self._spec(rule, axes, path, leaves[path].shape)
-        return {path: found.get(path, PartitionSpec()) for path in leaves}
+            for path in matching((pattern,), leaves, "config.mesh.rules") - specs.keys():
+                specs[path] = self._spec(rule, axes, path, leaves[path].shape)
+        return {path: specs.get(path, PartitionSpec()) for path in leaves}
 
     def shardings(self, state: PyTree, params: PyTree) -> PyTree:
         """Return the sharding of each leaf of a state: that of its parameter.
@@ -139,8 +139,8 @@ class Placement:
         def place(keys, leaf):
             path = to_path(keys)
             ends = (path[start:] for start in range(len(path)))
-            own = (end for end in ends if end in specs and shapes[end].shape == leaf.shape)
-            return NamedSharding(self.mesh, specs.get(next(own, ()), PartitionSpec()))
+            longest = (end for end in ends if end in specs and shapes[end].shape == leaf.shape)
+            return NamedSharding(self.mesh, specs.get(next(longest, ()), PartitionSpec()))
 
         return jax.tree_util.tree_map_with_path(place, state)
 

@@ -95,6 +95,7 @@ def make_train_step(
     packs: bool = False,
     shardings: TrainState | None = None,
     ready: Callable[[], Any] | None = None,
+    put: Callable[[PyTree, PyTree], PyTree] = jax.device_put,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Compile the training step; the state is donated, inputs are split over the mesh.
 
@@ -108,6 +109,7 @@ def make_train_step(
         packs: see `SparseStep`.
         shardings: those of a state, see `Placement.shardings`; None: all of it on every device.
         ready: called between a compilation and the step; processes may wait for each other there.
+        put: puts a tree where a tree of shardings says.
 
     Returns:
         `step(state, inputs, static) -> (state, metrics)`. `inputs` and `static` are what
@@ -158,7 +160,8 @@ def make_train_step(
     whole = replicated if shardings is None else shardings
     placed = {"in_shardings": (whole, split, replicated), "out_shardings": (whole, replicated)}
     compiled = compiled_ahead(jax.jit(many, static_argnums=3, donate_argnums=0, **placed), ready)
-    resources = jax.device_put(objective.resources, replicated)
+    resources = objective.resources
+    resources = put(resources, jax.tree.map(lambda _: replicated, resources))
     return lambda state, inputs, static=None: compiled(state, inputs, resources, static)
 
 

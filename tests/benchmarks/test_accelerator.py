@@ -171,3 +171,12 @@ def test_plain_pytorch_computes_the_same_log_probs():
     with torch.no_grad():
         theirs = other(*map(torch.tensor, arrays), seqs).numpy()
     np.testing.assert_allclose(theirs.reshape(ours.shape), ours, atol=1e-5)
+
+
+def test_floors_at_other_rates_follow_from_the_sizes_of_products():
+    dots = [model_costs.Dot(100.0, 10.0, 2), *[model_costs.Dot(10.0, 50.0, 1)] * 2]
+    sizes = json.loads(json.dumps(model_costs.sizes_of(dots)))
+    assert sizes == [[100, 10, 2], [10, 50, 2]]
+    kept = [model_costs.Dot(*each) for each in sizes]
+    assert model_costs.floor_seconds(kept, 10.0, 10.0) == 2 * 10 + 2 * 5
+    assert model_costs.floor_seconds(kept, 100.0, 5.0) == 2 * 2 + 2 * 10  # memory bounds both

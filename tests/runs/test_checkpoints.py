@@ -7,6 +7,7 @@ import os
 import pathlib
 import shutil
 import threading
+from concurrent import futures
 
 import jax
 import jax.numpy as jnp
@@ -325,8 +326,16 @@ def test_saving_waits_for_no_checksum_and_reports_what_failed(tmp_path, monkeypa
     checkpoints.save(state_at(2), score=0.5, data={}, info={})
     with pytest.raises(OSError, match="no space"):
         checkpoints.wait()
+    checkpoints.save(state_at(3), score=0.5, data={}, info={})
+    futures.wait([checkpoints._written])
+    with pytest.raises(OSError, match="no space"):
+        checkpoints.check()  # a step later, so that the next state is saved
+    monkeypatch.setattr(checkpoints_module, "crc32", plain)
+    checkpoints.save(state_at(4), score=0.5, data={}, info={})
+    checkpoints.wait()
+    checkpoints.check()
     checkpoints.close()
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"1", "4"}
 
 
 def test_checkpoints_move_between_meshes(tmp_path):

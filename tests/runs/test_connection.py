@@ -1,10 +1,13 @@
 """Which processes belong to a job, by flags and environment; how work is dealt out."""
 
+import types
+
+import jax
 import pytest
 
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.runs import processes
-from sparsecap_jax.runs.connection import Job, find_job, started_by
+from sparsecap_jax.runs import connection, processes
+from sparsecap_jax.runs.connection import Job, find_job, is_of_another, started_by
 
 SLURM = {
     "SLURM_JOB_ID": "1",
@@ -16,7 +19,7 @@ SLURM = {
 
 
 @pytest.mark.parametrize(
-    ("environment", "found"),
+    ("environment", "starter"),
     [
         ({}, ""),
         (SLURM, "SLURM"),
@@ -29,9 +32,9 @@ SLURM = {
         ({"KUBERNETES_SERVICE_HOST": "a"}, ""),
     ],
 )
-def test_the_environment_shows_who_started_several_processes(environment, found):
-    assert started_by(environment) == found
-    expected = Job(timeout=60) if found else None
+def test_the_environment_shows_who_started_several_processes(environment, starter):
+    assert started_by(environment) == starter
+    expected = Job(timeout=60) if starter else None
     assert find_job(environment=environment) == expected
 
 
@@ -43,7 +46,7 @@ def test_flags_name_a_job_or_none():
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("flags", "message"),
     [
         (("a:1", 2), "expected all three, or none"),
         (("", 2, 1), "expected all three, or none"),
@@ -53,9 +56,9 @@ def test_flags_name_a_job_or_none():
         (("a:1", 2, 2), "process_id is 2; expected 0 to 1"),
     ],
 )
-def test_flags_that_do_not_fit_are_refused(given, message):
+def test_flags_that_do_not_fit_are_refused(flags, message):
     with pytest.raises(ConfigError, match=message):
-        find_job(*given, environment={})
+        find_job(*flags, environment={})
 
 
 def test_parts_are_dealt_out_in_turn(monkeypatch):
@@ -63,7 +66,7 @@ def test_parts_are_dealt_out_in_turn(monkeypatch):
     parts = []
     for number in range(3):
         monkeypatch.setattr(processes, "index", lambda number=number: number)
-        parts.append([list(part) for part in processes.own_parts(range(10), 2)])
+        parts.append([list(part) for part in processes.deal_out(range(10), 2)])
     assert parts == [[[0, 1], [6, 7]], [[2, 3], [8, 9]], [[4, 5], []]]
 
 
@@ -74,3 +77,57 @@ def test_one_process_agrees_with_itself():
     assert processes.exchange("a") == ["a"]
     with processes.first_ahead():
         assert processes.is_first()
+
+
+def test_processes_name_what_they_differ_in(monkeypatch):
+    first = {"config.seed": 1, "config.data.dir": "a", "--from_step": None}
+    second = {"config.seed": 2, "config.data.dir": "a", "--from_step": 4}
+    monkeypatch.setattr(processes, "gather", lambda value: [first, second])
+    for values in (first, second):
+        with pytest.raises(ConfigError, match=r"in --from_step, config\.seed; run the same$"):
+            processes.check_same(values, "run the same")
+    monkeypatch.setattr(processes, "gather", lambda value: [first, first])
+    processes.check_same(first, "run the same")
+
+
+def test_the_first_process_is_lost_when_it_is_silent_for_the_timeout(monkeypatch):
+    """One call that fails, on a busy network, ends nothing."""
+    clock, lost = [0], []
+
+    def wait(period):
+        clock[0] += period
+        return bool(lost)
+
+    def beat(number, seen):
+        if number not in (1, 2, 5):
+            raise RuntimeError("UNAVAILABLE")
+
+    watch = object.__new__(connection.Connection)
+    watch._count, watch._timeout, watch._period = 1, 10, 1
+    watch._stopped = types.SimpleNamespace(wait=wait)
+    watch._beat, watch._lost = beat, lambda: lost.append(clock[0])
+    monkeypatch.setattr(connection, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+    watch._watch()
+    assert lost == [5 + 10 + 1]
+
+
+def test_a_lack_of_memory_is_no_error_of_another_process():
+    error = jax.errors.JaxRuntimeError
+    assert is_of_another(error("INTERNAL: connection closed by peer"))
+    assert not is_of_another(error("RESOURCE_EXHAUSTED: out of memory"))
+    assert not is_of_another(ValueError("INTERNAL"))
+
+
+def test_a_slow_transfer_gets_more_time_each_time():
+    deadlines = []
+
+    def get(key, milliseconds):
+        deadlines.append(milliseconds)
+        if len(deadlines) < 9:
+            raise jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: later")
+        return b"text"
+
+    client = types.SimpleNamespace(blocking_key_value_get_bytes=get)
+    assert processes._wait_for(client, "key") == b"text"
+    expected = [1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000, 60_000]
+    assert deadlines == expected

@@ -35,11 +35,11 @@ def free_port():
 class Processes:
     """The processes of one job, each with some fake devices."""
 
-    def __init__(self, data, workdir, count, *more, devices=1):
+    def __init__(self, data, workdir, count, *changes, devices=1):
         port = free_port()
         flags = [f"--config.scst.{name}={value}" for name, value in SCST.items()]
         flags += [f"--config={REPO / 'tests/tiny_runs.py'}:{data}", f"--workdir={workdir}"]
-        flags += [f"--coordinator=localhost:{port}", f"--num_processes={count}", *more]
+        flags += [f"--coordinator=localhost:{port}", f"--num_processes={count}", *changes]
         xla = f"--xla_force_host_platform_device_count={devices}"
         command = [sys.executable, str(REPO / "launch/train.py"), f"--process_timeout={TIMEOUT}"]
         self.processes = [
@@ -66,7 +66,7 @@ class Processes:
         Gloo prints who is connected; these lines are left out.
         """
         try:
-            texts = [process.communicate(timeout=120) for process in self.processes]
+            texts = [process.communicate(timeout=300) for process in self.processes]
         finally:
             for process in self.processes:
                 process.kill()
@@ -149,8 +149,8 @@ def test_four_processes_train_and_stop_together(stopped, whole):
     assert [status for status, *_ in ended] == [128 + signal.SIGTERM] * 4
     assert [output for _, output, _ in ended][1:] == [""] * 3
     (step,) = steps
-    assert os.listdir(workdir / "checkpoints") == [step]
-    assert_same_tables(workdir, whole, "train")
+    assert step in os.listdir(workdir / "checkpoints")
+    assert_same_tables(workdir, whole, "train", until=int(step))
 
 
 def test_two_processes_continue_and_end_as_one_would(data, whole, stopped, tmp_path):
@@ -158,7 +158,7 @@ def test_two_processes_continue_and_end_as_one_would(data, whole, stopped, tmp_p
     (status, output, errors), others = Processes(data, workdir, 2, "--score_test", devices=2).end()
     assert (status, errors) == (0, "")
     assert others == (0, "", "")
-    (step,) = os.listdir(stopped[0] / "checkpoints")
+    step = max(map(int, os.listdir(stopped[0] / "checkpoints")))
     assert output.startswith(f"continuing from step {step} of {workdir}")
     assert_same_tables(workdir, whole, "train", "validation")
     ours, theirs = (flatten_dict(last_variables(path)["masks"]) for path in (workdir, whole))
@@ -171,10 +171,11 @@ def test_two_processes_continue_and_end_as_one_would(data, whole, stopped, tmp_p
     assert {path.name for path in workdir.iterdir()} == {path.name for path in whole.iterdir()}
 
 
-def assert_same_tables(workdir, whole, *tables):
+def assert_same_tables(workdir, whole, *tables, until=12):
     for table in tables:
-        rows = read_csv(whole / f"{table}.csv")
-        for ours, theirs in zip(read_csv(workdir / f"{table}.csv"), rows, strict=False):
+        rows = [row for row in read_csv(whole / f"{table}.csv") if int(row["step"]) <= until]
+        assert rows
+        for ours, theirs in zip(read_csv(workdir / f"{table}.csv"), rows, strict=True):
             for name in theirs.keys() - {"images_per_second"}:
                 assert bool(ours.get(name)) == bool(theirs[name])  # columns come with rewards
                 if theirs[name]:

@@ -42,11 +42,30 @@ def test_parts_give_the_update_of_the_whole_batch(name, pruner_name, devices, pa
 
 def test_parts_of_self_critical_training(tmp_path):
     """With beams and a greedy baseline samples are the same; their lengths differ."""
-    model, pruner, tx, state = make_parts("up_down", "none", scale=1.5)
+    model, pruner, tx, state = make_parts("up_down", "none", scale=3.0)
     whole, placement = self_critical(model, tmp_path), Placement(make_mesh(1, 8))
+    logits = state.params["logit_0"]
+    ends = np.float32(1.5) * (np.arange(16) == whole.options.eos_id)  # else all reach the limit
+    state = state.replace(
+        params={**state.params, "logit_0": {**logits, "bias": logits["bias"] + ends}}
+    )
     expected = take_steps(whole, pruner, tx, state, placement, steps=1)
     assert expected[2][0] != 0
+    assert len({*lengths_of_parts(whole, state.params)}) > 1
     assert_same(expected, take_steps(accumulated(whole, 4), pruner, tx, state, placement, steps=1))
+
+
+def lengths_of_parts(objective, params):
+    """Mean lengths of the captions of two images each, which weigh the parts."""
+    inputs, _ = objective.inputs(jax.tree.map(lambda leaf: leaf[None], make_batch()), 0)
+
+    @jax.jit
+    def length(part):
+        arrays = objective.resources
+        return objective(params, None, part, 0, jax.random.key(0), None, arrays)[2]["length"]
+
+    halves = jax.tree.map(lambda leaf: leaf.reshape(4, 2, *leaf.shape[2:]), inputs)
+    return [float(length(jax.tree.map(lambda leaf: leaf[i], halves))) for i in range(4)]  # noqa: B023
 
 
 class Recorded(CrossEntropy):

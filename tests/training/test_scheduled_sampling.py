@@ -7,6 +7,7 @@ import pytest
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.models import make_model
 from sparsecap_jax.runs.config import default_config, validate
+from sparsecap_jax.training.accumulation import accumulated
 from sparsecap_jax.training.config import ScheduledSampling
 from sparsecap_jax.training.objectives import CrossEntropy, Task
 from sparsecap_jax.types import Batch, Regions
@@ -72,6 +73,9 @@ def test_training_loss_samples_from_its_step_on():
     stacked = jax.tree.map(lambda leaf: np.stack([leaf] * 2), batch)
     assert objective.inputs(stacked, 2)[1] == 16  # words of whole batches until step 4
     assert objective.inputs(stacked, 3)[1] == 0
+    joined = jax.tree.map(lambda leaf: leaf.reshape(1, -1, *leaf.shape[2:]), stacked)
+    halves = accumulated(objective, 2)  # of one step
+    assert [halves.inputs(joined, step)[1] for step in (3, 4)] == [16, 0]
     sampled = jax.jit(
         lambda step, rng, words: objective(params, None, batch, step, rng, words)[0],
         static_argnums=2,

@@ -32,6 +32,7 @@ class Task:
         steps_per_epoch: length of an epoch in steps.
         label_smoothing: `config.train.label_smoothing`.
         sampling: scheduled sampling.
+        parts: batches that `Objective.inputs` gets for each step, see `Accumulated`.
     """
 
     model: nn.Module
@@ -44,6 +45,7 @@ class Task:
     steps_per_epoch: int = 1
     label_smoothing: float = 0.0
     sampling: ScheduledSampling = dataclasses.field(default_factory=ScheduledSampling)
+    parts: int = 1
 
     @property
     def local_shards(self) -> int:

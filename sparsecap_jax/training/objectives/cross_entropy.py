@@ -50,8 +50,8 @@ class CrossEntropy(Objective):
     def inputs(self, batches: Batch, step: int) -> tuple[Batch, int]:
         """Return the batches and the number of words to pack, 0 for none."""
         first = self.task.sampling.first_step(self.task.steps_per_epoch)
-        packs = first is None or step + batches.index.shape[0] <= first
         task = self.task
+        packs = first is None or step + len(batches.index) // task.parts <= first
         if not packs:
             return batches, 0
         return batches, task.largest(words_to_pack(batches.token_mask, task.local_shards))

@@ -20,7 +20,7 @@ NAMES = sorted(PRUNERS)
 PRUNING = [name for name in NAMES if name != "none"]
 PER_TENSOR = {
     *("mag_uniform", "mag_grad_uniform", "lottery_mag_uniform", "magnitude", "saliency", "random"),
-    *("magnitude_ste", "static_sparse", "set", "rigl"),
+    *("magnitude_ste", "random_ste", "acdc", "static_sparse", "set", "rigl"),
 }
 # Dense_0 [6, 16], Dense_1 [16, 4]
 SIZES = {"Dense_0/kernel": 96, "Dense_1/kernel": 64}

@@ -7,40 +7,35 @@ among those that have one.
 
 import contextlib
 import dataclasses
-import json
 import logging
-import math
 import pathlib
 import shutil
-import stat
 import threading
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-import tensorstore
 from orbax.checkpoint import checkpoint_managers
 
 from sparsecap_jax.errors import CheckpointError
-from sparsecap_jax.pruning.paths import by_path, nest, show
 from sparsecap_jax.pruning.step import TrainState
 from sparsecap_jax.runs import processes
-from sparsecap_jax.runs.weights import MAX_WEIGHTS, misfits
+from sparsecap_jax.runs.checkpoint_items import (
+    MisfitError,
+    check_sizes,
+    crc32,
+    crc32_of_json,
+    plain_item,
+    read_item,
+    read_meta,
+)
 from sparsecap_jax.training.steps import state_items
 from sparsecap_jax.types import PyTree
 
-_META = {"step", "score", "rng", "data", "crc32"}
-_CHECKSUM = "its checksum differs from the one saved with it"
-_MAX_BYTES = 2**26  # of the descriptions of arrays, which are read whole
 ITEMS = ("params", "masks", "extras", "optimizer")
-
-
-class _MisfitError(ValueError):
-    """A checkpoint of another model."""
 
 
 class Checkpoints:
@@ -84,7 +79,7 @@ class Checkpoints:
                 self.directory.mkdir(parents=True, exist_ok=True)
         try:
             with contextlib.suppress(FileNotFoundError):  # a run that trains removes steps
-                _check_sizes(self.directory.glob("*/*"))
+                check_sizes(self.directory.glob("*/*"))
             self._manager = ocp.CheckpointManager(
                 self.directory, options=options, item_names=tuple(handlers), item_handlers=handlers
             )
@@ -155,7 +150,7 @@ class Checkpoints:
         self, state: TrainState, score: float | None, data: Any, info: dict[str, Any]
     ) -> None:
         items = {name: tree for name, tree in state_items(state).items() if jax.tree.leaves(tree)}
-        trees = {name: _plain(name, tree) for name, tree in items.items()}
+        trees = {name: plain_item(name, tree) for name, tree in items.items()}
         meta = {
             **info,
             "step": int(state.step),
@@ -164,7 +159,7 @@ class Checkpoints:
             "data": data,
             "crc32": {name: crc32(tree) for name, tree in trees.items()},
         }
-        meta["crc32"]["meta"] = _crc32_of_json(meta)
+        meta["crc32"]["meta"] = crc32_of_json(meta)
         items = {name: ocp.args.PyTreeSave(tree) for name, tree in trees.items()}
         args = ocp.args.Composite(meta=ocp.args.JsonSave(meta), **items)
         self._manager.save(meta["step"], args=args)
@@ -184,7 +179,7 @@ class Checkpoints:
         with self._hinting(step):
             for name, tree in items.items():
                 if jax.tree.leaves(tree):
-                    plain = self._read(step, name, _plain(name, tree), meta)
+                    plain = self._read(step, name, plain_item(name, tree), meta)
                     items[name] = jax.tree.structure(tree).unflatten(jax.tree.leaves(plain))
             with self._naming(step, "meta"):
                 count = jax.numpy.asarray(meta["step"], jax.numpy.int32)
@@ -285,14 +280,7 @@ class Checkpoints:
 
     def _read_meta(self, step: int) -> dict[str, Any]:
         with self._naming(step, "meta"):
-            path = self.directory / str(step) / "meta"
-            _check_sizes(path.rglob("*"))
-            meta = self._handlers["meta"].restore(path)
-            if not isinstance(meta, dict) or not meta.keys() >= _META:
-                raise ValueError("fields are missing")
-            if _crc32_of_json(meta) != meta["crc32"].get("meta", _crc32_of_json(meta)):
-                raise ValueError(_CHECKSUM)
-            return meta
+            return read_meta(self.directory / str(step) / "meta", self._handlers["meta"])
 
     def _read(
         self,
@@ -302,38 +290,10 @@ class Checkpoints:
         meta: Mapping,
         expected: PyTree | None = None,
     ) -> PyTree:
-        """Read an item: as `like`, or as numpy arrays, of the shapes `expected` where given."""
+        """Read an item, see `read_item`."""
         path, handler = self.directory / str(step) / name, self._handlers[name]
         with self._naming(step, name):
-            _check_sizes(path.rglob("*"))
-            # First one by one: a read that fails among others leaves tracebacks of these behind.
-            for notes in path.glob("array_metadatas/*"):
-                json.loads(notes.read_bytes())
-            files = {"driver": "file", "path": f"{path}/"}
-            store = tensorstore.KvStore.open({"driver": "ocdbt", "base": files}).result()
-            if not sum(len(store.read(key).result().value) for key in store.list().result()):
-                raise ValueError("its arrays are missing")
-            saved = handler.metadata(path).tree  # metadata in place of the arrays
-            if name == "masks" and expected is not None:  # not every weight has one
-                masked = by_path(saved)
-                expected = nest({k: leaf for k, leaf in by_path(expected).items() if k in masked})
-            _check_shapes(saved, expected if like is None else like)
-            if like is None:
-                _check_total(name, saved)
-            as_numpy, item = ocp.RestoreArgs(restore_type=np.ndarray), None
-            restore_args = jax.tree.map(lambda _: as_numpy, saved)
-            if like is not None:
-                item = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-                restore_args = ocp.checkpoint_utils.construct_restore_args(like)
-            args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args)
-            tree = handler.restore(path, args=args)
-            if crc32(tree) != meta["crc32"].get(name):
-                raise ValueError(_CHECKSUM)
-            for path, leaf in jax.tree.leaves_with_path(tree):
-                if not np.all(np.isfinite(leaf)):
-                    name = jax.tree_util.keystr(path, simple=True, separator="/")
-                    raise ValueError(f"{name} is not finite")
-            return tree
+            return read_item(path, handler, meta["crc32"].get(name), like, expected)
 
     @contextlib.contextmanager
     def _naming(self, step: int, name: str) -> Iterator[None]:
@@ -352,7 +312,7 @@ class Checkpoints:
         try:
             yield
         except CheckpointError as error:
-            hint = "" if isinstance(error.__cause__, _MisfitError) else self.hint(step)
+            hint = "" if isinstance(error.__cause__, MisfitError) else self.hint(step)
             raise CheckpointError(f"{error}{hint}") from error
 
 
@@ -382,53 +342,3 @@ class _KeepBestAndLast(checkpoint_managers.PreservationPolicy):
 def snapshot(state: TrainState) -> TrainState:
     """Copy a state on its devices, for `Checkpoints.save` to read while the state is trained on."""
     return jax.tree.map(jax.numpy.copy, state)
-
-
-def _check_sizes(paths: Iterable[pathlib.Path]) -> None:
-    """Raise a ValueError about a file that is larger than any but those of the arrays, in `d/`."""
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):  # removed by a run that trains
-            status, array = path.stat(), path.parent.name == "d"
-            if stat.S_ISREG(status.st_mode) and not array and status.st_size > _MAX_BYTES:
-                size = f"{path.name} has {status.st_size} bytes"
-                raise ValueError(f"{size}, expected at most {_MAX_BYTES}")
-
-
-def _check_shapes(saved: PyTree, expected: PyTree | None) -> None:
-    """Raise an error about arrays that do not fit, or inflate beyond their shapes."""
-    for fault in misfits(saved, expected).values() if expected is not None else ():
-        raise _MisfitError(fault)
-    for path, leaf in by_path(saved).items():
-        chunk = leaf.storage.chunk_shape if leaf.storage else ()
-        if math.prod(chunk or ()) > max(math.prod(leaf.shape), 1):
-            raise ValueError(f"{show(path)} has shape {leaf.shape} in pieces of {chunk}")
-
-
-def _check_total(name: str, saved: PyTree) -> None:
-    """Raise an error about more arrays than those of the largest model, and Adam's of it."""
-    total = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(saved))
-    limit = MAX_WEIGHTS if name in ("params", "masks") else 2 * MAX_WEIGHTS
-    if total > limit:
-        raise _MisfitError(f"{total} numbers; expected at most {limit}")
-
-
-def _plain(name: str, tree: PyTree) -> dict[str, Any]:
-    """Return params and masks unchanged, other trees as dicts by leaf number."""
-    if name in ("params", "masks"):
-        return tree
-    return {f"{i:05d}": leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
-
-
-def crc32(tree: PyTree) -> int:
-    """Return a checksum of the values of all leaves."""
-    total = 0
-    for leaf in jax.tree.leaves(tree):
-        total = zlib.crc32(np.ascontiguousarray(leaf), total)
-    return total
-
-
-def _crc32_of_json(meta: Mapping[str, Any]) -> int:
-    """Checksum of `meta` but for that checksum itself, as it is after a round trip."""
-    checksums = {name: value for name, value in meta["crc32"].items() if name != "meta"}
-    fields = json.loads(json.dumps({**meta, "crc32": checksums}))
-    return zlib.crc32(json.dumps(fields, sort_keys=True).encode())

@@ -29,7 +29,8 @@ from sparsecap_jax.pruning.masks import finalize, sparsity
 from sparsecap_jax.pruning.step import TrainState, warn_unless_begun
 from sparsecap_jax.pruning.summary import by_module, summarize, weight_counts
 from sparsecap_jax.runs import processes
-from sparsecap_jax.runs.checkpoints import Checkpoints, crc32, snapshot
+from sparsecap_jax.runs.checkpoint_items import crc32
+from sparsecap_jax.runs.checkpoints import Checkpoints, snapshot
 from sparsecap_jax.runs.directory import LoadedRun, save_finished
 from sparsecap_jax.runs.finished import (
     FINISHED,

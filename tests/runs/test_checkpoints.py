@@ -20,7 +20,8 @@ from sparsecap_jax.errors import CheckpointError
 from sparsecap_jax.pruning import make_pruner
 from sparsecap_jax.pruning.step import sparse_step
 from sparsecap_jax.runs import checkpoints as checkpoints_module
-from sparsecap_jax.runs.checkpoints import Checkpoints, _check_shapes, snapshot
+from sparsecap_jax.runs.checkpoint_items import check_shapes
+from sparsecap_jax.runs.checkpoints import Checkpoints, snapshot
 from sparsecap_jax.runs.directory import load_raw_variables
 from sparsecap_jax.training.sharding import Placement, make_mesh
 
@@ -192,7 +193,7 @@ def test_masks_of_other_shapes_than_their_weights_are_not_read(tmp_path, monkeyp
 
 def test_a_checkpoint_does_not_inflate_without_limit(tmp_path, monkeypatch):
     # The limit is lowered: a file of 5 MB may well hold 2^28 zeros.
-    monkeypatch.setattr("sparsecap_jax.runs.checkpoints.MAX_WEIGHTS", 13)
+    monkeypatch.setattr("sparsecap_jax.runs.checkpoint_items.MAX_WEIGHTS", 13)
     with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
         checkpoints.save(state_at(1), score=None, data={}, info={})
         checkpoints.wait()
@@ -216,9 +217,9 @@ def test_pieces_beyond_the_shape_are_not_read():
         )
         for size in (3, 2**30)
     }
-    _check_shapes({"w": leaves[3]}, None)
+    check_shapes({"w": leaves[3]}, None)
     with pytest.raises(ValueError, match=r"^w has shape \(3,\) in pieces of \(1073741824,\)$"):
-        _check_shapes({"w": leaves[2**30]}, None)
+        check_shapes({"w": leaves[2**30]}, None)
 
 
 def test_a_step_that_vanishes_while_it_is_looked_at(directory, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.runs import connection, processes
 from sparsecap_jax.runs.connection import Job, find_job, is_of_another, started_by
+from sparsecap_jax.training.sharding import MeshConfig
 
 SLURM = {
     "SLURM_JOB_ID": "1",
@@ -131,3 +132,14 @@ def test_a_slow_transfer_gets_more_time_each_time():
     assert processes._wait_for(client, "key") == b"text"
     expected = [1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000, 60_000]
     assert deadlines == expected
+
+
+def test_several_processes_refuse_split_weights(monkeypatch):
+    processes.check_devices(3, MeshConfig(model=2, sharding="fsdp"))
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    processes.check_devices(0, MeshConfig())
+    for fields in ({"model": 2}, {"sharding": "fsdp"}, {"rules": ("logits/kernel=-,model",)}):
+        with pytest.raises(ConfigError, match=r"config\.mesh: weights are split; .* 2 processes"):
+            processes.check_devices(0, MeshConfig(**fields))
+    with pytest.raises(ConfigError, match=r"config\.train\.devices is 3; expected 0 with 2"):
+        processes.check_devices(3, MeshConfig())

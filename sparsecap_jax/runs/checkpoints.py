@@ -265,6 +265,7 @@ class Checkpoints:
             self._executor.shutdown()
             self._manager.close()
             if self._writes and processes.is_first():
+                _join_orbax()
                 for partial in self.directory.glob("*.orbax-checkpoint-tmp"):
                     shutil.rmtree(partial, ignore_errors=True)
 
@@ -314,6 +315,13 @@ class Checkpoints:
         except CheckpointError as error:
             hint = "" if isinstance(error.__cause__, MisfitError) else self.hint(step)
             raise CheckpointError(f"{error}{hint}") from error
+
+
+def _join_orbax() -> None:
+    """Wait for Orbax's threads: after one of them has failed, the others still write files."""
+    for thread in threading.enumerate():
+        if type(thread).__module__.startswith("orbax."):
+            thread.join(timeout=10)
 
 
 def _together() -> ocp.options.MultiprocessingOptions:

@@ -55,12 +55,13 @@ fuzz-service: $(STAMP)
 	$(BIN)/python tests/service/fuzz_service.py --minutes=$(MINUTES) \
 		--schemathesis=$(VENV)/schemathesis/bin/st
 
-# Style, dead code and types; what each of them leaves out is in pyproject.toml.
+# Style, dead code and types; what each of them leaves out is in pyproject.toml. Types are checked by
+# Python 3.11 alone: other Pythons lock other versions of libraries, whose types may differ.
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/vulture
-	$(BIN)/mypy
+	$(if $(filter python3.11,$(notdir $(PYTHON))),$(BIN)/mypy)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

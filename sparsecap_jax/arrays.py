@@ -99,8 +99,8 @@ def _read_header(
             raise ValueError("a size that no array has")
     wide = dtype.itemsize > _ITEM_BYTES.get(dtype.kind, 8)
     if dtype.kind not in kinds or wide or min(shape, default=0) < 0:
-        found = f"{dtype} {list(shape)}"
-        raise error(f"{where}: expected an array of {_KINDS[kinds]}, found {found:.200}")
+        other = f"{dtype} {list(shape)}"
+        raise error(f"{where}: expected an array of {_KINDS[kinds]}, found {other:.200}")
     expected, found = math.prod(shape) * dtype.itemsize, size - length
     if found != expected:
         problem = "truncated" if found < expected else "too long"
@@ -147,7 +147,7 @@ class ArrayFile:
 
     def __init__(
         self,
-        source: str | pathlib.Path | bytes,
+        source: str | os.PathLike | bytes,
         problem: str = "not an .npz archive",
         error: type[SparsecapError] = DataError,
         *,

@@ -218,23 +218,26 @@ class Captioner:
             DataError: wrong shapes, values that are not finite, or missing boxes.
             ConfigError: options that are out of range or contradict each other.
         """
-        candidates = self.candidates(features, boxes, fc, attention=attention, **search)
-        if isinstance(features, list | tuple):
-            return [best_caption(captions) for captions in candidates]
-        return best_caption(candidates)
+        candidates = self._candidates(features, boxes, fc, attention=attention, **search)
+        best = [best_caption(captions) for captions in candidates]
+        return best if isinstance(features, list | tuple) else best[0]
 
     def candidates(
         self, features: Arrays, boxes: Arrays | None = None, fc: Arrays | None = None, **search: Any
     ) -> list[Caption] | list[list[Caption]]:
         """Return all captions that a search finds, best beams first; arguments as in `caption`."""
+        candidates = self._candidates(features, boxes, fc, **search)
+        return candidates if isinstance(features, list | tuple) else candidates[0]
+
+    def _candidates(self, features: Any, boxes: Any, fc: Any, **search: Any) -> list[list[Caption]]:
+        """Return the captions of each image, of one as of a batch."""
         batch = isinstance(features, list | tuple)
         arrays = [array if batch or array is None else [array] for array in (features, boxes, fc)]
-        store = _InMemory(*arrays, self.feature_size, self.needs_boxes)
-        if not store:
+        store = _InMemory(arrays, self.feature_size, self.needs_boxes)
+        if not len(store):
             return []
         results = self.caption_store(store, range(len(store)), **search)
-        candidates = [captions for _, captions in results]
-        return candidates if batch else candidates[0]
+        return [captions for _, captions in results]
 
     @functools.cached_property
     def extractor(self) -> "Extractor":
@@ -276,10 +279,11 @@ class Captioner:
             search = {**self.search, **search}
         single = isinstance(photos, str | os.PathLike | Image.Image | bytes)
         single = single or getattr(photos, "ndim", 0) in (2, 3)
-        remaining = iter([photos] if single else photos)
+        several: Any = [photos] if single else photos
+        remaining = iter(several)
         while batch := list(itertools.islice(remaining, batch_size)):
             regions = self.extractor([open_for(self.extractor, photo) for photo in batch])
-            yield from self.candidates(
+            yield from self._candidates(
                 [image.features for image in regions],
                 [image.boxes for image in regions],
                 [image.fc for image in regions],
@@ -344,22 +348,31 @@ class Captioner:
             yield image_ids[index], captions
 
 
-class _InMemory(list[RegionFeatures]):
-    """A store of arrays in memory; ids count from 0."""
+class _InMemory:
+    """A store of arrays in memory, `[features, boxes, fc]` of all images; ids count from 0."""
 
-    def __init__(self, features, boxes, fc, feature_size: int, need_boxes: bool):
+    def __init__(self, columns: Sequence[Any], feature_size: int, need_boxes: bool):
         self.feature_size = feature_size
-        columns = {"features": features, "boxes": boxes, "fc": fc}
-        for name, arrays in columns.items():
-            columns[name] = [None] * len(features) if arrays is None else arrays
-            if len(columns[name]) != len(features):
-                raise DataError(f"{name}: found {len(arrays)} images, expected {len(features)}")
-        for number, image in enumerate(zip(*columns.values(), strict=True)):
-            names = tuple(f"image {number}: {name}" for name in columns)
-            parts = [None if part is None else np.asarray(part) for part in image]
-            if need_boxes and parts[1] is None:
-                raise DataError(f"{names[1]}: found none, but the model needs them")
-            self.append(validated(*parts, feature_size, names))
+        self._images: list[RegionFeatures] = []
+        count, names = len(columns[0]), ("features", "boxes", "fc")
+        columns = [[None] * count if arrays is None else arrays for arrays in columns]
+        for name, arrays in zip(names, columns, strict=True):
+            if len(arrays) != count:
+                raise DataError(f"{name}: found {len(arrays)} images, expected {count}")
+        parts: tuple[Any, ...]
+        for number, parts in enumerate(zip(*columns, strict=True)):
+            where = f"image {number}: features", f"image {number}: boxes", f"image {number}: fc"
+            features = np.asarray(parts[0])
+            boxes, fc = (None if part is None else np.asarray(part) for part in parts[1:])
+            if need_boxes and boxes is None:
+                raise DataError(f"{where[1]}: found none, but the model needs them")
+            self._images.append(validated(features, boxes, fc, feature_size, where))
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, image_id: ImageId) -> RegionFeatures:
+        return self._images[int(image_id)]
 
     def num_regions(self, image_id: ImageId) -> int:
         return len(self[image_id].features)

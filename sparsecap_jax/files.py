@@ -72,7 +72,7 @@ def foreign_errors(
 
 
 @contextlib.contextmanager
-def write_atomically(path: str | pathlib.Path, mode: str = "w") -> Iterator[IO]:
+def write_atomically(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     """Open a temporary file that takes `path`'s place when the block ends without an error.
 
     Args:
@@ -81,7 +81,7 @@ def write_atomically(path: str | pathlib.Path, mode: str = "w") -> Iterator[IO]:
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     with named_errors(path):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
@@ -97,7 +97,7 @@ def write_atomically(path: str | pathlib.Path, mode: str = "w") -> Iterator[IO]:
 
 
 @contextlib.contextmanager
-def named_errors(path: str | pathlib.Path) -> Iterator[None]:
+def named_errors(path: str | os.PathLike) -> Iterator[None]:
     """Name `path` in errors of the system that name no file, or its temporary one.
 
     Errors of libraries that only say so in their text become an OSError.
@@ -116,12 +116,12 @@ def named_errors(path: str | pathlib.Path) -> Iterator[None]:
         raise
 
 
-def _codes_in(error: Exception) -> list[int]:
+def _codes_in(error: BaseException) -> list[int]:
     """Return the error codes whose texts an error quotes."""
     return [code for code in _CODES if os.strerror(code) in str(error)]
 
 
-def remove_strays(folder: str | pathlib.Path, *names: str) -> None:
+def remove_strays(folder: str | os.PathLike, *names: str) -> None:
     """Remove temporary files and folders that writing `names` left in `folder` when killed.
 
     To be called with the lock of what is written; names may be patterns.
@@ -134,7 +134,7 @@ def remove_strays(folder: str | pathlib.Path, *names: str) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: str | pathlib.Path, *, folder: bool = True) -> Iterator[None]:
+def locked(path: str | os.PathLike, *, folder: bool = True) -> Iterator[None]:
     """Keep other processes from writing to `path` while the block runs.
 
     The lock belongs to an open file, `PATH/.lock` or `.NAME.lock` next to a file: it ends with the
@@ -229,7 +229,7 @@ def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         os.replace(written, path)
 
 
-def write_json(path: str | pathlib.Path, value: Any, indent: int | None = 2) -> None:
+def write_json(path: str | os.PathLike, value: Any, indent: int | None = 2) -> None:
     """Write `value` as UTF-8 JSON, all or nothing; without `indent` in one line."""
     try:
         with write_atomically(path) as file:
@@ -292,7 +292,7 @@ def _regular(name: str, flags: int, more: int = 0) -> int:
 
 
 def read_bytes(
-    path: str | pathlib.Path, expected: str = "a file", *, max_bytes: int = MAX_BYTES
+    path: str | os.PathLike, expected: str = "a file", *, max_bytes: int = MAX_BYTES
 ) -> bytes:
     """Read a whole file of at most `max_bytes`; errors say what is `expected`.
 
@@ -325,7 +325,7 @@ def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_json(
-    path: str | pathlib.Path, expected: str = "JSON", *, max_bytes: int = MAX_BYTES
+    path: str | os.PathLike, expected: str = "JSON", *, max_bytes: int = MAX_BYTES
 ) -> Any:
     """Read a JSON file, UTF-8 with or without a byte-order mark; errors say what is `expected`.
 
@@ -347,7 +347,7 @@ def read_json(
         raise DataError(f"{path}: JSON that cannot be read: {error}") from error
 
 
-def read_settings(path: str | pathlib.Path, expected: str = "settings") -> dict[str, Any]:
+def read_settings(path: str | os.PathLike, expected: str = "settings") -> dict[str, Any]:
     """Read a small JSON file that holds an object; errors as in `read_json`."""
     content = read_json(path, expected, max_bytes=SETTINGS_BYTES)
     if not isinstance(content, dict):
@@ -355,7 +355,7 @@ def read_settings(path: str | pathlib.Path, expected: str = "settings") -> dict[
     return content
 
 
-def read_csv(path: str | pathlib.Path) -> list[dict[str, str]]:
+def read_csv(path: str | os.PathLike) -> list[dict[str, str]]:
     """Read a table with a header as one dict of text per row; DataError where it cannot be read."""
     with foreign_errors(f"{path}: not a table"):
         lines = io.StringIO(read_bytes(path, "a table").decode("utf-8-sig"), newline="")
@@ -365,7 +365,7 @@ def read_csv(path: str | pathlib.Path) -> list[dict[str, str]]:
         raise DataError(f"{path}: not a table: {error}") from error
 
 
-def write_table(path: str | pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def write_table(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Write rows as CSV with a header, and return it: all columns in order of appearance."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with write_atomically(path) as file:

@@ -97,11 +97,12 @@ def _declared(owner: type) -> tuple[tuple[str, Field], ...]:
     for field in dataclasses.fields(owner):
         if field.name in linen or not field.init:
             continue
-        hint, notes = hints[field.name], ()
+        hint: Any = hints[field.name]
+        notes: Sequence[Any] = ()
         if typing.get_origin(hint) is Annotated:
             hint, *notes = typing.get_args(hint)
-        made = field.default_factory is not dataclasses.MISSING
-        default = field.default_factory() if made else field.default
+        factory = field.default_factory
+        default = field.default if factory is dataclasses.MISSING else factory()
         bounds = next((note for note in notes if isinstance(note, Range)), None)
         meaning = meanings.get(field.name, "")
         result.append((field.name, Field(hint, default, bounds, MAY_CHANGE in notes, meaning)))
@@ -160,10 +161,10 @@ def checked(value: Any, known: Mapping[str, Field], key: Any, where: str) -> Any
         raise ConfigError(f"{where}.{key}: unknown key; {nearest(key, known)}")
     field, name = known[key], f"{where}.{key}"
     value = coerce(value, field.hint, name)
-    numbers = value if isinstance(value, tuple) else (value,)
-    for number in numbers if field.range else ():
-        if number is not None and number not in field.range:
-            raise ConfigError(f"{name} is {value}; expected {field.range}")
+    numbers, bounds = value if isinstance(value, tuple) else (value,), field.range
+    for number in numbers:
+        if bounds is not None and number is not None and number not in bounds:
+            raise ConfigError(f"{name} is {value}; expected {bounds}")
     return value
 
 

@@ -16,7 +16,10 @@ from typing import Any
 CONTINUE = "run the same command to continue"
 # The same command would drop what was saved since.
 CONTINUE_LAST = "run the same command without --from_step to continue"
-_DEFAULTS = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+_DEFAULTS: dict[signal.Signals, Any] = {
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGINT: signal.default_int_handler,
+}
 _received: signal.Signals | None = None
 _deferring = 0
 
@@ -135,7 +138,8 @@ def follow_parent(*_: Any) -> None:
         signal.signal(number, signal.SIG_IGN)
 
     def wait() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
+        if parent := multiprocessing.parent_process():
+            parent.join()
+            os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()

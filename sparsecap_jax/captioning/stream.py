@@ -66,7 +66,7 @@ class CaptionStream:
     def __enter__(self) -> "CaptionStream":
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         with named_errors(self._partial):  # of what could not be written
             self._opened.__exit__(*error)
 

@@ -8,7 +8,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -84,8 +84,8 @@ def caption_folder(
     with CaptionStream(output, settings, overwrite=overwrite) as stream:
         remaining = [image_id for image_id in image_ids if image_id not in stream.done]
         if stream.done:
-            total = counted(len(image_ids), "image")
-            report(f"continuing: {len(stream.done)} of {total} captioned")
+            images = counted(len(image_ids), "image")
+            report(f"continuing: {len(stream.done)} of {images} captioned")
         if remaining:
             results = captioner.caption_store(
                 store, remaining, batch_size=batch_size, attention=attention, **search
@@ -154,12 +154,12 @@ def caption_photos(
                 raise
             faults[photo_name(place)] = str(error)
 
-    def results(todo: dict[str, str | os.PathLike]) -> Iterator[dict]:
+    def results(todo: Mapping[Any, str | os.PathLike]) -> Iterator[dict]:
         opened = open_photos(todo, captioner.extractor, batch_size, faults, skip_bad=not strict)
         while batch := dict(itertools.islice(opened, batch_size)):
             found = captioner.photo_candidates(batch.values(), attention=attention, **search)
             for name, captions in zip(batch, found, strict=True):
-                image_id = image_id_from_filename(name)
+                image_id = image_id_from_filename(str(name))
                 yield {"photo": name, **_entry(image_id, captions, candidates)}
 
     def by_path(entries: list[dict]) -> dict[str, Any]:

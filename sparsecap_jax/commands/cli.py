@@ -1,6 +1,7 @@
 """Parts that all commands share: flags, quiet logs, a compilation cache, errors of one line."""
 
 import contextlib
+import io
 import logging
 import os
 import pathlib
@@ -71,7 +72,8 @@ def run_main(
         # Broken parts that Pillow leaves out, and large photos; what it cannot read is an error.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         sys.unraisablehook = _report_unless_repeated
-        sys.stdout.reconfigure(line_buffering=True)  # progress shows in pipes and logs too
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(line_buffering=True)  # progress shows in pipes and logs too
         with errors_in_one_line():
             if argv[1:] and not words:
                 raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")

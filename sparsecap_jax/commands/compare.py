@@ -171,7 +171,7 @@ def _of_runs(
     config = load_run(runs[0]).config if runs[0].is_file() else load_config(runs[0])
     config = change_data(config, changes)
     records = load_dataset(config.data).splits[split]
-    references = {record.image_id: [*record.raw] for record in records}
+    references: dict[Hashable, list[str]] = {r.image_id: [*r.raw] for r in records}
     return references, "unicode" if config.eval.tokenizer == "unicode" else "auto"
 
 

@@ -5,7 +5,6 @@ A wheel holds `launch/` and `configs/` inside the package; in a checkout they li
 
 import ast
 import pathlib
-import re
 import runpy
 import sys
 from collections.abc import Mapping
@@ -53,7 +52,9 @@ def main() -> None:
 
 def _with_config(argument: str) -> str:
     """Point `configs/NAME.py` at the package unless the working folder has that file."""
-    flag, path, words = re.fullmatch("(--config=|)([^:]*)(.*)", argument, re.DOTALL).groups()
+    place, colon, rest = argument.partition(":")
+    flag = "--config=" if place.startswith("--config=") else ""
+    path, words = place.removeprefix(flag), colon + rest
     recipe = folder("configs") / pathlib.PurePath(path).name
     if path.startswith("configs/") and recipe.exists() and not pathlib.Path(path).exists():
         return f"{flag}{recipe}{words}"

@@ -28,7 +28,7 @@ from sparsecap_jax.runs.directory import (
     save_model,
     save_run,
 )
-from sparsecap_jax.runs.finished import IMPORTED, MODEL_SUFFIX, finished_weights
+from sparsecap_jax.runs.finished import IMPORTED, MODEL_SUFFIX, present_weights
 from sparsecap_jax.runs.published import resolve_run
 from sparsecap_jax.runs.weights import SAFETENSORS, load_weights
 from sparsecap_jax.torch_files import SparseTensor
@@ -75,7 +75,7 @@ def convert_run(
     """
     output = unused(output, MODEL_SUFFIX)
     size = _write(output, load_run(resolve_run(source)), weights)
-    written = load_weights(finished_weights(output))
+    written = load_weights(present_weights(output))
     counts = weight_counts(written["params"], written["masks"])
     if "kept" in counts:
         zeros = counts["kept"] - counts["nonzeros"]
@@ -136,7 +136,7 @@ def import_reference(
     if not masks and config.pruner.name != "none":  # applied already, as published
         masks = prunable_masks(params, {}, config.pruner)
     run = LoadedRun(config, tokenizer, model, params, masks)
-    note = {"source": checkpoint.source, "weights": checkpoint.weights}
+    note: dict[str, Any] = {"source": checkpoint.source, "weights": checkpoint.weights}
     note |= {"config": checkpoint.config, "scores": checkpoint.scores}
     size = _write(output, run, weights, note)
     counts = weight_counts(params)
@@ -155,7 +155,7 @@ def run_config(reference: Mapping[str, Any], vocab_size: int) -> ConfigDict:
     upgraded = interop.upgrade_config(reference)
     reserved, fields = sections.FROM_ELSEWHERE, interop.model_config(reference)
     if fields["vocab_size"] == vocab_size:
-        reserved += ("vocab_size",)
+        reserved = (*reserved, "vocab_size")
     fields = {name: value for name, value in fields.items() if name not in reserved}
     config = sections.default_config()
     with config.unlocked():

@@ -61,7 +61,8 @@ def stub() -> str:
     lines += ["from collections.abc import Callable, Mapping", "from typing import Any\n"]
     rooms = sorted(path.parent.name for path in STUB.parent.glob("*/__init__.py"))
     lines += [f"from sparsecap_jax import {room} as {room}" for room in rooms]
-    values = {name: getattr(sparsecap_jax, name) for name in sparsecap_jax._HOMES}
+    public = [name for name in sparsecap_jax.__all__ if name != "__version__"]
+    values = {name: getattr(sparsecap_jax, name) for name in public}
     homes = sorted((value.__module__, value.__name__, name) for name, value in values.items())
     lines += [f"from {module} import {own} as {name}" for module, own, name in homes]
     names = (f'    "{name}",' for name in sorted(sparsecap_jax.__all__))

@@ -224,8 +224,9 @@ def _title(split: str, step: int | str, search: Mapping[str, Any]) -> str:
 
 def _size(runs: Sequence[LoadedRun], directories: Sequence[pathlib.Path]) -> dict[str, Any]:
     """Return sparsity, nonzeros and bytes; the last where all weights are finished ones."""
-    files = [finished_weights(directory) for directory in directories]
-    size = sum(file.stat().st_size for file in files) if files and all(files) else None
+    files = [file for file in map(finished_weights, directories) if file]
+    complete = files and len(files) == len(directories)
+    size = sum(file.stat().st_size for file in files) if complete else None
     params, masks = (
         {str(number): getattr(run, name) for number, run in enumerate(runs)}
         for name in ("params", "masks")
@@ -247,7 +248,7 @@ def _caption(
     Of several processes, each captions whole batches, as one alone would; the first one, which has
     the `stream`, writes them.
     """
-    done = {*processes.on_first(lambda: list(stream.done))}
+    done = {*processes.on_first(lambda: list(stream.done if stream else ()))}
     remaining = [image_id for image_id in image_ids if image_id not in done]
     if done:
         report(f"continuing: {len(done)} of {counted(len(image_ids), 'image')} captioned")

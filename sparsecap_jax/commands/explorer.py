@@ -77,7 +77,9 @@ def write_explorer(
         dataset, has_boxes = open_dataset(runs[0], changes)
         records = {r.image_id: r for split in dataset.splits.values() for r in split}
         store, folder = dataset.store if has_boxes else None, dataset.images
-    judges = {image: record.raw for image, record in records.items()}
+    judges: Mapping[Hashable, Sequence[str]] = {
+        image: record.raw for image, record in records.items()
+    }
     if references:
         judges = load_references(references)
     models = read_models(results, judges, report)
@@ -124,7 +126,7 @@ def _find_pictures(
     """Return the files of pictures: by the names of the dataset, else by their ids."""
     if folder is None or not folder.is_dir():
         return {}
-    found = {}
+    found: dict[Hashable, pathlib.Path] = {}
     for image in keys:
         record = records.get(image)
         if record and record.filename:
@@ -161,7 +163,8 @@ def _content(
     for model in models:
         texts, unknown = [], []
         for image, words in zip(keys, known, strict=True):
-            text, places = model.captions.get(image), []
+            text = model.captions.get(image)
+            places: list[int] = []
             if text is not None:
                 text, places = marked_words(text, words)
             texts.append(text)
@@ -196,9 +199,7 @@ def _chunks(keys: Sequence[Hashable]) -> Iterator[tuple[int, Sequence[Hashable]]
         yield start // _CHUNK, keys[start : start + _CHUNK]
 
 
-def _regions(
-    keys: Sequence[Hashable], models: Sequence[Model], store: FeatureStore | None
-) -> bytes:
+def _regions(keys: Sequence[Any], models: Sequence[Model], store: FeatureStore | None) -> bytes:
     """Return regions and attention of some images; those that cannot be read have none."""
     packed = []
     for image in keys:

@@ -181,7 +181,11 @@ def _write_stablehlo(
         written[graph.name] = entries.graph_entry(path, graph)
     path = folder / "weights.npz"
     with write_atomically(path, "wb") as file:
-        np.savez_compressed(file, **params)
-    versions = {"jax": importlib.metadata.version("jax"), "platforms": list(PLATFORMS)}
+        arrays: dict[str, Any] = {**params}
+        np.savez_compressed(file, **arrays)
+    versions: dict[str, Any] = {
+        "jax": importlib.metadata.version("jax"),
+        "platforms": list(PLATFORMS),
+    }
     versions["calling_convention_version"] = CALLING_CONVENTION
     return {"graphs": written, "weights": entries.file_entry(path), "versions": versions}

@@ -60,14 +60,13 @@ def _end_at_once(error: BaseException) -> None:
         with errors_in_one_line():
             raise error
     except SystemExit as ended:
-        status = ended.code
-        if isinstance(status, str):
-            print(status, file=sys.stderr)
-            status = 1
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
         else:
+            status = ended.code or 0
             print(error, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status or 0)
+    os._exit(status)

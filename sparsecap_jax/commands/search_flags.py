@@ -6,6 +6,7 @@ prints the table of docs/search_options.md.
 """
 
 import typing
+from collections.abc import Callable
 from typing import Any, Literal
 
 from absl import flags
@@ -21,7 +22,11 @@ OPTIONS = fields_of(SearchOptions)
 
 def define() -> None:
     """Define a flag for every field of `SearchOptions`; those not given keep its default."""
-    by_type = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+    by_type: dict[Any, Callable[..., Any]] = {
+        bool: flags.DEFINE_bool,
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+    }
     for name, field in OPTIONS.items():
         text = f"{field.meaning[0].upper()}{field.meaning[1:]}"
         if typing.get_origin(field.hint) is Literal:
@@ -46,11 +51,11 @@ def given_options() -> dict[str, Any]:
     for name, value in options.items():
         if name in BY_IMAGE and value.endswith(".json"):
             content, expected = read_json(value, max_bytes=LIST_BYTES), "text"
-            values = content.values() if isinstance(content, dict) else [None]
+            texts = [*content.values()] if isinstance(content, dict) else [None]
             if name == "required":
                 expected = "a list of words"
-                values = [text for one in values for text in (one if type(one) is list else [None])]
-            if not all(isinstance(one, str) for one in values):
+                texts = [text for one in texts for text in (one if type(one) is list else [None])]
+            if not all(isinstance(one, str) for one in texts):
                 raise DataError(f"{value}: expected an object with {expected} for each image id")
             options[name] = by_id(content.items(), value)
         elif name == "required":

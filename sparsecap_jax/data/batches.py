@@ -223,7 +223,9 @@ class EvalBatches(BatchMaker):
         **options: Any,
     ):
         check_sizes(seq_per_img=seq_per_img, max_seq_length=max_seq_length)
-        self._captions = tokenizer and encode_captions(records, tokenizer, max_seq_length)
+        self._captions = None
+        if tokenizer is not None:
+            self._captions = encode_captions(records, tokenizer, max_seq_length)
         super().__init__(records, store, **options)
         self._seq_per_img = seq_per_img
         self._prefetch = prefetch

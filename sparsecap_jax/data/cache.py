@@ -44,7 +44,7 @@ class CachedStore:
             raise ConfigError(f"cache_dtype: expected float32 or float16, found {dtype!r}")
         self.feature_size = store.feature_size
         self.nbytes = 0
-        self._store = store
+        self._store: Any = store  # it may also offer `in` and `share`
         self._max_bytes = math.inf if max_bytes is None else max_bytes
         self._min_free_ram = min_free_ram
         self._dtype = dtype

@@ -84,7 +84,7 @@ def load_coco_json(
         texts = collector.captions(captions.get(record.image_id, ()), where)
         if ids:
             split = chosen.get(record.image_id, others)
-        return split and dataclasses.replace(record, split=split, **texts)
+        return dataclasses.replace(record, split=split, **texts) if split else None
 
     splits = collector.collect(places(), parse)
     present = {record.image_id for records in splits.values() for record in records}
@@ -217,8 +217,8 @@ def load_flickr_tokens(source: Source) -> Splits:
             or two lists name the same one.
     """
     directory = source.directory
-    files = {*directory.glob("*.token"), *directory.glob("*.token.txt")}
-    files = [path for path in files if "lemma" not in path.name]
+    named = {*directory.glob("*.token"), *directory.glob("*.token.txt")}
+    files = [path for path in named if "lemma" not in path.name]
     files = files or [*directory.glob(_KAGGLE)]
     if len(files) != 1:
         expected = f"expected one, or Kaggle's {_KAGGLE}"

@@ -55,7 +55,7 @@ class CaptionFeatures(tfds.core.GeneratorBasedBuilder):
         "the region features, in any format of docs/data.md, into the manual directory."
     )
 
-    def __init__(self, *, config=None, file_format: str = "array_record", **options: Any):
+    def __init__(self, *, config: Any = None, file_format: str = "array_record", **options: Any):
         """Take the options of `tfds.core.DatasetBuilder`; ConfigError for other file formats."""
         if str(getattr(file_format, "value", file_format)) != "array_record":
             raise ConfigError(

@@ -141,8 +141,8 @@ def stated_licence(config: ConfigDict | Mapping[str, Any]) -> str:
     folder = pathlib.Path(config["dir"] or toy_scenes_dir(config["name"]))
     for path in sorted(folder.glob(_SIGNS.get(config["name"], _SIGNS["karpathy"]))):
         content = read_json(path) if path.suffix == ".json" else None
-        for name in ("licence", "license") if isinstance(content, dict) else ():
-            if isinstance(content.get(name), str):
+        for name in ("licence", "license"):
+            if isinstance(content, dict) and isinstance(content.get(name), str):
                 return check_text(content[name], f"{path}: {name}")[:1000]
     return ""
 

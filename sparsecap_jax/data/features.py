@@ -226,7 +226,7 @@ class IndexedStore(abc.ABC):
         """Number of images."""
         return len(self.index)
 
-    def __contains__(self, image_id: object) -> bool:
+    def __contains__(self, image_id: Any) -> bool:
         """Return whether there are features of an image."""
         return normalize_id(image_id) in self.index
 

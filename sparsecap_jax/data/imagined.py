@@ -62,8 +62,9 @@ class Imagination:
     residuals: Float[np.ndarray, "N R D"]
     boxes: Float[np.ndarray, "R 4"]
 
-    def __post_init__(self):
-        object.__setattr__(self, "_rows", {word: row for row, word in enumerate(self.words)})
+    @functools.cached_property
+    def _rows(self) -> dict[str, int]:
+        return {word: row for row, word in enumerate(self.words)}
 
     def imagine(self, captions: Sequence[str], residual: int) -> RegionFeatures:
         """Return features of an image with one or more captions.
@@ -105,8 +106,8 @@ def fit(
     words = _weights(captions, min_photos)
     targets = features.reshape(len(features), -1).astype(np.float64)
     means, targets = _centred(targets, np.asarray(groups))
-    bags = [_bag(texts, words) for texts in captions]
-    bags = np.array([[bag.get(word, 0.0) for word in words] for bag in bags])
+    weights = [_bag(texts, words) for texts in captions]
+    bags = np.array([[bag.get(word, 0.0) for word in words] for bag in weights])
     _, bags = _centred(bags, np.asarray(groups))
     left, sizes, right = np.linalg.svd(bags, full_matrices=False)
     projected = left.T @ targets
@@ -170,7 +171,8 @@ class ImaginedStore:
         captions: Mapping[ImageId, Sequence[str]],
     ):
         self.feature_size = photos.feature_size
-        self._photos, self._imagination, self._captions = photos, imagination, captions
+        self._photos: Any = photos  # it may also offer `in`
+        self._imagination, self._captions = imagination, captions
         self._numbers = {image_id: number for number, image_id in enumerate(captions)}
 
     def __getitem__(self, image_id: ImageId) -> RegionFeatures:
@@ -279,6 +281,7 @@ def _record(entry: tuple[str, Any], where: str) -> Record:
 
 def save(path: str | os.PathLike, imagination: Imagination) -> None:
     """Write a regression to one `.npz`, slopes and residuals as float16."""
+    words: dict[str, Any]
     words = {"words": [*imagination.words], "weights": [*imagination.words.values()]}
     arrays = {name: getattr(imagination, name) for name in ("mean", "residuals", "boxes")}
     slopes = imagination.slopes.astype(np.float16)
@@ -305,5 +308,5 @@ def load(path: str | os.PathLike) -> Imagination:
         found = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
         raise DataError(f"{path}: {len(words)} words, {len(weights)} weights do not fit {found}")
     slopes = arrays.pop("slopes").astype(np.float32)
-    words = dict(zip(words.tolist(), weights.tolist(), strict=True))
-    return Imagination(words, slopes, **arrays)
+    of_words = dict(zip(words.tolist(), weights.tolist(), strict=True))
+    return Imagination(of_words, slopes, **arrays)

@@ -6,6 +6,7 @@ import pathlib
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -89,7 +90,7 @@ def _fit(seen: Mapping[str, Splits], output: pathlib.Path, feature_size: int) ->
     """Fit the regression on the training photos; return the line to report."""
     store = NpyFolderStore(output, feature_size, need_boxes=True)
     records = [(n, r) for n, splits in enumerate(seen.values()) for r in splits["train"]]
-    regions = [store[record.image_id] for _, record in records]
+    regions: list[Any] = [store[record.image_id] for _, record in records]
     if len({image.features.shape for image in regions}) > 1:
         raise DataError(f"{output}: photos have different windows; expected the same for all")
     fitted, figures = imagined.fit(

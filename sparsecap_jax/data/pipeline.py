@@ -161,12 +161,13 @@ class TrainData(BatchMaker):
 
     def _resample(self, rows, counting, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Draw new tokens for the chosen captions; the length axis is always the longest."""
-        length = self._lengths[-1]
+        length, sample = self._lengths[-1], self._sample_tokens
+        assert sample is not None
         tokens = np.full((*rows.shape, length), self._captions.pad_id, np.int32)
         lengths = np.zeros(rows.shape, np.int32)
         for place, row in np.ndenumerate(rows):
             rng = np.random.default_rng([self._seed, epoch, _TOKENS, int(row)])
-            ids = self._sample_tokens(self._texts[row], rng)[:length]
+            ids = sample(self._texts[row], rng)[:length]
             tokens[place][: len(ids)] = ids
             lengths[place] = len(ids)
         return tokens, (np.arange(length) < lengths[..., None]) & counting[..., None]
@@ -204,7 +205,7 @@ class TrainIterator(Iterator[Batch]):
         epochs = sys.maxsize // data.steps_per_epoch if num_epochs is None else num_epochs
         self._length = epochs * data.steps_per_epoch
         self._prefetch, self._threads, self._workers = prefetch, num_threads, num_workers
-        self._iterator: Iterator[Batch] | None = None
+        self._iterator: Any = None
         self.step = 0
 
     def __next__(self) -> Batch:
@@ -243,7 +244,7 @@ class TrainIterator(Iterator[Batch]):
             self._iterator.close()
             self._iterator = None
 
-    def _open(self) -> Iterator[Batch]:
+    def _open(self) -> Any:
         """Prepare the batches from the current step on."""
         import grain  # costs seconds to import
 

@@ -27,7 +27,7 @@ PICTURE_ENDINGS = {
 """Pillow's names of the formats of pictures that are read, by the endings of files."""
 PICTURE_FORMATS = tuple(dict.fromkeys(PICTURE_ENDINGS.values()))
 _EXTENSION = re.compile(rf"\.({'|'.join(PICTURE_ENDINGS)})$", re.IGNORECASE)
-_JSON_NAMES = {list: "a list", str: "a string", int | str: "an integer or a name"}
+_JSON_NAMES: dict[Any, str] = {list: "a list", str: "a string", int | str: "an integer or a name"}
 _MAX_NAME = 255  # bytes of the name of a file or folder, the limit of file systems
 _MAX_LOGGED = 5  # faults that are logged one by one
 _MAX_ID = 2**63 - 1  # longer ids are hashes, not numbers
@@ -280,7 +280,7 @@ class Collector:
         check_text(raw, where)
         return (" ".join(words(raw)) if self.text == "tokens" else raw), raw
 
-    def captions(self, pairs: Iterable[tuple[str, str]], where: str) -> dict[str, tuple[str, ...]]:
+    def captions(self, pairs: Iterable[tuple[str, str]], where: str) -> dict[str, Any]:
         """Return the fields `captions` and `raw` of a record; DataError where all are blank."""
         pairs = list(pairs)
         kept = [pair for pair in pairs if pair[0].strip()]
@@ -314,7 +314,9 @@ class Collector:
 
         def parse_unique(entry: Any, where: str) -> Record | None:
             record = parse(entry, where)
-            first = first_seen.setdefault(record.image_id, where) if record else where
+            if record is None:
+                return None
+            first = first_seen.setdefault(record.image_id, where)
             if first != where:
                 short = first.removeprefix(f"{self._source}: ")
                 raise DataError(f"{where}: image id {record.image_id!r} is that of {short} too")

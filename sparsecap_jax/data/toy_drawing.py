@@ -8,6 +8,7 @@ slightly between Pillow versions, so no figure is computed from them.
 import functools
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from PIL import Image, ImageChops, ImageDraw
 
@@ -57,7 +58,7 @@ _PETALS = [(max(a, 0), max(b, 0), min(c, 1), min(d, 1)) for a, b, c, d in _PETAL
 
 # shape -> parts (kind, coordinates, brightness); brightness None cuts a hole, a "glow" is an
 # ellipse without outline.
-PARTS = {
+PARTS: dict[str, list[tuple[str, Any, float | None]]] = {
     "cube": [
         ("polygon", [(0, 0.25), (0.25, 0), (1, 0), (0.75, 0.25)], 1.25),
         ("polygon", [(0.75, 0.25), (1, 0), (1, 0.75), (0.75, 1)], 0.65),
@@ -168,7 +169,7 @@ _GROUND = {
 }
 # Background, kind of mark, places (so many random ones, or 0 and a grid: top, distance of rows and
 # columns, shift of odd rows), style, and outlines relative to a place; a range in them is drawn.
-_MARKS = [
+_MARKS: list[tuple[Any, ...]] = [
     ("grass", "line", (260,), [(92, 150, 66)], (0, 0, (-2, 2), -5)),
     ("grass", "line", (260,), [(128, 186, 92)], (0, 0, (-2, 2), -5)),
     ("table", "line", (0, 0, 26, _WIDE, 0), [(150, 108, 66), 2], (0, 0, _WIDE, 0)),

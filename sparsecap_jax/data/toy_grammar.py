@@ -6,6 +6,7 @@ draws nothing: the usual words in the usual order.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from sparsecap_jax.data import toy_world
 from sparsecap_jax.data.toy_world import INVERSE, Draws, Group, Scene
@@ -95,8 +96,8 @@ class _Usual(Draws):
     def chance(self, percent: int) -> bool:
         return percent > 50
 
-    def pick(self, options: Sequence, weights: Sequence[int] | None = None):
-        return options[weights.index(max(weights))]
+    def pick(self, options: Sequence, weights: Sequence[int] | None = None) -> Any:
+        return options[weights.index(max(weights)) if weights else 0]
 
 
 _USUAL = _Usual(0, 0)

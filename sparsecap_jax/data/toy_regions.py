@@ -137,8 +137,7 @@ class _Detector:
         """Find a whole object, or a whole group where `boxes` are several."""
         attributes, percent = _Attributes(self.draws), self.draws.between(*OBJECT_STRENGTH)
         arrangement = group.arrangement if len(boxes) > 1 else "single"
-        facts = {"size": group.size, "count": len(boxes), "arrangement": arrangement}
-        attributes.look(group, percent, **facts)
+        attributes.look(group, percent, size=group.size, count=len(boxes), arrangement=arrangement)
         attributes.ramp("share", self.share(group) * len(boxes) // group.count)
         other = self.scene.groups[group is self.scene.groups[0]]  # the most salient of the others
         self.relate(attributes, group, other, percent)

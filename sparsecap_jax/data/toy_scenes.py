@@ -178,7 +178,7 @@ def _write_image(
 def _listing(directory: pathlib.Path) -> str:
     """Return the SHA-256 of names and sizes of all files but the manifest: it shows damage."""
     folders = [directory / "images", *sorted((directory / "bu").glob("*"))]
-    files = [directory / INDEX, *(entry for folder in folders for entry in os.scandir(folder))]
+    files = [directory / INDEX, *(path for folder in folders for path in folder.iterdir())]
     lines = [f"{os.path.relpath(file, directory)} {file.stat().st_size}\n" for file in files]
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
@@ -217,7 +217,7 @@ def measure(directory: str | os.PathLike, split: str = "test") -> dict[str, Any]
         "vocabulary": number of distinct words. "lengths": caption length -> number of captions.
         "words": the distinct words, most frequent first.
     """
-    texts = {name: [] for name in SPLITS}
+    texts: dict[str, list[list[str]]] = {name: [] for name in SPLITS}
     for image in json.loads((pathlib.Path(directory) / INDEX).read_text())["images"]:
         texts[image["split"]].append([sentence["raw"] for sentence in image["sentences"]])
     references, everything = texts[split], [text for part in texts.values() for text in part]
@@ -254,7 +254,8 @@ def _cider(captions: list[str], references: list[list[str]]) -> float:
 
 def print_report(directory: str | os.PathLike) -> None:
     """Print what `measure` finds, and the checksum of the dataset."""
-    figures, manifest = measure(directory), read_manifest(directory)
+    figures = measure(directory)
+    manifest: Any = read_manifest(directory)
     print(f"sizes             {manifest['sizes']}, seed {manifest['seed']}")
     print(f"checksum          {manifest['checksum']}")
     print(f"oracle CIDEr      {figures['oracle']:.3f}")

@@ -10,6 +10,7 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 
@@ -80,7 +81,7 @@ class Draws:
         """Return True `percent` times out of 100."""
         return self.below(100) < percent
 
-    def pick(self, options: Sequence, weights: Sequence[int] | None = None):
+    def pick(self, options: Sequence, weights: Sequence[int] | None = None) -> Any:
         """Draw one of `options`, with probabilities proportional to `weights`."""
         if weights is None:
             return options[self.below(len(options))]
@@ -152,7 +153,7 @@ class Scene:
     @property
     def relation(self) -> str:
         """Relation of the first group to the second; never None in a sampled scene."""
-        return relation(self.groups[0], self.groups[1])
+        return cast(str, relation(self.groups[0], self.groups[1]))
 
     @property
     def nearest(self) -> Group:

@@ -162,17 +162,21 @@ def diverse_beam_search(search: Search) -> Decoded:
 def _empty(xp: ModuleType, batch: int, rows: int, captions: int, options: DecodeOptions) -> _Beams:
     """Return beams before the first token: one of `rows` alive, and no `captions` yet."""
 
-    def blank(count):
+    def blank(count: int) -> tuple[ArrayLike, ArrayLike]:
         shape = batch, count, options.max_length
         return xp.full(shape, options.pad_id, np.int32), xp.zeros(shape, np.float32)
 
+    tokens, log_probs = blank(captions)
     scores = xp.full((batch, captions), -np.inf, np.float32)
+    done = Decoded(tokens, log_probs, scores, xp.zeros((batch, captions), np.int32))
+    tokens, log_probs = blank(rows)
     return _Beams(
-        *blank(rows),
+        tokens=tokens,
+        log_probs=log_probs,
         sums=xp.set_at(xp.full((batch, rows), -np.inf, np.float32), np.s_[:, 0], 0.0),
         retired=xp.zeros((batch, rows), bool),
         parents=xp.zeros((batch, rows), np.int32),
-        done=Decoded(*blank(captions), scores, xp.zeros((batch, captions), np.int32)),
+        done=done,
     )
 
 

@@ -6,7 +6,7 @@ with forbidden tokens at -inf. None renormalises: a caption's score stays the mo
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -103,10 +103,10 @@ def compose(
     Where `forced` has a token, it wins over everything else: the other constraints do not see it.
     The options' `pad_id` leaves the choice free.
     """
-    suppressed = options.suppress + ((options.unk_id,) if options.suppress_unk else ())
+    suppressed = (*options.suppress, *((options.unk_id,) if options.suppress_unk else ()))
     size, least, eos_id = options.no_repeat_ngram, options.min_length, options.eos_id
     bad = options.bad_endings
-    rules = [
+    rules: list[tuple[Any, Constraint]] = [
         (suppressed, partial(suppress, ids=suppressed)),
         (options.no_repeat, no_repeat),
         (size, partial(no_repeat_ngram, size=size)),

@@ -93,10 +93,16 @@ def decode_encoded(
     batch = jax.tree.leaves(context)[0].shape[0]
     arguments = _arguments(batch, options, rng, prefix, required)
     variables, context = jax.lax.stop_gradient(({"params": params}, context))
-    return find_captions(model, variables, context, *arguments, dropout_rng)
+    return find_captions(model, variables, context, *arguments, dropout_rng=dropout_rng)
 
 
-def _arguments(batch, options, rng, prefix, required):
+def _arguments(
+    batch: int,
+    options: DecodeOptions,
+    rng: Array | None,
+    prefix: ArrayLike | None,
+    required: Automaton | None,
+) -> tuple[DecodeOptions, Array, Array | None, Array | None, Automaton | None]:
     """Check the arguments of both entries; return the static and the traced ones."""
     check_images(batch, prefix, required)
     keys = None
@@ -122,6 +128,15 @@ def _image_keys(rng: Array | None, batch: int, method: str) -> Key[Array, " B"]:
 
 
 @partial(jax.jit, static_argnames=("model", "options"))
-def _decode(model, variables, regions, options, factors, keys, prefix, required):
+def _decode(
+    model: Any,
+    variables: PyTree,
+    regions: Regions,
+    options: DecodeOptions,
+    factors: ArrayLike,
+    keys: PyTree,
+    prefix: PyTree,
+    required: PyTree,
+) -> Decoded:
     context = model.apply(variables, regions, train=False, method="encode")
     return find_captions(model, variables, context, options, factors, keys, prefix, required)

@@ -7,7 +7,7 @@ need no new compilation as long as their automata have the same size.
 
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -157,33 +157,34 @@ def _build(requirements: Sequence[Requirement], image: int, options: DecodeOptio
     A state holds, for each requirement, the longest end of the caption that begins one of its
     phrases (Aho and Corasick, 1975), or None once it is met.
     """
-    requirements = [tuple(tuple(map(int, phrase)) for phrase in one) for one in requirements]
-    for one in requirements:
+    needs = [tuple(tuple(map(int, phrase)) for phrase in one) for one in requirements]
+    for one in needs:
         if not one or not all(one) or any(options.eos_id in phrase for phrase in one):
             raise ConfigError(
                 f"must_contain: image {image}: found {one}, expected phrases of at least one "
                 "token, without EOS"
             )
-    tokens = sorted({token for one in requirements for phrase in one for token in phrase})
-    numbers, table = {((),) * len(requirements): 0}, []
+    tokens = sorted({token for one in needs for phrase in one for token in phrase})
+    numbers: dict[tuple[Any, ...], int] = {((),) * len(needs): 0}
+    rows: list[list[int]] = []
     queue = deque(numbers)
     while queue:
         state = queue.popleft()
         after = [
-            tuple(_follow(*pair, token) for pair in zip(requirements, state, strict=True))
+            tuple(_follow(*pair, token) for pair in zip(needs, state, strict=True))
             for token in (*tokens, None)
         ]
         for new in after:
             if new not in numbers:
                 numbers[new] = len(numbers)
                 queue.append(new)
-        table.append([numbers[new] for new in after])
+        rows.append([numbers[new] for new in after])
         if len(numbers) > _MOST_STATES:
             raise ConfigError(
-                f"must_contain: image {image}: {len(requirements)} requirements need more than "
+                f"must_contain: image {image}: {len(needs)} requirements need more than "
                 f"{_MOST_STATES} states; expected fewer or shorter ones"
             )
-    table = np.asarray(table, np.int32)
+    table = np.asarray(rows, np.int32)
     # Least number of steps from each state to an accepting one.
     accepts = [all(part is None for part in state) for state in numbers]
     missing = np.where(accepts, 0, _UNREACHABLE)

@@ -114,8 +114,12 @@ def penalty_factors(penalty: str, max_length: int) -> Float[np.ndarray, " T"]:
     "wu_ALPHA" divides by `((5 + length) / 6) ** ALPHA` (Wu et al., "Google's Neural Machine
     Translation System", 2016), "avg_ALPHA" by the length, whatever ALPHA, and "" by 1, as in the
     reference (`utils/model_utils.py`). The result is float32 `[T]`, for 1 to `max_length` tokens.
+    Another penalty is a ConfigError.
     """
-    kind, alpha = parsed_penalty(penalty)
+    parsed = parsed_penalty(penalty)
+    if parsed is None:
+        raise ConfigError(f"length_penalty is {penalty!r}; expected '', 'wu_ALPHA' or 'avg_ALPHA'")
+    kind, alpha = parsed
     lengths = np.arange(1, max_length + 1, dtype=np.float64)
     divisors = lengths if kind == "avg" else ((5 + lengths) / 6) ** alpha
     return (1 / divisors).astype(np.float32)

@@ -39,7 +39,7 @@ def paraphrase_rows(path: pathlib.Path, texts: Sequence[str]) -> Iterator[bytes]
         starts = np.concatenate([[0], ends + 1])
         lines = len(ends) // 3 * 3  # probability, phrase, paraphrase, ...
         tail = text[starts[lines] : -len(_EIGHT)]
-        starts, ends, odd = (of[:lines].reshape(-1, 3) for of in (starts, ends, odd))
+        starts, ends, odd = (np.reshape(of[:lines], (-1, 3)) for of in (starts, ends, odd))
         rows = np.arange(len(starts))
         for column in (1, 2):
             places = _places(text, starts[rows, column], ends[rows, column])

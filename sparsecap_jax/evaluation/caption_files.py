@@ -114,7 +114,8 @@ def read_entries(path: str | os.PathLike) -> tuple[Any, Iterable[str]]:
     values = content.values() if isinstance(content, dict) else [content]
     if not all(isinstance(value, str | dict) for value in values):
         return content, places
-    found, names = [], {}
+    found: list[dict[str, Any]] = []
+    names: dict[Hashable, str] = {}
     for name, value in content.items():
         image_id = _id(image_id_from_filename(name), f"{path}: {name!r:.80}")
         other = names.setdefault(image_id, name)

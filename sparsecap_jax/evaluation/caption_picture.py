@@ -3,6 +3,7 @@
 import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -81,11 +82,12 @@ def _write(
     """Write a reference and the captions, words side by side, from a place in inches."""
     texts = {"reference": [(word, False) for word in references[0].split()]}
     texts |= {name: wrong_words(text, references) for name, text in captions.items()}
+    renderer = cast(FigureCanvasAgg, figure.canvas).get_renderer()
     for name, words in texts.items():
         x, side = left, _WIDTH - 2 * _MARGIN
         for word, style in [(name, {"color": _FAINT}), *_styled(words)]:
             drawn = _at(figure, x, top, word, style)
-            size = drawn.get_window_extent(figure.canvas.get_renderer()).width / figure.dpi
+            size = drawn.get_window_extent(renderer).width / figure.dpi
             if x + size > left + side and x > left:
                 x, top = left + 0.15, top - _LINE
                 width, height = figure.get_size_inches()

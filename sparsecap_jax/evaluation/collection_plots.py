@@ -6,6 +6,7 @@ Each function writes one PNG where the models have what it shows, and returns wh
 import collections
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -107,16 +108,21 @@ def draw_bubbles(
     labels = []
     for row in behind:
         area = 1500 * (row["bytes"] or 0) / largest
-        style = {"marker": "o" if area else "x", "color": "0.8", "zorder": 1, "alpha": 0.7}
+        style: dict[str, Any] = {
+            "marker": "o" if area else "x",
+            "color": "0.8",
+            "zorder": 1,
+            "alpha": 0.7,
+        }
         axis.scatter(row["nonzeros"], row["CIDEr"], max(area, 30), **style)
         labels.append((f"{row['model']}, {row['method']}", row, "0.5"))
     models = list(dict.fromkeys(row["model"] for row in points))
     for number, model in enumerate(models):
         some = [row for row in points if row["model"] == model]
-        places = [[row[key] for row in some] for key in ("nonzeros", "CIDEr")]
+        nonzeros, scores = ([row[key] for row in some] for key in ("nonzeros", "CIDEr"))
         areas = [max(1500 * (row["bytes"] or 0) / largest, 12) for row in some]
         style = {"color": f"C{number}", "alpha": 0.6, "lw": 0}
-        axis.scatter(*places, areas, zorder=2, **style)
+        axis.scatter(nonzeros, scores, areas, zorder=2, **style)
         axis.scatter([], [], 60, label=model, **style)
     if len(points) <= _MOST_PANELS:
         labels += [(_short(row["name"]), row, "0.1") for row in points]
@@ -146,7 +152,7 @@ def _place_labels(axis: Axes, labels: Iterable[tuple[str, Mapping, str]]) -> Non
         ):
             up += 1.0
         taken.append((left, bottom + up, width))
-        style = {"fontsize": 7, "color": colour, "textcoords": "offset points"}
+        style: dict[str, Any] = {"fontsize": 7, "color": colour, "textcoords": "offset points"}
         arrow = {"arrowstyle": "-", "color": colour, "lw": 0.4} if up > height else None
         axis.annotate(text, place, xytext=(6, up), arrowprops=arrow, **style)
 
@@ -214,7 +220,7 @@ def draw_progression(path: pathlib.Path, runs: Sequence[Collected]) -> bool:
     figure, axes = panel_grid(len(shown), min(3, len(shown)), (4.6, 3.8))
     for axis, run in zip(axes, shown, strict=True):
         for number, (name, (steps, values)) in enumerate(curves[run.name].items()):
-            style = {"lw": 1, "marker": ".", "ms": 3, **line_style(number)}
+            style: dict[str, Any] = {"lw": 1, "marker": ".", "ms": 3, **line_style(number)}
             axis.plot(steps, drawable(values), label=name, **style)
         for table in ("train", "validation"):
             steps, values = _logged(run, table, "sparsity")
@@ -254,15 +260,15 @@ def tensor_curves(run: Collected) -> dict[str, tuple[list[int], list[float]]]:
 
 def draw_densities(path: pathlib.Path, runs: Sequence[Collected]) -> bool:
     """Draw the densities of the nonzero prunable weights of all runs."""
-    shown = [run for run in runs if run.density is not None][:_MOST_LINES]
+    shown = [(run, run.density) for run in runs if run.density is not None][:_MOST_LINES]
     if not shown:
         return False
     figure = Figure(figsize=(9, 5), layout="constrained")
     axis = figure.subplots()
-    top = max(run.density[1].max() for run in shown)
-    for number, run in enumerate(shown):
+    top = max(heights.max() for _, (_, heights) in shown)
+    for number, (run, (places, heights)) in enumerate(shown):
         label = f"{_short(run.name)} ({run.figures['nonzeros']:,})"
-        axis.plot(*run.density, label=label, lw=1, **line_style(number))
+        axis.plot(places, heights, label=label, lw=1, **line_style(number))
     axis.set(title="density of nonzero prunable weights", xlabel="weight", yscale="log")
     axis.set_ylim(1e-5 * top, 2 * top)
     axis.grid(alpha=0.3)
@@ -309,7 +315,12 @@ def _heatmap(
     image = axis.imshow(masked, cmap="viridis")
     for (row, column), value in np.ndenumerate(matrix):
         if len(matrix) <= 8 and row != column:
-            style = {"ha": "center", "va": "center", "fontsize": 7, "color": "white"}
+            style: dict[str, Any] = {
+                "ha": "center",
+                "va": "center",
+                "fontsize": 7,
+                "color": "white",
+            }
             if value > (masked.min() + masked.max()) / 2:
                 style["color"] = "black"
             axis.text(column, row, f"{value:.3g}", **style)

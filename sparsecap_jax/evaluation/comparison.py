@@ -91,13 +91,15 @@ def _pooled(name: str, seeds: list[str], judged: list[Judged], order: list[Hasha
     }
     totals = corpus_scores({kind: values.sum(axis=0) for kind, values in sums.items()}, len(order))
     metrics = {name: float(totals[name]) for name in judged[0].scores if name in totals}
+    scores: list[Any] = [one.scores for one in judged]  # none of these metrics is None
+    of_images: list[Any] = [one.images for one in judged]
     images = {
-        metric: np.mean([[one.images[i][metric] for i in order] for one in judged], axis=0)
+        metric: np.mean([[one[i][metric] for i in order] for one in of_images], axis=0)
         for metric in metrics
     }
     spread = {}
     if len(judged) > 1:
-        spread = {m: float(np.std([one.scores[m] for one in judged], ddof=1)) for m in metrics}
+        spread = {m: float(np.std([one[m] for one in scores], ddof=1)) for m in metrics}
     words = []
     for image in order:
         counts = collections.Counter(w for one in judged for w in {*one.captions[image].split()})
@@ -228,8 +230,8 @@ def changed_words(
         mean over seeds, and for how many of these it is `right`: a reference has the word.
     """
     known = [{word for text in texts for word in text.split()} for texts in references]
-    changes: collections.Counter = collections.Counter()
-    right: collections.Counter = collections.Counter()
+    changes: dict[str, Any] = collections.Counter()
+    right: dict[str, Any] = collections.Counter()
     for first, second, words in zip(one.words, two.words, known, strict=True):
         for word in first.keys() | second.keys():
             change = first.get(word, 0) - second.get(word, 0)

@@ -7,7 +7,7 @@ people's captions, each judged by the others of its photo, say how much of a cou
 """
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sparsecap_jax.evaluation.text_statistics import repeats
 
@@ -224,7 +224,7 @@ def find_failures(
     return found
 
 
-def count_failures(failures: Sequence[dict[str, list[str]]]) -> dict[str, int]:
+def count_failures(failures: Sequence[Mapping[str, list[str]]]) -> dict[str, int]:
     """Return the number of captions with a failure of each class, and of those with `none`."""
     counts = {name: sum(bool(one[name]) for one in failures) for name in CLASSES}
     return {**counts, "none": sum(not any(one.values()) for one in failures)}

@@ -13,6 +13,7 @@ import select
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from typing import IO, Any
 
 import numpy as np
@@ -101,7 +102,8 @@ def _shared(lines: Sequence[str], count: int) -> tuple[list[bool], list[list[int
     part = _NORMALIZED * of_odd / (_NORMALIZED * of_odd + sum(sizes) - of_odd)
     normalizing = math.ceil(count * part)
     paces = [_NORMALIZED] * normalizing + [1.0] * (count - normalizing)
-    times, shares = [0.0] * count, [[] for _ in range(count)]
+    times = [0.0] * count
+    shares: list[list[int]] = [[] for _ in range(count)]
     for n in [*sorted(odd), *(n for n in range(len(lines)) if n not in odd)]:
         takers = range(normalizing if n in odd else count)
         at = min(takers, key=lambda at: times[at] + paces[at] * sizes[n])
@@ -116,7 +118,7 @@ def _started(errors: IO[bytes], normalize: bool) -> Iterator[tuple[subprocess.Po
     given, taken = os.pipe()
     command = ["java", *_FLAGS, "-Xmx2G", "-jar", str(_toolkit(METEOR_JAR)), "-", "-", "-stdio"]
     command += ["-l", "en", *["-norm"] * normalize, "-a", f"/dev/fd/{given}"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
     with open(taken, "wb", buffering=0) as table:
         try:
             with foreign_errors("METEOR: java", SparsecapError):
@@ -127,10 +129,16 @@ def _started(errors: IO[bytes], normalize: bool) -> Iterator[tuple[subprocess.Po
             yield process, table
         finally:
             process.kill()
-            for pipe in (process.stdin, process.stdout):
+            for pipe in _pipes(process):
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
             process.wait()
+
+
+def _pipes(process: subprocess.Popen) -> tuple[IO[bytes], IO[bytes]]:
+    """Return the pipes to and from a process, both of which it was started with."""
+    assert process.stdin is not None and process.stdout is not None
+    return process.stdin, process.stdout
 
 
 def _write_all(file: IO[bytes], content: bytes) -> None:
@@ -139,23 +147,31 @@ def _write_all(file: IO[bytes], content: bytes) -> None:
         buffered.write(content)
 
 
-def _converse(processes, lines, shares, pool, errors) -> MeteorScores:
+def _converse(
+    processes: Sequence[subprocess.Popen],
+    lines: Sequence[str],
+    shares: Sequence[Sequence[int]],
+    pool: Executor,
+    errors: IO[bytes],
+) -> MeteorScores:
     """Ask for the statistics of each image, shared by the processes, then for the scores of all."""
 
     def ask(process: subprocess.Popen, requests: Sequence[str], answers: int) -> list[str]:
+        asked, answered = _pipes(process)
+
         def write() -> None:
             with contextlib.suppress(BrokenPipeError):  # the reader below finds that it has died
-                process.stdin.write("".join(f"{line}\n" for line in requests).encode())
-                process.stdin.flush()
+                asked.write("".join(f"{line}\n" for line in requests).encode())
+                asked.flush()
 
         writing = pool.submit(write)
         received = b""
         count = 0
         while count < answers:
-            if not select.select([process.stdout], [], [], _PATIENCE)[0]:
+            if not select.select([answered], [], [], _PATIENCE)[0]:
                 process.kill()
                 raise SparsecapError(f"METEOR failed: no answer within {_PATIENCE:.0f} s")
-            block = os.read(process.stdout.fileno(), 1 << 16)
+            block = os.read(answered.fileno(), 1 << 16)
             if not block:
                 errors.seek(0)
                 output = errors.read().decode(errors="replace").strip()
@@ -241,10 +257,11 @@ def spice(
         write_json(asked, rows)
         command = ["java", "-Xmx8G", "-cp", path, "edu.anu.spice.SpiceScorer", str(asked)]
         command += ["-out", str(answered), "-subset", "-silent"]
-        call = {"capture_output": True, "env": environment, "timeout": patience, "cwd": work}
         with foreign_errors("SPICE: java", SparsecapError):
             try:
-                done = subprocess.run(command, check=False, **call)
+                done = subprocess.run(
+                    command, capture_output=True, env=environment, timeout=patience, cwd=work
+                )
             except subprocess.TimeoutExpired as error:
                 raise SparsecapError(f"SPICE failed: no end within {patience:.0f} s") from error
         output = done.stderr.decode(errors="replace").strip()

@@ -80,14 +80,15 @@ def judge_captions(
             columns["METEOR"] = None, [None] * len(captions)
         columns |= _ngram_columns(metrics, captions, judges, document_frequency, sums)
         if running:
-            *columns["METEOR"], sums["METEOR"] = running.result()
+            total, each, sums["METEOR"] = running.result()
+            columns["METEOR"] = total, each
     ordered = {name: columns[name] for name in METRICS if name in metrics}
     details = None
     if spice_jars:
         total, details = spice(captions, judges, spice_jars)
-        each = [of_kind["All"]["f"] for of_kind in details]
-        sums["SPICE"] = np.array(each, np.float64)[:, None]
-        ordered["SPICE"] = total, each
+        values = [of_kind["All"]["f"] for of_kind in details]
+        sums["SPICE"] = np.array(values, np.float64)[:, None]
+        ordered["SPICE"] = total, values
     images = {
         key: {name: each[row] for name, (_, each) in ordered.items()}
         for row, key in enumerate(candidates)
@@ -108,7 +109,8 @@ def _ngram_columns(
     sums: Sums,
 ) -> dict[str, tuple[float, list[float]]]:
     """Return (score, score of each image) of BLEU, ROUGE-L and CIDEr; adds to `sums`."""
-    ngrams, columns = NgramScores(captions, references), {}
+    ngrams = NgramScores(captions, references)
+    columns: dict[str, tuple[float, list[float]]] = {}
     if any(name.startswith("Bleu") for name in metrics):
         sums["Bleu"] = ngrams.bleu_counts()
         totals, each = bleu(sums["Bleu"].sum(axis=0)), bleu(sums["Bleu"])

@@ -168,7 +168,7 @@ class NgramScores:
         known = None if frequency is None else self._known(frequency)
         size = math.log(self.images) if frequency is None else math.log(frequency.num_images)
         for n, grams in enumerate(self._orders):
-            if frequency is None:
+            if known is None:
                 inside = grams.sentence >= self.images
                 seen = self._image[grams.sentence[inside]] * grams.size + grams.gram[inside]
                 documents = np.bincount(np.unique(seen) % grams.size, minlength=grams.size)

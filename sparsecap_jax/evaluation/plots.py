@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -73,7 +74,7 @@ def training_curves(path: str | pathlib.Path, runs: Mapping[str, str | pathlib.P
     save_figure(figure, path)
 
 
-def line_style(number: int) -> dict[str, str]:
+def line_style(number: int) -> dict[str, Any]:
     """Return colour and dashes of the line of that number; the first ten differ in colour."""
     return {"color": f"C{number % 10}", "ls": ("-", "--", ":", "-.")[number // 10 % 4]}
 
@@ -85,8 +86,8 @@ def shared_legend(figure: Figure) -> None:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
     columns = 1 + len(entries) // _MOST_IN_COLUMN
-    place = {"loc": "outside right upper", "ncols": columns}
-    figure.legend(entries.values(), entries, fontsize=8, **place)
+    place: dict[str, Any] = {"loc": "outside right upper", "ncols": columns}
+    figure.legend(list(entries.values()), list(entries), fontsize=8, **place)
 
 
 def error_bar_curves(

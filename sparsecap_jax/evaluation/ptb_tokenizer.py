@@ -183,7 +183,7 @@ def ptb_tokens(caption: str, following: str | None = None) -> list[str]:
     seen = text.translate(SEEN_AS) if _UNUSUAL.search(text) else text
     end = len(line)
     tokens = []
-    position = _SPACE.match(seen).end()
+    position = _after_space(seen, 0)
     while position < end:
         plain = _PLAIN_WORD.match(seen, position, position + _WINDOW)
         if plain and plain[0].lower() not in _SPLIT_WORDS:
@@ -192,9 +192,15 @@ def ptb_tokens(caption: str, following: str | None = None) -> list[str]:
         else:
             token, position = _longest_match(seen, text, position)
             tokens += [token] * bool(token)
-        position = _SPACE.match(seen, position).end()
+        position = _after_space(seen, position)
     # Java does not take a sigma before a hyphen for a final one.
     return " ".join(tokens).replace("Σ-", "σ-").lower().split(" ") if tokens else []
+
+
+def _after_space(seen: str, position: int) -> int:
+    """Return the first place from `position` on that is not skipped."""
+    space = _SPACE.match(seen, position)
+    return space.end() if space else position
 
 
 def _longest_match(seen: str, text: str, position: int) -> tuple[str, int]:

@@ -71,7 +71,7 @@ def load_corpus_scores(path: str | os.PathLike) -> dict[str, float | list[float]
 
 
 def _is_number(values: Mapping | Sequence, key: Any) -> bool:
-    value = values.get(key) if isinstance(values, Mapping) else values[key]
+    value: Any = values.get(key) if isinstance(values, Mapping) else values[key]
     return type(value) in (int, float) and -1e300 < value < 1e300
 
 

@@ -100,7 +100,7 @@ def load_groups(path: str | os.PathLike, images: Iterable[Hashable]) -> dict[Has
     content = read_json(path, "{image id: group}")
     if not isinstance(content, dict):
         raise DataError(f"{path}: found {content!r:.80}, expected {{image id: group}}")
-    groups = {}
+    groups: dict[Hashable, str] = {}
     for key, group in content.items():
         if isinstance(group, bool) or not isinstance(group, str | int):
             raise DataError(f"{path}: {key!r}: found {group!r:.80}, expected the name of a group")
@@ -109,7 +109,7 @@ def load_groups(path: str | os.PathLike, images: Iterable[Hashable]) -> dict[Has
             raise DataError(f"{path}: {key!r}: image {image!r} is there twice, expected once")
         groups[image] = str(group)
     images = [*images]
-    members = {image: groups[image] for image in images if image in groups}
+    members: dict[Hashable, str] = {i: groups[i] for i in images if i in groups}
     if not members:
         raise DataError(f"{path}: has none of the captions' images; expected {{image id: group}}")
     if len(members) < len(images):
@@ -123,7 +123,7 @@ def _group_scores(judged: Judged, members: Mapping[Hashable, str]) -> dict[str, 
     for row, image in enumerate(judged.images):
         if image in members:
             rows.setdefault(members[image], []).append(row)
-    groups = {}
+    groups: dict[str, dict[str, Any]] = {}
     for name, of_group in sorted(rows.items()):
         sums = {kind: values[of_group].sum(axis=0) for kind, values in judged.sums.items()}
         scores = corpus_scores(sums, len(of_group))
@@ -138,7 +138,7 @@ def write_scores(
     path: str | os.PathLike,
     result: Mapping[str, Any],
     judged: Judged,
-    captions: Mapping[Hashable, str],
+    captions: Mapping[Any, str],
     step: str = "",
 ) -> list[str]:
     """Write scores as JSON, and two files with those of each image next to it.
@@ -166,7 +166,9 @@ def write_scores(
     ]
     write_table(table, rows)
     detailed = path.with_name(f"{f'score_{step}' if step else path.stem}_detailed.json")
-    entries = [{"image_id": image, **scores} for image, scores in judged.images.items()]
+    entries: list[dict[str, Any]] = [
+        {"image_id": image, **scores} for image, scores in judged.images.items()
+    ]
     for entry, of_kind in zip(entries, judged.spice or [], strict=False):
         entry["SPICE"] = of_kind
     write_json(detailed, [dict(sorted(entry.items())) for entry in entries])

@@ -5,6 +5,7 @@ import io
 import pathlib
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -41,9 +42,9 @@ def summary_picture(
     for number, sample in enumerate(told):
         row, column = divmod(number, 2)
         bottom = top - inches[0] - inches[1] - 1.9 * row - 1.6
-        left, right = 0.3 + 6.9 * column, 2.4 + 6.9 * column
-        pair = [_axes(figure, (x, bottom, width, 1.45)) for x, width in ((left, 1.9), (right, 4.6))]
-        _draw_sample(*pair, sample, progress)
+        left = _axes(figure, (0.3 + 6.9 * column, bottom, 1.9, 1.45))
+        right = _axes(figure, (2.4 + 6.9 * column, bottom, 4.6, 1.45))
+        _draw_sample(left, right, sample, progress)
     save_figure(figure, path)
 
 
@@ -56,7 +57,7 @@ def _axes(figure: Figure, inches: tuple[float, float, float, float]) -> Axes:
 
 def _draw_chart(axis: Axes, title: str, curves: Mapping[str, Curve], last_step: int) -> None:
     for number, (name, (steps, values)) in enumerate(curves.items()):
-        style = {"ls": ("-", "--", ":", "-.")[number % 4], "ms": 3}
+        style: dict[str, Any] = {"ls": ("-", "--", ":", "-.")[number % 4], "ms": 3}
         style |= {"marker": "o"} if len(steps) < 30 else {}
         axis.plot(steps, values, label=f"{name} {values[-1]:.4g}", **style)
     axis.set_title(title, fontsize=10, loc="left")

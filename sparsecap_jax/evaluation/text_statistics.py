@@ -104,7 +104,9 @@ def describe_sets(
         expected = "the same number, two or more"
         raise DataError(f"captions per image: found {sorted(sizes)}; expected {expected}")
     words = [[text.split() for text in texts] for texts in sets]
-    figures = {f"distinct_{n}": np.mean([distinct(rows, n) for rows in words]) for n in (1, 2)}
+    figures: dict[str, Any] = {
+        f"distinct_{n}": np.mean([distinct(rows, n) for rows in words]) for n in (1, 2)
+    }
     places = []
     for place in range(sizes.pop()):
         others = [[*texts[:place], *texts[place + 1 :]] for texts in sets]

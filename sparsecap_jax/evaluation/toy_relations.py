@@ -71,7 +71,8 @@ def wrong_facts(captions: Mapping[int | str, str], directory: str | os.PathLike)
 
 def _wrong_kinds(caption: str, scene: Scene) -> set[str]:
     wrong = set()
-    for words, group in zip(_split(caption, scene), scene.groups[:2], strict=False):
+    first, second, _ = _split(caption, scene)
+    for words, group in zip((first, second), scene.groups[:2], strict=True):
         numbers = {count for count, word in NUMBERS.items() if count > 1 and word in words}
         numbers |= {2} if "pair" in words else set()
         judged = {

@@ -8,6 +8,7 @@ most telling runs come first, so that a table of few rows says something.
 """
 
 import pathlib
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -63,7 +64,7 @@ def draw(workdir: pathlib.Path, rows: list[Row]) -> None:
         for name, target, cider in PUBLISHED
     ]
     shown = [row for row in rows if row["method"] != HALF]
-    columns = {"x": "target", "y": "CIDEr", "series": "method", "panel": "model"}
+    columns: dict[str, Any] = {"x": "target", "y": "CIDEr", "series": "method", "panel": "model"}
     error_bar_curves(workdir / "cider.png", [*shown, *published], **columns, baseline=DENSE)
     with write_atomically(workdir / "table.md") as file:
         file.write(table(rows))

@@ -120,6 +120,7 @@ def step_table(rows: list[Row]) -> str:
 
 
 def _by_setting(rows: list[Row]) -> dict[tuple[str, str], list[Row]]:
+    settings: dict[tuple[str, str], list[Row]]
     settings = {(model, variant): [] for model in MODELS for variant in (START, *VARIANTS)}
     for row in rows:
         settings[row["model"], row["variant"]].append(row)

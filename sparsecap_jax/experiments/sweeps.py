@@ -66,8 +66,13 @@ def score_test_split(
     directory: pathlib.Path, dataset: Dataset, twin: pathlib.Path | None = None
 ) -> Row:
     """Score the test split by all metrics but METEOR, and count the weights."""
-    options = {"metrics": FAST_METRICS, "tokenizer": "python", "report": lambda line: None}
-    row = evaluate_run(directory, dataset=dataset, **options)
+    row = evaluate_run(
+        directory,
+        dataset=dataset,
+        metrics=FAST_METRICS,
+        tokenizer="python",
+        report=lambda line: None,
+    )
     return {name: value for name, value in row.items() if name != "text"}
 
 
@@ -160,8 +165,8 @@ def run_sweep(
             failures.append(f"{name}: {error}")
             report(f"{place} failed: {failures[-1]}")
             continue
-        rows = work.write_rows()
-        report(f"{place} {name}: CIDEr {rows[name]['CIDEr']:.3f}")
+        by_name = work.write_rows()
+        report(f"{place} {name}: CIDEr {by_name[name]['CIDEr']:.3f}")
     rows = list(work.write_rows().values())
     if rows:
         sweep.draw(work.workdir, rows)

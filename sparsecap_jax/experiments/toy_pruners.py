@@ -6,6 +6,7 @@ Methods that prune a trained model start from the dense run of the same seed.
 """
 
 import pathlib
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -39,7 +40,7 @@ def toy_runs(seeds: int) -> list[SweepRun]:
 
 def draw(workdir: pathlib.Path, rows: list[Row]) -> None:
     """Draw CIDEr over the target sparsity."""
-    columns = {"x": "target", "y": "CIDEr", "series": "method", "panel": "model"}
+    columns: dict[str, Any] = {"x": "target", "y": "CIDEr", "series": "method", "panel": "model"}
     error_bar_curves(workdir / "cider.png", rows, **columns, baseline="dense")
 
 

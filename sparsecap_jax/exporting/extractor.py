@@ -5,7 +5,7 @@ the convolutions, as runtimes want it; it needs neither JAX nor jax2onnx.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Float
@@ -21,7 +21,7 @@ from sparsecap_jax.photos.efficientnet_lite import (
     block_shapes,
     load_params,
 )
-from sparsecap_jax.photos.extractors import pooling_weights, remake_extractor
+from sparsecap_jax.photos.extractors import Lite, pooling_weights, remake_extractor
 from sparsecap_jax.settings import optional_package
 from sparsecap_jax.trees import flatten
 
@@ -49,7 +49,7 @@ def extractor_bytes(
     if network not in NETWORKS:
         known = ", ".join(NETWORKS)
         raise ConfigError(f"extractor {network!r:.80} cannot be exported; expected one of {known}")
-    extractor = remake_extractor(settings)
+    extractor = cast(Lite, remake_extractor(settings))
     size, boxes = extractor.windows.size, extractor.boxes
     params = {
         _key(name): leaf.transpose(3, 2, 0, 1) if leaf.ndim == 4 else leaf
@@ -103,8 +103,8 @@ class _Network:
 
         pixels = described({"pixels": ("b", self._size, self._size, 3)}, TensorProto.UINT8)
         weights = described({name: leaf.shape for name, leaf in self._params.items()})
-        outputs = described({name: spec.shape for name, spec in outputs.items()})
-        parts = self._nodes, self._network, pixels + weights, outputs, self._constants
+        results = described({name: spec.shape for name, spec in outputs.items()})
+        parts = self._nodes, self._network, pixels + weights, results, self._constants
         opset = helper.make_opsetid("", OPSET)
         return helper.make_model(
             helper.make_graph(*parts), opset_imports=[opset], ir_version=IR_VERSION

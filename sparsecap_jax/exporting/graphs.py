@@ -112,8 +112,8 @@ class _Parts:
 
     def greedy(self, options: DecodeOptions, params: Arrays, inputs: Arrays) -> Arrays:
         """Encode images and search greedily, with the constraints of `options`."""
-        names = ("no_repeat", "no_repeat_ngram", "suppress", "suppress_unk", "bad_endings")
-        names += ("min_length", "max_length", "bos_id", "eos_id", "pad_id", "unk_id")
+        names = ["no_repeat", "no_repeat_ngram", "suppress", "suppress_unk", "bad_endings"]
+        names += ["min_length", "max_length", "bos_id", "eos_id", "pad_id", "unk_id"]
         greedy = DecodeOptions("greedy", **{name: getattr(options, name) for name in names})
         context, _ = self.begin(params, inputs)
         factors = jnp.ones(greedy.max_length, jnp.float32)

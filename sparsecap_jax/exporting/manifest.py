@@ -15,6 +15,7 @@ from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.exporting.specs import Graph, Spec
 from sparsecap_jax.text import AM_COMPOSITIONS
 from sparsecap_jax.tokenizers import Tokenizer
+from sparsecap_jax.tokenizers.radix import RadixTokenizer
 from sparsecap_jax.version import __version__
 
 FORMAT_VERSION = 1
@@ -56,8 +57,8 @@ def search_entry(options: DecodeOptions) -> dict[str, Any]:
             f"search {options.method!r}: an exported captioner searches greedily or with beams; "
             "expected search 'greedy' or 'beam'"
         )
-    same = ("method", "beam_size", "max_length", "temperature", "no_repeat", "no_repeat_ngram")
-    same += ("min_length", "bos_id", "eos_id", "pad_id")
+    same = ["method", "beam_size", "max_length", "temperature", "no_repeat", "no_repeat_ngram"]
+    same += ["min_length", "bos_id", "eos_id", "pad_id"]
     suppressed = {*options.suppress, *([options.unk_id] if options.suppress_unk else [])}
     return {
         **{name: getattr(options, name) for name in same},
@@ -71,7 +72,7 @@ def tokenizer_entry(tokenizer: Tokenizer) -> dict[str, Any]:
     """Return all that turns ids into text, as `runner.Captioner.text` and a web page do."""
     entry: dict[str, Any] = {"name": tokenizer.name, "vocab_size": tokenizer.vocab_size}
     entry |= {name: getattr(tokenizer, name) for name in ("pad_id", "bos_id", "eos_id")}
-    if tokenizer.name == "radix":
+    if isinstance(tokenizer, RadixTokenizer):
         entry |= {"base": tokenizer.radix_base, "digits": tokenizer.tokens_per_word}
     return {**entry, "compositions": AM_COMPOSITIONS, "pieces": tokenizer.surfaces()}
 

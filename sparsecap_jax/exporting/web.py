@@ -8,12 +8,13 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sparsecap_jax.data.records import find_pictures
 from sparsecap_jax.errors import CheckpointError
 from sparsecap_jax.exporting.extractor import extractor_bytes
 from sparsecap_jax.exporting.web_captioner import WebCaptioner, pack_captioner
 from sparsecap_jax.exporting.web_runtime import SCRIPT, WASM, runtime_files
 from sparsecap_jax.files import locked, new_folder, unused
-from sparsecap_jax.photos.images import EXAMPLES, list_photos
+from sparsecap_jax.photos.images import EXAMPLES
 from sparsecap_jax.runs.finished import FinishedRun, has_sparse_runtime, load_finished
 from sparsecap_jax.runs.published import resolve_run
 
@@ -87,7 +88,7 @@ def site_files(
 def page_files() -> dict[str, bytes]:
     """Return the files that all pages share, example photos among them."""
     files = {path.name: path.read_bytes() for path in sorted(PAGE.iterdir()) if path.is_file()}
-    return files | {f"examples/{path.name}": path.read_bytes() for path in list_photos(EXAMPLES)}
+    return files | {f"examples/{path.name}": path.read_bytes() for path in find_pictures(EXAMPLES)}
 
 
 def _about(

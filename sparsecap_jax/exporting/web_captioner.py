@@ -10,7 +10,6 @@ and none. A tensor of which more than half is kept has no gaps, and all of its v
 
 import dataclasses
 import json
-import pathlib
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ from sparsecap_jax.captioning.image_options import decode_options
 from sparsecap_jax.captioning.search import SearchOptions
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.exporting.manifest import search_entry, tokenizer_entry
-from sparsecap_jax.runs.finished import FinishedRun, finished_weights
+from sparsecap_jax.runs.finished import FinishedRun, present_weights
 from sparsecap_jax.runs.weights import load_weights
 from sparsecap_jax.tokenizers import Tokenizer
 from sparsecap_jax.trees import flatten
@@ -55,7 +54,7 @@ def pack_captioner(run: FinishedRun) -> WebCaptioner:
     """
     options = _search_options(run)
     run.check_unchanged()
-    loaded = load_weights(finished_weights(pathlib.Path(run.directory)))
+    loaded = load_weights(present_weights(run.directory))
     params, masks = (flatten(loaded[part]) for part in ("params", "masks"))
     matrices = {name: _matrix(name, leaf) for name, leaf in params.items()}
     header = {

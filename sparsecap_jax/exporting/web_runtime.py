@@ -89,4 +89,11 @@ def _unpacked(package: bytes) -> dict[str, bytes]:
         foreign_errors("onnxruntime-web: a damaged package", errors=_DAMAGE),
         tarfile.open(fileobj=io.BytesIO(package), mode="r:gz") as files,
     ):
-        return {name: files.extractfile(f"package/dist/{name}").read() for name in _CHECKSUMS}
+        return {name: _member(files, f"package/dist/{name}") for name in _CHECKSUMS}
+
+
+def _member(files: tarfile.TarFile, name: str) -> bytes:
+    file = files.extractfile(name)
+    if file is None:
+        raise ValueError(f"{name} is no file")
+    return file.read()

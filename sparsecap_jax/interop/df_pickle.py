@@ -141,7 +141,7 @@ def _number_of_images(ref_len: Any) -> int:
 
 def _text(word: str | bytes) -> str:
     """Return a word; one that is not UTF-8 was Latin-1."""
-    content = word if type(word) is bytes else word.encode(errors=_ERRORS)
+    content = word if isinstance(word, bytes) else word.encode(errors=_ERRORS)
     try:
         return content.decode()
     except UnicodeDecodeError:

@@ -13,6 +13,7 @@ from sparsecap_jax.errors import CheckpointError, ConfigError
 from sparsecap_jax.interop.names import FAMILIES, SIDES, Family, Rule
 from sparsecap_jax.models import abstract_params, make_model
 from sparsecap_jax.tokenizers import Tokenizer
+from sparsecap_jax.tokenizers.radix import RadixTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -138,9 +139,11 @@ def tokenizer_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def tokenizer_fields(tokenizer: Tokenizer) -> dict[str, Any]:
     """Return the keys that a tokenizer of the reference leaves in its config."""
-    radix = tokenizer.name == "radix"
+    radix = isinstance(tokenizer, RadixTokenizer)
     name = "character" if tokenizer.name == "char" else tokenizer.name
-    fields = {"tokenizer": name, **({"radix_base": tokenizer.radix_base} if radix else {})}
+    fields: dict[str, Any] = {"tokenizer": name}
+    if isinstance(tokenizer, RadixTokenizer):
+        fields["radix_base"] = tokenizer.radix_base
     for token in ("bos", "eos", "unk", "pad"):
         # A word of several digits has no single id: the reference has none for UNK then, even if
         # words have one digit only.

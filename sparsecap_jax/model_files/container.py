@@ -80,14 +80,11 @@ def write_model(
     ]
     planes = [plane for _, parts, _ in planned for plane in parts if plane.field]
     counts, numbers = tensors.share_tables(planes)
-    entries = [
-        dataclasses.replace(
-            entry,
-            checksum=zlib.crc32(raw),
-            **{plane.field: numbers[id(plane)] for plane in parts if plane.field},
-        )
-        for entry, parts, raw in planned
-    ]
+    entries = []
+    for entry, parts, raw in planned:
+        tables: dict[str, Any]
+        tables = {plane.field: numbers[id(plane)] for plane in parts if plane.field}
+        entries.append(dataclasses.replace(entry, checksum=zlib.crc32(raw), **tables))
     explicit = [quantized(table) for table in counts]
     chunks = _encoded(entries, [plane for _, parts, _ in planned for plane in parts], explicit)
     stored = {name: zlib.compress(content, 9) for name, content in (files or {}).items()}
@@ -105,8 +102,8 @@ def write_model(
     }
     text, packed = _packed_json(members | weights)
     if max(len(text), len(packed)) > _MAX_HEADER:
-        size = f"a header of {len(text)} bytes; expected at most {_MAX_HEADER}"
-        raise CheckpointError(f"{path}: cannot be written: {size}")
+        found = f"a header of {len(text)} bytes; expected at most {_MAX_HEADER}"
+        raise CheckpointError(f"{path}: cannot be written: {found}")
     head = _HEAD.pack(MAGIC, FORMAT_VERSION, len(packed), len(text), zlib.crc32(packed))
     payload = [*(raw for _, _, raw in planned), *chunks]
     with write_atomically(path, "wb") as file:

@@ -8,6 +8,7 @@ import math
 import os
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,8 @@ def write_safetensors(
     path: str | pathlib.Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> int:
     """Write arrays (floats or uint8) by name, all or nothing, and return the size in bytes."""
-    header, offset = {_METADATA: dict(metadata)} if metadata else {}, 0
+    header: dict[str, Any] = {_METADATA: dict(metadata)} if metadata else {}
+    offset = 0
     for name, array in tensors.items():
         dtype, end = _NAMES[array.dtype.name], offset + array.nbytes
         header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": [offset, end]}

@@ -174,12 +174,13 @@ def encoded(
     flat = np.ravel(value)
     entry = Entry(name, value.shape, form, 0, 0)
     rows, columns = entry.matrix
-    changes, planes = {}, []
+    changes: dict[str, Any] = {}
+    planes: list[Plane] = []
     cells = np.arange(flat.size) if kept is None else kept
     if kept is not None:
         classes = positions.choose_classes(kept, rows, columns)
-        for field, axis in zip(("rows", "columns"), classes, strict=True):
-            planes += [Plane(field, axis)] if axis.any() else []
+        for field, along in zip(("rows", "columns"), classes, strict=True):
+            planes += [Plane(field, along)] if along.any() else []
         order = positions.Order(classes)
         places = np.sort(order.places_of(kept))
         cells = order.cells_at(places)

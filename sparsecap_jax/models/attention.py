@@ -4,6 +4,7 @@ They follow the reference (`models/transformer.py`), which follows "The Annotate
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -103,7 +104,7 @@ class MultiHeadAttention(nn.Module):
     bias_init: FanInInit = torch_uniform
     dtype: str = "float32"
 
-    def setup(self):
+    def setup(self) -> None:
         def dense():
             return Linear(self.d_model, self.dtype, xavier_uniform, self.bias_init)
 
@@ -170,7 +171,7 @@ def write_cache(cache: KeysValues, new: KeysValues, position: Int[Array, "B K"])
     Leaves of `cache` are `[B, K, H, T, D/H]`, those of `new` `[B * K, H, 1, D/H]`.
     """
     images, rows = (jnp.arange(size, dtype=jnp.int32) for size in position.shape)
-    kept = {"mode": "drop", "unique_indices": True, "indices_are_sorted": True}
+    kept: dict[str, Any] = {"mode": "drop", "unique_indices": True, "indices_are_sorted": True}
     written = {}
     for name, old in cache.items():
         words = new[name].reshape(*old.shape[:3], old.shape[-1])

@@ -18,7 +18,7 @@ from sparsecap_jax.models.precision import matmul
 FanInInit = Callable[[int], Callable]
 
 
-def torch_uniform(fan_in: int):
+def torch_uniform(fan_in: int) -> Callable[..., Array]:
     """Return PyTorch's initializer of Linear and LSTM, U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
     bound = 1.0 / math.sqrt(fan_in)
 
@@ -28,7 +28,7 @@ def torch_uniform(fan_in: int):
     return init
 
 
-def xavier_uniform(fan_in: int):
+def xavier_uniform(fan_in: int) -> Callable[..., Array]:
     """Return Glorot's uniform initializer, which finds the number of inputs itself."""
     return nn.initializers.xavier_uniform()
 

@@ -57,7 +57,8 @@ def pack_rows(mask: Bool[Array, "B K T"], size: int) -> Rows:
     slots = jnp.where(kept & (count <= size), count - 1, jnp.int32(size))
     everywhere = jnp.arange(kept.size, dtype=jnp.int32)
     empty = jnp.full((size,), kept.size, jnp.int32)
-    return Rows(*mask.shape, empty.at[slots].set(everywhere, mode="drop"), slots)
+    images, rows, length = mask.shape
+    return Rows(images, rows, length, empty.at[slots].set(everywhere, mode="drop"), slots)
 
 
 def nan_if_lost(words: Float[Array, "N D"], mask: Bool[Array, "B K T"]) -> Float[Array, "N D"]:

@@ -1,6 +1,6 @@
 """Teacher forcing of recurrent models: whole captions, packed words, or the model's own words."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ class RecurrentModel(RecurrentFields, CaptionModel):
         self, carry: Carry, tokens: Int[Array, "B K"], context: Context, *, train: bool = False
     ) -> tuple[Carry, Float[Array, "B K V"]]:
         """Advance by one token and return the log-probs of the next."""
-        kernels = self.get_variable("prepared", "kernels")
+        kernels: Any = self.get_variable("prepared", "kernels")
         if kernels is None:
             # XLA does not hoist bare slices out of a decoding loop but copies them at every step;
             # behind a barrier it does.

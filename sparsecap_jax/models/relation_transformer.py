@@ -44,7 +44,7 @@ class GeometryBias(nn.Module):
     bias_init: FanInInit
     dtype: str
 
-    def setup(self):
+    def setup(self) -> None:
         self.head = [HeadWeights(self.bias_init) for _ in range(self.num_heads)]
 
     def __call__(self, geometry: Float[Array, "B R R G"]) -> Float[Array, "B H R R"]:
@@ -59,13 +59,14 @@ class GeometryBias(nn.Module):
 class RelationEncoderLayer(EncoderLayer):
     """Encoder layer whose attention weighs regions by the relation of their boxes, too."""
 
-    def setup(self):
+    def setup(self) -> None:
         super().setup()
         config = self.config
         self.geometry = GeometryBias(config.num_heads, config.bias_inits["geometry"], config.dtype)
 
-    def score_bias(self, geometry: Float[Array, "B R R G"]) -> Float[Array, "B H R R"]:
+    def score_bias(self, geometry: Float[Array, "B R R G"] | None) -> Float[Array, "B H R R"]:
         """Return the log geometry weights of this layer."""
+        assert geometry is not None
         return self.geometry(geometry)
 
 

@@ -32,7 +32,7 @@ class SoftAttention(SoftAttentionFields, RecurrentModel):
 
     """
 
-    def setup(self):
+    def setup(self) -> None:
         inputs, rnn = self.embed_size + self.attention_size, self.rnn_size
         glorot = nn.initializers.glorot_uniform()
         vector = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
@@ -119,8 +119,8 @@ class SoftAttention(SoftAttentionFields, RecurrentModel):
             hidden, cell = lstm_state(gates, carry["c"])
             state = {"h": hidden, "c": cell}
         else:
-            weights = kernels["state"], kernels["candidate"]
-            hidden = gru_state(inputs, carry["h"], *weights, self.compute_dtype)
+            gates, candidate = kernels["state"], kernels["candidate"]
+            hidden = gru_state(inputs, carry["h"], gates, candidate, self.compute_dtype)
             state = {"h": hidden}
         output = self.drop(hidden, deterministic=not train)
         weights = self._attend(output, context)

@@ -8,6 +8,7 @@ Parameter Efficient Image Captioning", Neurocomputing 2022.
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +25,8 @@ from sparsecap_jax.models.packing import Rows, nan_if_lost, pack_rows
 from sparsecap_jax.models.transformer_layers import DecoderLayer, EncoderLayer, LayerConfig
 from sparsecap_jax.types import ArrayLike, Regions
 
-Context = dict[str, Array | tuple[KeysValues, ...]]
-Carry = dict[str, Array | tuple[KeysValues, ...]]
+Context = dict[str, Any]  # arrays, and keys and values of each layer
+Carry = dict[str, Any]
 
 
 class Transformer(TransformerFields, CaptionModel):
@@ -33,7 +34,7 @@ class Transformer(TransformerFields, CaptionModel):
 
     encoder_layer = EncoderLayer
 
-    def setup(self):
+    def setup(self) -> None:
         encoder, decoder = self.encoder_layer, DecoderLayer
         if self.remat:
             encoder = nn.remat(encoder, static_argnums=(5,))
@@ -100,7 +101,7 @@ class Transformer(TransformerFields, CaptionModel):
         table = jnp.asarray(sinusoids(self.max_seq_length, self.d_model))
         positions = jnp.take(table, position.reshape(-1), axis=0)
         x = self._embed(tokens.reshape(-1), positions, train)
-        rows = Rows(*tokens.shape, 1)
+        rows = Rows(tokens.shape[0], tokens.shape[1], 1)
         x, cache, weights = self._decoder(x, rows, mask, context, carry["cache"], position, train)
         self.sow("intermediates", "attention", weights[:, :, 0])
         log_probs = self._log_probs(x).reshape(*tokens.shape, -1)
@@ -173,9 +174,8 @@ class Transformer(TransformerFields, CaptionModel):
         Also returns the weights `[B, K, Q, R]` of the regions, mean over heads and layers.
         """
         order = self.order("decoder")
-        caches = caches or (None,) * len(order)
         written, weights = [], []
-        for i, cache in zip(order, caches, strict=True):
+        for i, cache in zip(order, caches or (None,) * len(order), strict=True):
             args = (rows, mask, context["cross"][i], context["mask"], cache, position, train)
             x, cache, seen = self.decoder_layers[i](x, *args)
             written.append(cache)

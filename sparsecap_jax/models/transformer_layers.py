@@ -51,7 +51,7 @@ class EncoderLayer(nn.Module):
 
     config: LayerConfig
 
-    def setup(self):
+    def setup(self) -> None:
         self.self_attn = self.config.attention("encoder")
         self.feed_forward = self.config.feed_forward()
         self.self_attn_norm = att.LayerNorm()
@@ -88,7 +88,7 @@ class DecoderLayer(nn.Module):
 
     config: LayerConfig
 
-    def setup(self):
+    def setup(self) -> None:
         self.self_attn = self.config.attention("decoder_self")
         self.cross_attn = self.config.attention("decoder_cross")
         self.feed_forward = self.config.feed_forward()
@@ -131,7 +131,7 @@ class DecoderLayer(nn.Module):
         b, k, q, _ = mask.shape
         y = self.self_attn_norm(x)
         memory = self.self_attn.keys_values(y, rows)
-        if cache is not None:
+        if cache is not None and position is not None:
             cache = att.write_cache(cache, memory, position)
             memory = {name: leaf.reshape(b * k, *leaf.shape[2:]) for name, leaf in cache.items()}
         y, _ = self.self_attn(y, memory, mask.reshape(b * k, 1, q, -1), rows, train=train)

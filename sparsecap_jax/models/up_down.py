@@ -27,7 +27,7 @@ class Attention(nn.Module):
     size: int
     dtype: str = "float32"
 
-    def setup(self):
+    def setup(self) -> None:
         self.h2att = Linear(self.size, self.dtype)
         self.alpha = Linear(1, self.dtype)
 
@@ -52,7 +52,7 @@ class Attention(nn.Module):
 class UpDown(UpDownFields, RecurrentModel):
     """The Up-Down captioner."""
 
-    def setup(self):
+    def setup(self) -> None:
         rnn, dtype = self.rnn_size, self.compute_dtype
         normal = nn.initializers.normal(1.0)  # as in PyTorch
         self.embed = nn.Embed(self.vocab_size, self.embed_size, embedding_init=normal)

@@ -64,7 +64,7 @@ class EfficientNetLite(nn.Module):
 
     network: str  # a key of `NETWORKS`
 
-    def setup(self):
+    def setup(self) -> None:
         """Name the layers."""
         self.stem = nn.Conv(32, (3, 3), 2)
         self.blocks = [Block(*shape) for shape in block_shapes(self.network)]

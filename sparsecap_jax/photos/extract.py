@@ -4,7 +4,6 @@ It writes `OUTPUT/cocobu_att/ID.npy`, `cocobu_box_relative/ID.npy` and `cocobu_f
 photo, and `extractor.json`, the settings that made them.
 """
 
-import functools
 import itertools
 import os
 import pathlib
@@ -45,7 +44,7 @@ def find_photos(folder: str | os.PathLike) -> dict[ImageId, pathlib.Path]:
     if not os.path.isdir(folder):
         raise DataError(absent(folder, "a folder of photos"))
     photos: dict[ImageId, pathlib.Path] = {}
-    for path in list_photos(folder):
+    for path in map(pathlib.Path, list_photos(folder)):
         other = photos.setdefault(image_id_from_filename(path.name), path)
         if other != path:
             raise DataError(f"{folder}: {other.name} and {path.name} are one image id")
@@ -88,7 +87,8 @@ def extract_folder(
     write_json(path, settings)
     finished = {path.stem for path in (output / FOLDERS[-1]).glob("*.npy")}
     todo = {key: path for key, path in photos.items() if str(key) not in finished}
-    skipped, done, faults, start = len(photos) - len(todo), 0, {}, time.monotonic()
+    skipped, done, start = len(photos) - len(todo), 0, time.monotonic()
+    faults: dict[str, str] = {}
     if skipped:
         report(f"features already: {skipped} of {counted(len(photos), 'photo')}")
     advice = skip_advice("--skip_bad")
@@ -121,8 +121,8 @@ def open_photos(
     read are left out, and why is noted in `faults` by path; else `advice` follows the error.
     """
     with ThreadPoolExecutor(2, thread_name_prefix="photos") as executor:
-        read = functools.partial(executor.submit, open_for, extractor)
-        futures = ((key, read(path)) for key, path in photos.items())
+        submit = executor.submit
+        futures = ((key, submit(open_for, extractor, path)) for key, path in photos.items())
         for image_id, photo in read_ahead(futures, ahead):
             try:
                 yield image_id, photo.result()
@@ -135,7 +135,8 @@ def open_photos(
 def _write(
     output: pathlib.Path, image_id: ImageId, regions: RegionFeatures, width: int, half: bool
 ) -> None:
-    names = tuple(f"extractor, image {image_id}: {what}" for what in ("features", "boxes", "fc"))
+    where = f"extractor, image {image_id}"
+    names = f"{where}: features", f"{where}: boxes", f"{where}: fc"
     regions = validated(regions.features, regions.boxes, regions.fc, width, names)
     dtype = np.float16 if half else np.float32
     arrays = (regions.boxes, regions.fc.astype(dtype), regions.features.astype(dtype))

@@ -163,9 +163,9 @@ class Lite:
     def __init__(self, network: str, /, **options: Any):
         self.windows = windows = settings.build(Windows, options, "extractor")
         values = {"size": windows.size, "grid": windows.grid, "pyramid": list(windows.pyramid)}
-        self.settings = {"extractor": network, **values}
         if windows.scale != 1:  # older folders do not note it
-            self.settings["scale"] = windows.scale
+            values["scale"] = windows.scale
+        self.settings: Mapping[str, Any] = {"extractor": network, **values}
         self.boxes = window_boxes(windows.grid, windows.pyramid)
         self._pooling = pooling_weights(self.boxes, *2 * [windows.size // STRIDE])
         self._network, self._params = network, load_params(network)
@@ -242,7 +242,7 @@ class FasterRCNN:
         weights = weights or os.environ.get("SPARSECAP_DETECTOR_WEIGHTS", "")
         if weights not in ("", "random") and not os.path.isfile(weights):
             raise ConfigError(f"detector weights: {weights}: no such file; expected a state dict")
-        self.settings = {"extractor": "torchvision", **dataclasses.asdict(boxes)}
+        self.settings: Mapping[str, Any] = {"extractor": "torchvision", **dataclasses.asdict(boxes)}
         self._torch = torch
         self._model = detection.fasterrcnn_resnet50_fpn(
             weights=None if weights else "DEFAULT",

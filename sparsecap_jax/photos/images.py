@@ -66,10 +66,10 @@ def list_photos(place: str | os.PathLike) -> list[str | os.PathLike]:
         DataError: a folder or a pattern without pictures.
     """
     if os.path.isdir(place):
-        found = find_pictures(place)
+        found: list[str | os.PathLike] = [*find_pictures(place)]
     elif set("*?[") & {*os.fspath(place)} and not os.path.lexists(place) and not _is_url(place):
         matches = map(pathlib.Path, glob.iglob(os.fspath(place), recursive=True))
-        found = sorted(path for path in matches if is_picture(path))
+        found = [*sorted(path for path in matches if is_picture(path))]
     else:
         return [place]
     if not found:

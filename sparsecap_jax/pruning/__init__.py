@@ -35,19 +35,29 @@ from sparsecap_jax.pruning.units import Axis, Units
 from sparsecap_jax.settings import Registry, build, defaults_of
 
 # Parts that a method may fix. What a `partial` is given belongs to the name: no config sets it.
-_CRITERIA = {
+_CRITERIA: dict[str, dict[str, Any]] = {
     "blind": {"distribution": "global", "standardize": False},
     "uniform": {"distribution": "uniform", "standardize": False},
     "dist": {"distribution": "global", "standardize": True},
 }
-_NO_EVENTS = {"initial_sparsity": 0.0, "start_step": None, "frequency": None, "events": None}
+_NO_EVENTS: dict[str, Any] = {
+    "initial_sparsity": 0.0,
+    "start_step": None,
+    "frequency": None,
+    "events": None,
+}
 
 _one_shot = partial(methods.OneShotMagnitude, rewinds=False, **_NO_EVENTS)
 _lottery = partial(methods.OneShotMagnitude, rewinds=True, **_NO_EVENTS)
 _gradual = partial(methods.Magnitude, when="polynomial", normalize=False)
 _magnitude = partial(methods.Magnitude, standardize=False)
 _saliency = partial(methods.Saliency, reference_signed=False)
-_before = {"when": "before", "distribution": "global", "normalize": False, **_NO_EVENTS}
+_before: dict[str, Any] = {
+    "when": "before",
+    "distribution": "global",
+    "normalize": False,
+    **_NO_EVENTS,
+}
 
 PRUNERS: Registry[Any] = Registry(
     "pruner.name",

@@ -272,7 +272,7 @@ def _prune(method: str, kernel: Kernel, gram: Array, sparsity: float, structure:
 
 
 def _gram(inputs: Iterable[Array]) -> Float[Array, "I I"]:
-    total = None
+    total: Any = None
     for part in inputs:
         rows = jnp.reshape(part, (-1, part.shape[-1])).astype(jnp.float32)
         product = jnp.matmul(rows.T, rows, precision=lax.Precision.HIGHEST)

@@ -5,7 +5,7 @@ Masks have the structure and the paths of the parameters, and only the prunable 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,9 @@ def check_fit(masks: PyTree, params: PyTree) -> None:
             )
 
 
-def map_masked(function: Callable[..., Array], masks: PyTree, tree: PyTree, *rest: PyTree):
+def map_masked(
+    function: Callable[..., Array], masks: PyTree, tree: PyTree, *rest: PyTree
+) -> PyTree:
     """Replace the leaves that have a mask by `function(mask, leaf, *leaves of the rest)`."""
     check_fit(masks, tree)
     flat = by_path(masks)
@@ -168,7 +170,7 @@ def overall_sparsity(binary: PyTree) -> Float[Array, ""]:
         return jnp.zeros((), jnp.float32)
     # Sums of rows are exact in float32, and on CPU 40 times as fast as counting integers.
     rows = (jnp.sum(jnp.atleast_1d(mask), axis=-1, dtype=jnp.float32) for mask in leaves)
-    kept = sum(jnp.sum(row.astype(jnp.uint32), dtype=jnp.uint32) for row in rows)
+    kept: Any = sum(jnp.sum(row.astype(jnp.uint32), dtype=jnp.uint32) for row in rows)
     return 1.0 - kept.astype(jnp.float32) / jnp.float32(sum(mask.size for mask in leaves))
 
 

@@ -17,7 +17,8 @@ References:
 
 import dataclasses
 import math
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +26,7 @@ from jaxtyping import Array
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning import ranking
-from sparsecap_jax.pruning.base import Pruner, PruneState, Target
+from sparsecap_jax.pruning.base import GradFn, Pruner, PruneState, Target
 from sparsecap_jax.pruning.masks import apply_masks, apply_straight_through, sparsity
 from sparsecap_jax.pruning.paths import by_path, replaced
 from sparsecap_jax.pruning.ranked import Arrays, Ranked, When, pick
@@ -69,7 +70,9 @@ class MaskFreeze(Pruner):
     needs_masks: ClassVar[bool] = True
     fixed_masks: ClassVar[bool] = True
 
-    def prepare(self, state, params, grad_fn=None, batches=()) -> PruneState:
+    def prepare(
+        self, state: PruneState, params: PyTree, grad_fn: GradFn = None, batches: Iterable[Any] = ()
+    ) -> PruneState:
         """Read the masks off the weights unless masks were loaded.
 
         Raises:
@@ -108,7 +111,9 @@ class Magnitude(Ranked):
     normalize: bool = False
     standardize: bool = False
 
-    def scores(self, state, weights, grads, event) -> Arrays:
+    def scores(
+        self, state: PruneState, weights: Arrays, grads: Arrays | None, event: Any
+    ) -> Arrays:
         """Return |weight|, normalized or standardized."""
         if self.standardize:
             return ranking.standardized_magnitudes(weights)
@@ -163,7 +168,9 @@ class MagnitudeSTE(Ranked):
         events = (self.total_steps - start) // every if self.events is None else self.events
         return Polynomial(start, every, events, initial=self.sparsity, final=self.sparsity)
 
-    def scores(self, state, weights, grads, event) -> Arrays:
+    def scores(
+        self, state: PruneState, weights: Arrays, grads: Arrays | None, event: Any
+    ) -> Arrays:
         """Return |weight|."""
         return ranking.magnitudes(weights)
 
@@ -186,8 +193,11 @@ class Saliency(Ranked):
     num_batches: Annotated[int, Range(1)] = 1
     reference_signed: bool = False
 
-    def scores(self, state, weights, grads, event) -> Arrays:
+    def scores(
+        self, state: PruneState, weights: Arrays, grads: Arrays | None, event: Any
+    ) -> Arrays:
         """Return |gradient x weight|, or their products, negated where the sum is negative."""
+        assert grads is not None  # as num_batches is at least 1
         products = [g * w for g, w in zip(grads, weights, strict=True)]
         if self.reference_signed:
             total = sum(jnp.sum(product) for product in products)
@@ -202,7 +212,9 @@ class Random(Ranked):
 
     draws: ClassVar[bool] = True
 
-    def scores(self, state, weights, grads, event) -> Arrays:
+    def scores(
+        self, state: PruneState, weights: Arrays, grads: Arrays | None, event: Any
+    ) -> Arrays:
         """Return uniform scores in (0, 1), and 0 for weights that are pruned already."""
         masks = self.split(state.masks)[0].values()
         drawn = ranking.random_scores(state.extras["seed"], event, weights)
@@ -219,7 +231,9 @@ class StaticSparse(Ranked):
     starts_sparse: ClassVar[bool] = True
     draws: ClassVar[bool] = True
 
-    def scores(self, state, weights, grads, event) -> Arrays:
+    def scores(
+        self, state: PruneState, weights: Arrays, grads: Arrays | None, event: Any
+    ) -> Arrays:
         """Return uniform scores in (0, 1)."""
         return ranking.random_scores(state.extras["seed"], event, weights)
 
@@ -273,13 +287,17 @@ class Rewired(Ranked):
     def drops(self, targets: Targets) -> np.ndarray:
         """uint32 `[events + 1, G]`: number of nonzeros of each tensor that an event exchanges."""
         kept, rows = np.subtract(targets.sizes, targets.removals()).tolist(), []
-        for event in range(self.schedule.events + 1):
-            progress = (self.schedule.start + event * self.schedule.frequency) / self.schedule.end
+        schedule = self.schedule
+        assert schedule is not None  # these masks change in training
+        for event in range(schedule.events + 1):
+            progress = (schedule.start + event * schedule.frequency) / schedule.end
             fraction = self.drop_fraction * 0.5 * (1.0 + math.cos(math.pi * progress))
             rows.append([int(fraction * count) for count in kept])
         return np.array(rows, np.uint32)
 
-    def recompute(self, state, params, grads, event) -> Arrays:
+    def recompute(
+        self, state: PruneState, params: PyTree, grads: PyTree | None, event: Any
+    ) -> Arrays:
         """Return the active masks after dropping and growing."""
         active, _ = self.split(state.masks)
         targets = self.targets(active)

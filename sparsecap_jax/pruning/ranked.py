@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array
 
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.pruning.base import Pruner, PruneState
+from sparsecap_jax.pruning.base import GradFn, Pruner, PruneState
 from sparsecap_jax.pruning.masks import apply_masks, finalize
 from sparsecap_jax.pruning.paths import Path, by_path, replaced
 from sparsecap_jax.pruning.structures import (
@@ -143,7 +143,9 @@ class Ranked(Pruner, abc.ABC):
         return self.when == "before"
 
     @abc.abstractmethod
-    def scores(self, state, weights: Arrays, grads: Arrays | None, event: Any) -> Arrays:
+    def scores(
+        self, state: PruneState, weights: Arrays, grads: Arrays | None, event: Any
+    ) -> Arrays:
         """Return float32 scores shaped as the weights; the lowest are pruned first.
 
         Args:
@@ -181,13 +183,15 @@ class Ranked(Pruner, abc.ABC):
         _ = self.schedule
         return self._start(rng, params)
 
-    def _start(self, rng, params) -> PruneState:
+    def _start(self, rng: Array, params: PyTree) -> PruneState:
         state = super().init(rng, params)
         if self.draws:
             state = state.replace(extras={"seed": jax.random.bits(rng, (2,), jnp.uint32)})
         return self.put(state, self.rank(state, params, None, -1)) if self.starts_sparse else state
 
-    def prepare(self, state, params, grad_fn=None, batches=()) -> PruneState:
+    def prepare(
+        self, state: PruneState, params: PyTree, grad_fn: GradFn = None, batches: Iterable[Any] = ()
+    ) -> PruneState:
         """Find the masks where that happens `before` training; frozen masks stay as they are.
 
         Raises:
@@ -207,7 +211,14 @@ class Ranked(Pruner, abc.ABC):
                 raise ConfigError(f"pruner.num_batches is {self.num_batches}; got {count} batches")
         return self.put(state, self.rank(state, params, grads))
 
-    def rank(self, state, params, grads, event: Any = 0, schedule=None) -> Arrays:
+    def rank(
+        self,
+        state: PruneState,
+        params: PyTree,
+        grads: PyTree | None,
+        event: Any = 0,
+        schedule: Any = None,
+    ) -> Arrays:
         """Return the active masks that the scores give, in the order of their paths.
 
         They have the sparsity of the schedule's event, or of the target where there is no schedule.
@@ -222,7 +233,8 @@ class Ranked(Pruner, abc.ABC):
         remove = jnp.asarray(targets.removals(), jnp.uint32)
         if schedule is not None:
             remove = jnp.asarray(schedule.table(targets))[event]
-        scores = self.scores(state, pick(params, active), pick(grads, active), event)
+        slopes = None if grads is None else pick(grads, active)
+        scores = self.scores(state, pick(params, active), slopes, event)
         return self.structure.prune(scores, remove, targets.groups)
 
     def put(self, state: PruneState, masks: Arrays) -> PruneState:
@@ -231,7 +243,9 @@ class Ranked(Pruner, abc.ABC):
         flat = {**frozen, **dict(zip(active, masks, strict=True))}
         return state.replace(masks=replaced(state.masks, flat))
 
-    def update(self, state, params, grads, step, rng=None) -> PruneState:
+    def update(
+        self, state: PruneState, params: PyTree, grads: PyTree | None, step: Any, rng: Any = None
+    ) -> PruneState:
         """Recompute the active masks where `step` is an event of the schedule."""
         active, _ = self.split(state.masks)
         if self.schedule is None or not active:
@@ -242,11 +256,15 @@ class Ranked(Pruner, abc.ABC):
         )
         return self.put(state, masks)
 
-    def recompute(self, state, params, grads, event) -> Arrays:
+    def recompute(
+        self, state: PruneState, params: PyTree, grads: PyTree | None, event: Any
+    ) -> Arrays:
         """Return the active masks after an event: ranked anew, for its sparsity."""
         return self.rank(state, params, grads, event, self.schedule)
 
-    def instant_sparsify(self, params, grads=None, rng=None) -> tuple[PyTree, PyTree]:
+    def instant_sparsify(
+        self, params: PyTree, grads: PyTree | None = None, rng: Array | None = None
+    ) -> tuple[PyTree, PyTree]:
         """Return the parameters pruned to the target (zeros in place), and their masks.
 
         Methods that rank gradients need `grads`. By default `rng` is the key of seed 0.
@@ -256,7 +274,7 @@ class Ranked(Pruner, abc.ABC):
         return finalize(params, masks), masks
 
 
-def pick(tree: PyTree | None, paths: Iterable[Path]) -> Arrays | None:
-    """Return the leaves of `tree` at `paths` as float32; None for no tree."""
+def pick(tree: PyTree, paths: Iterable[Path]) -> Arrays:
+    """Return the leaves of `tree` at `paths` as float32."""
     leaves = by_path(tree)
-    return None if tree is None else [jnp.asarray(leaves[p], jnp.float32) for p in paths]
+    return [jnp.asarray(leaves[path], jnp.float32) for path in paths]

@@ -101,11 +101,11 @@ def prune_smallest(
         groups: for each tensor, the group 0..G-1 within which it is ranked.
     """
     keys = [_ordered_bits(score) for score in scores]
-    starts, totals = [], np.zeros(max(groups) + 1, np.uint32)
+    starts, sizes = [], np.zeros(max(groups) + 1, np.uint32)
     for key, group in zip(keys, groups, strict=True):
-        starts.append(int(totals[group]))
-        totals[group] += key.size
-    totals = jnp.asarray(totals)
+        starts.append(int(sizes[group]))
+        sizes[group] += key.size
+    totals = jnp.asarray(sizes)
 
     def narrow(i, threshold):
         bit = jnp.uint32(1) << (31 - i).astype(jnp.uint32)

@@ -30,7 +30,7 @@ def dead_units(binary: PyTree) -> list[dict[str, Any]]:
         ConfigError: masks are not binary.
     """
     check_binary(binary)
-    table = []
+    table: list[dict[str, Any]] = []
     for path, mask in by_path(binary).items():
         kept = np.atleast_2d(np.asarray(mask) != 0)
         planes = kept.reshape(-1, *kept.shape[-2:])

@@ -1,6 +1,7 @@
 """State of pruners between steps, alone and along with that of an optimizer."""
 
-from typing import NamedTuple, no_type_check
+import dataclasses
+from typing import Any, NamedTuple, no_type_check
 
 import optax
 from flax import struct
@@ -23,6 +24,10 @@ class PruneState:
 
     masks: PyTree
     extras: PyTree
+
+    def replace(self, **changes: Any) -> "PruneState":
+        """Return a copy with other values of some fields."""
+        return dataclasses.replace(self, **changes)
 
 
 @no_type_check

@@ -55,6 +55,10 @@ class TrainState:
     opt_state: optax.OptState
     rng: Key[Array, ""]
 
+    def replace(self, **changes: Any) -> "TrainState":
+        """Return a copy with other values of some fields."""
+        return dataclasses.replace(self, **changes)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SparseStep:
@@ -83,7 +87,13 @@ class SparseStep:
             )
 
     def init(
-        self, rng: Array, params: PyTree, *, batches: Iterable[Any] = (), masks=None, initial=None
+        self,
+        rng: Array,
+        params: PyTree,
+        *,
+        batches: Iterable[Any] = (),
+        masks: PyTree = None,
+        initial: PyTree = None,
     ) -> TrainState:
         """Return the state before the first step; outside jit.
 
@@ -118,7 +128,7 @@ class SparseStep:
 
         @jax.jit
         def grad_fn(params: PyTree, inputs: Any) -> PyTree:
-            return self.gradient(params, None, inputs, jnp.zeros((), jnp.int32), grad_rng)[1]
+            return self._gradient(params, None, inputs, jnp.zeros((), jnp.int32), grad_rng)[1]
 
         prune = pruner.prepare(prune, params, grad_fn, batches)
         return self.start(rng, *pruner.rewind(prune, params))
@@ -156,7 +166,7 @@ class SparseStep:
         binary = pruner.binarize(masks) if pruner.trains_masks else None
         evaluated = None if binary is None else apply_masks(state.params, binary)
         params, pull = jax.vjp(pruned, trained)
-        loss, grads, metrics = self.gradient(params, evaluated, inputs, state.step, loss_rng)
+        loss, grads, metrics = self._gradient(params, evaluated, inputs, state.step, loss_rng)
         (grads,) = pull(grads)
         if pruner.trains_masks:
             value_and_grad = jax.value_and_grad(pruner.penalty, has_aux=True)
@@ -190,6 +200,11 @@ class SparseStep:
         warn_unless_begun(self.pruner, state.prune.masks)
         binary = self.pruner.binarize(state.prune.masks)
         return finalize(state.params, binary), binary
+
+    @property
+    def _gradient(self) -> Gradient:
+        assert self.gradient is not None
+        return self.gradient
 
     def _trained(self, params: PyTree, masks: PyTree) -> dict[str, PyTree]:
         """Return the tree that the optimizer owns."""

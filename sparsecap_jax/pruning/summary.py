@@ -39,7 +39,8 @@ def summarize(params: PyTree, binary: PyTree) -> list[dict[str, Any]]:
     """
     check_fit(binary, params)
     masks = by_path(binary)
-    rows, seen = [], set()
+    rows: list[dict[str, Any]] = []
+    seen = set()
     for path, leaf in arrays_by_path(params).items():
         if path not in masks and (id(leaf) in seen or not is_float(leaf)):
             continue

@@ -111,7 +111,7 @@ def kept_fraction(logits: Sequence[Logits], bypass: bool) -> Float[Array, ""]:
 
     It is counted in integers, since float32 sums stop at 2^24.
     """
-    count = sum(jnp.sum(z > 0, dtype=jnp.uint32) for z in logits)
+    count: Any = sum(jnp.sum(z > 0, dtype=jnp.uint32) for z in logits)
     return count.astype(jnp.float32) / jnp.float32(sum(z.size for z in logits))
 
 
@@ -174,6 +174,7 @@ class Supermask(Pruner):
 
     def sample(self, masks: PyTree, rng: Array | None = None) -> PyTree:
         """Draw Bernoulli(sigmoid(logit)) masks for a whole step, straight-through."""
+        assert rng is not None
         return self._binary(masks, lambda zs: sample_all(zs, rng, self.bypass_sigmoid_grad))
 
     def binarize(self, masks: PyTree) -> PyTree:

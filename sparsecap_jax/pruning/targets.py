@@ -110,7 +110,7 @@ def parse_overrides(overrides: tuple[str, ...], paths: list[Path]) -> dict[Path,
 
     A ConfigError, unless they are `PATTERN=SPARSITY` in range, and each pattern matches something.
     """
-    sparsities = {}
+    sparsities: dict[Path, float] = {}
     for text in overrides:
         pattern, equals, value = text.rpartition("=")
         try:
@@ -165,5 +165,6 @@ def make_targets(
     sizes = [0] * len(numbers)
     for key, (path, shape) in zip(keys, shapes.items(), strict=True):
         sizes[numbers[key]] += entries(path, shape)
-    groups, sparsities = (numbers[key] for key in keys), (alone.get(k, sparsity) for k in numbers)
+    groups = (numbers[key] for key in keys)
+    sparsities = (sparsity if key is None else alone[key] for key in numbers)
     return Targets(tuple(groups), tuple(sizes), tuple(sparsities))

@@ -1,7 +1,7 @@
 """Methods with masks that come and go: random straight-through, and alternating phases."""
 
 import dataclasses
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Int
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning import ranking
+from sparsecap_jax.pruning.base import PruneState
 from sparsecap_jax.pruning.masks import apply_straight_through
 from sparsecap_jax.pruning.methods import MagnitudeSTE, StaticSparse
 from sparsecap_jax.pruning.ranked import Arrays, Ranked, When
@@ -133,6 +134,8 @@ class ACDC(Ranked):
             )
         return Alternating(start, self.sparse_steps or phase, self.dense_steps or phase, final)
 
-    def scores(self, state, weights, grads, event) -> Arrays:
+    def scores(
+        self, state: PruneState, weights: Arrays, grads: Arrays | None, event: Any
+    ) -> Arrays:
         """Return |weight|."""
         return ranking.magnitudes(weights)

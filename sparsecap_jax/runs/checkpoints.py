@@ -102,11 +102,19 @@ class Checkpoints:
         """The newest step, or None."""
         return max(self.steps(), default=None)
 
+    def newest(self) -> int:
+        """The newest step; a CheckpointError where there is none."""
+        step = self.last_step()
+        if step is None:
+            raise CheckpointError(f"{self.directory}: no finished checkpoint there")
+        return step
+
     def best_step(self, steps: Sequence[int] | None = None) -> int | None:
         """The earliest of the steps (by default all) of the highest score; None if none has one."""
         steps = self.steps() if steps is None else steps
-        scored = [step for step in sorted(steps) if self.score(step) is not None]
-        return max(scored, key=self.score, default=None)
+        scores = {step: self.score(step) for step in sorted(steps)}
+        scored = {step: score for step, score in scores.items() if score is not None}
+        return max(scored, key=scored.__getitem__, default=None)
 
     def score(self, step: int) -> float | None:
         """Score of a step; None where it was saved without one, or is corrupt (with a warning)."""
@@ -174,16 +182,18 @@ class Checkpoints:
         Raises:
             CheckpointError: it is missing or corrupt, or its shapes differ from `like`.
         """
-        step = self.last_step() if step is None else step
+        step = self.newest() if step is None else step
         meta, items = self.meta(step), state_items(like)
         with self._hinting(step):
             for name, tree in items.items():
                 if jax.tree.leaves(tree):
                     plain = self._read(step, name, plain_item(name, tree), meta)
-                    items[name] = jax.tree.structure(tree).unflatten(jax.tree.leaves(plain))
+                    items[name] = jax.tree.unflatten(
+                        jax.tree.structure(tree), jax.tree.leaves(plain)
+                    )
             with self._naming(step, "meta"):
                 count = jax.numpy.asarray(meta["step"], jax.numpy.int32)
-                rng = jax.random.wrap_key_data(np.asarray(meta["rng"], np.uint32))
+                rng = jax.random.wrap_key_data(jax.numpy.asarray(meta["rng"], jax.numpy.uint32))
         prune = like.prune.replace(masks=items["masks"], extras=items["extras"])
         return TrainState(count, items["params"], prune, items["optimizer"], rng), meta
 

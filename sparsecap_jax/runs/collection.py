@@ -217,7 +217,8 @@ def _vocabulary(params: PyTree) -> int | None:
 
 def _read_logs(result: Collected) -> dict[str, Any]:
     """Return validation, last step and number of steps of a run directory's logs."""
-    run, found = result.directory, {}
+    run = result.directory
+    found: dict[str, Any] = {}
     result.curves = [table for table in TABLES if (run / f"{table}.csv").is_file()]
     if "train" in result.curves:
         steps, rates = table_column(run / "train.csv", "images_per_second")

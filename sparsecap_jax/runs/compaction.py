@@ -7,6 +7,7 @@ the rest. Layers that one field of the model sizes keep equally many units.
 import dataclasses
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from flax import linen as nn
@@ -57,16 +58,20 @@ def compact_captioner(
     if not chain:
         raise ConfigError(f"compact: units of {type(module).__name__} are not known")
     small = compact(params, chain, masks)
-    return module.clone(**small.widths), small
+    widths: dict[str, Any] = {**small.widths}
+    return module.clone(**widths), small
 
 
 def _up_down(module: UpDown) -> list[Units]:
     rnn, att, lang = module.rnn_size, "att_lstm/kernel_ih", "lang_lstm/kernel_ih"
     layers = [f"logit_{number}" for number in range(module.logit_layers)]
-    size, relu = {"width": "rnn_size"}, jax.nn.relu
+    size: dict[str, Any] = {"width": "rnn_size"}
+    relu = jax.nn.relu
     fc, word = {att: Axis(-2, rnn)}, {att: Axis(-2, 2 * rnn)}
-    regions = {"ctx2att/kernel": -2, lang: Axis(-2)}
+    regions: dict[str, int | Axis] = {"ctx2att/kernel": -2, lang: Axis(-2)}
+    states: dict[str, int | Axis]
     states = {"att_lstm/kernel_hh": -2, "attention/h2att/kernel": -2, lang: Axis(-2, rnn)}
+    spoken: dict[str, int | Axis]
     spoken = {"lang_lstm/kernel_hh": -2, att: Axis(-2), f"{layers[0]}/kernel": -2}
     queries = _linear("ctx2att") | _linear("attention/h2att")
     return [
@@ -86,11 +91,12 @@ def _up_down(module: UpDown) -> list[Units]:
 
 def _soft_attention(module: SoftAttention) -> list[Units]:
     state = {"query/kernel": -2, "logit/kernel": -2}
+    makes: dict[str, int | Axis] = {}
     if module.cell == "lstm":
-        cells, makes = ("lstm",), dict.fromkeys(("lstm/kernel_hh", "lstm/kernel_ih"), _GATES)
-        makes["lstm/bias"] = _GATES
+        cells = ["lstm"]
+        makes |= dict.fromkeys(("lstm/kernel_hh", "lstm/kernel_ih", "lstm/bias"), _GATES)
     else:
-        cells, makes = ("gru_gates", "gru_candidate"), {}
+        cells = ["gru_gates", "gru_candidate"]
         for cell, axis in zip(cells, (Axis(-1, blocks=2), Axis(-1)), strict=True):
             makes |= {f"{cell}/{leaf}": axis for leaf in ("kernel_hh", "kernel_ih", "bias")}
     reads = state | {f"{cell}/kernel_hh": -2 for cell in cells}
@@ -128,7 +134,7 @@ def _same(values):
     return values
 
 
-_CHAINS: dict[type, Callable[[nn.Module], list[Units]]] = {
+_CHAINS: dict[type, Callable[[Any], list[Units]]] = {
     UpDown: _up_down,
     SoftAttention: _soft_attention,
     Transformer: _transformer,  # the Object Relation Transformer, too

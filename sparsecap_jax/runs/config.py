@@ -29,10 +29,10 @@ from sparsecap_jax.training.objectives import OBJECTIVES, Task
 from sparsecap_jax.training.optimizers import OptimizerConfig
 from sparsecap_jax.training.sharding import MeshConfig
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Literal[1] = 1
 # Sections whose fields depend on their `name`.
 CHOICES = {"model": MODELS, "pruner": PRUNERS, "tokenizer": TOKENIZERS, "objective": OBJECTIVES}
-NAMED = tuple(CHOICES)
+NAMED: tuple[str, ...] = tuple(CHOICES)
 SECTIONS = (*NAMED, "data", "optimizer", "scst", "train", "mesh", "eval")
 
 
@@ -62,7 +62,7 @@ _PLAIN = {
     "eval": EvalConfig,
 }
 # Fields of a choice that do not stand in its section.
-FROM_ELSEWHERE = ("feature_size", "max_seq_length", "pad_id")
+FROM_ELSEWHERE: tuple[str, ...] = ("feature_size", "max_seq_length", "pad_id")
 _GIVEN = {
     "model": FROM_ELSEWHERE,
     "pruner": ("name", "total_steps", "steps_per_epoch"),
@@ -92,7 +92,7 @@ def section_fields(section: str, name: Any = None) -> dict[str, Field]:
     if section == "model":
         size = fields["vocab_size"]
         meaning = f"{size.meaning.rstrip('.')}; 0: the tokenizer's size."
-        changes = {"default": 0, "range": Range(0), "meaning": meaning}
+        changes: dict[str, Any] = {"default": 0, "range": Range(0), "meaning": meaning}
         fields["vocab_size"] = dataclasses.replace(size, **changes)
     return fields
 

@@ -96,8 +96,8 @@ def _choices(section: str) -> list[str]:
     fields = {name: section_fields(section, name) for name in sorted(CHOICES[section])}
     shared = {}
     for key in next(iter(fields.values())):
-        variants = [known.get(key) for known in fields.values()]
-        if None not in variants:
+        variants = [known[key] for known in fields.values() if key in known]
+        if len(variants) == len(fields):
             shared[key] = max(variants, key=variants.count)
     alike: dict[str, list[str]] = {}
     for name, known in fields.items():

@@ -77,7 +77,7 @@ def find_job(
             raise ConfigError("num_processes, process_id: expected none with coordinator 'auto'")
         several = coordinator == "auto" or started_by(environment)
         return Job(timeout=timeout) if several else None
-    if not (coordinator and all(numbers)):
+    if not coordinator or num_processes is None or process_id is None:
         raise ConfigError("coordinator, num_processes, process_id: expected all three, or none")
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
@@ -154,7 +154,8 @@ class Connection:
 
     def __init__(self, timeout: float):
         state = distributed.global_state  # not `jax.process_index`, which waits for all devices
-        self._client, self._me, self._count = state.client, state.process_id, state.num_processes
+        self._client: Any = state.client
+        self._me, self._count = state.process_id, state.num_processes
         self._timeout, self._period = timeout, min(1.0, timeout / 10)
         self._stopped = threading.Event()
         self._native = NativeErrors(self._lost)

@@ -13,7 +13,7 @@ from sparsecap_jax.captioning.search import SearchOptions
 from sparsecap_jax.data.config import DataConfig
 from sparsecap_jax.data.extractor_notes import EXTRACTOR
 from sparsecap_jax.errors import CheckpointError, ConfigError, SparsecapError
-from sparsecap_jax.files import foreign_errors, read_settings
+from sparsecap_jax.files import absent, foreign_errors, read_settings
 from sparsecap_jax.model_files import ModelFile
 from sparsecap_jax.runs.weights import MODEL_SUFFIX, SAFETENSORS, load_weights, read_model
 from sparsecap_jax.settings import Range, build, check_range, coerce, fields_of
@@ -62,7 +62,7 @@ class FinishedRun:
     def params(self) -> PyTree:
         """The weights, read anew: the model has those that were kept alone."""
         self.check_unchanged()  # the file is there
-        params = load_weights(finished_weights(self.directory))["params"]
+        params = load_weights(present_weights(self.directory))["params"]
         self.check_unchanged()
         return params
 
@@ -76,8 +76,10 @@ class FinishedRun:
 
 def _version(run: pathlib.Path) -> tuple[int, int] | None:
     file = finished_weights(run)
-    status = file and file.stat()
-    return status and (status.st_mtime_ns, status.st_size)
+    if file is None:
+        return None
+    status = file.stat()
+    return status.st_mtime_ns, status.st_size
 
 
 def finished_weights(run: str | pathlib.Path) -> pathlib.Path | None:
@@ -85,6 +87,14 @@ def finished_weights(run: str | pathlib.Path) -> pathlib.Path | None:
     run = pathlib.Path(run)
     files = [run] if run.is_file() else [run / name for name in FINISHED]
     return next((file for file in files if file.exists()), None)
+
+
+def present_weights(run: pathlib.Path) -> pathlib.Path:
+    """Return the file of a run's finished weights; a CheckpointError where there is none."""
+    file = finished_weights(run)
+    if file is None:
+        raise CheckpointError(absent(run / NPZ, "finished weights"))
+    return file
 
 
 def of_other_weights(scores: pathlib.Path, params: PyTree) -> bool:
@@ -126,9 +136,10 @@ def load_finished(run: pathlib.Path) -> FinishedRun:
         else:
             config, notes = _checked(read_settings(run / CONFIG)), read_notes(run)
             tokenizer = make_tokenizer(config["tokenizer"], run / TOKENIZER)
-            params = load_weights(finished_weights(run))["params"]
+            params = load_weights(present_weights(run))["params"]
         model = make_sparse_model(sparse_fields(config, tokenizer.vocab_size), params)
-        return FinishedRun(run, ConfigDict(config), tokenizer, model, *notes, version)
+        extractor, search = notes
+        return FinishedRun(run, ConfigDict(config), tokenizer, model, extractor, search, version)
     except SparsecapError as error:
         named = str(error).startswith(str(run))
         raise CheckpointError(str(error) if named else f"{run}: {error}") from error

@@ -42,7 +42,8 @@ class LiveSummary:
     """
 
     def __init__(self, run: Run, first_step: int):
-        self._run, self._samples = run, None
+        self._run = run
+        self._samples: list[Sample] | None = None
         self._path = run.workdir / SAMPLES
         self._first = processes.is_first()
         if self._first and self._path.exists():
@@ -123,7 +124,7 @@ def _line(step: int, captions: Mapping[str, str]) -> str:
     return json.dumps({"step": step, "captions": captions}) + "\n"
 
 
-def _curves(path: pathlib.Path) -> dict[str, Curve]:
+def _curves(path: pathlib.Path) -> Mapping[str, Curve]:
     """Return steps and values of each column of a table, where it is filled."""
     curves: dict[str, tuple[list[int], list[float]]] = {}
     for row in sound_rows(path) if path.exists() else ():

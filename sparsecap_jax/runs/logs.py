@@ -7,6 +7,7 @@ import pathlib
 import re
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
@@ -103,6 +104,10 @@ class Logs:
             self._events.write_event(Event(wall_time=time.time(), step=step, **content))
 
 
+def _nothing(*_: Any, **__: Any) -> None:
+    pass
+
+
 class NoLogs(Logs):
     """Those of processes other than the first, which write nothing."""
 
@@ -112,7 +117,7 @@ class NoLogs(Logs):
     def write(self, table: str, step: int, values: Mapping[str, float | None]) -> None:
         """Do nothing; so do the others."""
 
-    progress = flush = close = skip = lambda *_: None
+    progress = flush = close = skip = _nothing
 
 
 def of_masks(count: int) -> str:

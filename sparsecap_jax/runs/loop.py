@@ -320,9 +320,10 @@ def _finish(run: Run, checkpoints: Checkpoints) -> dict[str, Any]:
             f"no checkpoint came within {tolerance:g} of its target sparsity; "
             f"{MODEL} is the last one"
         )
-    step = checkpoints.last_step() if best is None else best
+    newest = checkpoints.newest()
+    step = newest if best is None else best
     variables = checkpoints.restore_variables(step)
-    last = variables if best is None else checkpoints.restore_variables(checkpoints.last_step())
+    last = variables if best is None else checkpoints.restore_variables(newest)
     warn_unless_begun(run.pruner, last["masks"])
     masks = jax.device_get(run.pruner.binarize(variables["masks"]))
     params = jax.device_get(finalize(variables["params"], masks))
@@ -334,14 +335,14 @@ def _finish(run: Run, checkpoints: Checkpoints) -> dict[str, Any]:
         initial = load_weights(run.workdir / INITIAL_WEIGHTS)["params"]
         write_sparsity_report(run.workdir, params, masks, initial, step)
     summary = {
-        "step": checkpoints.last_step(),
+        "step": newest,
         "best_step": best,
         "validation": checkpoints.meta(step)["validation"],
         **weight_counts(params, masks),
         "bytes": size,
     }
     write_json(run.workdir / SUMMARY, summary)
-    LiveSummary(run, checkpoints.last_step()).write(best, finished=True)
+    LiveSummary(run, newest).write(best, finished=True)
     chosen = "last step" if best is None else f"best step {best}"
     scores = summary["validation"] or {}
     shown = f" | CIDEr {scores['CIDEr']:.4f}" if scores.get("CIDEr") is not None else ""

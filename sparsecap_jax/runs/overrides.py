@@ -35,6 +35,8 @@ def load_config(path: str | pathlib.Path, arg: str | None = None) -> ConfigDict:
     if not pathlib.Path(path).is_file():
         raise ConfigError(f"{path}: no such config file; expected FILE.py[:ARGUMENTS]")
     spec = importlib.util.spec_from_file_location("config_file", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path}: no Python file; expected FILE.py[:ARGUMENTS]")
     try:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)

@@ -59,7 +59,8 @@ def exchange(text: str, *, to_all: bool = True) -> list[str]:
     """
     if count() == 1:
         return [text]
-    client, number = distributed.global_state.client, next(_round)
+    client: Any = distributed.global_state.client
+    number = next(_round)
     client.key_value_set_bytes(_key(number, index()), text.encode())
     _unread.append(number)
     if not to_all and not is_first():

@@ -174,22 +174,24 @@ def _objectives(
     parts: int,
 ) -> dict[int, Callable[[], Objective]]:
     """Return the objectives of a run by the step that they start at, each made when needed."""
-    settings = sections["scst"]
+    settings, tokenizer = sections["scst"], task.tokenizer
     plain = accumulated(dataclasses.replace(sections["objective"], task=task), parts)
+
+    if frequency is None:
+        return {0: lambda: plain}
+    assert tokenizer is not None
 
     @functools.cache
     def rewarded() -> Objective:
         objective = SelfCritical(
             task=task,
             config=settings,
-            rewards=make_rewards(
-                settings.weights, frequency, task.references, task.tokenizer, mesh
-            ),
-            options=decode_options(SearchOptions(search="greedy"), task.tokenizer, task.max_length),
+            rewards=make_rewards(settings.weights, frequency, task.references, tokenizer, mesh),
+            options=decode_options(SearchOptions(search="greedy"), tokenizer, task.max_length),
         )
         return accumulated(objective, parts)
 
-    return {0: lambda: plain} | ({} if frequency is None else {rewarded_from: rewarded})
+    return {0: lambda: plain, rewarded_from: rewarded}
 
 
 def _document_frequency(

@@ -1,6 +1,7 @@
 """Validation: loss, captions by greedy or beam search, their scores, and the sparsity reached."""
 
 import itertools
+from typing import Any
 
 import jax
 import numpy as np
@@ -63,7 +64,7 @@ class Validator:
             Compiled(run.model, pruned), self._batches.read(dealt), run.tokenizer, self._options
         )
         texts = [(index, best[0].text) for index, best in captioned]
-        gathered = processes.gather([losses, texts])
+        gathered: list[Any] = processes.gather([losses, texts])
         # Added in the order of the batches, as by one process.
         rounds = itertools.zip_longest(*(part[0] for part in gathered))
         sums = np.zeros(2)

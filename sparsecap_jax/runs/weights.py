@@ -50,7 +50,7 @@ def save_weights(
     compressed, its values rounded to float16. The file appears whole or not at all.
     """
     flat_masks = flatten(masks or {})
-    entries: dict[str, np.ndarray] = {"format_version": np.int32(FORMAT_VERSION)}
+    entries: dict[str, Any] = {"format_version": np.int32(FORMAT_VERSION)}
     for name, value in flatten(params).items():
         value = np.asarray(value, np.float32)
         kept = np.asarray(flat_masks[name]) != 0 if name in flat_masks else value != 0

@@ -5,7 +5,9 @@ of order n - 1, and by its last word. Tables are sorted, so that a lookup is a b
 """
 
 import dataclasses
+import functools
 import json
+import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any
@@ -92,6 +94,7 @@ class DocumentFrequency:
         """Write one `.npz` of plain arrays, all or nothing; reading executes none of it."""
         header = {"format": FORMAT, "version": FORMAT_VERSION}
         header |= {name: getattr(self, name) for name in _HEADER}
+        arrays: dict[str, Any]
         arrays = {"header": _bytes(json.dumps(header)), "words": _bytes("\n".join(self.words))}
         for field, (_, first) in _TABLES.items():
             for n, table in enumerate(getattr(self, field), start=first):
@@ -100,7 +103,7 @@ class DocumentFrequency:
             np.savez_compressed(file, **arrays)
 
     @classmethod
-    def load(cls, path: str | pathlib.Path) -> "DocumentFrequency":
+    def load(cls, path: str | os.PathLike) -> "DocumentFrequency":
         """Read what `save` wrote.
 
         Raises:
@@ -110,11 +113,12 @@ class DocumentFrequency:
             "not document frequencies made by launch/prepare_data.py df (which also converts "
             "pickles of other codes)"
         )
-        where, fields = f"{path}: document frequencies", {}
+        where = f"{path}: document frequencies"
+        fields: dict[str, Any] = {}
         with ArrayFile(path, problem) as file:
-            header = file.read("header", "u", 1).tobytes()
+            text = file.read("header", "u", 1).tobytes()
             with foreign_errors(f"{where}: header"):
-                header = {**json.loads(header)}
+                header = {**json.loads(text)}
             format_ = header.get("format"), header.get("version")
             if format_ != (FORMAT, FORMAT_VERSION):
                 expected = FORMAT, FORMAT_VERSION
@@ -143,14 +147,17 @@ class DocumentFrequency:
                 if np.any((values < 0) | (values >= limit)):
                     raise ValueError(f"the table of {n}-grams refers to missing entries")
 
-    def __post_init__(self):
-        # Keys of each order, the last one beyond them all. Words are children of one root.
+    @functools.cached_property
+    def _index(self) -> dict[str, int]:
+        return {word: number for number, word in enumerate(self.words)}
+
+    @functools.cached_property
+    def _keys(self) -> list[np.ndarray]:
+        """Keys of each order, the last one beyond them all; words are children of one root."""
         size, keys = len(self.words), [np.arange(len(self.words))]
         for parents, lasts in zip(self.parents, self.lasts, strict=True):
             keys.append(parents.astype(np.int64) * size + lasts)
-        keys = [np.append(table, np.iinfo(np.int64).max) for table in keys]
-        object.__setattr__(self, "_keys", keys)
-        object.__setattr__(self, "_index", {word: i for i, word in enumerate(self.words)})
+        return [np.append(table, np.iinfo(np.int64).max) for table in keys]
 
 
 def count_documents(
@@ -175,7 +182,10 @@ def count_documents(
     """
     keep = None if known is None else {*known, *([eos] if eos else [])}
     index: dict[str, int] = {}
-    ids, left, images, count = [], [], [], 0
+    ids: list[int] = []
+    left: list[int] = []
+    images: list[int] = []
+    count = 0
     for captions in references:
         for caption in captions:
             words = [*caption.split(), eos] if eos else caption.split()
@@ -193,8 +203,11 @@ def count_documents(
         seen = np.unique(nodes * count + image[starts]) // count
         return np.bincount(seen, minlength=size).astype(np.float64)
 
-    tables = _trie(len(index), np.array(left), lambda n, starts: flat[starts + n - 1], images_of)
-    return DocumentFrequency(tuple(index), *tables, count, eos=eos, unk=unk, dataset=dataset)
+    counts, parents, lasts = _trie(
+        len(index), np.array(left), lambda n, starts: flat[starts + n - 1], images_of
+    )
+    names = {"eos": eos, "unk": unk, "dataset": dataset}
+    return DocumentFrequency(tuple(index), counts, parents, lasts, count, **names)
 
 
 def from_ngrams(
@@ -216,11 +229,15 @@ def from_ngrams(
         counts[nodes[whole]] = values[starts[whole]]
         return counts
 
-    tables = _trie(len(index), sizes, lambda n, starts: rows[starts, n - 1], images_of)
-    return DocumentFrequency(tuple(index), *tables, num_images, **fields)
+    counts, parents, lasts = _trie(
+        len(index), sizes, lambda n, starts: rows[starts, n - 1], images_of
+    )
+    return DocumentFrequency(tuple(index), counts, parents, lasts, num_images, **fields)
 
 
-def _trie(vocabulary_size: int, left: np.ndarray, nth_word: Callable, images_of: Callable):
+def _trie(
+    vocabulary_size: int, left: np.ndarray, nth_word: Callable, images_of: Callable
+) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
     """Number n-grams that begin at places with so many words `left`; return `_TABLES`.
 
     `nth_word(n, starts)` are words after places, `images_of(n, starts, nodes, size)` the counts of

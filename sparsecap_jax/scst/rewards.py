@@ -118,7 +118,7 @@ class HostRewards:
 
         if self.mesh is not None and self.mesh.size > 1:
             split = PartitionSpec("data")
-            options = {"in_specs": split, "out_specs": split, "check_vma": False}
+            options: dict[str, Any] = {"in_specs": split, "out_specs": split, "check_vma": False}
             score = jax.shard_map(score, mesh=self.mesh, **options)
         return score(gathered, tokens, lengths)
 

@@ -18,6 +18,7 @@ from sparsecap_jax.errors import DataError
 from sparsecap_jax.scst.document_frequency import MAX_N, DocumentFrequency
 from sparsecap_jax.scst.formulas import norms, own_counts, scores
 from sparsecap_jax.scst.words import References, Vocabulary
+from sparsecap_jax.types import ArrayLike
 
 _CHUNK = 64  # captions scored at once: what they need then stays in the processor's cache
 
@@ -113,10 +114,10 @@ class IdfTables:
         rounds: for n = 2 to 4, steps of the search.
     """
 
-    idf: tuple[Float[Array, " _"], ...]
-    lasts: tuple[Int[Array, " _"], ...]
-    starts: tuple[Int[Array, " _"], ...]
-    unseen: Float[Array, ""]
+    idf: tuple[Float[ArrayLike, " _"], ...]
+    lasts: tuple[Int[ArrayLike, " _"], ...]
+    starts: tuple[Int[ArrayLike, " _"], ...]
+    unseen: Float[ArrayLike, ""]
     rounds: tuple[int, ...] = struct.field(pytree_node=False)
 
     def __call__(self, ids: Int[Array, "*N T"]) -> Float[Array, "*N T 4"]:

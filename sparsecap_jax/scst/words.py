@@ -18,6 +18,7 @@ from jaxtyping import Array, Int
 
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.tokenizers import RadixTokenizer, Tokenizer
+from sparsecap_jax.types import ArrayLike
 
 END = -1  # follows the last word of a caption
 
@@ -44,7 +45,7 @@ class Vocabulary(dict[str, int]):
         Returns:
             int32 words, `END` after the last, at least one column; and the lengths.
         """
-        unknown = collections.defaultdict(itertools.count(len(self)).__next__)
+        unknown: dict[str, int] = collections.defaultdict(itertools.count(len(self)).__next__)
         rows = [
             [self[word] if word in self else unknown[word] for word in text.split()]
             for text in captions
@@ -70,7 +71,8 @@ class References:
     """
 
     def __init__(self, captions: Iterable[Sequence[str]], vocabulary: Vocabulary):
-        words, ends, first = [], [0], [0]
+        words: list[int] = []
+        ends, first = [0], [0]
         for number, texts in enumerate(captions):
             if not texts:
                 raise DataError(f"image {number} has no references to reward captions with")
@@ -125,7 +127,7 @@ class WordTable:
         eos_id: ends a caption of radix tokens.
     """
 
-    words: Int[Array, " M"]
+    words: Int[ArrayLike, " M"]
     digits: int = struct.field(pytree_node=False)
     base: int = struct.field(pytree_node=False)
     eos_id: int = struct.field(pytree_node=False)

@@ -67,7 +67,7 @@ def make_app(
         routes.append(Mount("/", StaticFiles(directory=site, html=True)))
     else:
         routes.append(Route("/", pages.front))
-    named = frozenset(route.path for route in routes[:4])
+    named = frozenset((CAPTION, HEALTH, METRICS, DESCRIPTION))
     app = Starlette(
         routes=routes,
         lifespan=lifespan,
@@ -210,7 +210,7 @@ def answer_of(captioned: Captioned, extras: Extras) -> dict[str, Any]:
     if extras.candidates:
         answer["candidates"] = [scored(caption) for caption in captioned.captions]
     if extras.attention:
-        weights = np.nan_to_num(best.attention, posinf=0, neginf=0)
+        weights = np.nan_to_num(np.asarray(best.attention), posinf=0, neginf=0)
         answer["attention"] = np.round(weights.astype(np.float64), 5).tolist()
         boxes = captioned.image.boxes
         answer["boxes"] = None if boxes is None else boxes.astype(np.float64).round(5).tolist()

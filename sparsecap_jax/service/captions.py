@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.captioning.batches import Caption
@@ -131,9 +132,11 @@ class CaptionService:
         self.metrics.batches.observe(len(images))
         size = 1 << (len(images) - 1).bit_length() if self._pad else len(images)
         rows = images + images[-1:] * (size - len(images))
-        boxes = [image.boxes for image in rows] if self.captioner.needs_boxes else None
+        boxes: list[Any] | None = (
+            [image.boxes for image in rows] if self.captioner.needs_boxes else None
+        )
         with self.metrics.stages.labels("caption").time():
-            captions = self.captioner.candidates(
+            captions: list[Any] = self.captioner.candidates(
                 [image.features for image in rows],
                 boxes,
                 [image.fc for image in rows],

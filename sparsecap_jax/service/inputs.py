@@ -111,7 +111,7 @@ def read_features(body: bytes, captioner: Captioner, limits: Limits) -> RegionFe
     Raises:
         Refused: `bad_features` or `too_many_regions`.
     """
-    names = [field.name for field in dataclasses.fields(RegionFeatures)]
+    names = ("features", "boxes", "fc")
     try:
         with foreign_errors("body: broken JSON"):
             content = json.loads(body, object_pairs_hook=unique_keys)
@@ -121,13 +121,13 @@ def read_features(body: bytes, captioner: Captioner, limits: Limits) -> RegionFe
         for name in content:
             if name not in names:
                 raise DataError(f"body: {name[:80]!r}: unknown; {nearest(name[:80], names)}")
-        arrays = {name: _array(content.get(name), name) for name in names}
-        places = arrays["features"].shape[:-1]
+        features, boxes, fc = (_array(content.get(name), name) for name in names)
+        places = features.shape[:-1]
         if np.prod(places, dtype=np.float64) > limits.max_regions:
             shown = " x ".join(map(str, places))
             message = f"features: {shown} regions; expected at most {limits.max_regions}"
             raise Refused("too_many_regions", message)
-        regions = validated(**arrays, feature_size=captioner.feature_size, names=tuple(names))
+        regions = validated(features, boxes, fc, captioner.feature_size, names)
         if captioner.needs_boxes and regions.boxes is None:
             raise DataError("boxes: found none, but the model needs them")
     except DataError as error:
@@ -135,7 +135,7 @@ def read_features(body: bytes, captioner: Captioner, limits: Limits) -> RegionFe
     return regions
 
 
-def _array(value: Any, name: str) -> np.ndarray | None:
+def _array(value: Any, name: str) -> Any:
     if value is None:
         return None
     problem = f"{name}: expected lists of numbers"

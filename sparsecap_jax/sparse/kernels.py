@@ -14,7 +14,7 @@ import numpy as np
 
 from sparsecap_jax.sparse.forms import BLOCK, LANES
 
-_OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 # Indices of signed integers might count from the end; unsigned ones need no such check.
 _1, _2, _3, _4 = map(np.uint64, (1, 2, 3, 4))
 _0_LANES = (np.float32(0),) * LANES

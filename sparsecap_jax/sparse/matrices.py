@@ -21,6 +21,9 @@ from sparsecap_jax.sparse.forms import BLOCK, LANES, WORD_NS, cost
 _WORTH_THREADS_NS = 400_000
 
 
+_pool: ThreadPoolExecutor
+
+
 def _renew_pool() -> None:
     global _pool
     _pool = ThreadPoolExecutor(cores(), "sparse")
@@ -169,7 +172,8 @@ class Product:
             kernel(*self._arrays, vectors, results, 0, ends[-1])
             return
         first, *rest = itertools.pairwise(ends)
-        others = [_pool.submit(kernel, *self._arrays, vectors, results, *span) for span in rest]
+        parts = (functools.partial(kernel, *self._arrays, vectors, results, *span) for span in rest)
+        others = [_pool.submit(part) for part in parts]
         kernel(*self._arrays, vectors, results, *first)
         for other in others:
             other.result()

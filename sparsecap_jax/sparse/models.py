@@ -77,6 +77,6 @@ class SparseEnsemble:
         """Step every member; return the log of the mean of their probabilities."""
         members = zip(self._members, carry, context, strict=True)
         steps = [model.step(state, tokens, encoded, attention) for model, state, encoded in members]
-        carry, log_probs = zip(*steps, strict=True)
+        carries, log_probs = zip(*steps, strict=True)
         mean = logsumexp(np.stack(log_probs), axis=0) - np.log(np.float32(len(steps)))
-        return list(carry), np.minimum(mean, np.float32(0.0))
+        return list(carries), np.minimum(mean, np.float32(0.0))

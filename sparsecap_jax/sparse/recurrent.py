@@ -30,7 +30,9 @@ class UpDown(UpDownFields):
             state_part = weights.take(f"{name}/kernel_hh", rnn, 4 * rnn)
             kernels[name] = lstm_ordered(np.concatenate([input_part, state_part]))
         self._att_bias, self._lang_bias = (
-            lstm_ordered(sum(weights.take(f"{name}/bias_{part}", 4 * rnn) for part in ("ih", "hh")))
+            lstm_ordered(
+                weights.take(f"{name}/bias_ih", 4 * rnn) + weights.take(f"{name}/bias_hh", 4 * rnn)
+            )
             for name in kernels
         )
         # The attention LSTM's inputs are h_lang, fc, word and its own state; fc is fed once.

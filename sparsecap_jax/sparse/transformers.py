@@ -35,14 +35,14 @@ class _Layer:
 
 
 class _EncoderLayer(_Layer):
-    def __init__(self, weights: Weights, path: str, fields: TransformerFields):
+    def __init__(self, weights: Weights, path: str, fields: "Transformer"):
         super().__init__(weights, path, fields, fields.share_attention_encoder)
         self.geometry = fields.geometry_kernels(weights, f"{path}/geometry")
 
     def __call__(self, x: np.ndarray, mask: np.ndarray, geometry: np.ndarray | None) -> np.ndarray:
         query, *memory = self.attention.project(self.attention_norm(x))
         bias = None
-        if self.geometry is not None:
+        if self.geometry is not None and geometry is not None:
             kernel, offset = self.geometry
             heads = np.maximum(geometry @ kernel + offset, np.float32(MIN_WEIGHT))
             bias = np.moveaxis(np.log(heads), -1, 1)
@@ -90,17 +90,20 @@ class Transformer(TransformerFields):
         width = self.d_model
         self._src_embed = weights.linear("src_embed", self.feature_size, width)
         self._tgt_embed = weights.take("tgt_embed/embedding", self.vocab_size, width)
-        self._encoder, self._decoder = (
-            [layer(weights, f"{side}_layers_{i}", self) for i in sorted({*self.order(side)})]
-            for side, layer in (("encoder", _EncoderLayer), ("decoder", _DecoderLayer))
+        encoder, decoder = (
+            [f"{side}_layers_{i}" for i in sorted({*self.order(side)})]
+            for side in ("encoder", "decoder")
         )
+        self._encoder = [_EncoderLayer(weights, path, self) for path in encoder]
+        self._decoder = [_DecoderLayer(weights, path, self) for path in decoder]
         self._encoder_norm = layer_norm(weights, "encoder_norm", width)
         self._decoder_norm = layer_norm(weights, "decoder_norm", width)
         self._logits = weights.linear("logits", width, self.vocab_size)
         self._positions = sinusoids(self.max_seq_length, width)
 
-    def geometry_kernels(self, weights: Weights, path: str) -> None:
+    def geometry_kernels(self, weights: Weights, path: str) -> tuple[np.ndarray, np.ndarray] | None:
         """Return the weights of a layer's geometry: none here."""
+        return None
 
     def encode(self, regions: Regions) -> PyTree:
         """Run the encoder, and project its output for every layer of the decoder."""

@@ -200,7 +200,7 @@ class Tokenizer:
             options |= {"enable_sampling": True, "alpha": alpha, "nbest_size": nbest_size}
         seeded = sample and seed is not None
         with _SAMPLING if seeded else contextlib.nullcontext():
-            if seeded:
+            if sample and seed is not None:
                 sentencepiece.set_random_generator_seed(seed)
             return self._limited(self._processor.encode(text, **options), max_length)
 
@@ -313,6 +313,8 @@ def _train(model_type: str, captions: Iterable[str], vocab_size: int) -> bytes:
     longest = max((len(text.encode()) for text in captions), default=0)
     # The model file keeps this setting: it differs from the reference's only where it must.
     length = {"max_sentence_length": longest} if longest > _DEFAULT_BYTES else {}
+    pieces = {f"{name}_piece": f"<{name}>" for name in ("pad", "unk", "bos", "eos")}
+    options: dict[str, Any] = {**length, **SPECIAL_IDS, **pieces}
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -322,10 +324,8 @@ def _train(model_type: str, captions: Iterable[str], vocab_size: int) -> bytes:
             vocab_size=vocab_size,
             hard_vocab_limit=False,
             minloglevel=2,  # errors alone
-            **length,
-            **SPECIAL_IDS,
             unk_surface="<unk>",
-            **{f"{name}_piece": f"<{name}>" for name in ("pad", "unk", "bos", "eos")},
+            **options,
         )
     except RuntimeError as error:
         if too_few := _TOO_FEW.search(str(error)):

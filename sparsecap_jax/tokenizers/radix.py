@@ -104,13 +104,15 @@ class RadixTokenizer(Tokenizer):
             raise ConfigError(f"tokenizer.radix_base is missing, and {path} too; expected one")
         if None not in (base, stored) and base != stored:
             raise ConfigError(f"tokenizer.radix_base: found {base}, expected {stored} as in {path}")
-        return super().load(directory, radix_base=base or stored or RadixConfig.radix_base)
+        loaded: Any = super().load(directory, radix_base=base or stored or RadixConfig.radix_base)
+        return loaded
 
     def _files(self) -> dict[str, bytes]:
         return {_SETTINGS: json.dumps({"radix_base": self.radix_base}).encode(), **super()._files()}
 
     def _limited(self, ids: list[int], max_length: int | None) -> list[int]:
-        ids = super()._limited(ids, self._max_words(max_length))
+        words = None if max_length is None else self._max_words(max_length)
+        ids = super()._limited(ids, words)
         return [digit for i in ids for digit in self._ids[i]]
 
     def decode(self, ids: Any) -> str:
@@ -130,8 +132,8 @@ class RadixTokenizer(Tokenizer):
         """Return the most ids that `encode(..., max_length)` returns: BOS and all words full."""
         return 1 + (self._max_words(max_length) - 1) * self.tokens_per_word
 
-    def _max_words(self, max_length: int | None) -> int | None:
-        if max_length is None or max_length < 0:
+    def _max_words(self, max_length: int) -> int:
+        if max_length < 0:
             return max_length
         return (max_length - 2) // self.tokens_per_word + 2
 

@@ -143,7 +143,8 @@ class _Arguments(NamedTuple):
 
 def _instructions(stream: io.BufferedIOBase) -> Iterator[tuple[pickletools.OpcodeInfo, Any]]:
     """Yield instructions and arguments, as `pickletools.genops`, which wants byte strings ASCII."""
-    name, arguments = "", _Arguments(stream)
+    arguments: Any = _Arguments(stream)
+    name = ""
     while name != "STOP":
         code = stream.read(1).decode("latin1")
         if code not in pickletools.code2op:
@@ -169,7 +170,7 @@ class Inert(NamedTuple):
 
     function: Callable
 
-    def __call__(self, *args):
+    def __call__(self, *args: Any) -> Any:
         """Call the function."""
         return self.function(*args)
 

@@ -43,10 +43,15 @@ def load_torch_file(
         CheckpointError: missing, truncated or corrupt, not a PyTorch file, holds anything but
             tensors and plain values, or claims more than it holds. Nothing is executed.
     """
-    is_path = isinstance(file, str | os.PathLike)
-    name = name or (os.fspath(file) if is_path else str(getattr(file, "name", "<checkpoint>")))
+    opened: Any
     try:
-        with open_regular(file) if is_path else contextlib.nullcontext(file) as stream:
+        if isinstance(file, str | os.PathLike):
+            name = name or os.fspath(file)
+            opened = open_regular(file)
+        else:
+            name = name or str(getattr(file, "name", "<checkpoint>"))
+            opened = contextlib.nullcontext(file)
+        with opened as stream:
             return _read(stream)
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from error

@@ -123,6 +123,7 @@ class TensorBuilder:
             raise _error(path, f"nested deeper than {_MAX_DEPTH}")
         if id(node) in self.built:
             return self.built[id(node)]
+        value: Any
         match node:
             case TensorRef():
                 value = self._tensor(node, path)

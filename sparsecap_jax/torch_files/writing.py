@@ -40,7 +40,7 @@ def save_torch_file(path: str | os.PathLike, state_dict: Mapping[str, Any]) -> N
     """
     writer = _Writer(os.fspath(path))
     tree = dump_dict([(key, writer.value(key, value)) for key, value in state_dict.items()])
-    members = {"data.pkl": tree, "byteorder": b"little"}
+    members: dict[str, Any] = {"data.pkl": tree, "byteorder": b"little"}
     members |= {f"data/{index}": data for index, data in enumerate(writer.storages)}
     members["version"] = b"3\n"
     try:

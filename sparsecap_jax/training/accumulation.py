@@ -7,6 +7,7 @@ sample, rank and penalise once for each part.
 
 import dataclasses
 from collections.abc import Hashable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +57,14 @@ class Accumulated(Objective):
         return jax.tree.map(join, inputs), static
 
     def __call__(
-        self, params, evaluated, inputs, step, rng, static=None, resources=()
+        self,
+        params: PyTree,
+        evaluated: PyTree | None,
+        inputs: Any,
+        step: Any,
+        rng: Array,
+        static: Any = None,
+        resources: PyTree = (),
     ) -> tuple[Array, PyTree, Metrics]:
         """Return loss, gradients and metrics of `inputs`, leaves `[parts * B, ...]`."""
 

@@ -124,9 +124,9 @@ def make_schedule(
     config = parse(config)
     if total_steps < 1:
         raise ConfigError(f"optimizer: total_steps is {total_steps}; expected at least 1")
-    if config.schedule == "step" and not steps_per_epoch:
-        raise ConfigError("optimizer.schedule is 'step', which needs steps_per_epoch")
     if config.schedule == "step":
+        if not steps_per_epoch:
+            raise ConfigError("optimizer.schedule is 'step', which needs steps_per_epoch")
         return partial(_staircase, config, -(-total_steps // steps_per_epoch), steps_per_epoch)
     if config.schedule == "cosine":
         return partial(_cosine, config, total_steps)

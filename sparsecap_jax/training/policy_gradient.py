@@ -9,7 +9,7 @@ few sizes that are compiled.
 
 import dataclasses
 import functools
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -127,7 +127,8 @@ class PolicyGradient:
         inputs = jnp.concatenate([bos, tokens[..., :-1]], axis=-1)
         arguments = merge_floats(floats, others), inputs, inside, words
         method = packed_method(self.model)
-        log_probs, places = self.model.apply({"params": params}, *arguments, method=method)
+        result: Any = self.model.apply({"params": params}, *arguments, method=method)
+        log_probs, places = result
 
         def at(values):
             return jnp.take(values.reshape(-1), places, mode="fill", fill_value=0)

@@ -5,6 +5,7 @@ Arrays of a shard are rows of the whole batch's, so that it suffices to start co
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ def _split(key: Array, shape: tuple[int, ...]) -> Array:
     return _derive(key, extend.threefry_prng_impl.split(key[:_KEY], shape))
 
 
-def _fold_in(key: Array, data: Array) -> Array:
+def _fold_in(key: Array, data: Any) -> Array:
     return _derive(key, extend.threefry_prng_impl.fold_in(key[:_KEY], data))
 
 

@@ -117,7 +117,8 @@ class Placement:
             ConfigError: a rule matches no parameter, has too many dimensions for one, or an axis
                 does not divide its dimension.
         """
-        leaves, specs = by_path(params), {}
+        leaves = by_path(params)
+        specs: dict[Path, PartitionSpec] = {}
         for rule in self.rules:
             pattern, axes = _parse(rule)
             for path in matching((pattern,), leaves, "config.mesh.rules") - specs.keys():

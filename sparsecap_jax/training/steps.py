@@ -118,9 +118,11 @@ def make_train_step(
         else the first fault by its number in `fault_names`. The state itself is looked at where
         steps are skipped.
     """
-    places = None if shardings is None else {"params": shardings.params}
-    if places and pruner.trains_masks:
-        places["masks"] = shardings.prune.masks
+    places: dict[str, PyTree] | None = None
+    if shardings is not None:
+        places = {"params": shardings.params}
+        if pruner.trains_masks:
+            places["masks"] = shardings.prune.masks
     constrain = jax.lax.with_sharding_constraint
 
     def many(state: TrainState, inputs: PyTree, resources: PyTree, static: Any):
@@ -151,13 +153,14 @@ def make_train_step(
             return state, metrics | {"fault": metrics["fault"][None]}
         state, metrics = jax.lax.scan(watched, state, inputs)
         faults = metrics.pop("fault")
-        counted = {"where": faults == 0} if skip_nonfinite else {}
+        counted: dict[str, Any] = {"where": faults == 0} if skip_nonfinite else {}
         means = {key: jnp.mean(values, **counted) for key, values in metrics.items()}
         return state, means | {"fault": faults}
 
     replicated = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(None, "data"))
     whole = replicated if shardings is None else shardings
+    placed: dict[str, Any]
     placed = {"in_shardings": (whole, split, replicated), "out_shardings": (whole, replicated)}
     compiled = compiled_ahead(jax.jit(many, static_argnums=3, donate_argnums=0, **placed), ready)
     resources = objective.resources
@@ -175,7 +178,7 @@ def make_validation_loss(model: nn.Module, pruner: Pruner) -> Callable[..., tupl
 
     def sums(params: PyTree, masks: PyTree, batch: Batch) -> tuple[jax.Array, jax.Array]:
         params = apply_masks(params, pruner.binarize(masks))
-        log_probs = model.apply({"params": params}, batch.regions, batch.tokens)
+        log_probs: Any = model.apply({"params": params}, batch.regions, batch.tokens)
         count = jnp.sum(batch.token_mask[..., 1:], dtype=jnp.float32)
         return losses.caption_loss(log_probs, batch) * count, count
 

@@ -155,6 +155,12 @@ def test_penalty_factors_are_those_of_the_paper():
     np.testing.assert_array_equal(penalty_factors("", 2), [1, 1])
 
 
+@pytest.mark.parametrize("penalty", ["wu", "max_1", "avg_nan"])
+def test_unknown_penalties_are_refused(penalty):
+    with pytest.raises(ConfigError, match=f"length_penalty is '{penalty}'; expected"):
+        penalty_factors(penalty, 3)
+
+
 def test_more_beams_than_tokens_are_refused():
     params = {"table": jnp.asarray(random_table(0, 4))}
     with pytest.raises(ConfigError, match=r"beam_size: found 5 .* at most the vocabulary's 4"):

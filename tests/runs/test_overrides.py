@@ -140,6 +140,12 @@ def test_config_files_that_fail_are_one_line(tmp_path):
         read_config(str(tmp_path / "none.py:tiny"))
 
 
+def test_a_file_of_another_kind_is_no_config(tmp_path):
+    (tmp_path / "config.yaml").write_text("seed: 0")
+    with pytest.raises(ConfigError, match=r"config\.yaml: no Python file; expected FILE\.py"):
+        load_config(tmp_path / "config.yaml")
+
+
 def test_every_value_has_a_source():
     changes = ["train.steps=9", "pruner.name=supermask"]
     lines = describe(read_config(UP_DOWN, changes), changes)

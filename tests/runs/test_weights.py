@@ -10,6 +10,7 @@ import pytest
 from sparsecap_jax.errors import CheckpointError
 from sparsecap_jax.model_files import write_model
 from sparsecap_jax.runs import weights
+from sparsecap_jax.runs.finished import present_weights
 from sparsecap_jax.runs.weights import Leaf, load_weights, save_safetensors, save_weights
 from sparsecap_jax.trees import flatten
 
@@ -84,6 +85,11 @@ def test_faults_are_one_clear_error(tmp_path):
     np.savez(path, **{"format_version": np.int32(1), "shape:a": shape})
     with pytest.raises(CheckpointError, match="bits:a: no such array, found"):
         load_weights(path)
+
+
+def test_missing_weights_are_one_clear_error(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no such file or folder; expected finished weights"):
+        present_weights(tmp_path)
 
 
 def test_a_compact_file_rounds_to_float16_and_keeps_the_masks(tmp_path):

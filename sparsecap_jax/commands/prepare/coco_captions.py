@@ -14,6 +14,7 @@ images in no list are for training. With --official_split, val2014 is the valida
 """
 
 import pathlib
+from collections.abc import Mapping, Sequence
 
 from absl import flags
 
@@ -43,11 +44,12 @@ def define() -> None:
 
 def run(args: flags.FlagValues) -> None:
     """Write the files and print their content; an error where split lists do not fit COCO."""
-    lists = {split: args[f"{split}_ids"].value for split in SPLITS}
-    lists = {split: read_id_list(pathlib.Path(path)) for split, path in lists.items() if path}
+    files = {split: args[f"{split}_ids"].value for split in SPLITS}
+    lists = {split: read_id_list(pathlib.Path(path)) for split, path in files.items() if path}
     if bool(args.split_json) + bool(lists) + args.official_split > 1:
         raise ConfigError("expected one of --split_json, id lists and --official_split")
     check_disjoint(lists, "the lists")
+    ids: Mapping[str, Sequence[int | str]]
     ids = split_ids(args.split_json) if args.split_json else lists
     if not ids and not args.official_split:
         ids = karpathy_ids()

@@ -10,6 +10,7 @@ Writes captions_val2014_NAME_results.json and captions_test2014_NAME_results.jso
 import json
 import pathlib
 import re
+from collections.abc import Hashable
 
 from absl import flags
 
@@ -19,7 +20,6 @@ from sparsecap_jax.data.caption_files import (
     official_captions,
     read_id_list,
 )
-from sparsecap_jax.data.records import ImageId
 from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.evaluation.caption_files import load_captions
 from sparsecap_jax.files import write_json
@@ -40,7 +40,7 @@ def run(args: flags.FlagValues) -> None:
     """Write both files; ConfigError for a faulty name, DataError where captions are missing."""
     if not re.fullmatch(r"[A-Za-z0-9.-]+", args.name):
         raise ConfigError(f"--name: expected letters, digits, '.' and '-', found {args.name!r}")
-    captions: dict[ImageId, str] = {}
+    captions: dict[Hashable, str] = {}
     for path in args.captions:
         captions |= load_captions(path)
     val = [image["id"] for image in json.loads(official_captions(OFFICIAL[1]))["images"]]

@@ -13,6 +13,7 @@ unless --eos names one (rewards never look it up).
 import collections
 import itertools
 import json
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -50,12 +51,13 @@ def run(args: flags.FlagValues) -> None:
 
 
 def _count(args: flags.FlagValues) -> DocumentFrequency:
-    flag, source, valid = "coco", "COCO 2014", ("train", "val")
+    flag, source, valid = "coco", "COCO 2014", ["train", "val"]
     if args.split_json:
-        flag, source, valid = "splits", args.split_json, SPLITS
-    names = args[flag].value
+        flag, source, valid = "splits", args.split_json, [*SPLITS]
+    names: Sequence[str] = args[flag].value or []
     for name in set(names) - set(valid):
         raise ConfigError(f"--{flag}: found {name!r}; expected names out of {', '.join(valid)}")
+    references: list[Sequence[str]]
     if args.split_json:
         splits = load_karpathy(args.split_json)
         references = [record.captions for name in names for record in splits[name]]
@@ -65,7 +67,8 @@ def _count(args: flags.FlagValues) -> DocumentFrequency:
             for entry in json.loads(official_captions(f"captions_{name}2014.json"))["annotations"]:
                 captions[entry["image_id"]].append(entry["caption"])
         references = list(tokenize(captions).values())
-    known, unk = None, ""
+    known: list[str] | None = None
+    unk = ""
     if args.min_count > 1:
         texts = itertools.chain.from_iterable(references)
         counts = collections.Counter(word for text in texts for word in text.split())

@@ -5,6 +5,8 @@ python launch/prepare_data.py extract --images=photos --output=features
 Run the same command again to continue. The photo extractor needs the extra `photos`.
 """
 
+from typing import Any
+
 from absl import flags
 
 from sparsecap_jax.commands.prepare import trust_entry
@@ -42,7 +44,9 @@ def run(args: flags.FlagValues) -> None:
         options = {"size": args.size, "grid": args.grid, "pyramid": pyramid}
         options |= {"batch_size": args.batch_size, "scale": args.scale}
     extractor = make_extractor(args.extractor, **options)
-    settings = {name: args[name].value for name in ("batch_size", "half", "skip_bad")}
+    settings: dict[str, Any] = {
+        name: args[name].value for name in ("batch_size", "half", "skip_bad")
+    }
     with locked(args.output):
         for folder in ("", *FOLDERS):
             remove_strays(f"{args.output}/{folder}", EXTRACTOR, "*.npy")

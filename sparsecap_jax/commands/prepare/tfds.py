@@ -9,6 +9,7 @@ features, in any known format. Train on the folder that is printed with --config
 
 import dataclasses
 import pathlib
+from typing import Any
 
 from absl import flags
 
@@ -44,7 +45,7 @@ def run(args: flags.FlagValues) -> None:
     disable_progress_bar()
     name = "coco" if args.dataset == "karpathy" else args.dataset
     names = [field.name for field in dataclasses.fields(CaptionConfig) if field.name in args]
-    values = {field: args[field].value for field in names}
+    values: dict[str, Any] = {field: args[field].value for field in names}
     values["feature_size"] = width_of(args, manual_dir / args.features)
     config = CaptionConfig(name=name, **values)
     builder = CaptionFeatures(data_dir=args.data_dir, config=config)

@@ -78,7 +78,7 @@ class Hdf5Store(IndexedStore):
         with data_error(f"{where}: no such array", KeyError, RuntimeError):
             is_link = file.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD
             dataset = None if is_link else h5py.Dataset(h5py.h5d.open(file, name.encode()))
-        if is_link or dataset.is_virtual or dataset.external:
+        if dataset is None or dataset.is_virtual or dataset.external:
             raise DataError(f"{where}: refers to another place, which is not followed")
         if dataset.dtype.kind != "f":
             raise DataError(f"{where}: expected floats, found {dataset.dtype}")
@@ -115,8 +115,9 @@ class LmdbStore(IndexedStore):
                 raise DataError(f"{self.path}: no LMDB database; expected data.mdb or *_att.lmdb")
             self.path = databases[0]
         paths = [self.path.with_name(self.path.name.replace("_att", name)) for name in _OTHERS]
-        paths = [path if path != self.path and path.exists() else None for path in paths]
-        self._boxes, self._pixel_boxes, self._fc = paths
+        self._boxes, self._pixel_boxes, self._fc = (
+            path if path != self.path and path.exists() else None for path in paths
+        )
         if self.need_boxes and not (self._boxes or self._pixel_boxes):
             raise DataError(f"{self.path}: boxes are needed, and there is no *_box*.lmdb")
 
@@ -131,8 +132,9 @@ class LmdbStore(IndexedStore):
         where = f"{self.path}: {image_id}"
         features = self._array(self.path, key, image_id)
         boxes = None
-        if self.need_boxes:
-            boxes = self._array(self._boxes or self._pixel_boxes, key, image_id)
+        place = self._boxes or self._pixel_boxes
+        if self.need_boxes and place is not None:
+            boxes = self._array(place, key, image_id)
             boxes = boxes if self._boxes else self._relative(boxes, image_id, where)
         fc = self._array(self._fc, key, image_id) if self._fc else None
         return Arrays(features, boxes, fc, where)

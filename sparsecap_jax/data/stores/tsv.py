@@ -200,7 +200,8 @@ def _scan(path: pathlib.Path, feature_size: int) -> Iterator[tuple[Row, ImageId,
             start, end = end, end + len(line)
             if line.isspace():
                 continue
-            row, image_id, fault = Row(path, number, start, end, 0), f"row {number}", ""
+            row, fault = Row(path, number, start, end, 0), ""
+            image_id: ImageId = f"row {number}"
             try:
                 image_id = _image_id(line[:2048].split(b"\t", 1)[0], row.where)
                 row = dataclasses.replace(row, num_boxes=_check(line, row.where, feature_size))

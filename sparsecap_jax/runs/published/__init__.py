@@ -1,5 +1,6 @@
 """Captioners that come with the package: run directories below this folder, by name."""
 
+import os
 import pathlib
 
 from sparsecap_jax.errors import CheckpointError
@@ -21,7 +22,7 @@ def find(name: str) -> pathlib.Path:
     return _FOLDER / name
 
 
-def resolve_run(run: str | pathlib.Path) -> pathlib.Path:
+def resolve_run(run: str | os.PathLike) -> pathlib.Path:
     """Return the folder or file of a run: what exists, or a path, as it is, else by its name.
 
     Raises:
@@ -29,7 +30,7 @@ def resolve_run(run: str | pathlib.Path) -> pathlib.Path:
     """
     path = pathlib.Path(run)
     is_name = isinstance(run, str) and path.name == run and not path.exists()
-    return find(run) if is_name else path
+    return find(path.name) if is_name else path
 
 
 def results_folder(run: str | pathlib.Path, name: str) -> pathlib.Path:

@@ -126,7 +126,14 @@ class Objective:
         return jnp.ones((), jnp.float32)
 
     def __call__(
-        self, params, evaluated, inputs, step, rng, static=None, resources=()
+        self,
+        params: PyTree,
+        evaluated: PyTree | None,
+        inputs: Any,
+        step: Any,
+        rng: Array,
+        static: Any = None,
+        resources: PyTree = (),
     ) -> tuple[Array, PyTree, Metrics]:
         """Return loss, gradients with respect to `params`, and metrics; traced.
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,45 +57,52 @@ class CrossEntropy(Objective):
             return batches, 0
         return batches, task.largest(words_to_pack(batches.token_mask, task.local_shards))
 
-    def loss(self, params, inputs, step, rng, static, resources) -> tuple[Array, Metrics]:
+    def loss(
+        self, params: PyTree, inputs: Any, step: Any, rng: Array, static: Any, resources: PyTree
+    ) -> tuple[Array, Metrics]:
         """Return the mean loss of a word."""
         task, batch = self.task, inputs
         if static and packs_words(task.model):
             forward = functools.partial(_packed, task.model, {"params": params}, words=static)
-            rngs = rng, jax.random.fold_in(rng, 1)
+            keys = rng, jax.random.fold_in(rng, 1)
             if task.shards > 1:  # each on the device that holds it
                 batch = jax.tree.map(lambda x: x.reshape(task.shards, -1, *x.shape[1:]), batch)
                 words = jnp.sum(batch.token_mask[..., 1:], axis=(1, 2, 3), dtype=jnp.int32)
-                of_images = shard_keys(rngs[0], task.shards)
-                rngs = of_images, shard_keys(rngs[1], task.shards, words, static)
+                of_images = shard_keys(keys[0], task.shards)
+                keys = of_images, shard_keys(keys[1], task.shards, words, static)
                 forward = jax.vmap(forward)
-            loss = losses.cross_entropy(*forward(batch, rngs), task.label_smoothing)
+            log_probs, targets, real = forward(batch, keys)
+            loss = losses.cross_entropy(log_probs, targets, real, task.label_smoothing)
             return loss, {"caption_loss": loss}
-        rngs, options = {"dropout": rng}, {}
+        rngs, options = {"dropout": rng}, dict[str, Any]()
         if task.sampling.first_step(task.steps_per_epoch) is not None:
             rngs["sampling"] = jax.random.fold_in(rng, 1)
             options["sample_prob"] = task.sampling.schedule(task.steps_per_epoch)(step)
-        log_probs = task.model.apply(
+        predicted: Any = task.model.apply(
             {"params": params}, batch.regions, batch.tokens, train=True, rngs=rngs, **options
         )
-        loss = losses.caption_loss(log_probs, batch, task.label_smoothing)
+        loss = losses.caption_loss(predicted, batch, task.label_smoothing)
         return loss, {"caption_loss": loss}
 
 
-def _packed(model: nn.Module, variables: PyTree, batch: Batch, rngs: tuple, words: int):
+def _packed(
+    model: nn.Module, variables: PyTree, batch: Batch, rngs: tuple[Array, Array], words: int
+) -> tuple[Array, Array, Array]:
     """Return log-probs `[N, V]` of a batch's N words, targets `[N]`, and which are real `[N]`.
 
     The last token of a caption predicts nothing, so that it is no input either. `rngs` are the keys
     of dropout in encoder and decoder.
     """
     inputs, counted = batch.tokens[..., :-1], batch.token_mask[..., 1:]
+    result: Any
     context = model.apply(
         variables, batch.regions, train=True, method="encode", rngs={"dropout": rngs[0]}
     )
-    log_probs, places = model.apply(
+    result = model.apply(
         variables, context, inputs, counted, words, train=True,
         method="decode_packed", rngs={"dropout": rngs[1]},
     )  # fmt: skip
+    log_probs, places = result
     following = batch.tokens[..., 1:].reshape(-1)
     targets = jnp.take(following, places, mode="fill", fill_value=0)
     return log_probs, targets, places < following.size

@@ -8,7 +8,7 @@ References:
 
 import dataclasses
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +65,16 @@ class SelfCritical(Objective):
         """Return the mean length of captions, of which each image has as many."""
         return metrics["length"]
 
-    def __call__(self, params, evaluated, inputs, step, rng, static=None, resources=()):
+    def __call__(
+        self,
+        params: PyTree,
+        evaluated: PyTree | None,
+        inputs: Any,
+        step: Any,
+        rng: Array,
+        static: Any = None,
+        resources: PyTree = (),
+    ) -> tuple[Array, PyTree, Metrics]:
         """Return the loss, its gradient with respect to `params`, and metrics."""
         regions, references = inputs
 
@@ -77,10 +86,11 @@ class SelfCritical(Objective):
             lambda params: split_floats(self._encode(params, regions)), params, has_aux=True
         )
         context = merge_floats(floats, others)
-        search = {"method": "sample", "num_samples": config.num_samples}
+        count = config.num_samples
         if config.sample == "beam":
-            search = {"method": "beam", "beam_size": config.num_samples}
-        search = dataclasses.replace(self.options, **search)
+            search = dataclasses.replace(self.options, method="beam", beam_size=count)
+        else:
+            search = dataclasses.replace(self.options, method="sample", num_samples=count)
         captions = decode_encoded(model, params, context, search, rng)
         rewards = reward(captions)
         if config.baseline == "sample":

@@ -27,6 +27,7 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 import jax
 import numpy as np
 import pytest
+from jax._src import compiler
 
 # Background jobs of a shell ignore SIGINT, and so would the programs that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -99,6 +100,21 @@ def golden(shared):
         return cache[name]
 
     return load
+
+
+@pytest.fixture
+def default_emitters(monkeypatch):
+    """Compile as users do, for results whose last bits depend on how operations are fused."""
+    options_of = compiler.get_compile_options
+
+    def options(*args, env_options_overrides=None, **more):
+        overrides = {**(env_options_overrides or {}), "xla_cpu_use_fusion_emitters": "True"}
+        return options_of(*args, env_options_overrides=overrides, **more)
+
+    monkeypatch.setattr(compiler, "get_compile_options", options)
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -11,6 +11,7 @@ import logging
 import pathlib
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
@@ -275,9 +276,17 @@ class Checkpoints:
             self._executor.shutdown()
             self._manager.close()
             if self._writes and processes.is_first():
-                _join_orbax()
-                for partial in self.directory.glob("*.orbax-checkpoint-tmp"):
-                    shutil.rmtree(partial, ignore_errors=True)
+                self._remove_partial()
+
+    def _remove_partial(self) -> None:
+        """Remove half-written checkpoints; after one writer has failed, others may still write."""
+        for _ in range(50):
+            partial = list(self.directory.glob("*.orbax-checkpoint-tmp"))
+            if not partial:
+                return
+            for folder in partial:
+                shutil.rmtree(folder, ignore_errors=True)
+            time.sleep(0.1)
 
     def _is_intact(self, step: int) -> bool:
         """Return whether all items of a step are as they were saved, and finite."""
@@ -325,13 +334,6 @@ class Checkpoints:
         except CheckpointError as error:
             hint = "" if isinstance(error.__cause__, MisfitError) else self.hint(step)
             raise CheckpointError(f"{error}{hint}") from error
-
-
-def _join_orbax() -> None:
-    """Wait for Orbax's threads: after one of them has failed, the others still write files."""
-    for thread in threading.enumerate():
-        if type(thread).__module__.startswith("orbax."):
-            thread.join(timeout=10)
 
 
 def _together() -> ocp.options.MultiprocessingOptions:

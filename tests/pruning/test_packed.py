@@ -104,6 +104,7 @@ def test_steps_in_place_are_those_of_apply_updates(name):
     assert step._cache_size() == 1
 
 
+@pytest.mark.usefixtures("default_emitters")
 @pytest.mark.parametrize(
     ("name", "wrap"),
     [
@@ -216,6 +217,7 @@ def test_only_masks_that_stay_may_be_packed(name):
             sparse_step(pruner, optax.adam(0.1), lambda params, batch, rng: 0.0, packs=True)
 
 
+@pytest.mark.usefixtures("default_emitters")
 @pytest.mark.parametrize("name", sorted(FIXED))
 def test_a_sparse_step_that_packs_is_the_same_training(name):
     params, masks, targets = parts()

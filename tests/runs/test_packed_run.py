@@ -39,6 +39,7 @@ def last_state(config, workdir):
         return checkpoints.restore(abstract_state(run, masks))[0]
 
 
+@pytest.mark.usefixtures("default_emitters")
 def test_training_is_the_same_and_continues_exactly(data, source, tmp_path):
     finished = {}
     for name, packs in (("dense", False), ("packed", True)):

@@ -11,6 +11,7 @@ import sys
 
 import pytest
 from PIL import Image
+from tiny_runs import xla_flags
 
 import sparsecap_jax as sc
 from sparsecap_jax.runs.config import default_config
@@ -127,7 +128,7 @@ def launch(words, folder):
     name, *flags = words
     flags = [flag.replace("=configs/", f"={REPO}/configs/") for flag in flags]
     command = [sys.executable, str(REPO / "launch" / f"{name}.py"), *flags]
-    one_device = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    one_device = {**os.environ, "XLA_FLAGS": xla_flags(1)}
     found = subprocess.run(command, cwd=folder, env=one_device, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     return found.stdout

@@ -3,6 +3,8 @@
 Run as a script it trains: `python tiny_runs.py DATA WORKDIR [key=value...]`.
 """
 
+import os
+import re
 import sys
 
 from sparsecap_jax.data.toy_scenes import make_toy_scenes
@@ -15,6 +17,11 @@ from sparsecap_jax.runs.config import (
 
 SIZES = (32, 6, 6)
 STEPS = 12
+
+
+def xla_flags(devices):
+    """The suite's flags of XLA, with another number of fake devices."""
+    return re.sub(r"(device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"])
 
 
 def make_data(directory):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from loop_files import last_variables
-from tiny_runs import tiny_config
+from tiny_runs import tiny_config, xla_flags
 
 from sparsecap_jax.commands.evaluate import evaluate_run
 from sparsecap_jax.files import read_csv, read_json
@@ -40,7 +40,6 @@ class Processes:
         flags = [f"--config.scst.{name}={value}" for name, value in SCST.items()]
         flags += [f"--config={REPO / 'tests/tiny_runs.py'}:{data}", f"--workdir={workdir}"]
         flags += [f"--coordinator=localhost:{port}", f"--num_processes={count}", *changes]
-        xla = f"--xla_force_host_platform_device_count={devices}"
         command = [sys.executable, str(REPO / "launch/train.py"), f"--process_timeout={TIMEOUT}"]
         self.processes = [
             subprocess.Popen(
@@ -48,7 +47,7 @@ class Processes:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-                env={**os.environ, "XLA_FLAGS": xla},
+                env={**os.environ, "XLA_FLAGS": xla_flags(devices)},
             )
             for number in range(count)
         ]

@@ -121,14 +121,14 @@ def test_an_entry_needs_a_config(tmp_path):
 
 def test_a_grid_is_trained_and_tabled(tmp_path):
     data = make_data(tmp_path / "toy")
-    entries = product(["optimizer.learning_rate=1e-3,3e-3", "train.steps=1", "train.eval_every=1"])
+    entries = product(["optimizer.learning_rate=1e-3,3e-3", "train.steps=1", "train.devices=1"])
     sweep = grid_sweep(entries, f"tests/tiny_runs.py:{data}")
     rows = run_sweep(sweep, tmp_path / "out", report=lambda _: None)
     table = read_csv(tmp_path / "out/results.csv")
     assert [row["optimizer.learning_rate"] for row in table] == ["1e-3", "3e-3"]
     assert [float(row["CIDEr"]) for row in table] == [row["CIDEr"] for row in rows]
     lines = (tmp_path / "out/table.md").read_text().splitlines()
-    assert lines[0].startswith("| run | optimizer.learning_rate | train.steps | train.eval_every |")
+    assert lines[0].startswith("| run | optimizer.learning_rate | train.steps | train.devices |")
     assert [line.split(" | ")[1] for line in lines[2:]] == ["1e-3", "3e-3"]
 
 

@@ -5,6 +5,8 @@ import dataclasses
 import os
 import shutil
 import signal
+import time
+import types
 
 import pytest
 from PIL import Image
@@ -149,7 +151,8 @@ def test_a_run_of_a_process_that_died_is_taken_up_by_one_that_waits(swept, tmp_p
             assert seconds == 7.0 and taken == []
             other.close()
 
-        monkeypatch.setattr(sweeps.time, "sleep", die)
+        clock = types.SimpleNamespace(sleep=die, monotonic=time.monotonic)
+        monkeypatch.setattr(sweeps, "time", clock)
         options = {"seeds": 1, "only": "dense|mag", "report": lines.append}
         rows = run_sweep(sweep, tmp_path, wait=7.0, **options)
     assert taken == ["dense", "mag"]

@@ -1,5 +1,6 @@
 """Every row of the checkpoint release imports, from its config with random weights."""
 
+import functools
 import json
 import math
 
@@ -15,10 +16,10 @@ from published_configs import (
     write_folder,
 )
 
+from sparsecap_jax import models
 from sparsecap_jax.commands.convert import import_reference
-from sparsecap_jax.interop.reference import model_config, upgrade_config
-from sparsecap_jax.models import abstract_params, make_model
-from sparsecap_jax.runs.directory import load_run
+from sparsecap_jax.interop import reference
+from sparsecap_jax.runs import directory
 
 # Reference names of some tensors, and where they go.
 PLACES = {
@@ -39,6 +40,16 @@ PLACES = {
 }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def shapes():
+    """Shapes of a model, worked out once for rows of the same one."""
+    with pytest.MonkeyPatch.context() as patch:
+        cached = functools.cache(models.abstract_params)
+        for module in (reference, directory):
+            patch.setattr(module, "abstract_params", cached)
+        yield cached
+
+
 def test_the_release_has_sixteen_checkpoints_for_pytorch():
     assert len({row.name for row in ROWS}) == len(ROWS) == 16
 
@@ -55,24 +66,24 @@ def test_names_and_shapes_are_those_of_the_published_files(shared):
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.weights], ids=lambda row: row.name)
-def test_the_model_has_the_published_number_of_weights(row):
-    model = make_model(model_config(row.config))
-    count = sum(math.prod(leaf.shape) for leaf in flatten_dict(abstract_params(model)).values())
+def test_the_model_has_the_published_number_of_weights(row, shapes):
+    leaves = flatten_dict(shapes(models.make_model(reference.model_config(row.config)))).values()
+    count = sum(math.prod(leaf.shape) for leaf in leaves)
     published = row.weights
     assert count == published if row.digits is None else round(count / 1e6, 1) == published / 1e6
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_a_checkpoint_of_its_config_imports(row, tmp_path):
-    newest, lines = upgrade_config(row.small_config()), []
+    newest, lines = reference.upgrade_config(row.small_config()), []
     state = write_folder(tmp_path / "published", row, newest)
     import_reference(tmp_path / "published", tmp_path / "run", lines.append)
     assert row.config["caption_model"] in lines[0]
-    run = load_run(tmp_path / "run")
+    run = directory.load_run(tmp_path / "run")
     assert run.config.tokenizer.name == row.config["tokenizer"]
     assert run.config.max_seq_length == row.config["max_seq_length"]
     params = flatten_dict(run.params, sep="/")
-    kinds = {name: path for name, path in PLACES[run.config.model.name].items() if path}
+    kinds = PLACES[run.config.model.name]
     for name, path in kinds.items():
         value = state[name] if path.endswith("embedding") else state[name].T
         np.testing.assert_array_equal(params[path], value, err_msg=name)

@@ -46,11 +46,11 @@ def main() -> None:
         return
     if name not in commands:
         sys.exit(f"error: no command {name!r}; {nearest(name, commands)}")
-    sys.argv = [f"sparsecap {name}", *map(_with_config, sys.argv[2:])]
+    sys.argv = [f"sparsecap {name}", *map(with_config, sys.argv[2:])]
     runpy.run_path(str(commands[name]), run_name="__main__")
 
 
-def _with_config(argument: str) -> str:
+def with_config(argument: str) -> str:
     """Point `configs/NAME.py` at the package unless the working folder has that file."""
     place, colon, rest = argument.partition(":")
     flag = "--config=" if place.startswith("--config=") else ""

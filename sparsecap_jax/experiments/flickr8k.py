@@ -1,9 +1,8 @@
-"""Parts that the sweeps on Flickr8k share: configs, scores, differences to a twin, cells."""
+"""Parts that the sweeps on Flickr8k share: configs, scores, differences to a twin."""
 
 import pathlib
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from sparsecap_jax.commands.compare import compare_captions
@@ -52,16 +51,6 @@ def dev_curve(directory: pathlib.Path) -> str:
     """Return CIDEr of a run's validations, which says whether it had stopped to rise."""
     _, values = table_column(directory / "validation.csv", "CIDEr")
     return " ".join(f"{cider:.4f}" for cider in values)
-
-
-def mean_cell(rows: list[Row], column: str, scale: float = 100.0, digits: int = 1) -> str:
-    """Return mean and standard deviation over rows, "" where none has a number."""
-    values = [value for row in rows if (value := number_in(row, column)) is not None]
-    if not values:
-        return ""
-    sign = "+" if column.endswith("difference") else ""
-    spread = f" ± {scale * np.std(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{scale * np.mean(values):{sign}.{digits}f}{spread}"
 
 
 def significant(rows: list[Row], column: str, *, below: bool) -> str:

@@ -18,12 +18,11 @@ from sparsecap_jax.evaluation.tables import markdown_table
 from sparsecap_jax.experiments.flickr8k import (
     dev_curve,
     flickr8k_config,
-    mean_cell,
     scores,
     significant,
 )
 from sparsecap_jax.experiments.pruner_grid import DENSE, pruner_runs
-from sparsecap_jax.experiments.sweep_tables import Row
+from sparsecap_jax.experiments.sweep_tables import Row, mean_cell
 from sparsecap_jax.experiments.sweeps import Sweep, SweepRun
 from sparsecap_jax.files import write_atomically
 from sparsecap_jax.pruning import make_pruner

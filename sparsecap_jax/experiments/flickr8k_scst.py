@@ -13,10 +13,10 @@ from ml_collections import ConfigDict
 from sparsecap_jax.data.datasets import Dataset
 from sparsecap_jax.evaluation.plots import table_column
 from sparsecap_jax.evaluation.tables import markdown_table
-from sparsecap_jax.experiments.flickr8k import flickr8k_config, mean_cell, scores, significant
+from sparsecap_jax.experiments.flickr8k import flickr8k_config, scores, significant
 from sparsecap_jax.experiments.flickr8k_pruners import flickr8k_runs
 from sparsecap_jax.experiments.scst_grid import START, Variant, scst_runs
-from sparsecap_jax.experiments.sweep_tables import Row
+from sparsecap_jax.experiments.sweep_tables import Row, mean_cell
 from sparsecap_jax.experiments.sweeps import Sweep, SweepRun
 from sparsecap_jax.files import write_atomically
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.files import read_csv, read_settings
 
@@ -63,10 +65,20 @@ def read_rows(
     return rows, others
 
 
-def number_in(row: Mapping[str, Any], column: str) -> float | None:
+def number_in(row: Mapping[str, Any], column: str) -> int | float | None:
     """Return the number in a column, None where there is none."""
     value = row.get(column)
     return value if isinstance(value, int | float) else None
+
+
+def mean_cell(rows: list[Row], column: str, scale: float = 100.0, digits: int = 1) -> str:
+    """Return mean and standard deviation over rows, "" where none has a number."""
+    values = [value for row in rows if (value := number_in(row, column)) is not None]
+    if not values:
+        return ""
+    sign = "+" if column.endswith("difference") else ""
+    spread = f" ± {scale * np.std(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{scale * np.mean(values):{sign}.{digits}f}{spread}"
 
 
 def _key(values: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, ...]:

@@ -1,17 +1,19 @@
-"""Many runs in one process: trained, scored, collected in one table, drawn (`launch/sweep.py`).
+"""Many runs: trained, scored, collected in one table, drawn (`launch/sweep.py`).
 
-A sweep is a list of runs and a way to draw their results: `SWEEP` of a module of this folder, which
-`SWEEPS` lists. Runs share datasets and compiled programs, finished ones are skipped, and rows are
-added to `results.csv` as runs finish. Rows of another machine's table count as finished runs.
+A sweep is a list of runs and a way to draw their results: `SWEEP` of a module of this folder, or
+one of its `SWEEPS`. Runs share datasets and compiled programs, finished ones are skipped, and rows
+are added to `results.csv` as runs finish. Rows of another machine's table count as finished runs.
+Several processes may share a folder: each takes the next run that is free.
 """
 
 import dataclasses
+import functools
 import importlib
 import pathlib
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -19,7 +21,7 @@ from ml_collections import ConfigDict
 from sparsecap_jax.commands.evaluate import evaluate_run
 from sparsecap_jax.data.datasets import Dataset, load_dataset
 from sparsecap_jax.errors import ConfigError, InUseError, SparsecapError
-from sparsecap_jax.evaluation.metrics import FAST_METRICS
+from sparsecap_jax.evaluation.metrics import FAST_METRICS, METRICS
 from sparsecap_jax.experiments.sweep_tables import RESULT, TABLE, Row, finished_rows, read_rows
 from sparsecap_jax.files import locked, write_json, write_table
 from sparsecap_jax.models import model_class
@@ -30,7 +32,11 @@ from sparsecap_jax.runs.recipes import TINY_UP_DOWN, make_config
 from sparsecap_jax.runs.run import check_workdir
 from sparsecap_jax.text import counted
 
-SWEEPS = ("flickr8k_pruners", "flickr8k_scst", "toy_models", "toy_pruners", "toy_scst")
+_ALONE = ("flickr8k_pruners", "flickr8k_scst", "toy_models", "toy_pruners", "toy_scst")
+_OF_PAPERS = ("up_down", "ort", "soft_attention_lstm", "soft_attention_gru", "acort")
+_OF_PAPERS += ("up_down_scst", "ort_scst", "acort_scst")
+# Modules by the names of their sweeps.
+SWEEPS = {name: name for name in _ALONE} | {f"coco_{name}": "papers" for name in _OF_PAPERS}
 _COMMITTED = pathlib.Path(__file__).parents[2] / "docs" / "results"
 
 
@@ -63,17 +69,24 @@ def toy_config(seed: int, *words: str, **recipe: Any) -> ConfigDict:
 
 
 def score_test_split(
-    directory: pathlib.Path, dataset: Dataset, twin: pathlib.Path | None = None
+    directory: pathlib.Path,
+    dataset: Dataset,
+    twin: pathlib.Path | None = None,
+    metrics: Sequence[str] = FAST_METRICS,
+    tokenizer: str = "python",
 ) -> Row:
-    """Score the test split by all metrics but METEOR, and count the weights."""
+    """Score the test split, by default by all metrics but METEOR, and count the weights."""
     row = evaluate_run(
         directory,
         dataset=dataset,
-        metrics=FAST_METRICS,
-        tokenizer="python",
+        metrics=metrics,
+        tokenizer=tokenizer,
         report=lambda line: None,
     )
     return {name: value for name, value in row.items() if name != "text"}
+
+
+score_all_metrics = functools.partial(score_test_split, metrics=METRICS, tokenizer="")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +116,8 @@ def load_sweep(name: str) -> Sweep:
     """
     if name not in SWEEPS:
         raise ConfigError(f"--sweep is {name!r}; expected one of {', '.join(sorted(SWEEPS))}")
-    return importlib.import_module(f"sparsecap_jax.experiments.{name}").SWEEP
+    module = importlib.import_module(f"sparsecap_jax.experiments.{SWEEPS[name]}")
+    return module.SWEEP if SWEEPS[name] == name else module.SWEEPS[name]
 
 
 def committed_table(name: str) -> pathlib.Path | None:
@@ -121,6 +135,7 @@ def run_sweep(
     minutes: float | None = None,
     known: str | pathlib.Path | None = None,
     data_dir: str = "",
+    wait: float = 0.0,
     report: Callable[[str], None] = print,
 ) -> list[Row]:
     """Train and score the runs that are not finished, then draw all that are.
@@ -139,6 +154,8 @@ def run_sweep(
         known: table whose rows are finished runs, see `sweep_tables.read_rows`; its rows of other
             runs are kept in `results.csv`, and not drawn.
         data_dir: folder of the dataset, instead of the configs'.
+        wait: seconds between looks at runs that other processes train, until all are finished;
+            those of a process that has died are taken up. 0: do not wait.
         report: takes one line at a time.
 
     Returns:
@@ -148,31 +165,14 @@ def run_sweep(
         SparsecapError: some runs failed; raised after all others.
     """
     work = _Work(sweep, pathlib.Path(workdir), sweep.runs(seeds or sweep.seeds), data_dir, known)
-    failures, began = [], time.monotonic()
-    for number, (name, run) in enumerate(work.runs.items(), 1):
-        if not re.search(only, name) or name in work.known or work.is_finished(run):
-            continue
-        if minutes is not None and time.monotonic() - began >= minutes * 60:
-            report(f"{minutes:g} minutes are over; run again to continue")
-            break
-        place = f"[{number}/{len(work.runs)}]"
-        try:
-            work.take(run)
-        except InUseError as error:
-            report(f"{place} {name}: left to another process: {error}")
-            continue
-        except SparsecapError as error:
-            failures.append(f"{name}: {error}")
-            report(f"{place} failed: {failures[-1]}")
-            continue
-        by_name = work.write_rows()
-        report(f"{place} {name}: CIDEr {by_name[name]['CIDEr']:.3f}")
+    while work.take_all(only, minutes, report) and wait:
+        time.sleep(wait)
     rows = list(work.write_rows().values())
     if rows:
         sweep.draw(work.workdir, rows)
     table = f": {work.workdir / TABLE}" if rows else ""
     report(f"{len(rows)} of {counted(len(work.runs), 'run')} finished{table}")
-    if failures:
+    if failures := [f"{name}: {error}" for name, error in work.failures.items()]:
         raise SparsecapError(f"{counted(len(failures), 'run')} failed: {'; '.join(failures)}")
     return rows
 
@@ -203,7 +203,38 @@ class _Work:
         if known:
             self.known, self._others = read_rows(pathlib.Path(known), self.labels)
         self._datasets: dict[Any, Dataset] = {}
-        self._missing: dict[str, SparsecapError] = {}
+        self.failures: dict[str, SparsecapError] = {}
+        self._held: set[str] = set()
+        self._told: set[str] = set()
+        self._began = time.monotonic()
+
+    def take_all(self, only: str, minutes: float | None, report: Callable[[str], None]) -> bool:
+        """Take every run that is not finished, in order, until so many minutes are over.
+
+        Returns:
+            Whether other processes have runs that are left.
+        """
+        self._held = set()
+        for number, (name, run) in enumerate(self.runs.items(), 1):
+            if not re.search(only, name) or name in self.known or name in self.failures:
+                continue
+            if self.is_finished(run):
+                continue
+            if minutes is not None and time.monotonic() - self._began >= minutes * 60:
+                report(f"{minutes:g} minutes are over; run again to continue")
+                return False
+            place = f"[{number}/{len(self.runs)}]"
+            try:
+                self.take(run)
+            except InUseError as error:
+                if name not in self._told:
+                    report(f"{place} {name}: left to another process: {error}")
+                self._told.add(name)
+            except SparsecapError as error:
+                report(f"{place} failed: {name}: {error}")
+            else:
+                report(f"{place} {name}: CIDEr {self.write_rows()[name]['CIDEr']:.3f}")
+        return bool(self._held)
 
     def write_rows(self) -> dict[str, Row]:
         """Write the table, and return its rows by the name of the run."""
@@ -222,15 +253,18 @@ class _Work:
         """Train and score a run, and before it those that it needs."""
         try:
             for name, reason in ((run.init_from, "it starts from"), (run.twin, "it needs")):
-                if isinstance(self._missing.get(name), InUseError):
+                if name in self._held:
                     raise InUseError(f"{name}, which {reason}, is trained elsewhere")
-                if name in self._missing:
+                if name in self.failures:
                     raise SparsecapError(f"{name}, which {reason}, failed")
                 if name and not self.is_finished(self.runs[name]):
                     self.take(self.runs[name])
             self._train(run)
+        except InUseError:
+            self._held.add(run.name)
+            raise
         except SparsecapError as error:
-            self._missing[run.name] = error
+            self.failures[run.name] = error
             raise
 
     def _has(self, file: str, run: SweepRun) -> bool:

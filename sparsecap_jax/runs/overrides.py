@@ -6,7 +6,7 @@ import os
 import pathlib
 import sys
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from ml_collections import ConfigDict
@@ -34,13 +34,22 @@ def load_config(path: str | pathlib.Path, arg: str | None = None) -> ConfigDict:
     """
     if not pathlib.Path(path).is_file():
         raise ConfigError(f"{path}: no such config file; expected FILE.py[:ARGUMENTS]")
+    arguments = [] if arg is None else [arg]
+    return call_file(path, lambda module: module.get_config(*arguments).lock())
+
+
+def call_file(path: str | pathlib.Path, use: Callable[[Any], Any]) -> Any:
+    """Return what `use` makes of the module in a Python file, which runs.
+
+    A ConfigError says how the file or its use fails.
+    """
     spec = importlib.util.spec_from_file_location("config_file", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path}: no Python file; expected FILE.py[:ARGUMENTS]")
     try:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        return module.get_config(*([] if arg is None else [arg])).lock()
+        return use(module)
     except SparsecapError:
         raise
     except _FAULTS as error:

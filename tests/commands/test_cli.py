@@ -61,6 +61,12 @@ def test_a_config_file_that_is_not_there(arguments):
         ("report.py", ["run", "--plugin", "nonesuch"], "plugin 'nonesuch': cannot be imported: "),
         ("demo.py", ["a", "b"], "unexpected arguments: a b; --help says more"),
         ("sweep.py", ["--sweep=toy"], "--workdir is missing; expected: Folder to write to; a new"),
+        ("sweep.py", ["--workdir=x"], "expected --sweep, --grid, or --config with --set; --help"),
+        (
+            "sweep.py",
+            ["--workdir=x", "--sweep=a", "--set=b=1"],
+            "expected --sweep, --grid, or --config with --set; --help says more",
+        ),
         ("card.py", ["run"], "--output is missing; expected: Page to write, Markdown."),
         ("convert.py", ["--output=x"], "--input is missing; expected: Run directory, model file"),
         ("prepare_data.py", ["extract", "--images=x"], "--output is missing; expected: Folder to"),

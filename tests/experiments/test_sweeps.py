@@ -1,8 +1,12 @@
 """Sweeps: order, continuing, failures, the table and the picture."""
 
+import contextlib
 import dataclasses
 import os
+import shutil
 import signal
+import time
+import types
 
 import pytest
 from PIL import Image
@@ -13,7 +17,7 @@ from sparsecap_jax.evaluation.plots import error_bar_curves
 from sparsecap_jax.experiments import sweeps
 from sparsecap_jax.experiments.sweep_tables import read_rows
 from sparsecap_jax.experiments.sweeps import SWEEPS, Sweep, SweepRun, load_sweep, run_sweep
-from sparsecap_jax.files import locked, read_csv, read_json, write_table
+from sparsecap_jax.files import locked, read_csv, read_json, write_json, write_table
 from sparsecap_jax.stopping import Stopped, on_signals
 
 
@@ -123,6 +127,39 @@ def test_a_run_that_another_sweep_finished_meanwhile_is_not_taken_again(swept, m
     monkeypatch.setattr(sweeps, "train", lambda *_, **__: pytest.fail("trained again"))
     assert run_sweep(sweep, folder, seeds=1, only="dense", report=lambda _: None) == drawn[0]
     assert asked == ["dense", "dense"]
+
+
+def test_a_run_of_a_process_that_died_is_taken_up_by_one_that_waits(swept, tmp_path, monkeypatch):
+    """The lock of "dense" is held, then released without a result, as that of a dead process."""
+    sweep, folder, _ = swept
+    taken, lines = [], []
+
+    def finish(work, run):
+        with locked(work.workdir / run.name / "result.json", folder=False):
+            taken.append(run.name)
+            shutil.copytree(folder / run.name, work.workdir / run.name, dirs_exist_ok=True)
+            if run.init_from:  # it says where it started
+                config = read_json(folder / run.name / "config.json")
+                config["train"]["init_from"] = str(work.workdir / run.init_from)
+                write_json(work.workdir / run.name / "config.json", config)
+
+    monkeypatch.setattr(sweeps._Work, "_train", finish)
+    with contextlib.ExitStack() as other:
+        other.enter_context(locked(tmp_path / "dense/result.json", folder=False))
+
+        def die(seconds):
+            assert seconds == 7.0 and taken == []
+            other.close()
+
+        clock = types.SimpleNamespace(sleep=die, monotonic=time.monotonic)
+        monkeypatch.setattr(sweeps, "time", clock)
+        options = {"seeds": 1, "only": "dense|mag", "report": lines.append}
+        rows = run_sweep(sweep, tmp_path, wait=7.0, **options)
+    assert taken == ["dense", "mag"]
+    assert [row["method"] for row in rows] == ["dense", "mag_blind"]
+    assert [line.split(":")[0] for line in lines] == [
+        *("[1/3] dense", "[3/3] mag", "[1/3] dense", "[3/3] mag", "2 of 3 runs finished")
+    ]
 
 
 def test_a_run_of_another_config_is_not_taken_for_finished(swept):

@@ -101,7 +101,7 @@ class Model:
 
     def setting(self, name: str, *words: str, start: str = "", **labels: Any) -> Setting:
         """Return a setting; `words` follow those of the model in the recipe's argument."""
-        shown = {"model": self.model, "variant": self.variant, "method": DENSE}
+        shown: dict[str, Any] = {"model": self.model, "variant": self.variant, "method": DENSE}
         shown |= {"target": 0.0, "weight": "", "training": "xe", **labels}
         changes = (*self.changes, *self.of_method.get(shown["method"], ()))
         if shown["training"] == "scst" and shown["method"] == DENSE:

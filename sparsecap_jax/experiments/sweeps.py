@@ -33,8 +33,10 @@ from sparsecap_jax.runs.run import check_workdir
 from sparsecap_jax.text import counted
 
 _ALONE = ("flickr8k_pruners", "flickr8k_scst", "toy_models", "toy_pruners", "toy_scst")
-_OF_PAPERS = ("up_down", "ort", "soft_attention_lstm", "soft_attention_gru", "acort")
-_OF_PAPERS += ("up_down_scst", "ort_scst", "acort_scst")
+_OF_PAPERS = (
+    *("up_down", "ort", "soft_attention_lstm", "soft_attention_gru", "acort"),
+    *("up_down_scst", "ort_scst", "acort_scst"),
+)
 # Modules by the names of their sweeps.
 SWEEPS = {name: name for name in _ALONE} | {f"coco_{name}": "papers" for name in _OF_PAPERS}
 _COMMITTED = pathlib.Path(__file__).parents[2] / "docs" / "results"

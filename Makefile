@@ -5,7 +5,8 @@ VENV ?= .venv$(if $(filter-out python3.11,$(notdir $(PYTHON))),-$(notdir $(PYTHO
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-lowest coverage soak fuzz fuzz-service lint format docs install lock dist
+.PHONY: demo test test-lowest coverage soak fuzz fuzz-service lint format docs notebooks install lock \
+	dist
 
 # Trains dense and 95%-sparse captioners on embedded data and shows what they say.
 demo: $(STAMP)
@@ -78,6 +79,10 @@ $(DOCS)/.installed: setup.cfg
 		print(c['options.extras_require']['docs'])" > $(DOCS)/requirements.txt
 	$(DOCS)/bin/python -m pip install $(QUIET) -r $(DOCS)/requirements.txt
 	touch $@
+
+# Executes the notebooks and stores what they show. Look at it.
+notebooks: $(STAMP)
+	$(BIN)/python colabs/execute.py
 
 install: $(STAMP)
 

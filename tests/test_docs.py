@@ -19,6 +19,7 @@ from sparsecap_jax.runs.config import default_config
 REPO = pathlib.Path(__file__).parents[1]
 DOCS = REPO / "docs"
 HOWTO = sorted((DOCS / "howto").glob("[!R]*.md"))
+COMMANDS = [*HOWTO, DOCS / "commands.md", REPO / "README.md"]
 PAGES = [*sorted(DOCS.rglob("*.md")), *sorted(REPO.glob("*.md"))]
 
 _spec = importlib.util.spec_from_file_location("site_hooks", DOCS / "_site.py")
@@ -85,8 +86,8 @@ def commands(page):
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("sparsecap ")]
 
 
-@pytest.mark.parametrize("page", HOWTO, ids=lambda path: path.stem)
-def test_commands_of_how_tos_have_their_flags(page):
+@pytest.mark.parametrize("page", COMMANDS, ids=lambda path: path.stem)
+def test_commands_have_their_flags(page):
     package = "".join(path.read_text("utf-8") for path in (REPO / "sparsecap_jax").rglob("*.py"))
     for name, *words in commands(page):
         script = (REPO / "launch" / f"{name}.py").read_text(encoding="utf-8")

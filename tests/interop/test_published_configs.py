@@ -34,7 +34,7 @@ PLACES = {
         "model.tgt_embed.0.lut.weight": "tgt_embed/embedding",
         "model.generator.proj.weight": "logits/kernel",
         "model.encoder.layers.0.self_attn.WGs.7.weight": (
-            "encoder_layers_0/self_attn/geometry/head_7/kernel"
+            "encoder_layers_0/geometry/head_7/kernel"
         ),
     },
 }

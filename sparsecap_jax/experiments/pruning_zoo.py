@@ -23,7 +23,7 @@ from sparsecap_jax.files import save_figure, write_atomically
 from sparsecap_jax.pruning import PRUNERS, make_pruner
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98)
-STEPS = {"digits": 1000, "characters": 600}
+STEPS = {"digits": 1000, "characters": 400}
 DENSE = "dense"
 LAYERWISE = "layers_"
 # Structures besides single weights; 2:4 removes half of the weights, whatever the target.

@@ -124,7 +124,7 @@ def test_optional_packages_are_asked_for_with_their_extra():
     missing = {name for name in imported if name.lower() not in installed}
     missing -= sys.stdlib_module_names
     serving = {"prometheus_client", "starlette", "uvicorn"}
-    others = {"h5py", "onnx", "onnxruntime", "torch", "torchvision"}
+    others = {"h5py", "onnx", "onnxruntime", "sklearn", "torch", "torchvision"}
     assert missing == others | serving  # and the weights, which are no import
     extras = setup["options.extras_require"]
     for path in (REPO / "README.md", *(REPO / "docs").rglob("*.md"), *PACKAGE.rglob("*.py")):

@@ -1,4 +1,4 @@
-"""Methods x sparsities on photos, for Up-Down and the ORT (docs/pruning.md).
+"""Methods x sparsities on photos, for Up-Down and the ORT (docs/pruning).
 
     python launch/sweep.py --sweep=flickr8k_pruners --workdir=runs/flickr8k_pruners
 

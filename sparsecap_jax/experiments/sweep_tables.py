@@ -28,19 +28,20 @@ def finished_rows(workdir: pathlib.Path, labels: Mapping[str, Mapping[str, Any]]
 
 
 def read_rows(
-    path: pathlib.Path, labels: Mapping[str, Mapping[str, Any]]
+    path: pathlib.Path, labels: Mapping[str, Mapping[str, Any]], score: str = "CIDEr"
 ) -> tuple[dict[str, Row], list[Row]]:
     """Read a table of a sweep, such as one that another machine has begun.
 
     Args:
         path: CSV file, as `results.csv` of a sweep.
         labels: those of all runs by name, which say which row is whose.
+        score: column that must hold a number.
 
     Returns:
         Rows by the name of the run, and those of no run.
 
     Raises:
-        DataError: it cannot be read, lacks a label, names a run twice, or has a CIDEr that is no
+        DataError: it cannot be read, lacks a label, names a run twice, or has a score that is no
             number.
     """
     columns = list(next(iter(labels.values())))
@@ -52,9 +53,9 @@ def read_rows(
             fault = f"no {missing[0]}" if missing else "more cells than columns"
             raise DataError(f"{path}: row {number}: {fault}; expected a table of this sweep")
         row = {column: _value(text) for column, text in cells.items()}
-        if not isinstance(row.get("CIDEr"), int | float):
-            found = cells.get("CIDEr")
-            raise DataError(f"{path}: row {number}: CIDEr is {found!r:.80}; expected a number")
+        if not isinstance(row.get(score), int | float):
+            found = cells.get(score)
+            raise DataError(f"{path}: row {number}: {score} is {found!r:.80}; expected a number")
         name = names.get(_key(cells, columns))
         if name is None:
             others.append(row)

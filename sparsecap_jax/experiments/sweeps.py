@@ -23,16 +23,19 @@ from sparsecap_jax.data.datasets import Dataset, load_dataset
 from sparsecap_jax.errors import ConfigError, InUseError, SparsecapError
 from sparsecap_jax.evaluation.metrics import FAST_METRICS, METRICS
 from sparsecap_jax.experiments.sweep_tables import RESULT, TABLE, Row, finished_rows, read_rows
-from sparsecap_jax.files import locked, write_json, write_table
+from sparsecap_jax.files import locked, read_settings, write_json, write_table
 from sparsecap_jax.models import model_class
 from sparsecap_jax.runs.config import to_json
-from sparsecap_jax.runs.finished import SUMMARY
+from sparsecap_jax.runs.finished import CONFIG, SUMMARY
 from sparsecap_jax.runs.loop import train
 from sparsecap_jax.runs.recipes import TINY_UP_DOWN, make_config
 from sparsecap_jax.runs.run import check_workdir
 from sparsecap_jax.text import counted
 
-_ALONE = ("flickr8k_pruners", "flickr8k_scst", "toy_models", "toy_pruners", "toy_scst")
+_ALONE = (
+    *("flickr8k_pruners", "flickr8k_scst", "pruning_zoo"),
+    *("toy_models", "toy_pruners", "toy_scst"),
+)
 _OF_PAPERS = (
     *("up_down", "ort", "soft_attention_lstm", "soft_attention_gru", "acort"),
     *("up_down_scst", "ort_scst", "acort_scst"),
@@ -101,12 +104,17 @@ class Sweep:
         draw: `draw(workdir, rows)` draws the finished rows into the sweep's folder.
         evaluate: `evaluate(run directory, dataset, that of its twin or None)` returns the columns
             that follow the labels.
+        work: for runs that train no captioner: `work(config)` trains and scores one, and returns
+            these columns.
+        score: the column that says how good a run is.
         seeds: seeds of each setting where nobody says otherwise.
     """
 
     runs: Callable[[int], list[SweepRun]]
     draw: Callable[[pathlib.Path, list[Row]], None]
     evaluate: Callable[[pathlib.Path, Dataset, pathlib.Path | None], Row] = score_test_split
+    work: Callable[[ConfigDict], Row] | None = None
+    score: str = "CIDEr"
     seeds: int = 3
 
 
@@ -201,9 +209,11 @@ class _Work:
         self._earlier: dict[str, Row] = {}
         self._others: list[Row] = []
         if (workdir / TABLE).exists():
-            self._earlier, self._others = read_rows(workdir / TABLE, self.labels)
+            path = workdir / TABLE
+            self._earlier, self._others = read_rows(path, self.labels, sweep.score)
         if known:
-            self.known, self._others = read_rows(pathlib.Path(known), self.labels)
+            path = pathlib.Path(known)
+            self.known, self._others = read_rows(path, self.labels, sweep.score)
         self._datasets: dict[Any, Dataset] = {}
         self.failures: dict[str, SparsecapError] = {}
         self._held: set[str] = set()
@@ -235,7 +245,8 @@ class _Work:
             except SparsecapError as error:
                 report(f"{place} failed: {name}: {error}")
             else:
-                report(f"{place} {name}: CIDEr {self.write_rows()[name]['CIDEr']:.3f}")
+                score = self.sweep.score
+                report(f"{place} {name}: {score} {self.write_rows()[name][score]:.3f}")
         return bool(self._held)
 
     def write_rows(self) -> dict[str, Row]:
@@ -274,6 +285,10 @@ class _Work:
         directory = self.workdir / run.name
         if not (directory / file).exists():
             return False
+        if self.sweep.work:
+            if (found := read_settings(directory / CONFIG)) != run.config.to_dict():
+                raise ConfigError(f"{directory}: finished with another config: {found}")
+            return True
         changes = check_workdir(self._config(run), directory)
         if changes := [change for change in changes if not change.startswith("data.")]:
             raise ConfigError(f"{directory}: finished with another config: {changes}")
@@ -283,7 +298,7 @@ class _Work:
         config = run.config.copy_and_resolve_references()
         if run.init_from:
             config.train.init_from = str(self.workdir / run.init_from)
-        if self.data_dir:
+        if self.data_dir and "data" in config:
             config.data.dir = self.data_dir
         return config
 
@@ -297,15 +312,24 @@ class _Work:
 
     def _train(self, run: SweepRun) -> None:
         directory, config = self.workdir / run.name, self._config(run)
-        dataset = self._dataset(config)
+        dataset = None if self.sweep.work else self._dataset(config)
         began = time.monotonic()
         with locked(directory / RESULT, folder=False):
             if self.is_finished(run):  # by another process since
                 return
+            if self.sweep.work:
+                row = self.sweep.work(config)
+                write_json(directory / CONFIG, config.to_dict())
+                write_json(directory / RESULT, row | {"seconds": _since(began)})
+                return
             if not self._has(SUMMARY, run):
                 train(config, directory, lambda line: None, dataset=dataset)
-            seconds = round(time.monotonic() - began, 1)
+            seconds = _since(began)
             twin = self.workdir / run.twin if run.twin else None
             row = {**self.sweep.evaluate(directory, dataset, twin), "seconds": seconds}
             write_json(directory / RESULT, row)
             shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+
+
+def _since(began: float) -> float:
+    return round(time.monotonic() - began, 1)

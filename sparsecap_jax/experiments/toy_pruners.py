@@ -1,4 +1,4 @@
-"""Methods x sparsities on the toy scenes, for a small Up-Down and a small ORT (docs/pruning.md).
+"""Methods x sparsities on the toy scenes, for a small Up-Down and a small ORT (docs/pruning).
 
     python launch/sweep.py --sweep=toy_pruners --workdir=runs/toy_pruners
 

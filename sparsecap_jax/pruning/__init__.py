@@ -1,6 +1,6 @@
 """Pruning for any JAX model: masks are a pytree along with the parameters, pruners pure functions.
 
-See docs/pruning.md. A new method is a subclass of `Ranked` (or `Pruner`) and one line in `PRUNERS`.
+See docs/pruning. A new method is a subclass of `Ranked` (or `Pruner`) and one line in `PRUNERS`.
 """
 
 import inspect

@@ -19,7 +19,7 @@ def wrap(
     if pruner.trains_masks or pruner.keeps_pruned or pruner.rewinds:
         raise ConfigError(
             f"pruner {pruner.name!r} does more than an optimizer can: train with sparse_step "
-            "(docs/pruning.md)"
+            "(docs/pruning/loops.md)"
         )
     if state is None and pruner.batches_needed:
         raise ConfigError(

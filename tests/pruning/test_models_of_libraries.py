@@ -1,4 +1,4 @@
-"""docs/pruning_models.md: an example for each kind of parameters, in under 15 lines."""
+"""docs/pruning/models.md: an example for each kind of parameters, in under 15 lines."""
 
 import importlib.util
 import pathlib
@@ -10,7 +10,7 @@ import pytest
 
 from sparsecap_jax.pruning import apply_masks, by_path, finalize, sparsity
 
-DOCS = pathlib.Path(__file__).parents[2] / "docs" / "pruning_models.md"
+DOCS = pathlib.Path(__file__).parents[2] / "docs" / "pruning" / "models.md"
 NEEDS = {"Equinox": "equinox", "Haiku": "haiku"}
 # Kept weights of each tensor, by hand: size - int(0.75 * size).
 PAIR = {(8, 16): 32, (16, 8): 32, (16, 2): 8, (2, 16): 8, (8, 2): 4}

@@ -43,6 +43,36 @@ def test_equals_a_stable_sort(seed, levels):
     check(tensors, [int(rng.integers(0, 33)), 5], (0, 1, 0, 1))
 
 
+def by_argsort(tensors, remove):
+    """The masks of one group of large tensors."""
+    flat = np.concatenate([t.reshape(-1) for t in tensors])
+    mask = np.ones(flat.size, np.float32)
+    mask[np.argsort(flat, kind="stable")[:remove]] = 0.0
+    parts = np.split(mask, np.cumsum([t.size for t in tensors])[:-1])
+    return [part.reshape(t.shape) for part, t in zip(parts, tensors, strict=True)]
+
+
+@pytest.mark.parametrize("kind", ["normal", "ties", "misleading", "constant"])
+def test_large_tensors_of_which_a_sample_is_read(kind):
+    """The sample takes each eighth row and column; it may say anything."""
+    rng = np.random.default_rng(3)
+    tensors = [np.abs(rng.normal(size=shape)).astype(np.float32) for shape in ((300, 260), (9, 7))]
+    if kind == "ties":
+        tensors = [t.round(1) for t in tensors]
+    if kind == "misleading":
+        tensors[0][::8, ::8] += 100.0
+    if kind == "constant":
+        tensors = [np.ones_like(t) for t in tensors]
+    size = 300 * 260
+    for remove in (0, 1, 777, size // 2, int(0.95 * size), size - 1, size + 63):
+        groups = (0, 0)
+        ours = prune_smallest(
+            [jnp.asarray(t) for t in tensors], jnp.array([remove], jnp.uint32), groups
+        )
+        for mine, other in zip(ours, by_argsort(tensors, remove), strict=True):
+            np.testing.assert_array_equal(mine, other)
+
+
 def test_none_all_zeros_and_infinities():
     tensors = [np.array([[0.0, -0.0, np.inf], [-np.inf, 1e-45, 0.0]], np.float32)]
     for count in range(7):

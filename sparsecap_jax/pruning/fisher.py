@@ -26,6 +26,9 @@ class AdamFisher(Ranked):
     SGD or Adafactor, is refused. A pruned weight has no gradient and its moment decays, so that it
     seldom comes back.
 
+    Attributes:
+        when: see `Ranked`; before training no optimizer has moments.
+
     References:
         Singh and Alistarh, "WoodFisher: efficient second-order approximation for neural network
         compression" (2020), arXiv 2004.14340, equation 6 with a diagonal matrix.

@@ -29,7 +29,7 @@ WITH = {
     "chain": optax.chain(optax.clip_by_global_norm(1.0), optax.trace(0.9), optax.adam(1e-2)),
     "routes": optax.multi_transform({"adam": optax.adam(1e-2), "sgd": optax.sgd(0.1)}, ROUTES),
     "steps": optax.MultiSteps(optax.adam(1e-2), 1).gradient_transformation(),
-    "hyperparams": optax.inject_hyperparams(optax.adam)(learning_rate=1e-2),
+    "hyperparams": optax.inject_hyperparams(optax.adam, static_args=("b1", "b2"))(1e-2),
 }
 WITHOUT = {"sgd": optax.sgd(0.1, momentum=0.9), "adafactor": optax.adafactor(1e-2),
            "lion": optax.lion(1e-2)}  # fmt: skip
@@ -134,7 +134,7 @@ def test_at_once():
         build().instant_sparsify(PARAMS)
     pruned, masks = build().instant_sparsify(PARAMS, second_moments(state, PARAMS))
     assert int(masks["nu"]["kernel"].sum()) == np.count_nonzero(pruned["nu"]["kernel"]) == 12
-    with pytest.raises(ConfigError, match=r"pruner\.when is 'before'; expected"):
+    with pytest.raises(ConfigError, match=r"pruner\.when is 'before'; \(valid: one_shot"):
         build(when="before")
 
 

@@ -27,7 +27,8 @@ class AdamFisher(Ranked):
     seldom comes back.
 
     Attributes:
-        when: see `Ranked`; before training no optimizer has moments.
+        when: `polynomial` (the cubic rise), `periodic` (the whole target at every event) or
+            `one_shot` (at `start_step`); before training no optimizer has moments.
 
     References:
         Singh and Alistarh, "WoodFisher: efficient second-order approximation for neural network

@@ -1,6 +1,7 @@
 r"""Convert runs, and checkpoints of the PyTorch reference; nothing in a file is executed.
 
 python launch/convert.py --input=runs/demo/supermask --output=small.scap --weights=int8
+python launch/convert.py --input=runs/pruned --output=smaller.scap --compact
 python launch/convert.py --source=reference --input=CHECKPOINT.zip --output=runs/imported
 python launch/convert.py --target=reference --input=runs/demo/supermask --output=exported \
     --form=sparse
@@ -46,6 +47,9 @@ MASKS = flags.DEFINE_enum(
     "Masks of a reference checkpoint, also as safetensors: multiplied in and left out; zeros and "
     "ones; as trained.",
 )
+COMPACT = flags.DEFINE_bool(
+    "compact", False, "Take out the units of a run that pruning has left dead: a smaller model."
+)
 
 
 def main(words: list[str]) -> None:
@@ -55,6 +59,8 @@ def main(words: list[str]) -> None:
         raise app.UsageError("expected a run as --source or as --target")
     if target != "run":
         refuse([WEIGHTS], "only with --target=run")
+    if target != "run" or source != "run":
+        refuse([COMPACT], "with a run as --source and as --target only")
     if target not in ("reference", "safetensors"):
         refuse([MASKS], "with --target=reference or safetensors only")
     if target != "reference":
@@ -67,7 +73,7 @@ def main(words: list[str]) -> None:
         options = {"form": FORM.value, "masks": MASKS.value, "target": target}
         export_reference(INPUT.value, OUTPUT.value, **options)
     else:
-        convert_run(INPUT.value, OUTPUT.value, weights=WEIGHTS.value)
+        convert_run(INPUT.value, OUTPUT.value, weights=WEIGHTS.value, compact=COMPACT.value)
 
 
 if __name__ == "__main__":

@@ -10,25 +10,24 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from sparsecap_jax.errors import CheckpointError, ConfigError, SparsecapError
-from sparsecap_jax.files import locked, new_folder, unused, write_json
+from sparsecap_jax.files import unused
 from sparsecap_jax.interop import reference as interop
 from sparsecap_jax.interop.checkpoint_dir import open_checkpoint_dir, save_checkpoint_dir
 from sparsecap_jax.interop.torch_prune import to_torch_prune
-from sparsecap_jax.model_files import FORMS
 from sparsecap_jax.pruning import PRUNERS, Pruner, make_pruner
 from sparsecap_jax.pruning.masks import finalize
 from sparsecap_jax.pruning.paths import select
 from sparsecap_jax.pruning.summary import weight_counts
 from sparsecap_jax.runs import config as sections
+from sparsecap_jax.runs.compaction import compact_run
 from sparsecap_jax.runs.directory import (
     LoadedRun,
     load_raw_variables,
     load_run,
     prunable_masks,
-    save_model,
-    save_run,
 )
-from sparsecap_jax.runs.finished import IMPORTED, MODEL_SUFFIX, present_weights
+from sparsecap_jax.runs.finished import MODEL_SUFFIX, present_weights
+from sparsecap_jax.runs.outputs import check_output, write_run
 from sparsecap_jax.runs.published import resolve_run
 from sparsecap_jax.runs.weights import SAFETENSORS, load_weights
 from sparsecap_jax.torch_files import SparseTensor
@@ -57,6 +56,7 @@ def convert_run(
     output: str | pathlib.Path,
     *,
     weights: str = "float32",
+    compact: bool = False,
     report: Callable[[str], None] = print,
 ) -> pathlib.Path:
     """Write a run with its weights in another form.
@@ -67,14 +67,18 @@ def convert_run(
             `.scap`, else a run directory.
         weights: form of the weights, see `runs.directory.save_finished`; a model file has
             "float32", "float16" or "int8".
+        compact: whether units that pruning has left dead are taken out, see `runs.compaction`.
         report: takes one line of progress.
 
     Raises:
         CheckpointError: there is no run, or `output` is in use.
-        ConfigError: another form than a model file has.
+        ConfigError: another form than a model file has, or `compact` and a model of another kind.
     """
-    output = unused(output, MODEL_SUFFIX)
-    size = _write(output, load_run(resolve_run(source)), weights)
+    output, run = check_output(output), load_run(resolve_run(source))
+    if compact:
+        before, run = run, compact_run(run)
+        report(_compacted(before, run))
+    size = write_run(output, run, weights)
     written = load_weights(present_weights(output))
     counts = weight_counts(written["params"], written["masks"])
     if "kept" in counts:
@@ -86,19 +90,16 @@ def convert_run(
     return output
 
 
-def _write(
-    output: pathlib.Path, run: LoadedRun, weights: str, imported: Mapping[str, Any] | None = None
-) -> int:
-    """Write a run as a model file or a directory; returns bytes of the file with the weights."""
-    if output.suffix == MODEL_SUFFIX:
-        if weights not in FORMS:
-            raise ConfigError(f"weights is {weights!r}; {output} can be one of {', '.join(FORMS)}")
-        return save_model(output, run, weights)
-    with locked(output, folder=False), new_folder(output) as folder:
-        size = save_run(folder, run, form=weights)
-        if imported is not None:
-            write_json(folder / IMPORTED, imported)
-    return size
+def _compacted(before: LoadedRun, after: LoadedRun) -> str:
+    """Return a line on what `compact` has taken out."""
+    sizes = [sum(x.size for x in jax.tree.leaves(run.params)) for run in (before, after)]
+    widths = [
+        f"{field} {old} to {new}"
+        for field, new in after.config.model.items()
+        if (old := before.config.model[field]) != new
+    ]
+    shown = ", ".join(widths) or "no unit is dead"
+    return f"compact: {sizes[0]:,} to {sizes[1]:,} parameters ({shown})"
 
 
 def import_reference(
@@ -119,7 +120,7 @@ def import_reference(
         CheckpointError: the source is corrupt or incomplete, or `output` is in use.
         ConfigError: a model, tokenizer or form that we do not have.
     """
-    output = unused(output, MODEL_SUFFIX)
+    output = check_output(output)
     checkpoint = open_checkpoint_dir(source)
     try:
         model, variables = interop.load_state_dict(checkpoint.state_dict, checkpoint.config)
@@ -138,7 +139,7 @@ def import_reference(
     run = LoadedRun(config, tokenizer, model, params, masks)
     note: dict[str, Any] = {"source": checkpoint.source, "weights": checkpoint.weights}
     note |= {"config": checkpoint.config, "scores": checkpoint.scores}
-    size = _write(output, run, weights, note)
+    size = write_run(output, run, weights, note)
     counts = weight_counts(params)
     shown = f"{counts['nonzeros']:,} nonzero weights, sparsity {counts['sparsity']:.4f}"
     name = checkpoint.config["caption_model"]

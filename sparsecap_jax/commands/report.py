@@ -1,7 +1,8 @@
 """Sparsity report of a finished run, or a table of many models (`launch/report.py`)."""
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from sparsecap_jax.errors import CheckpointError
 from sparsecap_jax.evaluation.sparsity_report import (
@@ -79,11 +80,8 @@ def report_run(directory: str | pathlib.Path, report: Callable[[str], None] = pr
     step = steps[1] if steps else None
     folder = results_folder(run, FOLDER)
     rows = write_sparsity_report(directory, **weights, initial=initial, step=step, folder=folder)
-    for row in rows:
-        if row["prunable"] or row["tensor"] == ALL:
-            name = {PRUNABLE: "all prunable weights", ALL: "all weights"}.get(row["tensor"])
-            counts = f"{row['nonzeros']:>11,} of {row['size']:>11,} kept"
-            report(f"{row['sparsity']:8.4%} sparse  {counts}  {name or row['tensor']}")
+    for line in layer_lines(rows):
+        report(line)
     rounded = weight_counts(loaded.params, loaded.masks)
     if "kept" in rounded:
         zeros = rounded["kept"] - rounded["nonzeros"]
@@ -91,3 +89,12 @@ def report_run(directory: str | pathlib.Path, report: Callable[[str], None] = pr
             f"{zeros:,} of {rounded['kept']:,} kept weights are 0 (rounding can make small ones 0)"
         )
     report(f"wrote {folder / TENSORS} and {folder / PICTURE}")
+
+
+def layer_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a line for each prunable tensor of `pruning.summarize`, and for the model."""
+    for row in rows:
+        if row["prunable"] or row["tensor"] == ALL:
+            name = {PRUNABLE: "all prunable weights", ALL: "all weights"}.get(row["tensor"])
+            counts = f"{row['nonzeros']:>11,} of {row['size']:>11,} kept"
+            yield f"{row['sparsity']:8.4%} sparse  {counts}  {name or row['tensor']}"

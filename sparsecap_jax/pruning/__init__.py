@@ -11,7 +11,8 @@ from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning import methods, variants
 from sparsecap_jax.pruning.base import Pruner, PruneState
 from sparsecap_jax.pruning.compact import Compacted, compact
-from sparsecap_jax.pruning.layerwise import linen_inputs, prune_layers, sparsegpt, wanda
+from sparsecap_jax.pruning.fisher import AdamFisher
+from sparsecap_jax.pruning.layerwise import Images, linen_inputs, prune_layers, sparsegpt, wanda
 from sparsecap_jax.pruning.masks import (
     Sparsity,
     apply_masks,
@@ -24,6 +25,8 @@ from sparsecap_jax.pruning.masks import (
     sparsity,
     unpack,
 )
+from sparsecap_jax.pruning.moments import second_moments
+from sparsecap_jax.pruning.movement import Movement, SoftMovement
 from sparsecap_jax.pruning.packed import PackedState, packed, packed_step, take_kept
 from sparsecap_jax.pruning.paths import by_path
 from sparsecap_jax.pruning.ranked import Ranked
@@ -79,6 +82,9 @@ PRUNERS: Registry[Any] = Registry(
         "magnitude_ste": methods.MagnitudeSTE,
         "random_ste": variants.RandomSTE,
         "acdc": variants.ACDC,
+        "adam_fisher": AdamFisher,
+        "movement": Movement,
+        "soft_movement": SoftMovement,
         "static_sparse": partial(methods.StaticSparse, **_NO_EVENTS),
         "set": partial(methods.Rewired, growth="random"),
         "rigl": partial(methods.Rewired, growth="gradient"),
@@ -127,6 +133,7 @@ __all__ = [
     "PRUNERS",
     "Axis",
     "Compacted",
+    "Images",
     "PackedState",
     "PruneState",
     "Pruner",
@@ -154,6 +161,7 @@ __all__ = [
     "packed_step",
     "prune_layers",
     "pruner_fields",
+    "second_moments",
     "sparse_step",
     "sparsegpt",
     "sparsity",

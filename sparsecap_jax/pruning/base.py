@@ -69,6 +69,7 @@ class Pruner:
         fixed_masks: whether masks stay the same once training has begun.
         batches_needed: number of batches whose gradients `prepare` adds up.
         init_value: value that every mask starts with.
+        mask_optimizer: learning rate and epsilon of the Adam that trains masks by default.
     """
 
     name: str = ""
@@ -89,6 +90,7 @@ class Pruner:
     fixed_masks: ClassVar[bool] = False
     batches_needed: ClassVar[int] = 0
     init_value: ClassVar[float] = 1.0
+    mask_optimizer: ClassVar[tuple[float, float]] = (100.0, 1e-2)
 
     def __post_init__(self):
         fields = fields_of(type(self))
@@ -180,10 +182,14 @@ class Pruner:
     ) -> PruneState:
         """Return the state after an optimizer step, same structure, shapes and dtypes.
 
-        `params` are those after the step, `step` counts it, and `grads` are its gradients, where
-        the method ranks them.
+        `params` are those after the step, `step` counts it, and `grads` are what `evidence` made of
+        its gradients, where the method ranks them.
         """
         return state
+
+    def evidence(self, grads: PyTree, opt_state: PyTree, params: PyTree) -> PyTree:
+        """Return what `update` gets as `grads`: gradients, or what the optimizer made of them."""
+        return grads
 
     def apply(self, params: PyTree, binary: PyTree) -> PyTree:
         """Return the masked parameters, as the model sees them in training.

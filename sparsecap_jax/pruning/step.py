@@ -140,6 +140,7 @@ class SparseStep:
             tx = packed(tx, {"params": prune.masks})
             prune = prune.replace(masks=jax.tree.map(lambda mask: mask != 0, prune.masks))
         opt_state = tx.init(self._trained(params, prune.masks))
+        self.pruner.evidence(params, opt_state, params)  # fails here where there is none
         return TrainState(jnp.zeros((), jnp.int32), params, prune, opt_state, rng)
 
     def __call__(self, state: TrainState, inputs: Any) -> tuple[TrainState, Metrics]:
@@ -183,7 +184,8 @@ class SparseStep:
             trained = optax.apply_updates(trained, updates)
         step = state.step + jnp.ones((), jnp.int32)
         prune = state.prune.replace(masks=trained.get("masks", masks))
-        prune = pruner.update(prune, trained["params"], grads["params"], step, update_rng)
+        ranked = pruner.evidence(grads["params"], opt_state, trained["params"])
+        prune = pruner.update(prune, trained["params"], ranked, step, update_rng)
         params, opt_state = pruner.settle(trained["params"], opt_state, prune.masks)
         metrics = {"grad_norm": optax.tree.norm(kept["params"]), **metrics}
         metrics |= {"loss": loss + penalty, "sparsity_loss": penalty}
@@ -225,7 +227,8 @@ def sparse_step(
         pruner: from `make_pruner`.
         tx: optimizer of the weights.
         loss_fn: `(params, batch, rng) -> loss`, or `-> (loss, metrics)` with a dict of scalars.
-        mask_tx: optimizer of mask logits; by default Adam with learning rate 100 and epsilon 1e-2.
+        mask_tx: optimizer of mask logits; by default Adam, with the pruner's `mask_optimizer` as
+            learning rate and epsilon, 100 and 1e-2 for supermasks.
         packs: whether the optimizer keeps state of the kept weights alone; for masks that stay.
 
     Returns:
@@ -239,7 +242,8 @@ def sparse_step(
     """
     groups = {"params": tx}
     if pruner.trains_masks:
-        groups["masks"] = optax.adam(100.0, eps=1e-2) if mask_tx is None else mask_tx
+        rate, epsilon = pruner.mask_optimizer
+        groups["masks"] = optax.adam(rate, eps=epsilon) if mask_tx is None else mask_tx
 
     def scalar(params: PyTree, batch: Any, rng: Array) -> tuple[Array, Metrics]:
         result = loss_fn(params, batch, rng)

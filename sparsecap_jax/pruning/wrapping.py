@@ -30,7 +30,9 @@ def wrap(
 
     def init(params: PyTree) -> WrappedState:
         prune = state or pruner.prepare(pruner.init(jax.random.key(0), params), params)
-        return WrappedState(jnp.zeros((), jnp.int32), prune, inner.init(params))
+        moments = inner.init(params)
+        pruner.evidence(params, moments, params)  # fails here where there is none
+        return WrappedState(jnp.zeros((), jnp.int32), prune, moments)
 
     def update(updates: PyTree, old: WrappedState, params: PyTree = None, **extra: Any):
         if params is None:
@@ -39,7 +41,7 @@ def wrap(
         kept = pruner.gradients(updates, old.prune.masks)
         deltas, moments = inner.update(kept, old.inner, params, **extra)
         moved = optax.apply_updates(params, deltas)
-        prune = pruner.update(old.prune, moved, updates, step)
+        prune = pruner.update(old.prune, moved, pruner.evidence(updates, moments, params), step)
         landed = finalize(moved, prune.masks)
         _, moments = pruner.settle(landed, moments, prune.masks)
 

@@ -21,6 +21,7 @@ PRUNING = [name for name in NAMES if name != "none"]
 PER_TENSOR = {
     *("mag_uniform", "mag_grad_uniform", "lottery_mag_uniform", "magnitude", "saliency", "random"),
     *("magnitude_ste", "random_ste", "acdc", "static_sparse", "set", "rigl"),
+    *("adam_fisher", "movement"),
 }
 # Dense_0 [6, 16], Dense_1 [16, 4]
 SIZES = {"Dense_0/kernel": 96, "Dense_1/kernel": 64}
@@ -88,7 +89,8 @@ def make_step(pruner, tx):
         tree = optax.apply_updates(tree, updates)
         state = state.replace(masks=tree.get("masks", state.masks))
         step = step + jnp.int32(1)
-        state = pruner.update(state, tree["params"], grads["params"], step, rng)
+        ranked = pruner.evidence(grads["params"], opt_state, tree["params"])
+        state = pruner.update(state, tree["params"], ranked, step, rng)
         params, opt_state = pruner.settle(tree["params"], opt_state, state.masks)
         return params, state, opt_state, step
 

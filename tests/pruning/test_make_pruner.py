@@ -33,6 +33,9 @@ FIELDS = {
     "random": SCHEDULED,
     **dict.fromkeys(("magnitude_ste", "random_ste"), STEADY),
     "acdc": STRUCTURE + " start_step distribution sparse_steps dense_steps final_step",
+    "adam_fisher": SCHEDULED,
+    "movement": COMMON + " distribution initial_sparsity start_step frequency events rank_every",
+    "soft_movement": COMMON + " threshold sparsity_weight",
     "static_sparse": STRUCTURE + " distribution",
     **dict.fromkeys(("set", "rigl"), REWIRED),
 }
@@ -59,8 +62,11 @@ def test_config_fields_and_their_defaults(name):
     usual |= dict.fromkeys(("start_step", "frequency", "events", "sparsity_weight"), None)
     usual |= {"bypass_sigmoid_grad": False}
     usual |= dict.fromkeys(("sparse_steps", "dense_steps", "final_step"), None)
-    if name == "none" or "mask_freeze" in name:
+    usual |= {"rank_every": 1, "threshold": 0.1}
+    if name in ("none", "soft_movement") or "mask_freeze" in name:
         usual["sparsity"] = 0.0
+    if name == "soft_movement":
+        usual["sparsity_weight"] = 10.0
     if name in ("static_sparse", "set", "rigl", "acdc"):
         usual["hard_zero"] = True
     if name in ("magnitude_ste", "random_ste"):

@@ -11,7 +11,8 @@ from sparsecap_jax.pruning import PRUNERS, make_pruner, sparsity
 
 STEPS = 12
 STRAIGHT_THROUGH = {"magnitude_ste", "random_ste"}
-NO_WRAP = {"supermask", *STRAIGHT_THROUGH, *(n for n in PRUNERS if n.startswith("lottery"))}
+TRAINED_MASKS = {"supermask", "movement", "soft_movement"}
+NO_WRAP = {*TRAINED_MASKS, *STRAIGHT_THROUGH, *(n for n in PRUNERS if n.startswith("lottery"))}
 
 
 def params():

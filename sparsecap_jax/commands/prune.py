@@ -85,7 +85,8 @@ def prune_captioner(
         raise ConfigError(f"{already}; expected more")
     if method in WITH_DATA:
         data = change_data(run.config, changes)
-        found = _calibrated(run, data, method, pruner, batches, dataset, report)
+        chosen = method, pruner, sparsity_type, batches
+        found = _calibrated(run, data, *chosen, dataset, report)
         section = pruner_section(
             "mask_freeze", sparsity=sparsity, include=pruner.include, exclude=pruner.exclude
         )
@@ -139,6 +140,7 @@ def _calibrated(
     config: ConfigDict,
     method: str,
     pruner: Pruner,
+    sparsity_type: str,
     batches: int,
     dataset: Dataset | None,
     report: Callable[[str], None],
@@ -156,8 +158,9 @@ def _calibrated(
         return {name: inputs[name] for name in inputs if name in wanted}
 
     report(f"{method}: {len(wanted)} tensors, {batches} batches of {config.data.batch_size} images")
-    options = {"method": method, "sparsity_type": pruner.sparsity_type}
-    params, masks = prune_layers(run.params, inputs_of, given, pruner.sparsity, **options)
+    params, masks = prune_layers(
+        run.params, inputs_of, given, pruner.sparsity, method=method, sparsity_type=sparsity_type
+    )
     for name in sorted(wanted - {show(path) for path in by_path(masks)}):
         report(f"stays dense: {name}, whose inputs are not known")
     return params, masks

@@ -64,7 +64,7 @@ def zoo_runs(seeds: int) -> list[SweepRun]:
     runs = []
     for model in zoo_models.PROBLEMS:
         for method in (DENSE, *methods()):
-            targets = SPARSITIES
+            targets: tuple[float, ...] = SPARSITIES
             if method == DENSE:
                 targets = (0.0,)
             elif method.endswith("2:4"):
@@ -83,7 +83,7 @@ def settings_of(method: str, kernels: tuple[str, ...]) -> dict[str, Any]:
     if method not in STRUCTURES:
         return {"name": method}
     kind = STRUCTURES[method]
-    fields = {"name": "magnitude", "sparsity_type": kind}
+    fields: dict[str, Any] = {"name": "magnitude", "sparsity_type": kind}
     if kind == "2:4":  # along the inputs, as sparse tensor cores need it
         fields["sparsity_axis"] = -2
     if kind == "channels":  # all logits stay
@@ -104,12 +104,12 @@ def train_and_score(config: ConfigDict) -> Row:
         scores, reached = zoo_training.train_seeds(
             problem, settings, sparsities, config.target, **options
         )
-    scores = np.asarray(scores, np.float64)
+    reals = np.asarray(scores, np.float64)
     return {
-        "score": round(float(scores.mean()), 4),
-        "spread": round(float(scores.std()), 4),
+        "score": round(float(reals.mean()), 4),
+        "spread": round(float(reals.std()), 4),
         "sparsity": round(float(np.mean(reached)), 5),
-        "scores": " ".join(f"{score:.4f}" for score in scores),
+        "scores": " ".join(f"{score:.4f}" for score in reals),
     }
 
 

@@ -312,7 +312,6 @@ class _Work:
 
     def _train(self, run: SweepRun) -> None:
         directory, config = self.workdir / run.name, self._config(run)
-        dataset = None if self.sweep.work else self._dataset(config)
         began = time.monotonic()
         with locked(directory / RESULT, folder=False):
             if self.is_finished(run):  # by another process since
@@ -322,6 +321,7 @@ class _Work:
                 write_json(directory / CONFIG, config.to_dict())
                 write_json(directory / RESULT, row | {"seconds": _since(began)})
                 return
+            dataset = self._dataset(config)
             if not self._has(SUMMARY, run):
                 train(config, directory, lambda line: None, dataset=dataset)
             seconds = _since(began)

@@ -53,7 +53,8 @@ class Problem:
 
     def apply(self, params: PyTree, inputs: Any) -> Array:
         """Return logits."""
-        return self.model.apply({"params": params}, inputs)
+        logits: Any = self.model.apply({"params": params}, inputs)
+        return logits
 
     def batch(self, rng: Array) -> tuple[Array, Array]:
         """Draw the examples of a step."""

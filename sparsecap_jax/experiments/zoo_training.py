@@ -30,7 +30,7 @@ from sparsecap_jax.types import PyTree
 
 DENSE = {"name": "none"}
 # The step is one number for all seeds.
-AXES = TrainState(step=None, params=0, prune=0, opt_state=0, rng=0)
+AXES = TrainState(**dict.fromkeys(("params", "prune", "opt_state", "rng"), 0), step=None)
 SPARSITY_WEIGHT = 3.0
 """Weight of the sparsity loss of supermasks, times 1 / (1 - sparsity): the lightest of 1 and 3 that
 comes to every target."""
@@ -81,7 +81,7 @@ def optimizer(problem: Problem, steps: int) -> optax.GradientTransformation:
     return optax.adam(optax.cosine_decay_schedule(problem.learning_rate, steps))
 
 
-Outcome = tuple[PyTree, PyTree, Float[Array, " S"], Float[Array, " S"]]
+Outcome = tuple[PyTree, Float[Array, " S"], Float[Array, " S"]]
 
 
 def make_program(problem: Problem, pruners: Sequence[Pruner], steps: int) -> Callable[..., Outcome]:
@@ -199,8 +199,9 @@ def prune_seeds(
     trained, scores, reached = dense_params(problem, seeds, steps), [], []
     for seed in range(seeds):
         params = jax.tree.map(lambda leaf, seed=seed: leaf[seed], trained)
-        options = {"method": method, "layers": problem.kernels}
-        params, masks = prune_layers(params, inputs_of, batches, sparsity, **options)
+        params, masks = prune_layers(
+            params, inputs_of, batches, sparsity, method=method, layers=problem.kernels
+        )
         scores.append(score(params))
         reached.append(overall_sparsity(masks))
     return jnp.stack(scores), jnp.stack(reached)

@@ -1,5 +1,7 @@
 """Second moments of gradients, found in the state of an optimizer."""
 
+from typing import Any
+
 import jax
 
 from sparsecap_jax.pruning.paths import arrays_by_path, like, to_path
@@ -20,7 +22,8 @@ def second_moments(opt_state: PyTree, params: PyTree) -> PyTree:
             `state.inner` of `Pruner.wrap`.
         params: its parameters.
     """
-    known, found = arrays_by_path(params), {}
+    known = arrays_by_path(params)
+    found: dict[tuple[str, ...], Any] = {}
     for keys, leaf in jax.tree.leaves_with_path(opt_state):
         path = to_path(keys)
         tails = [path[place + 1 :] for place, name in enumerate(path) if name in _FIELDS]

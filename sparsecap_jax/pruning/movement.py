@@ -88,9 +88,10 @@ class Movement(Ranked):
         if not active:
             return state
         step = jnp.asarray(step, jnp.int32)
-        due, event = self.schedule.locate(step)
+        schedule: Any = self.schedule  # masks tighten in training, so that there is one
+        due, event = schedule.locate(step)
         due |= (step % self.rank_every == 0) | (step >= self.total_steps)
-        removes = self.schedule.table(self.targets(active)).any(1)
+        removes = schedule.table(self.targets(active)).any(1)
         due |= jnp.asarray(~removes)[event]  # else scores would cross 0 before anything should go
         scores = lax.cond(
             due, lambda: self.recompute(state, params, grads, event), lambda: list(active.values())

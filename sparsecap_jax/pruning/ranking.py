@@ -142,7 +142,7 @@ def _thresholds(
     return _bisect(keys, remove, groups, (low, high))
 
 
-def _thinning(shape: tuple[int, ...]) -> tuple[slice, ...]:
+def _thinning(shape: tuple[int, ...]) -> tuple[Any, ...]:
     """Return the index of a sample of large tensors: each eighth entry of its last two axes."""
     if np.prod(shape) < 2**16:
         return ()

@@ -66,6 +66,8 @@ def prune_kernel(
         raise ConfigError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
     if method == "magnitude":
         return _by_score(kernel, jnp.abs(kernel).astype(jnp.float32), sparsity, structure)
+    if gram is None:
+        raise ConfigError(f"method {method!r} needs the inputs of a layer, and there are none")
     if gram.ndim == 1:
         return _prune_table(method, kernel, gram, sparsity, structure)
     function, groups = {"wanda": wanda, "sparsegpt": sparsegpt}[method], len(gram)
@@ -92,8 +94,9 @@ def _prune_table(
 
 
 def _of_each_output(size: int, sparsity: float, structure: Unstructured | None) -> NofM:
-    is_pattern = isinstance(structure, NofM)
-    return structure if is_pattern else NofM(size - removals(sparsity, size), size, -2)
+    if isinstance(structure, NofM):
+        return structure
+    return NofM(size - removals(sparsity, size), size, -2)
 
 
 def _by_score(

@@ -30,7 +30,8 @@ from sparsecap_jax.types import PyTree
 
 DENSE = {"name": "none"}
 # The step is one number for all seeds.
-AXES = TrainState(**dict.fromkeys(("params", "prune", "opt_state", "rng"), 0), step=None)
+_AXES: dict[str, Any] = {"step": None, "params": 0, "prune": 0, "opt_state": 0, "rng": 0}
+AXES = TrainState(**_AXES)
 SPARSITY_WEIGHT = 3.0
 """Weight of the sparsity loss of supermasks, times 1 / (1 - sparsity): the lightest of 1 and 3 that
 comes to every target."""

@@ -1,7 +1,7 @@
 """Pruning by the diagonal of the Fisher information, which Adam keeps anyway."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 
@@ -9,6 +9,7 @@ from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning.moments import second_moments
 from sparsecap_jax.pruning.paths import by_path, listed
 from sparsecap_jax.pruning.ranked import Arrays, Ranked
+from sparsecap_jax.pruning.states import PruneState
 from sparsecap_jax.types import PyTree
 
 
@@ -55,7 +56,14 @@ class AdamFisher(Ranked):
             )
         return found
 
-    def rank(self, state, params, grads, event=0, schedule=None) -> Arrays:
+    def rank(
+        self,
+        state: PruneState,
+        params: PyTree,
+        grads: PyTree | None,
+        event: Any = 0,
+        schedule: Any = None,
+    ) -> Arrays:
         """As in `Ranked`, `grads` being second moments.
 
         Raises:
@@ -74,6 +82,9 @@ class AdamFisher(Ranked):
             )
         return super().rank(state, params, grads, event, schedule)
 
-    def scores(self, state, weights, grads, event) -> Arrays:
+    def scores(
+        self, state: PruneState, weights: Arrays, grads: Arrays | None, event: Any
+    ) -> Arrays:
         """Return weight^2 x second moment."""
-        return [jnp.square(w) * moment for w, moment in zip(weights, grads, strict=True)]
+        moments = grads or []  # `rank` has refused to go without them
+        return [jnp.square(w) * moment for w, moment in zip(weights, moments, strict=True)]

@@ -70,7 +70,9 @@ class Movement(Ranked):
 
     instant_sparsify = Pruner.instant_sparsify
 
-    def scores(self, state, weights, grads, event) -> Arrays:
+    def scores(
+        self, state: PruneState, weights: Arrays, grads: Arrays | None, event: Any
+    ) -> Arrays:
         """Return the scores."""
         return list(self.split(state.masks)[0].values())
 
@@ -82,7 +84,9 @@ class Movement(Ranked):
         """Return 1 where a score is positive."""
         return _binary(self, masks)
 
-    def update(self, state, params, grads, step, rng=None) -> PruneState:
+    def update(
+        self, state: PruneState, params: PyTree, grads: PyTree | None, step: Any, rng: Any = None
+    ) -> PruneState:
         """Shift the scores so that as many as the schedule wants are above 0."""
         active, _ = self.split(state.masks)
         if not active:
@@ -98,9 +102,11 @@ class Movement(Ranked):
         )
         return self.put(state, scores)
 
-    def recompute(self, state, params, grads, event) -> Arrays:
+    def recompute(
+        self, state: PruneState, params: PyTree, grads: PyTree | None, event: Any
+    ) -> Arrays:
         """Return the scores less the cut that the event wants."""
-        scores = self.scores(state, None, None, event)
+        scores = list(self.split(state.masks)[0].values())
         masks = self.rank(state, params, grads, event, self.schedule)
         groups = self.targets(self.split(state.masks)[0]).groups
         cuts = [_cut(scores, masks, groups, group) for group in range(max(groups) + 1)]

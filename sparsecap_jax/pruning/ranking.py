@@ -1,8 +1,8 @@
 """Scores of weights, and masks that remove exactly the k smallest.
 
-Nothing is sorted: the k-th smallest score is found by bisection on its bits, in counting passes,
-each an integer reduction. A sample of the scores says where to begin. That compiles to small loops,
-and gives the same masks however the scores are sharded.
+Nothing is sorted: the k-th smallest score is found digit by digit of its bits, in 11 passes that
+count, each an integer reduction. That compiles to a small loop, and gives the same masks however
+the scores are sharded.
 
 References:
     See, Luong and Manning, "Compression of neural machine translation models via pruning" (2016),
@@ -15,11 +15,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, UInt32
-
-from sparsecap_jax.pruning.counting import count_true
 
 Tensors = Sequence[Float[Array, "..."]]
 Keys = Sequence[UInt32[Array, "..."]]
@@ -82,71 +79,47 @@ def _ordered_bits(scores: Float[Array, "..."]) -> UInt32[Array, "..."]:
     return jnp.where(bits >= top, ~bits, bits | top)
 
 
-def _group_counts(hits: Sequence[Array], groups: tuple[int, ...]) -> UInt32[Array, " G"]:
-    """Count the True entries of each group."""
-    counts = jnp.stack([count_true(hit) for hit in hits])
-    return jnp.zeros(max(groups) + 1, jnp.uint32).at[jnp.array(groups)].add(counts)
+def _row_counts(key: UInt32[Array, "..."], limits: Sequence[Array]) -> list[Array]:
+    """Count the entries of each row of the last axis that are at most each limit.
 
-
-def _up_to(keys: Keys, limits: UInt32[Array, " G"], groups: tuple[int, ...]) -> Array:
-    """Count the keys of each group that are at most its limit."""
-    return _group_counts([k <= limits[g] for k, g in zip(keys, groups, strict=True)], groups)
-
-
-def _bisect(
-    keys: Keys,
-    remove: UInt32[Array, " G"],
-    groups: tuple[int, ...],
-    span: tuple[UInt32[Array, " G"], UInt32[Array, " G"]],
-) -> UInt32[Array, " G"]:
-    """Return for each group the smallest limit with at least `remove` keys up to it.
-
-    It lies within `span`, both ends included.
+    One reduction of several operands reads the keys once and, on a CPU, takes a tenth of the time
+    of a single one, which XLA does not vectorize.
     """
-
-    def halve(span):
-        low, high = span
-        middle = low + (high - low) // jnp.uint32(2)
-        enough = _up_to(keys, middle, groups) >= remove
-        return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
-
-    return lax.while_loop(lambda span: jnp.any(span[0] < span[1]), halve, span)[0]
+    zero = jnp.zeros((), jnp.uint32)
+    hits = tuple((key <= limit).astype(jnp.uint32) for limit in limits)
+    sums = lax.reduce(
+        hits, (zero,) * len(hits), lambda a, b: tuple(map(jnp.add, a, b)), (key.ndim - 1,)
+    )
+    return list(sums)
 
 
 def _thresholds(
     keys: Keys, remove: UInt32[Array, " G"], groups: tuple[int, ...]
-) -> UInt32[Array, " G"]:
-    """Return the `remove`-th smallest key of each group; 0 where none is removed.
+) -> tuple[UInt32[Array, " G"], UInt32[Array, " G"]]:
+    """Return the `remove`-th smallest key of each group, and the number of keys below it.
 
-    A sample of large tensors gives a narrow span, which two counts of all keys confirm or, where
-    the sample misled, replace by what they leave: the result is exact either way.
+    Both are 0 where none is removed. Three bits are found in a pass, the last two in the eleventh.
     """
-    low, high = span = (jnp.zeros_like(remove), jnp.full_like(remove, 0xFFFFFFFF))
-    sample = [key[_thinning(key.shape)] for key in keys]
-    sizes, sampled = np.zeros((2, max(groups) + 1))
-    for key, part, group in zip(keys, sample, groups, strict=True):
-        sizes[group] += key.size
-        sampled[group] += part.size
-    if sampled.sum() * 2 < sizes.sum():
-        share = jnp.asarray(sampled / sizes, jnp.float32)
-        middle = remove.astype(jnp.float32) * share
-        # Six standard deviations of the rank that a sample of random entries would give.
-        width = 6.0 * jnp.sqrt(middle * (1.0 - middle / jnp.asarray(sampled, jnp.float32))) + 8.0
-        for rank in (middle - width, middle + width):
-            rank = jnp.clip(rank, 0.0, jnp.asarray(sampled, jnp.float32)).astype(jnp.uint32)
-            guess = _bisect(sample, rank, groups, span)
-            guess = jnp.clip(guess, low, high)
-            enough = _up_to(keys, guess, groups) >= remove
-            low = jnp.where(enough, low, jnp.minimum(guess + 1, high))
-            high = jnp.where(enough, guess, high)
-    return _bisect(keys, remove, groups, (low, high))
+    digits = jnp.arange(1, 8, dtype=jnp.uint32)
+    largest = jnp.uint32(0xFFFFFFFF)
 
+    def narrow(i, state):
+        prefix, below = state
+        shift = jnp.maximum(29 - 3 * i, 0).astype(jnp.uint32)
+        # The greatest keys whose next digit is at most 0 to 6, [G, 7]; saturated at the top.
+        limits = prefix[:, None] + (digits << shift) - jnp.uint32(1)
+        limits = jnp.where(limits < prefix[:, None], largest, limits)
+        counts = jnp.zeros(limits.shape, jnp.uint32)
+        for key, group in zip(keys, groups, strict=True):
+            rows = _row_counts(key, list(limits[group]))
+            counts = counts.at[group].add(jnp.stack([jnp.sum(r, dtype=jnp.uint32) for r in rows]))
+        fewer = counts < remove[:, None]
+        digit = jnp.sum(fewer, axis=1, dtype=jnp.uint32)
+        # Counts rise with their limits: the last one that is too small.
+        below = jnp.maximum(below, jnp.max(jnp.where(fewer, counts, jnp.uint32(0)), axis=1))
+        return prefix + (digit << shift), below
 
-def _thinning(shape: tuple[int, ...]) -> tuple[Any, ...]:
-    """Return the index of a sample of large tensors: each eighth entry of its last two axes."""
-    if np.prod(shape) < 2**16:
-        return ()
-    return (..., *(slice(None, None, 8) for _ in shape[-2:]))
+    return lax.fori_loop(0, 11, narrow, (jnp.zeros_like(remove), jnp.zeros_like(remove)))
 
 
 @partial(jax.jit, static_argnames="groups")
@@ -164,12 +137,12 @@ def prune_smallest(
         groups: for each tensor, the group 0..G-1 within which it is ranked.
     """
     keys = [jnp.atleast_1d(_ordered_bits(score)) for score in scores]
-    limits = _thresholds(keys, remove, groups)
-    below = _group_counts([k < limits[g] for k, g in zip(keys, groups, strict=True)], groups)
+    limits, below = _thresholds(keys, remove, groups)
     left, masks = remove - below, []  # of the keys at the limit
     for key, group, score in zip(keys, groups, scores, strict=True):
         limit = limits[group]
-        ties = jnp.sum(key == limit, axis=-1, dtype=jnp.uint32).reshape(-1)
+        upto, less, _ = _row_counts(key, [limit, limit - jnp.uint32(1), limit])
+        ties = jnp.where(limit == 0, upto, upto - less).reshape(-1)
         first = _end_of_ties(key, limit, ties, left[group])
         left = left.at[group].set(left[group] - jnp.minimum(left[group], jnp.sum(ties)))
         index = lax.iota(jnp.uint32, key.size).reshape(key.shape)

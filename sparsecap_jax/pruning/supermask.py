@@ -28,7 +28,6 @@ from jax import lax
 from jaxtyping import Array, Float, UInt16, UInt32
 
 from sparsecap_jax.pruning.base import Pruner, Scalar
-from sparsecap_jax.pruning.counting import count_true
 from sparsecap_jax.pruning.masks import overall_sparsity
 from sparsecap_jax.pruning.paths import replaced
 from sparsecap_jax.settings import Range
@@ -112,7 +111,7 @@ def kept_fraction(logits: Sequence[Logits], bypass: bool) -> Float[Array, ""]:
 
     It is counted in integers, since float32 sums stop at 2^24.
     """
-    count: Any = sum(count_true(z > 0) for z in logits)
+    count: Any = sum(jnp.sum(z > 0, dtype=jnp.uint32) for z in logits)
     return count.astype(jnp.float32) / jnp.float32(sum(z.size for z in logits))
 
 

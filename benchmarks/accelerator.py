@@ -144,15 +144,15 @@ def main(argv):
     if unknown := {*_PARTS.value} - {*PARTS} | {*_MODELS.value} - {*FIELDS}:
         raise app.UsageError(f"{', '.join(sorted(unknown))}: no part and no model")
     seconds = 60 * _MINUTES.value
+    tasks = [task for task in plan() if task.part in _PARTS.value]
     record = Record(_OUTPUT.value, describe(), seconds)
     timer = threading.Timer(seconds, record.stop)
     timer.daemon = True
     timer.start()
     print(json.dumps(record.about))
     print("\n| " + " | ".join(TITLES) + " |\n|" + " --- |" * len(TITLES), flush=True)
-    for task in plan():
-        if task.part in _PARTS.value:
-            record.take(task)
+    for task in tasks:
+        record.take(task)
     timer.cancel()
     record.finish()
     sys.exit(record.status())

@@ -10,6 +10,7 @@ import numpy as np
 
 from sparsecap_jax.errors import DataError
 from sparsecap_jax.files import read_csv, read_settings
+from sparsecap_jax.runs.finished import CONFIG
 
 RESULT = "result.json"
 TABLE = "results.csv"
@@ -25,6 +26,11 @@ def finished_rows(workdir: pathlib.Path, labels: Mapping[str, Mapping[str, Any]]
         for name, file in files.items()
         if file.exists()
     }
+
+
+def finished_config(folder: pathlib.Path) -> dict[str, Any]:
+    """Return the config that a run of a sweep with work of its own was finished with."""
+    return read_settings(folder / CONFIG)
 
 
 def read_rows(

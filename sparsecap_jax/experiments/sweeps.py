@@ -22,8 +22,15 @@ from sparsecap_jax.commands.evaluate import evaluate_run
 from sparsecap_jax.data.datasets import Dataset, load_dataset
 from sparsecap_jax.errors import ConfigError, InUseError, SparsecapError
 from sparsecap_jax.evaluation.metrics import FAST_METRICS, METRICS
-from sparsecap_jax.experiments.sweep_tables import RESULT, TABLE, Row, finished_rows, read_rows
-from sparsecap_jax.files import locked, read_settings, write_json, write_table
+from sparsecap_jax.experiments.sweep_tables import (
+    RESULT,
+    TABLE,
+    Row,
+    finished_config,
+    finished_rows,
+    read_rows,
+)
+from sparsecap_jax.files import locked, write_json, write_table
 from sparsecap_jax.models import model_class
 from sparsecap_jax.runs.config import to_json
 from sparsecap_jax.runs.finished import CONFIG, SUMMARY
@@ -286,7 +293,7 @@ class _Work:
         if not (directory / file).exists():
             return False
         if self.sweep.work:
-            if (found := read_settings(directory / CONFIG)) != run.config.to_dict():
+            if (found := finished_config(directory)) != run.config.to_dict():
                 raise ConfigError(f"{directory}: finished with another config: {found}")
             return True
         changes = check_workdir(self._config(run), directory)

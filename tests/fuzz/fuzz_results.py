@@ -132,6 +132,7 @@ def _read_search_flags(folder):
 
 def _sweep(folder):
     write_json(folder / "a/result.json", {"CIDEr": 1.0})
+    write_json(folder / "a/config.json", {"steps": 4})
     rows = [{"seed": 1, "CIDEr": 1.0, "dev_curve": "0.1 0.2"}, {"seed": 2, "CIDEr": 2e-3, "p": ""}]
     write_table(folder / "table.csv", rows)
 
@@ -140,6 +141,7 @@ def _sweep(folder):
 def _read_sweep(folder):
     labels = {"a": {"seed": 1}, "b": {"seed": 2}}
     sweep_tables.finished_rows(folder, labels)
+    sweep_tables.finished_config(folder / "a")
     rows, _ = sweep_tables.read_rows(folder / "table.csv", labels)
     assert all(math.isfinite(row["CIDEr"]) for row in rows.values())
     return rows

@@ -17,7 +17,7 @@ from sparsecap_jax.sparse.forms import BLOCK, LANES, WORD_NS, cost
 from sparsecap_jax.sparse.threads import run_parts
 
 # Products that take less than this are not worth a second thread.
-_WORTH_THREADS_NS = 400_000
+_WORTH_THREADS_NS = 300_000
 
 
 @functools.cache

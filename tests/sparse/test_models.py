@@ -98,7 +98,8 @@ def test_images_split_over_threads_have_the_same_captions(monkeypatch, method):
     regions = Regions(*(np.concatenate([leaf] * 4)[:7] for leaf in images()))
     rng = np.random.default_rng(0)
     regions = regions.replace(features=rng.standard_normal((7, 5, 12)).astype(np.float32))
-    options = DecodeOptions(method=method, beam_size=7, num_samples=7, max_length=8)
+    rows = {"beam_size" if method == "beam" else "num_samples": 7}
+    options = DecodeOptions(method=method, max_length=8, **rows)
     given = {"prefix": np.array([[0], [12], [30], [31], [0], [14], [19]], np.int32)}
     if method == "beam":
         needs = [[[[17]]], [], [[[40, 41], [50]]], [], [[[18]]], [], [[[20]]]]

@@ -62,14 +62,16 @@ def decode(
     factors = penalty_factors(options.length_penalty, options.max_length)
 
     def search(first: int, end: int) -> Decoded:
-        encoded = model.encode(Regions(*(np.asarray(leaf)[first:end] for leaf in regions)))
-        own = [leaf if leaf is None else leaf[first:end] for leaf in (keys, prefix)]
-        needs = required and Automaton(*(leaf[first:end] for leaf in required))
-        return find_captions(model, None, encoded, options, factors, *own, needs)
+        def own(leaf: Any) -> Any:
+            return None if leaf is None else leaf[first:end]
+
+        encoded = model.encode(Regions(*(own(np.asarray(leaf)) for leaf in regions)))
+        needs = required and Automaton(*map(own, required))
+        return find_captions(model, None, encoded, options, factors, own(keys), own(prefix), needs)
 
     ends = _spans(model, batch, rows_per_image(options, required))
-    found = run_parts([functools.partial(search, *span) for span in itertools.pairwise(ends)])
-    return found[0] if len(found) == 1 else Decoded(*map(np.concatenate, zip(*found, strict=True)))
+    parts = run_parts([functools.partial(search, *span) for span in itertools.pairwise(ends)])
+    return parts[0] if len(parts) == 1 else Decoded(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def rows_per_image(options: DecodeOptions, required: Automaton | None) -> int:

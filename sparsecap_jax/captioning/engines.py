@@ -12,7 +12,7 @@ import numpy as np
 from sparsecap_jax.decoding.options import DecodeOptions
 from sparsecap_jax.decoding.stepper import Decoded
 from sparsecap_jax.sparse import forms
-from sparsecap_jax.sparse.entries import attention_weights, decode
+from sparsecap_jax.sparse.entries import attention_weights, decode, rows_per_image
 from sparsecap_jax.types import PyTree, Regions
 
 BACKENDS = "auto", "sparse", "xla"
@@ -96,10 +96,7 @@ class Automatic:
 
     def decode(self, regions: Regions, options: DecodeOptions, **images: Any) -> Decoded:
         """See `Engine`."""
-        rows = len(regions.mask) * options.rows
-        plain = options.method == "beam" and options.num_groups == 1
-        if plain and images.get("required") is not None:
-            rows *= images["required"].missing.shape[1]  # beams for each state of required words
+        rows = len(regions.mask) * rows_per_image(options, images.get("required"))
         return self._engine(rows).decode(regions, options, **images)
 
     def attention(self, regions: Regions, tokens: np.ndarray, bos_id: int) -> np.ndarray:

@@ -14,7 +14,7 @@ BLOCK = 4
 ONE_ROW_NS = {"dense": 0.15, "csr": 0.32, "blocks": 0.16}
 # The same with many: of a dense matrix, a constant, and a part for each vector; of the others, for
 # up to `LANES` vectors.
-DENSE_ROWS_NS = 0.15, 0.01
+DENSE_ROWS_NS = 0.15, 0.009
 LANES_NS = {"csr": 0.43, "blocks": 0.22}
 # A weight that an entry of an embedded word is multiplied with, for each word.
 WORD_NS = 0.5

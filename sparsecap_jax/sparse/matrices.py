@@ -6,9 +6,7 @@ about twice the cost of a dense one each.
 
 import functools
 import itertools
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,22 +14,10 @@ from jaxtyping import Float, Integer
 
 from sparsecap_jax.machine import cores
 from sparsecap_jax.sparse.forms import BLOCK, LANES, WORD_NS, cost
+from sparsecap_jax.sparse.threads import run_parts
 
 # Products that take less than this are not worth a second thread.
-_WORTH_THREADS_NS = 400_000
-
-
-_pool: ThreadPoolExecutor
-
-
-def _renew_pool() -> None:
-    global _pool
-    _pool = ThreadPoolExecutor(cores(), "sparse")
-
-
-_renew_pool()
-if hasattr(os, "register_at_fork"):  # a fork has the pool but none of its threads
-    os.register_at_fork(after_in_child=_renew_pool)
+_WORTH_THREADS_NS = 300_000
 
 
 @functools.cache
@@ -50,7 +36,7 @@ class Product:
         form: "dense", "csr" (compressed rows of outputs) or "blocks" (rows of `BLOCK` x `BLOCK`,
             zeros added at the ends where they do not divide the kernel); by default the one that
             costs least for one row.
-        threads: number of threads that share the rows of a sparse matrix; all cores by default.
+        threads: number of threads that share the outputs; all cores by default.
         small: the model is so small that a caption by scipy is ready before Numba is: up to `LANES`
             rows at a time are left to it.
 
@@ -77,10 +63,11 @@ class Product:
         self.form = form or min(stored, key=lambda form: cost(form, stored[form], 1))
         self.size, self.stored, self.shape = kernel.size, stored[self.form], kernel.shape
         self._by_scipy = LANES if small and self.form == "csr" else 0
+        threads = threads or cores()
         if self.form == "dense":
             self._dense = np.ascontiguousarray(kernel.T)
+            self._ends = [kernel.shape[1] * part // threads for part in range(threads + 1)]
             return
-        threads = threads or cores()
         starts, inputs, weights = compress(kernel.T, BLOCK if self.form == "blocks" else 1)
         cuts = np.searchsorted(starts, np.arange(1, threads) * starts[-1] / threads)
         self._ends = [0, *cuts.tolist(), len(starts) - 1]
@@ -105,7 +92,7 @@ class Product:
         width, outputs = self.shape
         rows, sums = inputs.reshape(-1, width), results.reshape(-1, outputs)
         if self.form == "dense":
-            sums += rows @ self._dense.T
+            self._run(functools.partial(self._add_dense, rows, sums), self.cost(len(rows)))
         elif len(rows) > self._by_scipy:
             self._multiply(rows, sums)
         elif len(rows):
@@ -154,10 +141,11 @@ class Product:
         if many:
             vectors = np.empty((-(-count // LANES), width, LANES), np.float32)
             _kernel("pack")(rows, vectors)
-            self._run(_kernel(self.form, True, self._index), vectors, results, self.cost(count))
+            kernel, operands = _kernel(self.form, True, self._index), (vectors, results)
         else:
             vector = rows[0] if width == self.shape[0] else np.pad(rows[0], (0, width - rows.size))
-            self._run(_kernel(self.form, False, self._index), vector, results[0], self.cost(1))
+            kernel, operands = _kernel(self.form, False, self._index), (vector, results[0])
+        self._run(functools.partial(kernel, *self._arrays, *operands), self.cost(count))
         if not fits:
             sums += results[:, : self.shape[1]]
 
@@ -165,18 +153,16 @@ class Product:
     def _index(self) -> str:
         return f"u{self._arrays[2].itemsize}"
 
-    def _run(self, kernel, vectors: np.ndarray, results: np.ndarray, nanoseconds: float) -> None:
-        """Run a kernel, which holds no lock of Python's, on as many cores as are worth it."""
-        ends = self._ends
-        if len(ends) == 2 or nanoseconds < _WORTH_THREADS_NS:
-            kernel(*self._arrays, vectors, results, 0, ends[-1])
-            return
-        first, *rest = itertools.pairwise(ends)
-        parts = (functools.partial(kernel, *self._arrays, vectors, results, *span) for span in rest)
-        others = [_pool.submit(part) for part in parts]
-        kernel(*self._arrays, vectors, results, *first)
-        for other in others:
-            other.result()
+    def _add_dense(self, rows: np.ndarray, sums: np.ndarray, first: int, end: int) -> None:
+        sums[:, first:end] += rows @ self._dense[first:end].T
+
+    def _run(self, add: Callable[[int, int], None], nanoseconds: float) -> None:
+        """Add the outputs from a first to before a last one, on as many cores as are worth it.
+
+        Neither kernels nor NumPy's products hold a lock of Python's.
+        """
+        ends = self._ends if nanoseconds >= _WORTH_THREADS_NS else [0, self._ends[-1]]
+        run_parts([functools.partial(add, *span) for span in itertools.pairwise(ends)])
 
 
 class WordProduct:

@@ -7,6 +7,7 @@ import numpy as np
 
 from sparsecap_jax.array_modules.numpy_arrays import logsumexp
 from sparsecap_jax.errors import ConfigError
+from sparsecap_jax.machine import cores
 from sparsecap_jax.settings import build, nearest
 from sparsecap_jax.sparse.layers import Weights
 from sparsecap_jax.sparse.recurrent import SoftAttention, UpDown
@@ -30,7 +31,7 @@ def make_sparse_model(
         config: as `models.make_model` takes it.
         params: its params, masks applied.
         form: form of all matrices; by default each has its best one, see `matrices.Product`.
-        threads: number of threads of a product; by default as many as there are cores.
+        threads: number of threads of a search; by default as many as there are cores.
 
     Raises:
         ConfigError: the runtime does not have this model, or a field is faulty.
@@ -44,7 +45,7 @@ def make_sparse_model(
     weights = Weights(params, form, threads)
     model.bind(weights)
     weights.finish()
-    model.products = weights.products
+    model.products, model.threads = weights.products, threads or cores()
     return model
 
 
@@ -57,6 +58,7 @@ class SparseEnsemble:
         if any(lengths):
             self.max_seq_length = min(filter(None, lengths))
         self.products = [product for member in members for product in member.products]
+        self.threads = max(member.threads for member in members)
 
     def encode(self, regions: Regions) -> list[PyTree]:
         """Encode the images by every member."""

@@ -1,6 +1,7 @@
 """Models of the sparse runtime without figures of the reference, against the Linen modules."""
 
 import inspect
+import types
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from sparsecap_jax.decoding.ensemble import make_ensemble
 from sparsecap_jax.errors import CheckpointError, ConfigError
 from sparsecap_jax.formulas import lstm_state
 from sparsecap_jax.models import abstract_params, make_model
-from sparsecap_jax.sparse import layers
+from sparsecap_jax.sparse import entries, layers
 from sparsecap_jax.sparse.layers import lstm_advance, lstm_ordered
 from sparsecap_jax.sparse.models import SparseEnsemble
 from sparsecap_jax.types import Regions
@@ -88,6 +89,55 @@ def test_up_down_by_compiled_kernels(monkeypatch, density):
         found = sparse.decode(model, images(), options)
         np.testing.assert_array_equal(found.tokens, expected.tokens)
         np.testing.assert_allclose(found.log_probs, expected.log_probs, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["beam", "sample"])
+def test_images_split_over_threads_have_the_same_captions(monkeypatch, method):
+    _, params, whole = pair(UP_DOWN)
+    model = sparse.make_sparse_model(UP_DOWN, params, threads=3)
+    regions = Regions(*(np.concatenate([leaf] * 4)[:7] for leaf in images()))
+    rng = np.random.default_rng(0)
+    regions = regions.replace(features=rng.standard_normal((7, 5, 12)).astype(np.float32))
+    rows = {"beam_size" if method == "beam" else "num_samples": 7}
+    options = DecodeOptions(method=method, max_length=8, **rows)
+    given = {"prefix": np.array([[0], [12], [30], [31], [0], [14], [19]], np.int32)}
+    if method == "beam":
+        needs = [[[[17]]], [], [[[40, 41], [50]]], [], [[[18]]], [], [[[20]]]]
+        given["required"] = must_contain(needs, options)
+    else:
+        given["rng"] = rng.integers(0, 2**32, (7, 2), np.uint32)
+    starts, encode = [], type(model).encode
+
+    def noted(self, part):
+        starts.append(len(part.mask))
+        return encode(self, part)
+
+    monkeypatch.setattr(type(model), "encode", noted)
+    expected = sparse.decode(whole, regions, options, **given)
+    monkeypatch.setattr(entries, "_WORTH_A_THREAD_NS", 1)
+    found = sparse.decode(model, regions, options, **given)
+    assert starts[0] == 7 and sorted(starts[1:]) == [2, 2, 3]
+    np.testing.assert_array_equal(found.tokens, expected.tokens)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("batch", "rows", "cost", "expected"),
+    [
+        (50, 5, 10e6, [0, 12, 25, 37, 50]),
+        (50, 5, 2.9e6, [0, 25, 50]),  # a millisecond for each thread
+        (8, 5, 10e6, [0, 4, 8]),  # 16 rows for each thread
+        (8, 1, 10e6, [0, 8]),
+        (1, 99, 10e6, [0, 1]),
+        (3, 99, 10e6, [0, 1, 2, 3]),
+    ],
+)
+def test_threads_have_enough_to_do(batch, rows, cost, expected):
+    product = types.SimpleNamespace(cost=lambda count: cost * (count == batch * rows))
+    model = types.SimpleNamespace(products=[product], threads=4)
+    assert entries._spans(model, batch, rows) == expected
 
 
 def test_gates_are_those_of_the_shared_formula():

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax import lax
 from jaxtyping import Array, Int, Key
 
 from sparsecap_jax.errors import ConfigError
@@ -176,17 +177,24 @@ class SparseStep:
         else:
             penalty, penalty_metrics = pruner.penalty(masks, state.step)
         kept = {**grads, "params": pruner.gradients(grads["params"], masks)}
+        opt_state = state.opt_state
+        if pruner.hard_zero:
+            # Zeros into an update that keeps them cost no pass; zeros into its outcome, three.
+            settled, opt_state = pruner.settle(trained["params"], opt_state, masks)
+            trained = {**trained, "params": settled}
         if self.packs:
-            kept = take_kept(kept, state.opt_state.places)
-            trained, opt_state = packed_step(self.tx, kept, state.opt_state, trained)
+            kept = take_kept(kept, opt_state.places)
+            trained, opt_state = packed_step(self.tx, kept, opt_state, trained)
         else:
-            updates, opt_state = self.tx.update(kept, state.opt_state, trained)
+            updates, opt_state = self.tx.update(kept, opt_state, trained)
             trained = optax.apply_updates(trained, updates)
+        if pruner.hard_zero:
+            trained = {**trained, "params": finalize(trained["params"], masks)}
         step = state.step + jnp.ones((), jnp.int32)
         prune = state.prune.replace(masks=trained.get("masks", masks))
         ranked = pruner.evidence(grads["params"], opt_state, trained["params"])
         prune = pruner.update(prune, trained["params"], ranked, step, update_rng)
-        params, opt_state = pruner.settle(trained["params"], opt_state, prune.masks)
+        params, opt_state = self._settled(trained["params"], opt_state, prune.masks, step)
         metrics = {"grad_norm": optax.tree.norm(kept["params"]), **metrics}
         metrics |= {"loss": loss + penalty, "sparsity_loss": penalty}
         if jax.tree.leaves(prune.masks):
@@ -202,6 +210,19 @@ class SparseStep:
         warn_unless_begun(self.pruner, state.prune.masks)
         binary = self.pruner.binarize(state.prune.masks)
         return finalize(state.params, binary), binary
+
+    def _settled(
+        self, params: PyTree, opt_state: PyTree, masks: PyTree, step: Array
+    ) -> tuple[PyTree, PyTree]:
+        """Write zeros where masks that may have changed want them."""
+        changes = self.pruner.hard_zero and self.pruner.changes(step)
+        if isinstance(changes, bool):
+            return self.pruner.settle(params, opt_state, masks) if changes else (params, opt_state)
+        return lax.cond(
+            changes,
+            lambda: self.pruner.settle(params, opt_state, masks),
+            lambda: (params, opt_state),
+        )
 
     @property
     def _gradient(self) -> Gradient:

@@ -28,7 +28,7 @@ from jax import lax
 from jaxtyping import Array, Float, UInt16, UInt32
 
 from sparsecap_jax.pruning.base import Pruner, Scalar
-from sparsecap_jax.pruning.masks import overall_sparsity
+from sparsecap_jax.pruning.masks import count_kept, overall_sparsity
 from sparsecap_jax.pruning.paths import replaced
 from sparsecap_jax.settings import Range
 from sparsecap_jax.types import PyTree
@@ -111,7 +111,7 @@ def kept_fraction(logits: Sequence[Logits], bypass: bool) -> Float[Array, ""]:
 
     It is counted in integers, since float32 sums stop at 2^24.
     """
-    count: Any = sum(jnp.sum(z > 0, dtype=jnp.uint32) for z in logits)
+    count = count_kept((z > 0).astype(jnp.float32) for z in logits)
     return count.astype(jnp.float32) / jnp.float32(sum(z.size for z in logits))
 
 

@@ -219,7 +219,10 @@ def test_recipes_of_all_kinds(data, finished, tmp_path):
 
 def test_movement_in_a_run(data, finished, tmp_path):
     """Scores of a trained run's weights: ranked to the target, or pushed below a threshold."""
-    fields = {"movement": {"sparsity": 0.5}, "soft_movement": {"threshold": 0.4}}
+    fields = {
+        "movement": {"sparsity": 0.5},
+        "soft_movement": {"threshold": 0.4, "sparsity_weight": 0.01},
+    }
     rates = {"movement": 0.01, "soft_movement": 0.3}
     found = {}
     for name, values in fields.items():

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float, UInt32
 
 from sparsecap_jax.errors import ConfigError
@@ -176,14 +175,9 @@ def overall_sparsity(binary: PyTree) -> Float[Array, ""]:
 def count_kept(binary: Iterable[Array]) -> UInt32[Array, ""]:
     """Count the ones of masks, at least one array, exactly; for use inside jit.
 
-    Sums of rows are exact in float32, and on a CPU 40 times as fast as counting integers. The
-    barrier keeps what makes the masks, such as a comparison, out of the sum, which it would slow
-    down as much.
+    Sums of rows are exact in float32, and on a CPU 40 times as fast as counting integers.
     """
-    rows = (
-        jnp.sum(jnp.atleast_1d(lax.optimization_barrier(mask)), axis=-1, dtype=jnp.float32)
-        for mask in binary
-    )
+    rows = (jnp.sum(jnp.atleast_1d(mask), axis=-1, dtype=jnp.float32) for mask in binary)
     kept: Any = sum(jnp.sum(row.astype(jnp.uint32), dtype=jnp.uint32) for row in rows)
     return kept
 

@@ -177,16 +177,11 @@ class SparseStep:
         else:
             penalty, penalty_metrics = pruner.penalty(masks, state.step)
         kept = {**grads, "params": pruner.gradients(grads["params"], masks)}
-        opt_state = state.opt_state
-        if pruner.hard_zero:
-            # Zeros into an update that keeps them cost no pass; zeros into its outcome, three.
-            settled, opt_state = pruner.settle(trained["params"], opt_state, masks)
-            trained = {**trained, "params": settled}
         if self.packs:
-            kept = take_kept(kept, opt_state.places)
-            trained, opt_state = packed_step(self.tx, kept, opt_state, trained)
+            kept = take_kept(kept, state.opt_state.places)
+            trained, opt_state = packed_step(self.tx, kept, state.opt_state, trained)
         else:
-            updates, opt_state = self.tx.update(kept, opt_state, trained)
+            updates, opt_state = self.tx.update(kept, state.opt_state, trained)
             trained = optax.apply_updates(trained, updates)
         if pruner.hard_zero:
             trained = {**trained, "params": finalize(trained["params"], masks)}
@@ -194,7 +189,9 @@ class SparseStep:
         prune = state.prune.replace(masks=trained.get("masks", masks))
         ranked = pruner.evidence(grads["params"], opt_state, trained["params"])
         prune = pruner.update(prune, trained["params"], ranked, step, update_rng)
-        params, opt_state = self._settled(trained["params"], opt_state, prune.masks, step)
+        params = trained["params"]
+        if pruner.hard_zero:
+            params, opt_state = self._settled(params, opt_state, masks, prune.masks, step)
         metrics = {"grad_norm": optax.tree.norm(kept["params"]), **metrics}
         metrics |= {"loss": loss + penalty, "sparsity_loss": penalty}
         if jax.tree.leaves(prune.masks):
@@ -212,17 +209,20 @@ class SparseStep:
         return finalize(state.params, binary), binary
 
     def _settled(
-        self, params: PyTree, opt_state: PyTree, masks: PyTree, step: Array
+        self, params: PyTree, opt_state: PyTree, before: PyTree, masks: PyTree, step: Array
     ) -> tuple[PyTree, PyTree]:
-        """Write zeros where masks that may have changed want them."""
-        changes = self.pruner.hard_zero and self.pruner.changes(step)
-        if isinstance(changes, bool):
-            return self.pruner.settle(params, opt_state, masks) if changes else (params, opt_state)
-        return lax.cond(
-            changes,
-            lambda: self.pruner.settle(params, opt_state, masks),
-            lambda: (params, opt_state),
-        )
+        """Write zeros after the first step, and where masks may have changed.
+
+        In between momenta without a gradient stay zeros. To write them in every step would cost a
+        pass over each array.
+        """
+
+        def settle() -> tuple[PyTree, PyTree]:
+            both = jax.tree.map(jnp.multiply, before, masks)  # a weight that returns is at 0, too
+            return self.pruner.settle(params, opt_state, both)
+
+        due = (step == 1) | self.pruner.changes(step)
+        return lax.cond(due, settle, lambda: (params, opt_state))
 
     @property
     def _gradient(self) -> Gradient:

@@ -3,8 +3,11 @@
 python benchmarks/pruning_overhead.py --models=up_down,ort --pruners=supermask,mag_grad_blind,rigl
 
 Sizes, batch and captions of benchmarks/train_step.py, with the dropout of pruned models on both
-sides. Steps fall between the events at which masks are ranked; a step at an event is timed apart
-where there are any. The median of `--repeats` steps counts. Nothing else should run on the machine.
+sides; 53 million prunable weights for up_down. Steps fall between the events at which masks are
+ranked; a step at an event, and a ranking alone, are timed apart where there are any. The median of
+`--repeats` steps counts. A floor is the arrays that a method must read and write on top of the
+dense step, at the rate at which this machine reads and writes a large one. Nothing else should run
+on the machine; a first call with `--repeats=1` fills JAX's compilation cache.
 """
 
 import json
@@ -23,6 +26,14 @@ REPEATS = flags.DEFINE_integer("repeats", 5, "Timed steps of each; the median co
 OUTPUT = flags.DEFINE_string("output", None, "JSON file for the figures.")
 
 CAPTIONS = 5
+FLOAT = 4
+# Float32 arrays of the size of the prunable weights that a step moves on top of the dense one: the
+# weights and masks read and the masked weights written; the masks read where gradients are masked.
+MASKED = 4
+# Masks written besides; logits read to draw them; logits and two moments read and written by Adam.
+TRAINED = MASKED + 1 + 1 + 6
+# A ranking: weights read; keys written, read in 11 passes, for ties and for masks; these written.
+RANKING = 16
 TOTAL_STEPS = 100_000
 EVENT = 50_000  # a step at which the default schedules of gradual methods rank
 
@@ -67,12 +78,20 @@ class Side:
         import jax
 
         if at is not None:
-            self.state = self.state.replace(step=jax.numpy.int32(at))
+            step = jax.device_put(jax.numpy.int32(at), self.state.step.sharding)
+            self.state = self.state.replace(step=step)
         start = time.perf_counter()
         self.state, metrics = self._step(self.state, self._batch, self._words)
         float(metrics["loss"])
         jax.block_until_ready(self.state)
         return time.perf_counter() - start
+
+    def ranking(self):
+        """Return a function that ranks the weights and waits for the masks."""
+        import jax
+
+        rank = jax.jit(lambda prune, params: self.pruner.rank(prune, params, params))
+        return lambda: jax.block_until_ready(rank(self.state.prune, self.state.params))
 
 
 def make_inputs(config):
@@ -88,28 +107,72 @@ def make_inputs(config):
     return jax.device_put(jax.tree.map(lambda leaf: leaf[None], batch)), words_to_pack(mask)
 
 
-def compare(name, pruner_name):
-    """Times of the dense and the masked step in turns, and what the masks take."""
+def fastest(call, repeats):
+    """Seconds of the fastest of `repeats` calls."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def bandwidth():
+    """Bytes/s of reading and writing a large array in place."""
+    import jax
+    import jax.numpy as jnp
+
+    block = jnp.zeros((2**26 // SCALE.value,), jnp.float32)
+    add = jax.jit(lambda x: x + 1, donate_argnums=0)
+
+    def pass_over():
+        nonlocal block
+        block = jax.block_until_ready(add(block))
+
+    return 2 * FLOAT * block.size / fastest(pass_over, 12)
+
+
+def prepare(config, pruner_name, inputs):
+    """A side whose step is compiled and has been taken."""
+    side = Side(config, pruner_name, *inputs)
+    side.seconds()
+    side.seconds()
+    return side
+
+
+def compare(dense, masked):
+    """Times of the dense and the masked step in turns, of what ranks, and what the masks take."""
     import jax
 
     from sparsecap_jax.pruning import pack
 
-    config = paper_config(name, SCALE.value)
-    inputs = make_inputs(config)
-    dense, masked = Side(config, "none", *inputs), Side(config, pruner_name, *inputs)
-    for side in (dense, masked):  # compiles
-        side.seconds()
-        side.seconds()
     times = [(dense.seconds(), masked.seconds()) for _ in range(REPEATS.value)]
     found = [statistics.median(column) for column in zip(*times, strict=True)]
-    row = {"model": name, "pruner": pruner_name, "dense": found[0], "masked": found[1]}
+    row = {"dense": found[0], "masked": found[1], "ratio": found[1] / found[0]}
     if getattr(masked.pruner, "schedule", None):
-        masked.seconds(EVENT - 1001)  # setting the step compiles anew
         row["event"] = masked.seconds(EVENT - 1)
+        row["ranking"] = fastest(masked.ranking(), 4)
     masks = jax.device_get(masked.pruner.binarize(masked.state.prune.masks))
     row["weights"] = sum(mask.size for mask in jax.tree.leaves(masks))
     row["packed_bytes"] = sum(bits.nbytes for bits in jax.tree.leaves(pack(masks)))
-    return row | {"ratio": found[1] / found[0]}
+    rate, arrays = bandwidth(), TRAINED if masked.pruner.trains_masks else MASKED
+    moved = FLOAT * row["weights"] / rate
+    return row | {"rate": rate, "floor": arrays * moved, "ranking_floor": RANKING * moved}
+
+
+def show(rows):
+    """Print the table."""
+    titles = ("model", "pruner", "dense, s", "masked, s", "masked / dense", "added, s", "floor, s")
+    print(f"\n| {' | '.join(titles)} | at an event, s | ranking, s | floor, s | bits | GB/s |")
+    print("|---|---|" + "--:|" * 10)
+    for row in rows:
+        added = row["masked"] - row["dense"]
+        seconds = (row["dense"], row["masked"], row["ratio"], added, row["floor"])
+        cells = [row["model"], row["pruner"], *(f"{value:.3f}" for value in seconds)]
+        names = ("event", "ranking", "ranking_floor")
+        cells += [f"{row[name]:.2f}" if "event" in row else "" for name in names]
+        bits = 8 * row["packed_bytes"] / row["weights"]
+        print("| " + " | ".join([*cells, f"{bits:.4f}", f"{row['rate'] / 1e9:.0f}"]) + " |")
 
 
 def main(argv):
@@ -117,16 +180,14 @@ def main(argv):
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     rows = []
     for name in MODELS.value:
+        config = paper_config(name, SCALE.value)
+        inputs = make_inputs(config)
+        dense = prepare(config, "none", inputs)
         for pruner in PRUNERS.value:
-            rows.append(compare(name, pruner))
+            found = compare(dense, prepare(config, pruner, inputs))
+            rows.append({"model": name, "pruner": pruner, **found})
             print(json.dumps(rows[-1]), flush=True)
-    print("\n| model | pruner | dense, s | masked, s | masked / dense | at an event, s | bits |")
-    print("|---|---|--:|--:|--:|--:|--:|")
-    for row in rows:
-        event = f"{row['event']:.2f}" if "event" in row else ""
-        bits = 8 * row["packed_bytes"] / row["weights"]
-        cells = [row["model"], row["pruner"], f"{row['dense']:.2f}", f"{row['masked']:.2f}"]
-        print("| " + " | ".join([*cells, f"{row['ratio']:.3f}", event, f"{bits:.4f}"]) + " |")
+    show(rows)
     if OUTPUT.value:
         pathlib.Path(OUTPUT.value).write_text(json.dumps(rows, indent=1))
 

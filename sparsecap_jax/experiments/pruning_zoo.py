@@ -31,11 +31,11 @@ STRUCTURES = {"magnitude_4x4": "4x4", "magnitude_channels": "channels", "magnitu
 FAMILIES = {
     "of a trained model": ("mag_", "lottery_"),
     "gradual": ("mag_grad_", "magnitude", "global_magnitude", "acdc"),
-    "by gradients; by chance": ("snip", "saliency", "global_saliency", "random"),
+    "by gradients; by chance": ("snip", "saliency", "global_saliency", "adam_fisher", "random"),
     "sparse training": ("static_sparse", "set", "rigl", "magnitude_ste", "random_ste"),
     "without training": (LAYERWISE,),
     "structures": tuple(STRUCTURES),
-    "trained masks, and others": ("",),
+    "trained masks; others": ("",),
 }
 
 

@@ -187,6 +187,10 @@ class Pruner:
         """
         return state
 
+    def changes(self, step: Any) -> Any:
+        """Return whether `update` may return other masks at this step: a bool, or bool `[]`."""
+        return not self.fixed_masks
+
     def evidence(self, grads: PyTree, opt_state: PyTree, params: PyTree) -> PyTree:
         """Return what `update` gets as `grads`: gradients, or what the optimizer made of them."""
         return grads

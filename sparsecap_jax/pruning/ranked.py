@@ -256,6 +256,12 @@ class Ranked(Pruner, abc.ABC):
         )
         return self.put(state, masks)
 
+    def changes(self, step: Any) -> Any:
+        """As in `Pruner`; True of a subclass whose `update` has times of its own."""
+        if type(self).update is not Ranked.update:
+            return True
+        return self.schedule is not None and self.schedule.locate(jnp.asarray(step, jnp.int32))[0]
+
     def recompute(
         self, state: PruneState, params: PyTree, grads: PyTree | None, event: Any
     ) -> Arrays:

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax import lax
 from jaxtyping import Array, Int, Key
 
 from sparsecap_jax.errors import ConfigError
@@ -182,11 +183,15 @@ class SparseStep:
         else:
             updates, opt_state = self.tx.update(kept, state.opt_state, trained)
             trained = optax.apply_updates(trained, updates)
+        if pruner.hard_zero:
+            trained = {**trained, "params": finalize(trained["params"], masks)}
         step = state.step + jnp.ones((), jnp.int32)
         prune = state.prune.replace(masks=trained.get("masks", masks))
         ranked = pruner.evidence(grads["params"], opt_state, trained["params"])
         prune = pruner.update(prune, trained["params"], ranked, step, update_rng)
-        params, opt_state = pruner.settle(trained["params"], opt_state, prune.masks)
+        params = trained["params"]
+        if pruner.hard_zero:
+            params, opt_state = self._settled(params, opt_state, masks, prune.masks, step)
         metrics = {"grad_norm": optax.tree.norm(kept["params"]), **metrics}
         metrics |= {"loss": loss + penalty, "sparsity_loss": penalty}
         if jax.tree.leaves(prune.masks):
@@ -202,6 +207,22 @@ class SparseStep:
         warn_unless_begun(self.pruner, state.prune.masks)
         binary = self.pruner.binarize(state.prune.masks)
         return finalize(state.params, binary), binary
+
+    def _settled(
+        self, params: PyTree, opt_state: PyTree, before: PyTree, masks: PyTree, step: Array
+    ) -> tuple[PyTree, PyTree]:
+        """Write zeros after the first step, and where masks may have changed.
+
+        In between momenta without a gradient stay zeros. To write them in every step would cost a
+        pass over each array.
+        """
+
+        def settle() -> tuple[PyTree, PyTree]:
+            both = jax.tree.map(jnp.multiply, before, masks)  # a weight that returns is at 0, too
+            return self.pruner.settle(params, opt_state, both)
+
+        due = (step == 1) | self.pruner.changes(step)
+        return lax.cond(due, settle, lambda: (params, opt_state))
 
     @property
     def _gradient(self) -> Gradient:

@@ -13,7 +13,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.pruning import PRUNERS
+from sparsecap_jax.pruning import PRUNERS, pruner_fields
+from sparsecap_jax.pruning.movement import Movement
 from sparsecap_jax.pruning.structures import NofM, parse_structure
 from sparsecap_jax.runs.config import default_config, make_section, parse_arg, section_fields
 from sparsecap_jax.settings import nearest
@@ -80,7 +81,7 @@ def make_config(
     if pruner == "supermask":
         usual = {"weight_scale": weight_scale, **(TINY_SUPERMASK if small else {})}
         values = {**usual, **values}
-    if pruner not in ("none", "mask_freeze", "lottery_mask_freeze"):
+    if pruner_fields(pruner)["sparsity"]:  # else it has no target
         values = {"sparsity": _usual_sparsity(values), **values}
     tokens = dict(tokenizer or {"name": "word"})
     config = default_config(model, pruner, tokens["name"])
@@ -95,6 +96,9 @@ def make_config(
         use_toy_scenes(config)
     if rewarded:
         use_rewards(config, small, scst)
+    if pruner in ("movement", "soft_movement"):
+        rate, epsilon = Movement.mask_optimizer
+        config.optimizer.update(mask_learning_rate=rate, mask_epsilon=epsilon)
     return config
 
 

@@ -104,12 +104,12 @@ def largest(params):
     return tuple(sorted(kernels, key=kernels.get)[-2:])
 
 
-def build(name, params):
+def build(name, params, **more):
     frozen, excluded = largest(params)
     fields = {} if name in DENSE else {"sparsity": TARGET}
     if name != "none":
         fields |= {"freeze": "/".join(frozen), "exclude": "/".join(excluded)}
-    return make_pruner({"name": name, **fields}, total_steps=STEPS, steps_per_epoch=4)
+    return make_pruner({"name": name, **fields, **more}, total_steps=STEPS, steps_per_epoch=4)
 
 
 def begin(step, params, batch):
@@ -197,6 +197,69 @@ def test_pruned_weights_get_gradients(name, task):
     # Rectified units and words that do not occur leave some gradients at 0.
     assert reached > 0.25 * pruned
     assert changed > 0.25 * pruned or name == "rigl"
+
+
+@pytest.mark.parametrize("name", ["static_sparse", "set", "rigl", "acdc", "mag_grad_uniform"])
+def test_hard_zeros_are_those_of_every_step_settled(name):
+    """Zeros go into the update; written into its outcome, at every step, they are the same."""
+    params, batch, loss = plain()
+    pruner, tx = build(name, params, hard_zero=True), optax.adam(1e-2)
+    state = begin(sparse_step(pruner, tx, loss), params, batch)
+    take = jax.jit(sparse_step(pruner, tx, loss))
+    weights, prune, moments = state.params, state.prune, state.opt_state["params"]
+
+    @jax.jit
+    def slow(weights, prune, moments, step):
+        grads = jax.grad(lambda w: loss(pruner.apply(w, prune.masks), batch, None))(weights)
+        kept = pruner.gradients(grads, prune.masks)
+        updates, moments = tx.update(kept, moments, weights)
+        weights = optax.apply_updates(weights, updates)
+        prune = pruner.update(prune, weights, grads, step + 1)
+        weights, moments = pruner.settle(weights, moments, prune.masks)
+        return weights, prune, moments
+
+    changes = 0
+    for number in range(STEPS):
+        before = jax.device_get(state.prune.masks)
+        state, _ = take(state, batch)
+        weights, prune, moments = slow(weights, prune, moments, jnp.int32(number))
+        for ours, theirs in (
+            (state.prune.masks, prune.masks),
+            (state.params, weights),
+            (state.opt_state["params"], moments),
+        ):
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours, theirs)
+        masks = by_path(state.prune.masks)
+        for tree in (state.params, state.opt_state["params"][0].mu):
+            for path, mask in masks.items():
+                assert not np.asarray(by_path(tree)[path])[np.asarray(mask) == 0].any()
+        changes += any((np.asarray(masks[p]) != m).any() for p, m in by_path(before).items())
+    assert changes or name == "static_sparse"
+
+
+def test_hard_zeros_under_an_optimizer_that_moves_every_weight():
+    params, batch, loss = plain()
+    pruner = build("static_sparse", params)
+    noise = optax.stateless(lambda updates, _: jax.tree.map(lambda u: u + 1.0, updates))
+    step = sparse_step(pruner, optax.chain(noise, optax.sgd(0.1)), loss)
+    state = begin(step, params, batch)
+    for _ in range(2):
+        state, _ = step(state, batch)
+        for path, mask in by_path(state.prune.masks).items():
+            assert not np.asarray(by_path(state.params)[path])[np.asarray(mask) == 0].any()
+
+
+def test_who_may_change_masks_at_a_step():
+    fields = {"start_step": 4, "frequency": 5, "events": 2, "sparsity": 0.5}
+    pruner = make_pruner({"name": "magnitude", **fields}, total_steps=STEPS)
+    assert [bool(pruner.changes(step)) for step in range(3, 16)] == [
+        step in (4, 9, 14) for step in range(3, 16)
+    ]
+    for name, expected in (("mag_blind", False), ("static_sparse", False), ("supermask", True)):
+        assert make_pruner({"name": name}, total_steps=STEPS).changes(3) is expected
+    own = type("Own", (type(pruner),), {"update": _watch(type(pruner), [])})
+    values = {field.name: getattr(pruner, field.name) for field in dataclasses.fields(pruner)}
+    assert own(**values).changes(3) is True
 
 
 def _watch(base, seen):

@@ -19,6 +19,7 @@ from sparsecap_jax.commands.report import report_run
 from sparsecap_jax.errors import CheckpointError, ConfigError, DataError
 from sparsecap_jax.evaluation.metrics import score_captions
 from sparsecap_jax.files import read_csv, read_json, write_json
+from sparsecap_jax.runs.config import pruner_section
 from sparsecap_jax.runs.directory import load_run, steps_done
 from sparsecap_jax.runs.loop import train
 from sparsecap_jax.runs.weights import load_weights
@@ -214,6 +215,28 @@ def test_recipes_of_all_kinds(data, finished, tmp_path):
     lines = []
     report_run(tmp_path / "rigl", lines.append)
     assert lines[-1].endswith("sparsity/report.png")
+
+
+def test_movement_in_a_run(data, finished, tmp_path):
+    """Scores of a trained run's weights: ranked to the target, or pushed below a threshold."""
+    fields = {
+        "movement": {"sparsity": 0.5},
+        "soft_movement": {"threshold": 0.4, "sparsity_weight": 0.01},
+    }
+    rates = {"movement": 0.01, "soft_movement": 0.3}
+    found = {}
+    for name, values in fields.items():
+        config = tiny_config(data, name, steps=4, eval_every=4, init_from=str(finished[0]))
+        with config.unlocked():
+            config.pruner = pruner_section(name, **values)
+        config.optimizer.update(mask_learning_rate=rates[name], mask_epsilon=1e-8)
+        found[name] = train(config, tmp_path / name, QUIET.append)
+        assert found[name]["best_step"] == 4
+        raw, run = last_variables(tmp_path / name), load_run(tmp_path / name)
+        for path, scores in flatten_dict(raw["masks"]).items():
+            np.testing.assert_array_equal(flatten_dict(run.masks)[path], scores > 0)
+    assert found["movement"]["sparsity"] == pytest.approx(0.5, abs=1e-4)
+    assert 0.1 < found["soft_movement"]["sparsity"] < 0.9
 
 
 def test_pruners_that_need_a_trained_run_say_so(data, tmp_path):

@@ -1,4 +1,4 @@
-"""Scores of trained runs on a split of a dataset (`launch/evaluate.py`)."""
+"""Scores of trained runs on a split of a dataset (`sparsecap evaluate`)."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""Many runs: trained, scored, collected in one table, drawn (`launch/sweep.py`).
+"""Many runs: trained, scored, collected in one table, drawn (`sparsecap sweep`).
 
 A sweep is a list of runs and a way to draw their results: `SWEEP` of a module of this folder, or
 one of its `SWEEPS`. Runs share datasets and compiled programs, finished ones are skipped, and rows

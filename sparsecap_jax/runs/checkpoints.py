@@ -236,8 +236,8 @@ class Checkpoints:
         for other in reversed(self.steps()):
             if other != step and self._is_intact(other):
                 do = (
-                    f"continue from it (--from_step={other} of train.py, --step={other} of "
-                    "evaluate.py)"
+                    f"continue from it (--from_step={other} of sparsecap train, --step={other} of "
+                    "sparsecap evaluate)"
                     if other < step
                     else f"remove {self.directory / str(step)} to do without that of step {step}"
                 )

@@ -65,7 +65,8 @@ def main(words: list[str]) -> None:
         refuse([MASKS], "with --target=reference or safetensors only")
     if target != "reference":
         refuse([FORM], "with --target=reference only")
-    from sparsecap_jax.commands.convert import convert_run, export_reference, import_reference
+    from sparsecap_jax.commands.convert import convert_run, import_reference
+    from sparsecap_jax.commands.reference_export import export_reference
 
     if source == "reference":
         import_reference(INPUT.value, OUTPUT.value, weights=WEIGHTS.value)

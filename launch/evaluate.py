@@ -158,7 +158,8 @@ def evaluate_checkpoints(checkpoints: list[str]) -> None:
     if ENSEMBLE.value and (len(checkpoints) < 2 or not OUTPUT.value):
         raise app.UsageError("--ensemble needs several checkpoints, and a folder --output")
     options = {"output": OUTPUT.value, **_run_options(), **_extras()}
-    from sparsecap_jax.commands.evaluate import evaluate_run, evaluate_runs
+    from sparsecap_jax.commands.evaluate import evaluate_run
+    from sparsecap_jax.commands.evaluate_table import evaluate_runs
 
     with process_flags.connected():
         if len(checkpoints) > 1 and not ENSEMBLE.value:

@@ -56,7 +56,8 @@ def main(words: list[str]) -> None:
         command = [sys.executable, __file__, *sys.argv[1:], "--processes=1"]
         return run_several(PROCESSES.value, command)
     from sparsecap_jax.experiments.grids import grid_sweep, load_grid, product
-    from sparsecap_jax.experiments.sweeps import committed_table, load_sweep, run_sweep
+    from sparsecap_jax.experiments.sweep_runner import run_sweep
+    from sparsecap_jax.experiments.sweeps import committed_table, load_sweep
 
     if SWEEP.value:
         sweep, known = load_sweep(SWEEP.value), committed_table(SWEEP.value)

@@ -8,10 +8,11 @@ import pathlib
 import signal
 
 # Eight fake devices for every test; before JAX starts. The former emitters compile fused operations
-# three times as fast; jaxlib 0.12 stops on their flag.
+# three times as fast; jaxlib 0.12 stops on their flag. Splitting a program for several cores costs
+# time where the other workers keep these busy.
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_force_host_platform_device_count=8"
+    "--xla_force_host_platform_device_count=8 --xla_cpu_parallel_codegen_split_count=1"
     + " --xla_cpu_use_fusion_emitters=false"
     * importlib.metadata.version("jaxlib").startswith(("0.10.", "0.11.")),
 )
@@ -47,28 +48,43 @@ def shared_dir() -> pathlib.Path:
     return pathlib.Path(os.environ.get("SPARSECAP_SHARED", REPO.parent / "shared"))
 
 
-# Files that take a minute; last in the line, one of them would keep a worker busy alone.
+# Files that take half a minute or more, the longest first; last in the line, one of them would keep
+# a worker busy alone.
 LONG = (
-    "test_colabs.py",
     "test_step.py",
-    "test_continue.py",
+    "test_colabs.py",
+    "test_processes.py",
     "test_loop.py",
-    "test_flickr8k_pruners.py",
-    "test_export.py",
     "test_loop_results.py",
+    "test_continue.py",
+    "test_fuzz.py",
+    "test_packed_run.py",
+    "test_docs.py",
+    "test_export.py",
+    "test_papers.py",
+    "test_flickr8k_scst.py",
+    "test_flickr8k_pruners.py",
+    "test_scst_run.py",
+    "test_sweeps.py",
+    "test_grids.py",
 )
 
 
 def pytest_collection_modifyitems(items):
     """Begin with the long files, then those of many tests; workers take files in this order."""
     tests = collections.Counter(item.path for item in items)
-    items.sort(key=lambda item: (item.path.name not in LONG, -tests[item.path]))
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: (places.get(item.path.name, len(LONG)), -tests[item.path]))
 
 
 def pytest_collection_finish():
-    """Leave what was imported out of garbage collection, which took 7% of the suite's time."""
+    """Leave what was imported out of garbage collection, and collect the rest rarely.
+
+    Each of the two took 7% of the suite's time.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
 
 
 def pytest_sessionfinish():

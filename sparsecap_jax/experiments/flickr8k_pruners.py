@@ -28,6 +28,7 @@ from sparsecap_jax.files import write_atomically
 from sparsecap_jax.pruning import make_pruner
 
 STEPS = 4000
+BATCH_SIZE = 16
 GRID = {"up_down": (0.95, 0.975, 0.9, 0.8, 0.99), "ort": (0.95, 0.975)}
 METHODS = (
     *("supermask", "mag_grad_uniform", "mag_blind", "mag_uniform", "lottery_mag_blind", "snip"),
@@ -92,6 +93,7 @@ def table(rows: list[Row]) -> str:
 
 def _config(model: str, method: str, sparsity: float, seed: int) -> ConfigDict:
     config = flickr8k_config(model, f"{method},sparsity={sparsity}" if sparsity else "", seed)
+    config.data.batch_size = BATCH_SIZE
     if method == "supermask":
         config.pruner.sparsity_weight = SPARSITY_WEIGHT / (1 - sparsity)
     continues = make_pruner(config.pruner, total_steps=STEPS).expects_trained

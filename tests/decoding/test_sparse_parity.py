@@ -1,5 +1,7 @@
 """The sparse runtime against every golden file: the reference's captions, by the same searches."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -22,26 +24,38 @@ CASES = [
 ]
 
 
+@functools.cache
+def case_of(golden, name):
+    """A golden file, its Linen module and params, read once for all searches."""
+    case = golden(f"arch/{name}.npz")
+    module, variables = load(case)
+    return case, module, parity.params_of(case, variables)
+
+
+@functools.cache
+def decoded_by(golden, name, search):
+    """Captions of a golden file's images, which its figures of all variants are compared with."""
+    case, module, params = case_of(golden, name)
+    model = sparse_of(module, params, form="csr")
+    options = DecodeOptions(max_length=10, **parity.SEARCHES[search])
+    decoded = sparse.decode(model, parity.padded(regions(case)), options)
+    return jax.tree.map(lambda leaf: leaf[:3], decoded)
+
+
 @pytest.mark.parametrize(("name", "search", "variant"), CASES)
 def test_captions_of_the_reference(golden, name, search, variant):
     case = golden(f"arch/{name}.npz")
     key = f"out/{variant}{search}"
     if f"{key}__seq" not in case:
         pytest.skip("the reference's file has no such figure")
-    module, variables = load(case)
-    model = sparse_of(module, parity.params_of(case, variables), form="csr")
-    options = DecodeOptions(max_length=10, **parity.SEARCHES[search])
-    decoded = sparse.decode(model, parity.padded(regions(case)), options)
-    first = jax.tree.map(lambda leaf: leaf[:3], decoded)
-    parity.assert_equal_to(first, case, key, 1e-4, 3e-3)
+    parity.assert_equal_to(decoded_by(golden, name, search), case, key, 1e-4, 3e-3)
 
 
 @pytest.mark.parametrize("form", ["dense", "csr", "blocks", ""])
 @pytest.mark.parametrize("name", [*parity.OWN, *parity.WITHOUT_CACHE])
 def test_log_probs_of_given_captions_in_every_form(golden, name, form):
-    case = golden(f"arch/{name}.npz")
-    module, variables = load(case)
-    model = sparse_of(module, parity.params_of(case, variables), form=form, threads=2)
+    case, module, params = case_of(golden, name)
+    model = sparse_of(module, params, form=form, threads=2)
     tokens = captions(case)[0]
     context = model.encode(regions(case))
     carry, found = model.init_carry(context, tokens.shape[1]), []

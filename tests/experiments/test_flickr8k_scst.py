@@ -6,6 +6,7 @@ import pytest
 from test_flickr8k_pruners import shrunk
 from tiny_runs import make_data
 
+from sparsecap_jax.evaluation import judging
 from sparsecap_jax.experiments.flickr8k_scst import (
     LOGGED,
     SWEEP,
@@ -79,7 +80,9 @@ def test_tables_by_hand():
     ]
 
 
-def test_dry_run(tmp_path):
+def test_dry_run(tmp_path, monkeypatch):
+    # METEOR, which starts Java for every split, is scored in the sweep of pruners.
+    monkeypatch.setattr(judging, "java_available", lambda: False)
     data = make_data(tmp_path / "toy")
 
     def runs(seeds):

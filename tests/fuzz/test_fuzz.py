@@ -101,12 +101,11 @@ def opens(call):
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
     """Functions of the package that reading the whole files of all readers runs."""
-    seen = set()
+    codes = {}
 
-    def note(frame, event, _):
-        if event == "call" and frame.f_code.co_filename.startswith(str(PACKAGE)):
-            path = pathlib.Path(frame.f_code.co_filename).relative_to(PACKAGE).as_posix()
-            seen.add(f"{path}:{frame.f_code.co_qualname}")
+    def note(frame, event, _):  # of every call, so no more than this
+        if event == "call":
+            codes[id(frame.f_code)] = frame.f_code
 
     folder = tmp_path_factory.mktemp("whole")
     before = sys.getprofile()
@@ -118,7 +117,11 @@ def ran(tmp_path_factory):
     finally:
         sys.setprofile(before)
         threading.setprofile(None)
-    return seen
+    return {
+        f"{pathlib.Path(code.co_filename).relative_to(PACKAGE).as_posix()}:{code.co_qualname}"
+        for code in codes.values()
+        if code.co_filename.startswith(str(PACKAGE))
+    }
 
 
 @pytest.mark.parametrize("kind", KINDS)

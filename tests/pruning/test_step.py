@@ -47,7 +47,7 @@ def plain():
             hidden = jnp.tanh(hidden @ params[name]["kernel"] + params[name]["bias"])
         return jnp.mean(jnp.square(hidden - batch[1]))
 
-    return layers, (x, y), loss
+    return layers, (x, y), jax.jit(loss)
 
 
 class Mlp(nn.Module):
@@ -65,14 +65,14 @@ def linen():
     _, batch, _ = plain()
     model = Mlp()
     rngs = {"params": jax.random.key(1), "dropout": jax.random.key(2)}
-    params = model.init(rngs, batch[0])["params"]
+    params = jax.jit(model.init)(rngs, batch[0])["params"]
 
     def loss(params, batch, rng):
         outputs = model.apply({"params": params}, batch[0], rngs={"dropout": rng})
         error = jnp.mean(jnp.square(outputs - batch[1]))
         return error, {"error": error}
 
-    return params, batch, loss
+    return params, batch, jax.jit(loss)
 
 
 @functools.cache
@@ -92,7 +92,7 @@ def captioner():
     def loss(params, batch, rng):
         return caption_loss(model.apply({"params": params}, batch.regions, batch.tokens), batch)
 
-    return params, batch, loss
+    return params, batch, jax.jit(loss)  # traced once for all pruners
 
 
 TASKS = {"plain": plain, "linen": linen, "captioner": captioner}

@@ -1,9 +1,9 @@
 r"""ACORT: radix tokens, shared attention and shared layers (Tan et al. 2022).
 
-    python launch/train.py --config=configs/acort.py --config.data.dir=DIR --workdir=runs/acort
-    python launch/train.py --config=configs/acort.py:small_al --config.data.dir=DIR \
+    sparsecap train --config=configs/acort.py --config.data.dir=DIR --workdir=runs/acort
+    sparsecap train --config=configs/acort.py:small_al --config.data.dir=DIR \
         --workdir=runs/acort_small_al
-    python launch/train.py --config=configs/acort.py:tiny --workdir=runs/acort_tiny
+    sparsecap train --config=configs/acort.py:tiny --workdir=runs/acort_tiny
 
 Boxes are needed (docs/data.md). Words: the base model's variants `base_al`, `small`, `small_al`
 and `xsmall` (`_al`: one layer shared by all), `tiny` (toy scenes) and the names of pruners;

@@ -1,8 +1,8 @@
 r"""Captioners of photos, trained on Flickr8k and COCO photos (docs/results/flickr8k.md).
 
-    python launch/train.py --config=configs/flickr8k.py --workdir=runs/flickr8k
-    python launch/train.py --config=configs/flickr8k.py:supermask --workdir=runs/flickr8k_95
-    python launch/train.py --config=configs/flickr8k.py:finetune,mask_freeze \
+    sparsecap train --config=configs/flickr8k.py --workdir=runs/flickr8k
+    sparsecap train --config=configs/flickr8k.py:supermask --workdir=runs/flickr8k_95
+    sparsecap train --config=configs/flickr8k.py:finetune,mask_freeze \
         --config.train.init_from=runs/flickr8k_95 --workdir=runs/flickr8k_95_finetuned
 
 docs/photos.md describes how `data/flickr8k_coco` is made. Words: `ort` for the Object Relation

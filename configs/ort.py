@@ -1,9 +1,9 @@
 r"""The Object Relation Transformer (Herdade et al. 2019), dense or pruned.
 
-    python launch/train.py --config=configs/ort.py --config.data.dir=DIR --workdir=runs/ort
-    python launch/train.py --config=configs/ort.py:supermask,sparsity=0.95 --config.data.dir=DIR \
+    sparsecap train --config=configs/ort.py --config.data.dir=DIR --workdir=runs/ort
+    sparsecap train --config=configs/ort.py:supermask,sparsity=0.95 --config.data.dir=DIR \
         --workdir=runs/ort_95
-    python launch/train.py --config=configs/ort.py:tiny,supermask --workdir=runs/ort_tiny
+    sparsecap train --config=configs/ort.py:tiny,supermask --workdir=runs/ort_tiny
 
 Boxes are needed (docs/data.md). Words: `small` (256/1024) and `xsmall` (104/416), the small dense
 models that ACORT is compared with; `tiny` (toy scenes) and the names of pruners; `key=value` sets

@@ -1,13 +1,13 @@
 r"""Small captioners of photos: EfficientNet-Lite0 features, few photos, much text.
 
-    python launch/train.py --config=configs/photos.py --workdir=runs/photos
-    python launch/train.py --config=configs/photos.py:finetune,supermask \
+    sparsecap train --config=configs/photos.py --workdir=runs/photos
+    sparsecap train --config=configs/photos.py:finetune,supermask \
         --config.train.init_from=runs/photos --workdir=runs/photos_95
-    python launch/train.py --config=configs/photos.py:finetune,mask_freeze \
+    sparsecap train --config=configs/photos.py:finetune,mask_freeze \
         --config.train.init_from=runs/photos_95 --workdir=runs/photos_95_frozen
-    python launch/train.py --config=configs/photos.py:finetune,scst,mask_freeze \
+    sparsecap train --config=configs/photos.py:finetune,scst,mask_freeze \
         --config.train.init_from=runs/photos_95_frozen --workdir=runs/photos_95_scst
-    python launch/train.py --config=configs/photos.py:plain --config.data.dir=data/flickr8k_1k \
+    sparsecap train --config=configs/photos.py:plain --config.data.dir=data/flickr8k_1k \
         --workdir=runs/plain
 
 docs/photos.md describes how the dataset of photos and imagined features is made. Words: `finetune`

@@ -1,8 +1,8 @@
 r"""Soft-Attention (Xu et al. 2015) as pruned in "End-to-End Supermask Pruning".
 
-    python launch/train.py --config=configs/soft_attention.py:supermask,sparsity=0.975 \
+    sparsecap train --config=configs/soft_attention.py:supermask,sparsity=0.975 \
         --config.data.dir=DIR --workdir=runs/soft_attention_975
-    python launch/train.py --config=configs/soft_attention.py:gru,tiny --workdir=runs/gru_tiny
+    sparsecap train --config=configs/soft_attention.py:gru,tiny --workdir=runs/gru_tiny
 
 Words: `gru` (instead of LSTM), `tiny` (toy scenes) and the names of pruners; `key=value` sets
 fields of the pruner.

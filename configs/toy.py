@@ -1,8 +1,8 @@
 """A small Up-Down captioner on the embedded toy scenes; about a minute on two CPU cores.
 
-    python launch/train.py --config=configs/toy.py --workdir=runs/toy_dense
-    python launch/train.py --config=configs/toy.py:supermask --workdir=runs/toy_supermask
-    python launch/train.py --config=configs/toy.py:supermask,sparsity=0.9 --workdir=runs/toy_90
+    sparsecap train --config=configs/toy.py --workdir=runs/toy_dense
+    sparsecap train --config=configs/toy.py:supermask --workdir=runs/toy_supermask
+    sparsecap train --config=configs/toy.py:supermask,sparsity=0.9 --workdir=runs/toy_90
 
 Dense and pruned models train for 3,000 steps. Any field can be overridden:
 `--config.train.steps=500`, `--config.model.rnn_size=64`. Other models train on the same scenes with

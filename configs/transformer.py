@@ -1,8 +1,8 @@
 r"""The plain transformer captioner, the baseline of the Object Relation Transformer.
 
-    python launch/train.py --config=configs/transformer.py --config.data.dir=DIR \
+    sparsecap train --config=configs/transformer.py --config.data.dir=DIR \
         --workdir=runs/transformer
-    python launch/train.py --config=configs/transformer.py:tiny --workdir=runs/transformer_tiny
+    sparsecap train --config=configs/transformer.py:tiny --workdir=runs/transformer_tiny
 
 Words: `tiny` (toy scenes) and the names of pruners; `key=value` sets fields of the pruner.
 `scst` continues with self-critical training from `--config.train.init_from=RUN` (docs/scst.md).

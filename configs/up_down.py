@@ -1,10 +1,10 @@
 r"""Up-Down (Anderson et al. 2018) as pruned in "End-to-End Supermask Pruning".
 
-    python launch/train.py --config=configs/up_down.py --config.data.dir=DIR \
+    sparsecap train --config=configs/up_down.py --config.data.dir=DIR \
         --workdir=runs/up_down_dense
-    python launch/train.py --config=configs/up_down.py:supermask,sparsity=0.975 \
+    sparsecap train --config=configs/up_down.py:supermask,sparsity=0.975 \
         --config.data.dir=DIR --workdir=runs/up_down_975
-    python launch/train.py --config=configs/up_down.py:tiny,supermask --workdir=runs/up_down_tiny
+    sparsecap train --config=configs/up_down.py:tiny,supermask --workdir=runs/up_down_tiny
 
 DIR holds the Karpathy split and features, see docs/data.md. Words: `tiny` (toy scenes, minutes on
 a CPU) and the names of pruners; `key=value` sets fields of the pruner.

@@ -1,8 +1,8 @@
 r"""Caption photos, or the images whose features lie in a folder.
 
-python launch/caption.py --example
-python launch/caption.py photo.jpg more/ "others/**/*.webp" --output=captions.json
-python launch/caption.py --checkpoint=runs/demo/supermask --features=DIR --beam_size=5 \
+sparsecap caption --example
+sparsecap caption photo.jpg more/ "others/**/*.webp" --output=captions.json
+sparsecap caption --checkpoint=runs/demo/supermask --features=DIR --beam_size=5 \
     --output=captions.jsonl
 
 Photos are files, folders or patterns (docs/photos.md); they are captioned by the checkpoint

@@ -1,6 +1,6 @@
 """Write the model card of a run: data, licence, scores, sparsity, failures, samples.
 
-python launch/card.py runs/flickr8k_95 --output=docs/flickr8k.md --data_dir=data/flickr8k_coco
+sparsecap card runs/flickr8k_95 --output=docs/flickr8k.md --data_dir=data/flickr8k_coco
 
 Dev and test are captioned with the search of the run, the same for both, unless flags name another.
 --config.data.licence=TEXT states the licence of the training data.

@@ -1,12 +1,12 @@
 r"""Convert runs, and checkpoints of the PyTorch reference; nothing in a file is executed.
 
-python launch/convert.py --input=runs/demo/supermask --output=small.scap --weights=int8
-python launch/convert.py --input=runs/pruned --output=smaller.scap --compact
-python launch/convert.py --source=reference --input=CHECKPOINT.zip --output=runs/imported
-python launch/convert.py --target=reference --input=runs/demo/supermask --output=exported \
+sparsecap convert --input=runs/demo/supermask --output=small.scap --weights=int8
+sparsecap convert --input=runs/pruned --output=smaller.scap --compact
+sparsecap convert --source=reference --input=CHECKPOINT.zip --output=runs/imported
+sparsecap convert --target=reference --input=runs/demo/supermask --output=exported \
     --form=sparse
-python launch/convert.py --target=torch_prune --input=runs/demo/supermask --output=exported
-python launch/convert.py --target=safetensors --input=runs/demo/supermask --output=exported
+sparsecap convert --target=torch_prune --input=runs/demo/supermask --output=exported
+sparsecap convert --target=safetensors --input=runs/demo/supermask --output=exported
 """
 
 from absl import app, flags
@@ -65,7 +65,8 @@ def main(words: list[str]) -> None:
         refuse([MASKS], "with --target=reference or safetensors only")
     if target != "reference":
         refuse([FORM], "with --target=reference only")
-    from sparsecap_jax.commands.convert import convert_run, export_reference, import_reference
+    from sparsecap_jax.commands.convert import convert_run, import_reference
+    from sparsecap_jax.commands.reference_export import export_reference
 
     if source == "reference":
         import_reference(INPUT.value, OUTPUT.value, weights=WEIGHTS.value)

@@ -1,6 +1,6 @@
 """Train a dense and a 95%-sparse captioner on the toy scenes and compare them.
 
-python launch/demo.py --workdir=runs/demo
+sparsecap demo --workdir=runs/demo
 """
 
 import pathlib

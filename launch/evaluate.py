@@ -1,13 +1,13 @@
 r"""Score trained runs, or any captions against any references.
 
-python launch/evaluate.py --checkpoint=runs/demo/supermask --split=test --beam_size=5
-python launch/evaluate.py --checkpoint=runs/imported --data_dir=coco --attention
-python launch/evaluate.py --checkpoint=runs/a --checkpoint=runs/b --step=last
-python launch/evaluate.py --checkpoint=runs/a --checkpoint=runs/b --ensemble --output=scores
-python launch/evaluate.py --captions=captions.json --references=references.json \
+sparsecap evaluate --checkpoint=runs/demo/supermask --split=test --beam_size=5
+sparsecap evaluate --checkpoint=runs/imported --data_dir=coco --attention
+sparsecap evaluate --checkpoint=runs/a --checkpoint=runs/b --step=last
+sparsecap evaluate --checkpoint=runs/a --checkpoint=runs/b --ensemble --output=scores
+sparsecap evaluate --captions=captions.json --references=references.json \
     --output=scores.json
-python launch/evaluate.py --caption_sets=samples.jsonl --references=references.json
-python launch/evaluate.py --compare runs/a runs/b captions.json --output=comparison
+sparsecap evaluate --caption_sets=samples.jsonl --references=references.json
+sparsecap evaluate --compare runs/a runs/b captions.json --output=comparison
 
 The dataset is that of the run, unless flags name another: --data_dir, --features, or any
 --config.data.FIELD=VALUE. Captions: COCO results, `[{"image_id", "caption"}]`. References: a COCO
@@ -53,7 +53,9 @@ COMPARE = flags.DEFINE_multi_string(
 )
 GROUPS = flags.DEFINE_string("groups", "", "JSON file {image id: group}: scores of each group.")
 CIDER_DF = flags.DEFINE_string(
-    "cider_df", "", "CIDEr's document frequencies, of prepare_data.py df; else of the references."
+    "cider_df",
+    "",
+    "CIDEr's document frequencies, of `sparsecap prepare_data df`; else of the references.",
 )
 SPICE_JARS = flags.DEFINE_string("spice_jars", "", "Folder of CoreNLP's jars, for SPICE.")
 CAPTION_SETS = flags.DEFINE_string(
@@ -156,7 +158,8 @@ def evaluate_checkpoints(checkpoints: list[str]) -> None:
     if ENSEMBLE.value and (len(checkpoints) < 2 or not OUTPUT.value):
         raise app.UsageError("--ensemble needs several checkpoints, and a folder --output")
     options = {"output": OUTPUT.value, **_run_options(), **_extras()}
-    from sparsecap_jax.commands.evaluate import evaluate_run, evaluate_runs
+    from sparsecap_jax.commands.evaluate import evaluate_run
+    from sparsecap_jax.commands.evaluate_table import evaluate_runs
 
     with process_flags.connected():
         if len(checkpoints) > 1 and not ENSEMBLE.value:

@@ -1,8 +1,8 @@
 """Write a captioner as ONNX, StableHLO or a web page, a folder that runs without this package.
 
-python launch/export.py --checkpoint=flickr8k-mini --format=onnx --output=exported
-python launch/export.py --checkpoint=runs/demo/supermask --format=stablehlo --output=exported
-python launch/export.py --checkpoint=flickr8k-mini --format=web --output=site
+sparsecap export --checkpoint=flickr8k-mini --format=onnx --output=exported
+sparsecap export --checkpoint=runs/demo/supermask --format=stablehlo --output=exported
+sparsecap export --checkpoint=flickr8k-mini --format=web --output=site
 
 Flags of a search change that of the run, and with --search replace it (docs/search_options.md).
 docs/export.md and docs/web.md say more.

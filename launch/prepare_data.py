@@ -1,4 +1,4 @@
-"""Prepare captions and features: `python launch/prepare_data.py SUBCOMMAND --help`."""
+"""Prepare captions and features: `sparsecap prepare_data SUBCOMMAND --help`."""
 
 from sparsecap_jax.commands import prepare
 from sparsecap_jax.commands.cli import run_main

@@ -1,10 +1,10 @@
 r"""Prune a trained captioner at once, without any training.
 
-python launch/prune.py --checkpoint=runs/demo/dense --method=mag_blind --sparsity=0.5 \
+sparsecap prune --checkpoint=runs/demo/dense --method=mag_blind --sparsity=0.5 \
     --output=pruned.scap
-python launch/prune.py --checkpoint=runs/demo/dense --method=sparsegpt --sparsity=0.5 \
+sparsecap prune --checkpoint=runs/demo/dense --method=sparsegpt --sparsity=0.5 \
     --batches=16 --output=runs/pruned
-python launch/prune.py --checkpoint=runs/demo/dense --method=wanda --sparsity=0.5 \
+sparsecap prune --checkpoint=runs/demo/dense --method=wanda --sparsity=0.5 \
     --sparsity_type=2:4 --exclude=embed/embedding --output=runs/pruned
 
 wanda and sparsegpt take the first batches of training, of the run's dataset unless flags name

@@ -1,9 +1,9 @@
 """Report how sparse a finished run is, collect any number of models in a table, or show captions.
 
-python launch/report.py runs/demo/supermask
-python launch/report.py runs/demo runs/imported model.scap flickr8k-mini --output=report
-python launch/report.py runs/up_down runs/ort --published
-python launch/report.py --html=report.html runs/demo/dense runs/demo/supermask
+sparsecap report runs/demo/supermask
+sparsecap report runs/demo runs/imported model.scap flickr8k-mini --output=report
+sparsecap report runs/up_down runs/ort --published
+sparsecap report --html=report.html runs/demo/dense runs/demo/supermask
 
 One finished run: a table of its tensors and a picture, in RUN/sparsity. Several runs, or --output:
 table.csv, table.md and table.tex with scores, sparsity and sizes, and the charts of the papers.

@@ -1,7 +1,7 @@
 r"""Serve captions over HTTP: photos or features in, JSON out, requests in batches.
 
-python launch/serve.py
-python launch/serve.py --checkpoint=runs/demo/supermask --port=9000 --site=site
+sparsecap serve
+sparsecap serve --checkpoint=runs/demo/supermask --port=9000 --site=site
 
     curl --data-binary @photo.jpg -H "Content-Type: image/jpeg" http://127.0.0.1:8000/v1/caption
 

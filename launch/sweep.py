@@ -1,11 +1,11 @@
 """Train and score the many runs of an experiment; run the same command again to continue.
 
-python launch/sweep.py --sweep=toy_pruners --workdir=runs/toy_pruners
-python launch/sweep.py --sweep=toy_pruners --workdir=runs/toy_pruners --minutes=0    # only draw
-python launch/sweep.py --sweep=coco_up_down --data_dir=DIR --workdir=runs/up_down --processes=4
-python launch/sweep.py --config=configs/toy.py:supermask --set=pruner.sparsity=0.8,0.95 --seeds=3 \
+sparsecap sweep --sweep=toy_pruners --workdir=runs/toy_pruners
+sparsecap sweep --sweep=toy_pruners --workdir=runs/toy_pruners --minutes=0    # only draw
+sparsecap sweep --sweep=coco_up_down --data_dir=DIR --workdir=runs/up_down --processes=4
+sparsecap sweep --config=configs/toy.py:supermask --set=pruner.sparsity=0.8,0.95 --seeds=3 \
     --workdir=runs/grid
-python launch/sweep.py --grid=grid.py --workdir=runs/grid
+sparsecap sweep --grid=grid.py --workdir=runs/grid
 
 WORKDIR then holds a run directory for each run, `results.csv` and the sweep's tables and pictures.
 The same command in several processes, on one machine or on several that share WORKDIR, shares the
@@ -56,7 +56,8 @@ def main(words: list[str]) -> None:
         command = [sys.executable, __file__, *sys.argv[1:], "--processes=1"]
         return run_several(PROCESSES.value, command)
     from sparsecap_jax.experiments.grids import grid_sweep, load_grid, product
-    from sparsecap_jax.experiments.sweeps import committed_table, load_sweep, run_sweep
+    from sparsecap_jax.experiments.sweep_runner import run_sweep
+    from sparsecap_jax.experiments.sweeps import committed_table, load_sweep
 
     if SWEEP.value:
         sweep, known = load_sweep(SWEEP.value), committed_table(SWEEP.value)

@@ -1,7 +1,7 @@
 """Train a captioner, dense or pruned; run the same command again to continue.
 
-python launch/train.py --config=configs/toy.py:supermask --workdir=runs/toy_supermask --score_test
-python launch/train.py --config=configs/toy.py:supermask --config.train.steps=500 --print_config
+sparsecap train --config=configs/toy.py:supermask --workdir=runs/toy_supermask --score_test
+sparsecap train --config=configs/toy.py:supermask --config.train.steps=500 --print_config
 
 Several processes train as one where each gets the same command, see docs/several_machines.md.
 """
@@ -28,7 +28,7 @@ SKIP_NONFINITE = flags.DEFINE_integer(
     lower_bound=0,
 )
 SCORE_TEST = flags.DEFINE_bool(
-    "score_test", False, "Score the test split in the end, as launch/evaluate.py does."
+    "score_test", False, "Score the test split in the end, as `sparsecap evaluate` does."
 )
 PROFILE = flags.DEFINE_string(
     "profile", "", "Folder for a trace of some steps, see docs/accelerators.md."

@@ -5,7 +5,6 @@ import os
 import pathlib
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 
@@ -148,7 +147,7 @@ def test_my_own_dataset(tmp_path, monkeypatch):
     launch(extract, tmp_path)
     launch(train, tmp_path)
     assert "CIDEr" in launch(evaluate, tmp_path)
-    shutil.rmtree(folder)
+    folder = tmp_path / "data/features_mine"
     folder.mkdir()
     (folder / "dataset_mine.json").write_text(features, encoding="utf-8")
     monkeypatch.chdir(tmp_path)

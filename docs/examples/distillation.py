@@ -1,6 +1,6 @@
 """Distillation: a sparse student follows the words of a dense teacher as well as the captions.
 
-python launch/train.py --config=configs/toy.py:supermask --workdir=runs/student \
+sparsecap train --config=configs/toy.py:supermask --workdir=runs/student \
     --config.objective.name=distillation:Distillation \
     --config.objective.teacher=runs/demo/dense --config.objective.weight=0.5
 

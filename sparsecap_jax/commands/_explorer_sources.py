@@ -104,7 +104,7 @@ def _find_results(name: str, source: pathlib.Path) -> list[Results]:
     patterns = [f"{glob.escape(start)}{split}_*/{_CAPTIONS}" for split in _SPLITS]
     files = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
     if not files:
-        made = "launch/evaluate.py --checkpoint makes them"
+        made = "sparsecap evaluate --checkpoint makes them"
         expected = f"a file of captions, or results of a run ({made})"
         found = f"{source}: no captions; expected {expected}"
         raise DataError(found if source.exists() else absent(source, expected))

@@ -1,4 +1,4 @@
-"""Captions of photos, or of a folder of features (`launch/caption.py`)."""
+"""Captions of photos, or of a folder of features (`sparsecap caption`)."""
 
 import dataclasses
 import datetime

@@ -1,4 +1,4 @@
-"""Model card of a run, a Markdown page (`launch/card.py`)."""
+"""Model card of a run, a Markdown page (`sparsecap card`)."""
 
 import pathlib
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""One table and the charts of many models (`launch/report.py RUN...`)."""
+"""One table and the charts of many models (`sparsecap report RUN...`)."""
 
 import pathlib
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Comparison of captions (`launch/evaluate.py --compare`): runs, folders of results, files."""
+"""Comparison of captions (`sparsecap evaluate --compare`): runs, folders of results, files."""
 
 import glob
 import os
@@ -146,7 +146,7 @@ def _captions_file(source: str | pathlib.Path, options: dict[str, Any]) -> pathl
     weights = finished_weights(resolve_run(source))
     scores = found[0].with_name("scores.json")
     if weights and of_other_weights(scores, load_weights(weights)["params"]):
-        reason = "made by other weights than the run has now; expected evaluate.py to be run again"
+        reason = "made by other weights than the run has now; run sparsecap evaluate again"
         raise DataError(f"{found[0].parent}: {reason}")
     return found[0]
 

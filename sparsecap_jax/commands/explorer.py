@@ -1,4 +1,4 @@
-"""The caption explorer (`launch/report.py --html`): captions of several models on one page."""
+"""The caption explorer (`sparsecap report --html`): captions of several models on one page."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Finished captioners as folders that run without this package (`launch/export.py`)."""
+"""Finished captioners as folders that run without this package (`sparsecap export`)."""
 
 import importlib.metadata
 import pathlib

@@ -1,4 +1,4 @@
-"""Post-training pruning of a captioner (`launch/prune.py`)."""
+"""Post-training pruning of a captioner (`sparsecap prune`)."""
 
 import dataclasses
 import pathlib

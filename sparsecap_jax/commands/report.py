@@ -1,4 +1,4 @@
-"""Sparsity report of a finished run, or a table of many models (`launch/report.py`)."""
+"""Sparsity report of a finished run, or a table of many models (`sparsecap report`)."""
 
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence

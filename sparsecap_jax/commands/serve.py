@@ -1,4 +1,4 @@
-"""The HTTP service (`launch/serve.py`)."""
+"""The HTTP service (`sparsecap serve`)."""
 
 import pathlib
 from collections.abc import Callable, Sequence

@@ -51,7 +51,7 @@ class CaptionFeatures(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "Put the captions (dataset_coco.json: launch/prepare_data.py coco_captions makes it) and "
+        "Put the captions (dataset_coco.json: sparsecap prepare_data coco_captions makes it) and "
         "the region features, in any format of docs/data.md, into the manual directory."
     )
 

@@ -201,7 +201,7 @@ def _toy(source: Source, name: str, **options: Any) -> Contents:
 
 
 def _imagined(source: Source) -> Contents:
-    """Read photos, and captions with imagined features: what `prepare_data.py imagine` wrote."""
+    """Read photos, and captions with imagined features (`sparsecap prepare_data imagine`)."""
     splits, extend = load_imagined(source.directory, source.mixture)
     return Contents(splits, source.directory, extend)
 

@@ -48,5 +48,5 @@ def check_features(
         wanted = " and ".join(f"{name} {expected.get(name)!r:.40}" for name in other)
         raise DataError(
             f"{pathlib.Path(path, EXTRACTOR)}: features of {listed}; {source} {wanted}; "
-            "expected the same options of prepare_data.py extract"
+            "expected the same options of sparsecap prepare_data extract"
         )

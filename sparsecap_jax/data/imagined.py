@@ -217,7 +217,7 @@ def load_imagined(
         DataError: a file is missing or broken.
     """
     if not (directory / PHOTOS).exists():
-        made = "a folder that `prepare_data.py imagine` wrote (docs/photos.md)"
+        made = "a folder that `sparsecap prepare_data imagine` wrote (docs/photos.md)"
         raise DataError(absent(directory / PHOTOS, made))
     photos, text = _read_sources(directory / PHOTOS), _read_sources(directory / TEXT)
     times = _parse_mixture(mixture, [*photos, *text])

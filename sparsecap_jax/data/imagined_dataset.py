@@ -82,7 +82,7 @@ def _copy_features(records: Sequence[Record], source: pathlib.Path, output: path
         for record in records:
             path = source / folder / f"{record.image_id}.npy"
             if not path.exists():
-                raise DataError(absent(path, "features (prepare_data.py extract)"))
+                raise DataError(absent(path, "features (sparsecap prepare_data extract)"))
             shutil.copyfile(path, output / folder / path.name)
 
 

@@ -24,7 +24,7 @@ def load_captions(path: str | os.PathLike) -> dict[Hashable, str]:
 
     Other fields are ignored; ids become integers where they are all digits. A name in `.jsonl`
     stands for one entry a line; `{id: [caption]}` is read too, and `{path: caption}` and
-    `{path: entry}`, as `launch/caption.py` writes captions of photos: their ids are those of the
+    `{path: entry}`, as `sparsecap caption` writes captions of photos: their ids are those of the
     paths (see `image_id_from_filename`).
 
     Raises:
@@ -49,7 +49,7 @@ def load_captions(path: str | os.PathLike) -> dict[Hashable, str]:
 def load_caption_sets(path: str | os.PathLike) -> dict[Hashable, list[str]]:
     """Return several captions of each image, for `text_statistics.describe_sets`.
 
-    A file that `launch/caption.py --candidates` wrote, or any form of `load_references`: an image
+    A file that `sparsecap caption --candidates` wrote, or any form of `load_references`: an image
     several times in COCO's results, `{id: [captions]}`.
 
     Raises:

@@ -128,7 +128,7 @@ def evaluate_caption_files(
             `write_scores`.
         metrics: see `score_captions`.
         tokenizer: see `score_captions`.
-        document_frequency: file of `launch/prepare_data.py df`, for CIDEr.
+        document_frequency: file of `sparsecap prepare_data df`, for CIDEr.
         spice_jars: see `score_captions`.
         groups: JSON file, `{image id: group}`; adds the scores of each group as "groups".
         training: file of the training captions, in a form of references.

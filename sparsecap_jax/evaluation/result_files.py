@@ -79,7 +79,7 @@ def load_attention(path: str | os.PathLike) -> dict[Hashable, list[list[float]]]
     """Read the weights of the regions for each word, of captions that have them.
 
     Args:
-        path: captions of `launch/evaluate.py --attention` or `launch/caption.py --attention`; see
+        path: captions of `sparsecap evaluate --attention` or `sparsecap caption --attention`; see
             `caption_files.load_captions`. Other files have none.
 
     Returns:

@@ -1,1 +1,1 @@
-"""The demo, and the experiments of `launch/sweep.py`, whose modules define `SWEEP` or `SWEEPS`."""
+"""The demo, and the experiments of `sparsecap sweep`, whose modules define `SWEEP` or `SWEEPS`."""

@@ -7,7 +7,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sparsecap_jax.commands.evaluate import COLUMNS, evaluate_run, format_table
+from sparsecap_jax.commands.evaluate import evaluate_run
+from sparsecap_jax.commands.evaluate_table import COLUMNS, format_table
 from sparsecap_jax.data.datasets import Dataset, load_dataset
 from sparsecap_jax.evaluation.caption_picture import caption_picture, wrong_words
 from sparsecap_jax.evaluation.metrics import score_captions

@@ -1,6 +1,6 @@
 """Methods x sparsities on photos, for Up-Down and the ORT (docs/pruning).
 
-    python launch/sweep.py --sweep=flickr8k_pruners --workdir=runs/flickr8k_pruners
+    sparsecap sweep --sweep=flickr8k_pruners --workdir=runs/flickr8k_pruners
 
 Every method takes as many training steps in all: one that prunes a trained model starts from a
 dense run of half of them (`half`), and lottery tickets are trained again for the other half. The

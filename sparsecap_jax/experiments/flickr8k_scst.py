@@ -1,6 +1,6 @@
 """All variants of self-critical training on photos, dense and 95% sparse Up-Down (docs/scst.md).
 
-    python launch/sweep.py --sweep=flickr8k_scst --workdir=runs/flickr8k_scst
+    sparsecap sweep --sweep=flickr8k_scst --workdir=runs/flickr8k_scst
 
 Every variant continues the cross-entropy run of its seed, the same as of `flickr8k_pruners`.
 """

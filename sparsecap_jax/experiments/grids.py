@@ -1,8 +1,8 @@
 """Sweeps over fields of a config: products of values, or a file that lists settings.
 
-    python launch/sweep.py --config=configs/toy.py:supermask --set=pruner.sparsity=0.8,0.95 \
+    sparsecap sweep --config=configs/toy.py:supermask --set=pruner.sparsity=0.8,0.95 \
         --set=optimizer.learning_rate=1e-3,3e-3 --seeds=3 --workdir=runs/grid
-    python launch/sweep.py --grid=grid.py --workdir=runs/grid
+    sparsecap sweep --grid=grid.py --workdir=runs/grid
 
 `--grid` names a Python file that runs as config files do; its `get_grid()` returns a list of dicts:
 

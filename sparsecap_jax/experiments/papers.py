@@ -1,6 +1,6 @@
 """The tables of both papers on COCO, a sweep for each (docs/papers.md).
 
-    python launch/sweep.py --sweep=coco_up_down --data_dir=data/coco --workdir=runs/coco_up_down
+    sparsecap sweep --sweep=coco_up_down --data_dir=data/coco --workdir=runs/coco_up_down
 
 Runs are the recipes of `configs/` with the flags of the authors' commands: `commands_pruning.sh`
 and `commands_acort.sh` of github jiahuei/sparse-image-captioning, and `commands.sh` of

@@ -1,6 +1,6 @@
 """All pruning methods x sparsities on two small models, without a download (docs/pruning).
 
-    python launch/sweep.py --sweep=pruning_zoo --workdir=runs/pruning_zoo --table=
+    sparsecap sweep --sweep=pruning_zoo --workdir=runs/pruning_zoo --table=
 
 Every method takes as many training steps in all. Those that prune a trained model take a dense one
 of half of the steps; those that prune layer by layer take one of all steps, and train no more.

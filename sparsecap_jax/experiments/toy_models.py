@@ -1,6 +1,6 @@
 """Every architecture on the toy scenes, with its config's `tiny` variant (docs/models.md).
 
-    python launch/sweep.py --sweep=toy_models --workdir=runs/toy_models
+    sparsecap sweep --sweep=toy_models --workdir=runs/toy_models
 
 Along with the usual scores, the table reports how often captions state the right spatial relation.
 The transformer and the ORT are also trained on scenes that only boxes locate: the direction of

@@ -1,6 +1,6 @@
 """Methods x sparsities on the toy scenes, for a small Up-Down and a small ORT (docs/pruning).
 
-    python launch/sweep.py --sweep=toy_pruners --workdir=runs/toy_pruners
+    sparsecap sweep --sweep=toy_pruners --workdir=runs/toy_pruners
 
 Methods that prune a trained model start from the dense run of the same seed.
 """

@@ -1,6 +1,6 @@
 """All variants of self-critical training on the toy scenes, dense and 95% sparse (docs/scst.md).
 
-    python launch/sweep.py --sweep=toy_scst --workdir=runs/scst_sweep
+    sparsecap sweep --sweep=toy_scst --workdir=runs/scst_sweep
 
 Every variant continues the cross-entropy run of its seed, which is short to leave room for gains.
 """

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.pruning import methods, variants
+from sparsecap_jax.pruning import methods, rewiring, variants
 from sparsecap_jax.pruning.base import Pruner, PruneState
 from sparsecap_jax.pruning.compact import Compacted, compact
 from sparsecap_jax.pruning.fisher import AdamFisher
@@ -85,9 +85,9 @@ PRUNERS: Registry[Any] = Registry(
         "adam_fisher": AdamFisher,
         "movement": Movement,
         "soft_movement": SoftMovement,
-        "static_sparse": partial(methods.StaticSparse, **_NO_EVENTS),
-        "set": partial(methods.Rewired, growth="random"),
-        "rigl": partial(methods.Rewired, growth="gradient"),
+        "static_sparse": partial(rewiring.StaticSparse, **_NO_EVENTS),
+        "set": partial(rewiring.Rewired, growth="random"),
+        "rigl": partial(rewiring.Rewired, growth="gradient"),
     },
     Pruner,
 )

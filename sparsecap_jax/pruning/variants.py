@@ -11,8 +11,9 @@ from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.pruning import ranking
 from sparsecap_jax.pruning.base import PruneState
 from sparsecap_jax.pruning.masks import apply_straight_through
-from sparsecap_jax.pruning.methods import MagnitudeSTE, StaticSparse
+from sparsecap_jax.pruning.methods import MagnitudeSTE
 from sparsecap_jax.pruning.ranked import Arrays, Ranked, When
+from sparsecap_jax.pruning.rewiring import StaticSparse
 from sparsecap_jax.pruning.targets import Targets
 from sparsecap_jax.settings import Range
 

@@ -6,7 +6,6 @@ among those that have one.
 """
 
 import contextlib
-import dataclasses
 import logging
 import pathlib
 import shutil
@@ -19,20 +18,19 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
 from sparsecap_jax.errors import CheckpointError
 from sparsecap_jax.pruning.step import TrainState
 from sparsecap_jax.runs import processes
 from sparsecap_jax.runs.checkpoint_items import (
     MisfitError,
-    check_sizes,
     crc32,
     crc32_of_json,
     plain_item,
     read_item,
     read_meta,
 )
+from sparsecap_jax.runs.checkpoint_manager import item_handlers, open_manager
 from sparsecap_jax.training.steps import state_items
 from sparsecap_jax.types import PyTree
 
@@ -57,17 +55,7 @@ class Checkpoints:
         self.directory = pathlib.Path(workdir).resolve() / "checkpoints"
         if read_only and not self.directory.is_dir():
             raise CheckpointError(f"{self.directory}: no checkpoints there")
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=_KeepBestAndLast(self),
-            read_only=read_only,
-            create=False,
-            cleanup_tmp_directories=not read_only,
-            multiprocessing_options=_together(),
-        )
-        handlers = {
-            name: ocp.PyTreeCheckpointHandler(multiprocessing_options=_together()) for name in ITEMS
-        }
-        handlers["meta"] = ocp.JsonCheckpointHandler()
+        handlers = item_handlers(ITEMS)
         self._handlers = handlers  # used alone for reading: the manager reads all items' metadata
         self._scores: dict[int, float | None] = {}
         self.corrupt: set[int] = set()
@@ -78,21 +66,14 @@ class Checkpoints:
         if not read_only:
             with processes.first_ahead():
                 self.directory.mkdir(parents=True, exist_ok=True)
-        try:
-            with contextlib.suppress(FileNotFoundError):  # a run that trains removes steps
-                check_sizes(self.directory.glob("*/*"))
-            self._manager = ocp.CheckpointManager(
-                self.directory, options=options, item_names=tuple(handlers), item_handlers=handlers
-            )
-        except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
-            reason = str(error).strip() or repr(error)
-            raise CheckpointError(
-                f"{self.directory}/*/_CHECKPOINT_METADATA: one is corrupt: "
-                f"{reason.splitlines()[0][:200]}"
-            ) from error
+        self._manager = open_manager(self.directory, handlers, self._kept, read_only)
         if read_only and not self.steps():
             self._manager.close()
             raise CheckpointError(f"{self.directory}: no finished checkpoint there")
+
+    def _kept(self, steps: Sequence[int]) -> set[int | None]:
+        """Return the steps that stay: last, best, and corrupt ones, for the user to judge."""
+        return {max(steps, default=None), self.best_step(steps), *self.corrupt}
 
     def steps(self) -> Sequence[int]:
         """Steps that have a finished checkpoint, ascending."""
@@ -236,8 +217,8 @@ class Checkpoints:
         for other in reversed(self.steps()):
             if other != step and self._is_intact(other):
                 do = (
-                    f"continue from it (--from_step={other} of train.py, --step={other} of "
-                    "evaluate.py)"
+                    f"continue from it (--from_step={other} of sparsecap train, --step={other} of "
+                    "sparsecap evaluate)"
                     if other < step
                     else f"remove {self.directory / str(step)} to do without that of step {step}"
                 )
@@ -334,28 +315,6 @@ class Checkpoints:
         except CheckpointError as error:
             hint = "" if isinstance(error.__cause__, MisfitError) else self.hint(step)
             raise CheckpointError(f"{error}{hint}") from error
-
-
-def _together() -> ocp.options.MultiprocessingOptions:
-    """Return options by which several processes wait for each other without their devices.
-
-    By default Orbax waits by collectives, which have no time limit and queue with training steps.
-    """
-    several = processes.count() > 1
-    members = set(range(processes.count())) if several else None
-    return ocp.options.MultiprocessingOptions(active_processes=members)
-
-
-@dataclasses.dataclass(frozen=True)
-class _KeepBestAndLast(checkpoint_managers.PreservationPolicy):
-    checkpoints: Checkpoints
-
-    def should_preserve(self, checkpoints, *, context) -> Sequence[bool]:
-        """Decide for each checkpoint, oldest first, whether it stays."""
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        keep = {max(steps, default=None), self.checkpoints.best_step(steps)}
-        keep |= self.checkpoints.corrupt  # for the user to judge
-        return [step in keep for step in steps]
 
 
 @jax.jit

@@ -17,7 +17,7 @@ the page.
 A config file is Python: its function `get_config(arg)` returns a config, and what follows the colon
 in `--config=configs/up_down.py:tiny,supermask` is `arg`. Any field can be set by a flag:
 
-    .venv/bin/python launch/train.py --config=configs/toy.py --config.train.steps=500 \\
+    sparsecap train --config=configs/toy.py --config.train.steps=500 \\
         --print_config
 
 `--print_config` prints every field and where its value comes from (default, config file or flag),
@@ -54,10 +54,10 @@ scores before and after the change are compared as they are.
 SIGTERM and SIGINT (Ctrl-C) let the step under way end, save a checkpoint, and end the command with
 one line that names the step. The same command (after `--from_step=N`, without that flag) continues,
 with the same bits as a run that was never stopped. Before the first step, nothing is saved, and the
-command starts anew. A second signal ends the process at once; as
-after a kill, the run then continues from its last checkpoint. `caption.py`, `evaluate.py` and
-`prepare_data.py` (`extract`, `convert`) stop before the next image; the same command continues,
-except for photos without `--output`. Other commands stop at once.
+command starts anew. A second signal ends the process at once; as after a kill, the run then
+continues from its last checkpoint. `sparsecap caption`, `evaluate` and `prepare_data` (`extract`,
+`convert`) stop before the next image; the same command continues, except for photos without
+`--output`. Other commands stop at once.
 
 | exit status | |
 |---|---|
@@ -71,11 +71,11 @@ SIGKILL: `--signal=TERM@120` of Slurm's `srun` (its own interval is 30 s),
 own, `with sparsecap_jax.stopping.on_signals():` around `train` does the same; what it raises is a
 `SystemExit` of that status.
 
-One process at a time writes to a run directory, or to the output of `caption.py`, `evaluate.py`,
-`sweep.py`, `extract` and `convert`; a second one ends with an error that names the first. The lock
-(`flock` of `.lock`) ends with its process, however that ends. Over NFS it holds between machines as
-far as the server and the mount have locks (not with `nolock` or `local_lock`); where a file system
-has none, nothing is checked.
+One process at a time writes to a run directory, or to the output of `sparsecap caption`,
+`evaluate`, `sweep`, `prepare_data extract` and `prepare_data convert`; a second one ends with an
+error that names the first. The lock (`flock` of `.lock`) ends with its process, however that ends.
+Over NFS it holds between machines as far as the server and the mount have locks (not with `nolock`
+or `local_lock`); where a file system has none, nothing is checked.
 
 A full disk, missing rights or a path that cannot exist are an error of one line that names path and
 reason. Earlier checkpoints stay as they are, and what was half written is removed.

@@ -5,7 +5,6 @@ restored (params, masks, pruner, optimizer, rng), data iterator set to its posit
 later steps dropped.
 """
 
-import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -20,20 +19,18 @@ from ml_collections import ConfigDict
 from sparsecap_jax import stopping
 from sparsecap_jax.data.batches import read_ahead
 from sparsecap_jax.data.datasets import Dataset
-from sparsecap_jax.data.pipeline import TrainIterator
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.evaluation.sparsity_report import write_sparsity_report
 from sparsecap_jax.files import locked, remove_strays, write_json
 from sparsecap_jax.models import count_params
-from sparsecap_jax.pruning.masks import finalize, sparsity
+from sparsecap_jax.pruning.masks import finalize
 from sparsecap_jax.pruning.step import TrainState, warn_unless_begun
 from sparsecap_jax.pruning.summary import by_module, summarize, weight_counts
 from sparsecap_jax.runs import processes
 from sparsecap_jax.runs.checkpoint_items import crc32
-from sparsecap_jax.runs.checkpoints import Checkpoints, snapshot
+from sparsecap_jax.runs.checkpoints import Checkpoints
 from sparsecap_jax.runs.directory import LoadedRun, save_finished
 from sparsecap_jax.runs.finished import (
-    FINISHED,
     INITIAL_WEIGHTS,
     MODEL,
     PARAMS,
@@ -44,10 +41,11 @@ from sparsecap_jax.runs.finished import (
 from sparsecap_jax.runs.finite import FiniteWatch
 from sparsecap_jax.runs.first_state import abstract_state, first_state
 from sparsecap_jax.runs.live_summary import LiveSummary
-from sparsecap_jax.runs.logs import Logs, NoLogs, of_masks
+from sparsecap_jax.runs.logs import Logs, NoLogs
 from sparsecap_jax.runs.profiling import StepTrace
 from sparsecap_jax.runs.progress import Progress
 from sparsecap_jax.runs.run import Run, claim_workdir, leave_workdir, prepare_run
+from sparsecap_jax.runs.saver import Saver
 from sparsecap_jax.runs.validation import Validator
 from sparsecap_jax.runs.weights import MAX_WEIGHTS, load_weights, save_weights
 from sparsecap_jax.text import counted
@@ -177,56 +175,6 @@ def _start(run: Run, checkpoints: Checkpoints, from_step: int | None):
     return processes.placed(state, run.placement.shardings(state, state.params)), iterator, 0
 
 
-@dataclasses.dataclass
-class _Saver:
-    """Validates and saves a state, with its logs."""
-
-    run: Run
-    iterator: TrainIterator
-    checkpoints: Checkpoints
-    watch: FiniteWatch
-    logs: Logs | NoLogs
-    progress: Progress
-    validator: Validator
-    summary: LiveSummary
-
-    def __call__(self, step: int, state: TrainState, validates: bool) -> None:
-        """Save the state of a step, `validates`: with its scores."""
-        self.watch.check(step, state)
-        info: dict[str, Any] = {"skipped": self.watch.skipped}
-        self.progress.write()
-        self.checkpoints.wait()  # else there would be three states
-        kept = snapshot(state)  # before validation, so that no step waits for it
-        score = None
-        if validates:
-            info["validation"], score = self._validate(step, state)
-        self.logs.flush()
-        self.checkpoints.save(kept, score=score, data=self.iterator.get_state(step), info=info)
-        _remove_results(self.run, self.checkpoints)
-        if validates:
-            self.summary.write()
-            self._report(step, state, info["validation"], score)
-            self.logs.skip(step)
-
-    def _validate(self, step: int, state: TrainState) -> tuple[dict[str, float], float | None]:
-        """Return the metrics of a state, and its score, see `Validator`; log them."""
-        metrics, score = self.validator(state)
-        self.watch.check_validation(step, metrics)
-        self.logs.write("validation", step, metrics)
-        if masks := self.run.pruner.binarize(state.prune.masks):
-            self.logs.write("sparsity", step, sparsity(masks).tensors)
-        self.summary.add(step, self.validator.samples)
-        return metrics, score
-
-    def _report(
-        self, step: int, state: TrainState, metrics: dict[str, float], score: float | None
-    ) -> None:
-        shown = " | ".join(f"{key} {value:.4f}" for key, value in metrics.items())
-        shown += of_masks(sum(leaf.size for leaf in jax.tree.leaves(state.prune.masks)))
-        shown += " | off its target sparsity" if score is None else ""
-        self.run.report(f"step {step}/{self.run.total_steps} | validation: {shown}")
-
-
 def _run_steps(
     run: Run,
     state: TrainState,
@@ -256,7 +204,7 @@ def _run_steps(
     masked = sum(leaf.size for leaf in jax.tree.leaves(state.prune.masks))
     logs = Logs(run, step, masked) if processes.is_first() else NoLogs()
     progress = Progress(run, logs, watch)
-    saver = _Saver(
+    saver = Saver(
         run, iterator, checkpoints, watch, logs, progress, Validator(run), LiveSummary(run, step)
     )
     try:
@@ -282,15 +230,6 @@ def _run_steps(
         logs.close()
         if line := trace.close():
             run.report(line)
-
-
-def _remove_results(run: Run, checkpoints: Checkpoints) -> None:
-    """Remove the results of earlier steps, which would be scored in place of the newer ones."""
-    results = [run.workdir / name for name in (*FINISHED, PARAMS, SUMMARY)]
-    if processes.is_first() and any(path.exists() for path in results):
-        checkpoints.wait()
-        for path in results:
-            path.unlink(missing_ok=True)
 
 
 def _calls(run: Run, iterator, step: int) -> Iterator[tuple[np.ndarray, Objective, tuple]]:

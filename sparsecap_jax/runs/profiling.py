@@ -1,4 +1,4 @@
-"""A trace of a few training steps, for `--profile` of launch/train.py."""
+"""A trace of a few training steps, for `sparsecap train --profile`."""
 
 import dataclasses
 import pathlib

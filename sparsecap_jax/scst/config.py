@@ -24,7 +24,7 @@ class ScstConfig:
         length_buckets: sizes compiled for the gradient, of which each micro-batch takes the
             smallest that holds its captions: the work follows their lengths. Each takes compile
             time; 1 is right for small models.
-        document_frequency: `.npz` of `launch/prepare_data.py df`; "": counted on the training
+        document_frequency: `.npz` of `sparsecap prepare_data df`; "": counted on the training
             split when training starts, which is always right.
     """
 

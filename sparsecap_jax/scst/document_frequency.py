@@ -110,7 +110,7 @@ class DocumentFrequency:
             DataError: missing, not such a file, of another version, or inconsistent.
         """
         problem = (
-            "not document frequencies made by launch/prepare_data.py df (which also converts "
+            "not document frequencies made by sparsecap prepare_data df (which also converts "
             "pickles of other codes)"
         )
         where = f"{path}: document frequencies"

@@ -54,5 +54,5 @@ def check_document_frequency(
         f"4-grams of the training captions ({len(references):,} images); those of this dataset "
         "would know nearly all. Rewards will not be the CIDEr-D of this dataset, and training on "
         "them may lower its CIDEr. Leave config.scst.document_frequency empty, or count them: "
-        "launch/prepare_data.py df"
+        "sparsecap prepare_data df"
     )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sparsecap_jax.commands.convert import export_reference
+from sparsecap_jax.commands.reference_export import export_reference
 from sparsecap_jax.commands.report import report_run
 from sparsecap_jax.errors import CheckpointError
 from sparsecap_jax.files import read_csv

@@ -357,7 +357,7 @@ def test_copies_of_training_captions(files, tmp_path):
 
 
 def test_several_captions_of_an_image(tmp_path):
-    """As caption.py writes candidates, and in the forms of references."""
+    """As `sparsecap caption` writes candidates, and in the forms of references."""
     sets = {1: ["a cat", "one cat"], 2: ["two dogs", "two dogs"]}
     entries = [
         {"image_id": key, "caption": "x", "candidates": [{"caption": text} for text in texts]}

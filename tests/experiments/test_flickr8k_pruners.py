@@ -7,7 +7,7 @@ from PIL import Image
 from tiny_runs import make_data, tiny_config
 
 from sparsecap_jax.experiments.flickr8k_pruners import METHODS, STEPS, SWEEP, table
-from sparsecap_jax.experiments.sweeps import run_sweep
+from sparsecap_jax.experiments.sweep_runner import run_sweep
 from sparsecap_jax.files import read_csv, read_json
 from sparsecap_jax.pruning import make_pruner
 from sparsecap_jax.runs.config import make_section, validate

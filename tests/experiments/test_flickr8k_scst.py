@@ -14,7 +14,8 @@ from sparsecap_jax.experiments.flickr8k_scst import (
     score_table,
     step_table,
 )
-from sparsecap_jax.experiments.sweeps import load_sweep, run_sweep
+from sparsecap_jax.experiments.sweep_runner import run_sweep
+from sparsecap_jax.experiments.sweeps import load_sweep
 from sparsecap_jax.files import read_csv, write_table
 from sparsecap_jax.runs.config import to_json, validate
 

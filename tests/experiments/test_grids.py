@@ -9,7 +9,7 @@ from tiny_runs import make_data
 from sparsecap_jax.errors import ConfigError, SparsecapError
 from sparsecap_jax.experiments.grids import grid_sweep, load_grid, product
 from sparsecap_jax.experiments.several import run_several
-from sparsecap_jax.experiments.sweeps import run_sweep
+from sparsecap_jax.experiments.sweep_runner import run_sweep
 from sparsecap_jax.files import read_csv
 
 TOY = "configs/toy.py:supermask"

@@ -14,7 +14,8 @@ from tiny_runs import make_data, tiny_config
 from sparsecap_jax.evaluation.published import published_results
 from sparsecap_jax.experiments.paper_tables import paper_table, published_row
 from sparsecap_jax.experiments.papers import SETTINGS, SWEEPS
-from sparsecap_jax.experiments.sweeps import run_sweep, score_test_split
+from sparsecap_jax.experiments.sweep_runner import run_sweep
+from sparsecap_jax.experiments.sweeps import score_test_split
 from sparsecap_jax.files import read_csv, read_json
 from sparsecap_jax.runs.config import make_section
 

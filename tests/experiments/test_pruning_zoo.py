@@ -10,8 +10,8 @@ from PIL import Image
 
 from sparsecap_jax.experiments import pruning_zoo, zoo_models, zoo_training
 from sparsecap_jax.experiments.pruning_zoo import SPARSITIES, family, methods, zoo_runs
+from sparsecap_jax.experiments.sweep_runner import run_sweep
 from sparsecap_jax.experiments.sweep_tables import read_rows
-from sparsecap_jax.experiments.sweeps import run_sweep
 from sparsecap_jax.pruning import PRUNERS, sparse_step
 
 RESULTS = pathlib.Path(__file__).parents[2] / "docs" / "results"

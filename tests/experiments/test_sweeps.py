@@ -14,9 +14,10 @@ from tiny_runs import constant_config, make_data
 
 from sparsecap_jax.errors import ConfigError, DataError, SparsecapError
 from sparsecap_jax.evaluation.plots import error_bar_curves
-from sparsecap_jax.experiments import sweeps
+from sparsecap_jax.experiments import sweep_runner
+from sparsecap_jax.experiments.sweep_runner import run_sweep
 from sparsecap_jax.experiments.sweep_tables import read_rows
-from sparsecap_jax.experiments.sweeps import SWEEPS, Sweep, SweepRun, load_sweep, run_sweep
+from sparsecap_jax.experiments.sweeps import SWEEPS, Sweep, SweepRun, load_sweep
 from sparsecap_jax.files import locked, read_csv, read_json, write_json, write_table
 from sparsecap_jax.stopping import Stopped, on_signals
 
@@ -73,7 +74,7 @@ def test_finished_runs_are_not_taken_again(swept, monkeypatch):
         taken.append(directory.name)
         raise ConfigError("no more training")
 
-    monkeypatch.setattr(sweeps, "train", refuse)
+    monkeypatch.setattr(sweep_runner, "train", refuse)
     with pytest.raises(SparsecapError, match="no more training"):
         run_sweep(sweep, folder, seeds=1, report=lambda line: None)
     assert taken == ["fails"]
@@ -86,7 +87,7 @@ def test_finished_runs_are_not_taken_again(swept, monkeypatch):
 def test_a_signal_ends_a_sweep_and_is_no_failed_run(swept, monkeypatch):
     sweep, folder, _ = swept
     table = (folder / "results.csv").read_bytes()
-    monkeypatch.setattr(sweeps, "train", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(sweep_runner, "train", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(Stopped) as stopped, on_signals():
         run_sweep(sweep, folder, seeds=1, report=lambda line: None)
     assert stopped.value.code == 130
@@ -117,14 +118,14 @@ def test_runs_that_start_from_one_of_another_sweep_are_left_to_it(swept, tmp_pat
 
 def test_a_run_that_another_sweep_finished_meanwhile_is_not_taken_again(swept, monkeypatch):
     sweep, folder, drawn = swept
-    finished, asked = sweeps._Work.is_finished, []
+    finished, asked = sweep_runner._Work.is_finished, []
 
     def not_at_first(work, run):
         asked.append(run.name)
         return len(asked) > 1 and finished(work, run)
 
-    monkeypatch.setattr(sweeps._Work, "is_finished", not_at_first)
-    monkeypatch.setattr(sweeps, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(sweep_runner._Work, "is_finished", not_at_first)
+    monkeypatch.setattr(sweep_runner, "train", lambda *_, **__: pytest.fail("trained again"))
     assert run_sweep(sweep, folder, seeds=1, only="dense", report=lambda _: None) == drawn[0]
     assert asked == ["dense", "dense"]
 
@@ -143,7 +144,7 @@ def test_a_run_of_a_process_that_died_is_taken_up_by_one_that_waits(swept, tmp_p
                 config["train"]["init_from"] = str(work.workdir / run.init_from)
                 write_json(work.workdir / run.name / "config.json", config)
 
-    monkeypatch.setattr(sweeps._Work, "_train", finish)
+    monkeypatch.setattr(sweep_runner._Work, "_train", finish)
     with contextlib.ExitStack() as other:
         other.enter_context(locked(tmp_path / "dense/result.json", folder=False))
 
@@ -152,7 +153,7 @@ def test_a_run_of_a_process_that_died_is_taken_up_by_one_that_waits(swept, tmp_p
             other.close()
 
         clock = types.SimpleNamespace(sleep=die, monotonic=time.monotonic)
-        monkeypatch.setattr(sweeps, "time", clock)
+        monkeypatch.setattr(sweep_runner, "time", clock)
         options = {"seeds": 1, "only": "dense|mag", "report": lines.append}
         rows = run_sweep(sweep, tmp_path, wait=7.0, **options)
     assert taken == ["dense", "mag"]
@@ -175,7 +176,7 @@ def test_a_run_of_another_config_is_not_taken_for_finished(swept):
 
 
 def no_training(monkeypatch):
-    monkeypatch.setattr(sweeps, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(sweep_runner, "train", lambda *_, **__: pytest.fail("trained again"))
 
 
 def test_rows_of_another_machine_are_finished_runs(swept, tmp_path, monkeypatch):

@@ -9,7 +9,8 @@ import captioner_runs
 import numpy as np
 from fuzz_reader import READERS, TESTS, Reader, reader
 
-from sparsecap_jax.commands.convert import export_reference, import_reference
+from sparsecap_jax.commands.convert import import_reference
+from sparsecap_jax.commands.reference_export import export_reference
 from sparsecap_jax.errors import CheckpointError, ConfigError, DataError
 from sparsecap_jax.interop.df_pickle import load_df_pickle
 from sparsecap_jax.scst.document_frequency import DocumentFrequency, count_documents

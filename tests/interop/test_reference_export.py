@@ -12,7 +12,8 @@ import pytest
 import reference_cases as cases
 from flax.traverse_util import flatten_dict
 
-from sparsecap_jax.commands.convert import checkpoint_config, export_reference, import_reference
+from sparsecap_jax.commands.convert import import_reference
+from sparsecap_jax.commands.reference_export import checkpoint_config, export_reference
 from sparsecap_jax.errors import CheckpointError, ConfigError
 from sparsecap_jax.interop.checkpoint_dir import open_checkpoint_dir
 from sparsecap_jax.interop.reference import (

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsecap_jax.commands.convert import export_reference, import_reference
+from sparsecap_jax.commands.convert import import_reference
+from sparsecap_jax.commands.reference_export import export_reference
 from sparsecap_jax.data.batches import pad_regions
 from sparsecap_jax.data.stores import NpyFolderStore
 from sparsecap_jax.decoding import DecodeOptions, decode

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference_cases as cases
 
-from sparsecap_jax.commands.convert import export_reference
+from sparsecap_jax.commands.reference_export import export_reference
 from sparsecap_jax.errors import CheckpointError, ConfigError
 from sparsecap_jax.interop.checkpoint_dir import open_checkpoint_dir
 from sparsecap_jax.interop.reference import export_state_dict, load_state_dict

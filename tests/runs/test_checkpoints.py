@@ -131,7 +131,7 @@ def test_damage_is_named_with_a_way_to_continue(directory, tmp_path, file, damag
     )
     item = file.partition("/")[0]
     expected = rf"checkpoints/5/{item}: corrupt .*; the checkpoint of step 2 is intact: continue "
-    expected += r"from it \(--from_step=2 of train\.py, --step=2 of evaluate\.py\)$"
+    expected += r"from it \(--from_step=2 of sparsecap train, --step=2 of sparsecap evaluate\)$"
     with contextlib.closing(Checkpoints(tmp_path / "run")) as checkpoints:
         with pytest.raises(CheckpointError, match=expected):
             checkpoints.restore(state_at(0))

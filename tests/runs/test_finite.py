@@ -124,7 +124,7 @@ def test_a_damaged_run_continues_from_an_intact_step(data, tmp_path):
     (workdir / ".tokenizer.a1_b2c3d").mkdir()
     (workdir / ".keep").touch()
     shutil.rmtree(workdir / "checkpoints/8/params/d")
-    with pytest.raises(CheckpointError, match=f"8/params: .*--from_step={intact} of train.py"):
+    with pytest.raises(CheckpointError, match=f"8/params: .*--from_step={intact} of sparsecap"):
         train(config(data), workdir, [].append)
     assert (workdir / "model.scap").stat().st_size == size
     assert {path.name for path in workdir.glob(".*")} == {".keep"}

@@ -1,4 +1,4 @@
-"""Subcommands of `launch/prepare_data.py`, one module each.
+"""Subcommands of `sparsecap prepare_data`, one module each.
 
 A module `NAME.py` has `define()`, which defines its flags, and `run(args)`, which reads them as
 attributes and raises a `SparsecapError` where it fails; --help prints its docstring. Only the

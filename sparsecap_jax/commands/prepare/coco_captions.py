@@ -1,12 +1,12 @@
 """Lay out COCO's 616,767 captions, which come with pycocoevalcap: nothing is downloaded.
 
-python launch/prepare_data.py coco_captions --output=data/coco
+sparsecap prepare_data coco_captions --output=data/coco
 
 Writes, below the output folder:
   annotations/captions_{train,val}2014.json  the official files
   dataset_coco.json                          the split, in Karpathy's form
   captions_train.txt                         one training caption a line, for tokenizers
-  references_{val,test}.json                 {image id: [captions]}, for evaluate.py
+  references_{val,test}.json                 {image id: [captions]}, for `sparsecap evaluate`
 
 The split is Karpathy's, whose lists come with the package. Another one comes from a Karpathy JSON
 (--split_json: its ids and split names are used) or from plain id lists, one id or file name a line;

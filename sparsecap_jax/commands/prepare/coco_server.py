@@ -1,8 +1,8 @@
 """Write the two result files that COCO's evaluation server expects.
 
-python launch/prepare_data.py coco_server --captions=a.json --name=ORT --output=out --test_ids=FILE
+sparsecap prepare_data coco_server --captions=a.json --name=ORT --output=out --test_ids=FILE
 
-The captions (of launch/caption.py or evaluate.py; several files may be given) must cover all of
+The captions (of `sparsecap caption` or `evaluate`; several files may be given) must cover all of
 val2014, and all of test2014 as --test_info (image_info_test2014.json) or --test_ids lists it.
 Writes captions_val2014_NAME_results.json and captions_test2014_NAME_results.json.
 """

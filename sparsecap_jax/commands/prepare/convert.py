@@ -1,6 +1,6 @@
 r"""Turn features of any known format into ArrayRecord, which is read at random.
 
-python launch/prepare_data.py convert --features=trainval.tsv --output=data/coco/features \
+sparsecap prepare_data convert --features=trainval.tsv --output=data/coco/features \
     --boxes --dtype=float16
 
 A stopped command continues when it is run again. The output folder holds a manifest with checksums,

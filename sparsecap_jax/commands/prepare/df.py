@@ -1,8 +1,8 @@
 r"""Count the images of each n-gram: the document frequencies of CIDEr-D rewards.
 
-python launch/prepare_data.py df --split_json=data/coco/dataset_coco.json --output=coco.npz
-python launch/prepare_data.py df --coco=train,val --output=coco.npz
-python launch/prepare_data.py df --pickle=coco-train-words.p --output=coco.npz
+sparsecap prepare_data df --split_json=data/coco/dataset_coco.json --output=coco.npz
+sparsecap prepare_data df --coco=train,val --output=coco.npz
+sparsecap prepare_data df --pickle=coco-train-words.p --output=coco.npz
 
 Captions come from a Karpathy split, from the COCO 2014 captions inside pycocoevalcap (tokenised as
 for the metrics), or from a pickle of another self-critical code, which is read without executing

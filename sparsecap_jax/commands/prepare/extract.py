@@ -1,6 +1,6 @@
 """Region features of the photos of a folder, into the layout that training reads.
 
-python launch/prepare_data.py extract --images=photos --output=features
+sparsecap prepare_data extract --images=photos --output=features
 
 Run the same command again to continue. The photo extractor needs the extra `photos`.
 """

@@ -1,6 +1,6 @@
 r"""Make a dataset of photos, and of captions without photos whose features are imagined.
 
-python launch/prepare_data.py imagine --photos=data/flickr8k_1k,data/coco_photos \
+sparsecap prepare_data imagine --photos=data/flickr8k_1k,data/coco_photos \
     --features=features/flickr8k_1k,features/coco_photos \
     --text=flickr8k:data/flickr8k_text,karpathy:data/coco --output=data/flickr8k_mini
 

@@ -1,6 +1,6 @@
 """Print the content of features, and the images of a split that lack them.
 
-python launch/prepare_data.py inspect --features=data/coco --split_json=data/coco/dataset_coco.json
+sparsecap prepare_data inspect --features=data/coco --split_json=data/coco/dataset_coco.json
 
 --read reads every image and lists those that cannot be used; --verify compares the files of a
 converted folder with their checksums. The exit status is 1 if anything is missing or bad.

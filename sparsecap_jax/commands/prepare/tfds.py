@@ -1,6 +1,6 @@
 """Prepare captions and features as a tensorflow-datasets folder (ArrayRecord, no TensorFlow).
 
-python launch/prepare_data.py tfds --manual_dir=data/coco --data_dir=data/tfds --boxes
+sparsecap prepare_data tfds --manual_dir=data/coco --data_dir=data/tfds --boxes
 
 The manual directory holds the captions of a dataset (dataset_coco.json by default) and its
 features, in any known format. Train on the folder that is printed with --config.data.name=tfds and

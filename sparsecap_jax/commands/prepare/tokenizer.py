@@ -1,10 +1,10 @@
 r"""Train a tokenizer on a text file of one caption a line, or try a finished one.
 
-python launch/prepare_data.py tokenizer --name=word --captions=captions.txt \
+sparsecap prepare_data tokenizer --name=word --captions=captions.txt \
     --output=runs/coco/tokenizer
-python launch/prepare_data.py tokenizer --name=radix --radix_base=768 --captions=captions.txt \
+sparsecap prepare_data tokenizer --name=radix --radix_base=768 --captions=captions.txt \
     --output=tokenizers/radix
-python launch/prepare_data.py tokenizer --name=unigram --load=tokenizers/unigram \
+sparsecap prepare_data tokenizer --name=unigram --load=tokenizers/unigram \
     --text="a red cube near a ball" --samples=3
 
 A run uses the tokenizer in its WORKDIR/tokenizer, and trains one on its own training captions where

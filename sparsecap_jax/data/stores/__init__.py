@@ -140,7 +140,7 @@ def find_format(path: pathlib.Path) -> str:
         raise DataError(absent(path, "features"))
     raise DataError(
         f"{path}: no features of a known format; expected bu/cocobu_att/, *.tsv, *.hdf5, "
-        f"ID.npz, *.lmdb, or {MANIFEST} (see docs/data.md); `prepare_data.py extract` makes "
+        f"ID.npz, *.lmdb, or {MANIFEST} (see docs/data.md); `sparsecap prepare_data extract` makes "
         "them of photos"
     )
 

@@ -7,7 +7,7 @@ The package's own has a manifest:
 
 A record is `SCF1`, the length of a JSON header (uint32, little-endian), the header
 (`{"id", "dtype", "shape", "boxes", "fc"}`), and the raw bytes of features, boxes and fc.
-`convert.py` writes it.
+`sparsecap prepare_data convert` writes it.
 """
 
 import json
@@ -74,7 +74,7 @@ def decode(record: bytes, where: str) -> tuple[ImageId, np.ndarray, np.ndarray |
 
 
 class ArrayRecordStore(IndexedStore):
-    """A folder that `prepare_data.py convert` wrote, of the same width, with the boxes needed."""
+    """A folder of `sparsecap prepare_data convert`, of the same width, with the boxes needed."""
 
     unit = "record"
 

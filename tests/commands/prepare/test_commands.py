@@ -28,7 +28,7 @@ def test_every_command_explains_itself_without_jax(name):
     assert (done.returncode, done.stderr) == (0, "")
     first_line = COMMANDS[name].read_text().splitlines()[0].strip('r"')
     assert first_line in done.stdout
-    assert f"launch/prepare_data.py {name} " in done.stdout  # an example
+    assert f"sparsecap prepare_data {name} " in done.stdout  # an example
     assert "--plugin: " in done.stdout  # and its flags
     assert done.stdout.endswith("jax: False\n")
 

@@ -1,4 +1,4 @@
-"""`prepare_data.py df`: from a split, from COCO, from a pickle."""
+"""`sparsecap prepare_data df`: from a split, from COCO, from a pickle."""
 
 import json
 

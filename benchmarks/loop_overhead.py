@@ -3,13 +3,16 @@ r"""What a mesh adds to a step on one device, and how long a checkpoint holds a 
     python benchmarks/loop_overhead.py --output=loop_overhead.json
 
 `mesh`: steps with sharded state on a mesh of one device against plain `jax.jit`, taken in turns;
-the median of their ratios. `checkpoint`: seconds in which nothing is dispatched, for the copy of
-the state and for `save`, and steps while the checkpoint is written, against steps before. Nothing
+the median of their ratios. `checkpoint`: steps while a checkpoint is written, against steps in
+between (all of them are in the JSON file); seconds that the loop waits for the copy of the state
+and for `save`; and seconds of writing without any steps. With `--pinned` steps have one core and
+the writer another, which tells whether steps wait for the writer or share cores with it. Nothing
 else should run on the machine.
 """
 
 import contextlib
 import json
+import os
 import pathlib
 import statistics
 import tempfile
@@ -23,7 +26,9 @@ from step_cases import caption_batch, first_state, make_parts
 PARTS = flags.DEFINE_list("parts", ["mesh", "checkpoint"], "What to measure.")
 MODEL = flags.DEFINE_string("model", "up_down", "Key of paper_models.FIELDS.")
 SCALE = flags.DEFINE_integer("scale", 1, "Divides all sizes, for a quick try.", lower_bound=1)
-REPEATS = flags.DEFINE_integer("repeats", 7, "Pairs of steps; steps before the checkpoint.")
+REPEATS = flags.DEFINE_integer("repeats", 7, "Pairs of steps; steps before each checkpoint.")
+ROUNDS = flags.DEFINE_integer("rounds", 3, "Checkpoints.")
+PINNED = flags.DEFINE_bool("pinned", False, "Steps on core 0, the writer on core 1 (Linux).")
 PRUNER = flags.DEFINE_string("pruner", "supermask", "Pruner of the checkpoint's state.")
 OUTPUT = flags.DEFINE_string("output", None, "JSON file for the figures.")
 
@@ -90,33 +95,53 @@ def mesh_part():
 
 
 def checkpoint_part():
+    """Steps with and without a checkpoint being written, and what saving takes of the loop."""
     import jax
 
     from sparsecap_jax.runs.checkpoints import Checkpoints, snapshot
     from sparsecap_jax.training.steps import state_items
 
-    steps, found = Steps(PRUNER.value, True), {}
+    steps, ours = Steps(PRUNER.value, True), threads()
     steps.take()
-    jax.block_until_ready(snapshot(steps.state))
-    found["bytes"] = sum(leaf.nbytes for leaf in jax.tree.leaves(state_items(steps.state)))
-    found["before"] = [timed(steps.take) for _ in range(REPEATS.value)]
-    with tempfile.TemporaryDirectory() as folder:
-        with contextlib.closing(Checkpoints(folder)) as checkpoints:
+    found = {"bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state_items(steps.state)))}
+    found |= {"copy": [], "save": [], "apart": [], "during": [], "written": []}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.closing(Checkpoints(folder)) as checkpoints,
+    ):
+
+        def save():
             copies = []
-            found["copy"] = timed(
-                lambda: copies.append(jax.block_until_ready(snapshot(steps.state)))
-            )
-            found["save"] = timed(
-                lambda: checkpoints.save(copies.pop(), score=None, data={}, info={})
-            )
-            start = time.perf_counter()
-            found["during"] = []
-            while not any(path.name.isdecimal() for path in checkpoints.directory.iterdir()):
-                found["during"].append(timed(steps.take))
-            found["written"] = time.perf_counter() - start
-            found["wait"] = timed(checkpoints.wait)
-        found["after"] = [timed(steps.take) for _ in range(2)]
-    return found
+            copy = timed(lambda: copies.append(jax.block_until_ready(snapshot(steps.state))))
+            saved = timed(lambda: checkpoints.save(copies.pop(), score=None, data={}, info={}))
+            return copy, saved
+
+        save()
+        start, used = time.perf_counter(), time.process_time()
+        checkpoints.wait()
+        found["alone"] = time.perf_counter() - start
+        found["cpu"] = time.process_time() - used
+        if PINNED.value:
+            for thread in threads():
+                os.sched_setaffinity(thread, {0 if thread in ours else 1})
+        for _ in range(ROUNDS.value):
+            found["apart"] += [timed(steps.take) for _ in range(REPEATS.value)]
+            for key, seconds in zip(("copy", "save"), save(), strict=True):
+                found[key].append(seconds)
+            start, written = time.perf_counter(), checkpoints.directory / str(steps.state.step)
+            during = []
+            while not written.exists():
+                during.append(timed(steps.take))
+            found["written"].append(time.perf_counter() - start)
+            found["during"] += during[:-1] or during  # the last one was alone in part
+    apart, during = statistics.median(found["apart"]), statistics.median(found["during"])
+    held = statistics.median(found["save"]) / apart
+    return found | {"during / apart": during / apart, "save / step": held}
+
+
+def threads():
+    """Numbers of this process' threads."""
+    return {int(entry.name) for entry in pathlib.Path("/proc/self/task").iterdir()}
 
 
 def main(argv):

@@ -7,6 +7,7 @@ of unknown length (decoding) are refused: count one step of them.
 
 import collections
 import math
+import time
 from typing import NamedTuple
 
 ACCUMULATOR = 4  # bytes of a sum, float32
@@ -98,6 +99,39 @@ def dots_of(function, *args):
     import jax
 
     return dots(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def fastest(call, repeats):
+    """Seconds of the fastest of `repeats` calls."""
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def measured_rates(scale=1):
+    """FLOP/s of a square float32 product, and bytes/s of reading and writing a large array.
+
+    The array is changed in place, as the optimizer does: new memory costs a CPU many times more.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    size = 2048 // scale
+    left = jax.random.normal(jax.random.key(0), (size, size))
+    product = jax.jit(jnp.matmul)
+    block = jnp.zeros((2**26 // scale,), jnp.float32)
+    copied = jax.jit(lambda x: x + 1, donate_argnums=0)
+
+    def copy():
+        nonlocal block
+        block = jax.block_until_ready(copied(block))
+
+    copy()
+    flops = 2 * size**3 / fastest(lambda: jax.block_until_ready(product(left, left)), 12)
+    return {"flops": flops, "bandwidth": 2 * ACCUMULATOR * block.size / fastest(copy, 12)}
 
 
 class ModelFlops(NamedTuple):

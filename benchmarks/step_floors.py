@@ -15,12 +15,19 @@ fills JAX's compilation cache.
 import json
 import pathlib
 import sys
-import time
 
 import processes
 from absl import app, flags
 from decoding_cases import decode_options, random_model
-from model_costs import Dot, dots_of, floor_seconds, sizes_of, total_flops
+from model_costs import (
+    Dot,
+    dots_of,
+    fastest,
+    floor_seconds,
+    measured_rates,
+    sizes_of,
+    total_flops,
+)
 from paper_models import paper_config, random_regions, reward_texts
 from step_cases import caption_batch, first_state, make_parts, self_critical, teacher_forcing
 
@@ -40,36 +47,6 @@ IMAGES = 15
 SCST_SHAPE = (5, 15)  # images, samples
 DECODE_SHAPE = (50, 5)  # images, beams
 CAPTION_LENGTH = 10  # tokens of a caption that is searched for
-
-
-def fastest(call, repeats):
-    """Seconds of the fastest of `repeats` calls."""
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
-
-
-def rates():
-    """FLOP/s of a square float32 product, and bytes/s of reading and writing a large array."""
-    import jax
-    import jax.numpy as jnp
-
-    size = 2048 // SCALE.value
-    left = jax.random.normal(jax.random.key(0), (size, size))
-    product = jax.jit(jnp.matmul)
-    block = jnp.zeros((2**26 // SCALE.value,), jnp.float32)
-    copied = jax.jit(lambda x: x + 1, donate_argnums=0)
-
-    def copy():
-        nonlocal block
-        block = jax.block_until_ready(copied(block))
-
-    copy()
-    flops = 2 * size**3 / fastest(lambda: jax.block_until_ready(product(left, left)), 12)
-    return {"flops": flops, "bandwidth": 2 * FLOAT * block.size / fastest(copy, 12)}
 
 
 def trained_size(state):
@@ -211,11 +188,11 @@ def measure(case):
     """Print what one case takes, as JSON."""
     name, _, kind = case.partition(":")
     if case == "rates":
-        print(json.dumps(rates()))
+        print(json.dumps(measured_rates(SCALE.value)))
         return
     cases = {"scst": scst_case, "decode": decode_case}
     seconds, products, update = cases[kind](name) if kind in cases else train_case(name, kind)
-    here = rates()
+    here = measured_rates(SCALE.value)
     peak, bandwidth = here["flops"], here["bandwidth"]
     row = {"case": case, "seconds": seconds, **here, "gigaflops": total_flops(products) / 1e9}
     row |= {"gigabytes": sum(dot.bytes * dot.times for dot in products) / 1e9}

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from sparsecap_jax.models.layers import FanInInit, Linear, torch_uniform, xavier_uniform
+from sparsecap_jax.models.layers import Dropout, FanInInit, Linear, torch_uniform, xavier_uniform
 from sparsecap_jax.models.packing import Rows
 from sparsecap_jax.models.precision import matmul
 
@@ -77,8 +77,8 @@ class FeedForward(nn.Module):
     def __call__(self, inputs: Float[Array, "... D"], train: bool) -> Float[Array, "... D"]:
         """Return the transformed `inputs`."""
         inits = self.dtype, xavier_uniform, self.bias_init
-        hidden = nn.relu(Linear(self.ff_size, *inits, name="w_1")(inputs))
-        hidden = nn.Dropout(self.dropout)(hidden, deterministic=not train)
+        hidden = Linear(self.ff_size, *inits, name="w_1")(inputs)
+        hidden = Dropout(self.dropout).relu(hidden, deterministic=not train)
         return Linear(inputs.shape[-1], *inits, name="w_2")(hidden)
 
 

@@ -20,7 +20,7 @@ from sparsecap_jax.model_fields import TransformerFields
 from sparsecap_jax.models import attention as att
 from sparsecap_jax.models.attention import KeysValues
 from sparsecap_jax.models.interface import CaptionModel
-from sparsecap_jax.models.layers import FanInInit, Linear, torch_uniform, xavier_uniform
+from sparsecap_jax.models.layers import Dropout, FanInInit, Linear, torch_uniform, xavier_uniform
 from sparsecap_jax.models.packing import Rows, nan_if_lost, pack_rows
 from sparsecap_jax.models.transformer_layers import DecoderLayer, EncoderLayer, LayerConfig
 from sparsecap_jax.types import ArrayLike, Regions
@@ -52,7 +52,7 @@ class Transformer(TransformerFields, CaptionModel):
         self.tgt_embed = nn.Embed(self.vocab_size, self.d_model, embedding_init=xavier)
         self.logits = Linear(self.vocab_size, self.compute_dtype, xavier_uniform)
         self.drop = nn.Dropout(self.dropout)
-        self.source_drop = nn.Dropout(self.source_dropout)
+        self.source_drop = Dropout(self.source_dropout)
 
     def encode(self, regions: Regions, *, train: bool = False) -> Context:
         """Run the encoder, and project its output for every layer of the decoder.
@@ -64,8 +64,8 @@ class Transformer(TransformerFields, CaptionModel):
         features, mask = jnp.asarray(regions.features), jnp.asarray(regions.mask)
         # Two axes, not three: XLA then transposes nothing for the gradients of the weights.
         rows = Rows(mask.shape[0], 1, mask.shape[1])
-        x = nn.relu(self.src_embed(features.reshape(-1, features.shape[-1])))
-        x = self.source_drop(x, deterministic=not train)
+        x = self.src_embed(features.reshape(-1, features.shape[-1]))
+        x = self.source_drop.relu(x, deterministic=not train)
         x, geometry = self._relate(x, regions)
         for i in self.order("encoder"):
             x = self.encoder_layers[i](x, rows, mask, geometry, train)

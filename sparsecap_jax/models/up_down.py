@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from sparsecap_jax.formulas import lstm_state
 from sparsecap_jax.model_fields import UpDownFields
-from sparsecap_jax.models.layers import Linear, LSTMWeights
+from sparsecap_jax.models.layers import Dropout, Linear, LSTMWeights
 from sparsecap_jax.models.recurrent import Carry, Context, Kernels, RecurrentModel
 from sparsecap_jax.types import Regions
 
@@ -64,7 +64,7 @@ class UpDown(UpDownFields, RecurrentModel):
         self.lang_lstm = LSTMWeights(2 * rnn, rnn)
         widths = [rnn] * (self.logit_layers - 1) + [self.vocab_size]
         self.logit = [Linear(width, dtype) for width in widths]
-        self.drop = nn.Dropout(self.dropout)
+        self.drop = Dropout(self.dropout)
 
     def encode(self, regions: Regions, *, train: bool = False) -> Context:
         """Embed the visual side: features, mask and fc.
@@ -137,4 +137,4 @@ class UpDown(UpDownFields, RecurrentModel):
         return jax.nn.log_softmax(self.logit[-1](hidden), axis=-1)
 
     def _dropped_relu(self, inputs: Array, train: bool) -> Array:
-        return self.drop(nn.relu(inputs), deterministic=not train)
+        return self.drop.relu(inputs, deterministic=not train)

@@ -7,8 +7,10 @@ among those that have one.
 
 import contextlib
 import logging
+import os
 import pathlib
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +37,7 @@ from sparsecap_jax.training.steps import state_items
 from sparsecap_jax.types import PyTree
 
 ITEMS = ("params", "masks", "extras", "optimizer")
+_NICENESS = 10
 
 
 class Checkpoints:
@@ -60,7 +63,7 @@ class Checkpoints:
         self._scores: dict[int, float | None] = {}
         self.corrupt: set[int] = set()
         self._writes = not read_only
-        self._executor = futures.ThreadPoolExecutor(1)
+        self._executor = futures.ThreadPoolExecutor(1, initializer=_give_way)
         self._written: futures.Future | None = None
         self._writer = 0
         if not read_only:
@@ -315,6 +318,14 @@ class Checkpoints:
         except CheckpointError as error:
             hint = "" if isinstance(error.__cause__, MisfitError) else self.hint(step)
             raise CheckpointError(f"{error}{hint}") from error
+
+
+def _give_way() -> None:
+    """Let this thread, and those that it starts, have the cores that training steps leave."""
+    if sys.platform == "linux":  # elsewhere priorities are those of whole processes
+        thread = threading.get_native_id()
+        niceness = os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS
+        os.setpriority(os.PRIO_PROCESS, thread, min(niceness, 19))
 
 
 @jax.jit

@@ -6,6 +6,7 @@ import itertools
 import os
 import pathlib
 import shutil
+import sys
 import threading
 from concurrent import futures
 
@@ -337,6 +338,22 @@ def test_saving_waits_for_no_checksum_and_reports_what_failed(tmp_path, monkeypa
     checkpoints.check()
     checkpoints.close()
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"1", "4"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads are Linux's")
+def test_the_writer_gives_way_to_training_steps(tmp_path, monkeypatch):
+    found = []
+
+    def checksum(tree):
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return 0
+
+    monkeypatch.setattr(checkpoints_module, "crc32", checksum)
+    ours = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save(state_at(1), score=None, data={}, info={})
+    assert {*found} == {min(ours + 10, 19)}
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == ours
 
 
 def test_checkpoints_move_between_meshes(tmp_path):

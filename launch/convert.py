@@ -50,6 +50,9 @@ MASKS = flags.DEFINE_enum(
 COMPACT = flags.DEFINE_bool(
     "compact", False, "Take out the units of a run that pruning has left dead: a smaller model."
 )
+STEP = flags.DEFINE_string(
+    "step", "best", "Weights of a run: best, last, or the step of a checkpoint."
+)
 
 
 def main(words: list[str]) -> None:
@@ -60,7 +63,7 @@ def main(words: list[str]) -> None:
     if target != "run":
         refuse([WEIGHTS], "only with --target=run")
     if target != "run" or source != "run":
-        refuse([COMPACT], "with a run as --source and as --target only")
+        refuse([COMPACT, STEP], "with a run as --source and as --target only")
     if target not in ("reference", "safetensors"):
         refuse([MASKS], "with --target=reference or safetensors only")
     if target != "reference":
@@ -74,7 +77,9 @@ def main(words: list[str]) -> None:
         options = {"form": FORM.value, "masks": MASKS.value, "target": target}
         export_reference(INPUT.value, OUTPUT.value, **options)
     else:
-        convert_run(INPUT.value, OUTPUT.value, weights=WEIGHTS.value, compact=COMPACT.value)
+        step = int(STEP.value) if STEP.value.isdecimal() else STEP.value
+        options = {"weights": WEIGHTS.value, "compact": COMPACT.value, "step": step}
+        convert_run(INPUT.value, OUTPUT.value, **options)
 
 
 if __name__ == "__main__":

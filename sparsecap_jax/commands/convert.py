@@ -32,6 +32,7 @@ def convert_run(
     *,
     weights: str = "float32",
     compact: bool = False,
+    step: int | str = "best",
     report: Callable[[str], None] = print,
 ) -> pathlib.Path:
     """Write a run with its weights in another form.
@@ -43,13 +44,14 @@ def convert_run(
         weights: form of the weights, see `runs.directory.save_finished`; a model file has
             "float32", "float16" or "int8".
         compact: whether units that pruning has left dead are taken out, see `runs.compaction`.
+        step: its weights: "best", "last", or the step of a checkpoint.
         report: takes one line of progress.
 
     Raises:
-        CheckpointError: there is no run, or `output` is in use.
+        CheckpointError: there is no run or no such step, or `output` is in use.
         ConfigError: another form than a model file has, or `compact` and a model of another kind.
     """
-    output, run = check_output(output), load_run(resolve_run(source))
+    output, run = check_output(output), load_run(resolve_run(source), step)
     if compact:
         before, run = run, compact_run(run)
         report(_compacted(before, run))

@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict
 from loop_files import last_variables
 from tiny_runs import SIZES, STEPS, constant_config, tiny_config
 
+from sparsecap_jax.commands.convert import convert_run
 from sparsecap_jax.commands.evaluate import evaluate_run
 from sparsecap_jax.commands.report import report_run
 from sparsecap_jax.errors import CheckpointError, ConfigError, DataError
@@ -162,7 +163,8 @@ def test_evaluation_takes_the_weights_of_a_step(finished, tmp_path):
     assert read_json(finished[0] / "test_beam_2_last/scores.json") == last
     assert evaluate_run(finished[0], step=STEPS, output=tmp_path, **options) == last
     raw = last_variables(finished[0])
-    run = load_run(finished[0], STEPS)
+    convert_run(finished[0], tmp_path / "last.scap", step="last", report=QUIET.append)
+    run = load_run(tmp_path / "last.scap")
     for path, mask in flatten_dict(run.masks).items():
         np.testing.assert_array_equal(mask, flatten_dict(raw["masks"])[path] > 0)
         weight = flatten_dict(raw["params"])[path]

@@ -6,7 +6,7 @@ sparsecap caption --checkpoint=runs/demo/supermask --features=DIR --beam_size=5 
     --output=captions.jsonl
 
 Photos are files, folders or patterns (docs/photos.md); they are captioned by the checkpoint
-`flickr8k-mini` of the package where no other is given. --example takes three photos that come with
+`flickr8k` of the package where no other is given. --example takes three photos that come with
 the package. DIR is a file or folder of features of any
 format of docs/data.md. Several run directories between commas make an ensemble. With an output, run
 the same command again to continue; one that is finished is replaced with --overwrite alone.
@@ -54,7 +54,7 @@ def main(words: list[str]) -> None:
     from sparsecap_jax.commands.caption import caption_folder, caption_photos
 
     if photos:
-        checkpoint = CHECKPOINT.value or ["flickr8k-mini"]
+        checkpoint = CHECKPOINT.value or ["flickr8k"]
         caption_photos(checkpoint, photos, OUTPUT.value, strict=STRICT.value, **options)
         return
     if not (CHECKPOINT.value and OUTPUT.value):

@@ -5,7 +5,7 @@ sparsecap serve --checkpoint=runs/demo/supermask --port=9000 --site=site
 
     curl --data-binary @photo.jpg -H "Content-Type: image/jpeg" http://127.0.0.1:8000/v1/caption
 
-Without --checkpoint, the captioner `flickr8k-mini` of the package answers. docs/service.md
+Without --checkpoint, the captioner `flickr8k` of the package answers. docs/service.md
 describes requests, answers, limits and metrics, and /openapi.json does so for programs. SIGTERM
 and Ctrl-C end the service once the requests in flight are answered.
 """
@@ -16,7 +16,7 @@ from sparsecap_jax.commands import limit_flags
 from sparsecap_jax.commands.cli import run_main
 
 CHECKPOINT = flags.DEFINE_list(
-    "checkpoint", ["flickr8k-mini"], "Run directories, model files, or names."
+    "checkpoint", ["flickr8k"], "Run directories, model files, or names."
 )
 HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen on.")
 PORT = flags.DEFINE_integer("port", 8000, "Its port; 0 for any free one.", 0, 65535)

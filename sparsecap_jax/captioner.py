@@ -48,7 +48,7 @@ class Captioner:
 
     >>> captioner = Captioner.load("runs/demo/supermask")
     >>> captioner.caption(features, boxes, beam_size=5).text
-    >>> next(Captioner.load("flickr8k-mini").caption_photos(["photo.jpg"])).text
+    >>> next(Captioner.load("flickr8k").caption_photos(["photo.jpg"])).text
 
     All methods take the options of `SearchOptions` by name; without any, they search with five
     beams. With XLA, each search compiles once for each shape of a batch.

@@ -23,7 +23,7 @@ OUTPUT = pathlib.Path(__file__).with_name("example.png")
 PLAIN, FAINT, BAR, EMPTY = "#1a1a1a", "#6b6b6b", "#3367a8", "#dfe5ee"
 
 
-def main(photo="cat.jpg", checkpoint="flickr8k-mini"):
+def main(photo="photographer.jpg", checkpoint="flickr8k"):
     """Caption the photo and write the picture."""
     captioner = sc.Captioner.load(checkpoint)
     caption = next(captioner.caption_photos(EXAMPLES / photo)).text

@@ -8,11 +8,11 @@ from PIL import Image
 
 from sparsecap_jax.photos.images import EXAMPLES, list_photos
 
-# What flickr8k-mini says on its training machine: a cat, a cup of coffee, a man with a camera.
+# What flickr8k says on its training machine: a cat, a cup of coffee, a man with a camera.
 CAPTIONS = {
-    "cat.jpg": "a black and white dog is laying on a bed",
-    "coffee.jpg": "a man is sitting on a table next to a plate",
-    "photographer.jpg": "a man and a woman are sitting on a bench",
+    "cat.jpg": "a black and white dog is playing with a ball in its mouth",
+    "coffee.jpg": "a white and white dog is sitting on a wooden table",
+    "photographer.jpg": "a man in a black shirt is standing in front of a bar",
 }
 
 

@@ -43,10 +43,10 @@ def test_the_pruning_snippet_runs():
 def test_the_picture_shows_the_captioner_that_ships():
     """After a change of it: python docs/pictures/draw_example.py."""
     alt, path = re.search(r"^!\[([^]]*)\]\(([^)]*)\)", README, re.MULTILINE).groups()
-    checkpoint = re.search(r"The captioner that comes with the package, `([^`]*)`", README)[1]
+    checkpoint = re.search(r"The captioner in the package, `([^`]*)`", README)[1]
     with Image.open(REPO / path) as picture:
         shown = picture.text["Description"]
-    (caption,) = sc.Captioner.load(checkpoint).caption_photos(EXAMPLES / "cat.jpg")
+    (caption,) = sc.Captioner.load(checkpoint).caption_photos(EXAMPLES / "photographer.jpg")
     assert shown == caption.text
     assert f'"{shown}"' in " ".join(alt.split())
 

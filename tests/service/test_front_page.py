@@ -16,7 +16,7 @@ def test_a_photo_is_captioned_and_a_damaged_one_refused(tmp_path):
 
     damaged = tmp_path / "damaged.jpg"
     damaged.write_bytes((EXAMPLES / "cat.jpg").read_bytes()[:2000])
-    (expected,) = Captioner.load("flickr8k-mini").caption_photos(EXAMPLES / "cat.jpg")
+    (expected,) = Captioner.load("flickr8k").caption_photos(EXAMPLES / "cat.jpg")
     with Service() as service, chromium.browser(width=500) as driver:
         driver.get(service.url)
         texts = []

@@ -40,7 +40,7 @@ def refused(answer, status, reason):
 
 def test_a_photo_gets_the_caption_of_the_captioner(service):
     status, body = service.ask("/v1/caption", PHOTO.read_bytes(), content_type="image/jpeg")
-    (expected,) = Captioner.load("flickr8k-mini").caption_photos(PHOTO)
+    (expected,) = Captioner.load("flickr8k").caption_photos(PHOTO)
     assert status == 200 and json.loads(body)["caption"] == expected.text
 
 

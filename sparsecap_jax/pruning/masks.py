@@ -172,7 +172,7 @@ def overall_sparsity(binary: PyTree) -> Float[Array, ""]:
     return 1.0 - count_kept(leaves).astype(jnp.float32) / size
 
 
-def count_kept(binary: Iterable[Array]) -> UInt32[Array, ""]:
+def count_kept(binary: Iterable[ArrayLike]) -> UInt32[Array, ""]:
     """Count the ones of masks, at least one array, exactly; for use inside jit.
 
     Sums of rows are exact in float32, and on a CPU 40 times as fast as counting integers.

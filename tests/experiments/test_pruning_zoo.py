@@ -72,11 +72,15 @@ def test_a_dry_run_trains_tables_and_draws(tiny, tmp_path):
         assert picture.width > 1000
 
 
-@pytest.mark.parametrize("name", ["rigl", "supermask", "snip"])
-def test_chosen_by_index_means_trained_alone(tiny, name):
+# Adam moves all weights that grew at an event equally far at first: events in consecutive steps
+# would rank them by rounding errors.
+@pytest.mark.parametrize(
+    "settings", [{"name": "rigl", "frequency": 2, "events": 2}, "supermask", "snip"], ids=str
+)
+def test_chosen_by_index_means_trained_alone(tiny, settings):
     """One program for all sparsities and seeds gives what a plain loop over steps gives."""
     problem, steps = tiny["digits"], 6
-    settings = {"name": name}
+    settings = {"name": settings} if isinstance(settings, str) else settings
     pruners = zoo_training.make_pruners(problem, settings, SPARSITIES, steps)
     program = zoo_training.make_program(problem, pruners, steps)
     first = zoo_training.initial_params(problem, 2)

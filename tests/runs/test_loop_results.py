@@ -210,7 +210,14 @@ def test_recipes_of_all_kinds(data, finished, tmp_path):
         found[name] = train(config, tmp_path / name, QUIET.append)
         rows = {row["tensor"]: row for row in read_csv(tmp_path / name / "sparsity/tensors.csv")}
         assert found[name]["best_step"] == 4
-        assert int(rows["(prunable)"]["nonzeros"]) == found[name]["nonzeros"]
+        saved = load_weights(tmp_path / name / "model.scap")
+        kept = {path: mask != 0 for path, mask in flatten_dict(saved["masks"]).items()}
+        weights = flatten_dict(saved["params"])
+        nonzeros = sum(np.count_nonzero(weights[path][mask]) for path, mask in kept.items())
+        assert found[name]["nonzeros"] == nonzeros
+        assert int(rows["(prunable)"]["nonzeros"]) == sum(mask.sum() for mask in kept.values())
+        # Weights that RigL grows start at 0, and stay there without a gradient.
+        assert (nonzeros < int(rows["(prunable)"]["nonzeros"])) == (name == "rigl")
         assert float(rows["attention/alpha/kernel"]["sparsity"]) == 0.5
     masks = [load_weights(tmp_path / name / "model.scap")["masks"] for name in list(sources)[2:]]
     jax.tree.map(np.testing.assert_array_equal, *masks)

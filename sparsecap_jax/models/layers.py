@@ -76,13 +76,13 @@ def _dropped_relu(inputs: Array, kept: Array, keep: float) -> Array:
     Its derivative is read off its result, which the next layer keeps for its own gradient. By
     default the inputs and, on a CPU, eight bytes of random bits per number are kept as well.
     """
-    return jnp.where(kept, jax.nn.relu(inputs) / keep, jnp.float32(0.0))
+    return jnp.where(kept, jax.nn.relu(inputs) / keep, 0.0)
 
 
 @_dropped_relu.defjvp
 def _dropped_relu_jvp(keep, primals, tangents):
     result = _dropped_relu(*primals, keep)
-    return result, jnp.where(result > 0, tangents[0] / keep, jnp.float32(0.0))
+    return result, jnp.where(result > 0, tangents[0] / keep, 0.0)
 
 
 class LSTMWeights(nn.Module):

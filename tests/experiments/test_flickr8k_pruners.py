@@ -12,7 +12,7 @@ from sparsecap_jax.files import read_csv, read_json
 from sparsecap_jax.pruning import make_pruner
 from sparsecap_jax.runs.config import make_section, validate
 
-EPOCH = 394  # steps: 12,620 photos in batches of 32
+EPOCH = 760  # steps: 12,147 photos in batches of 16
 TINY = {
     "up_down": {"embed_size": 12, "rnn_size": 16, "attention_size": 10},
     "relation_transformer": {"d_model": 16, "ff_size": 16, "num_layers": 1, "num_heads": 2},

@@ -12,15 +12,16 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/python launch/demo.py --workdir=runs/demo
 
+# Bytecode is kept, whatever the environment says: tests start hundreds of processes.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20 tests
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20 tests
 
 # Share of the lines of the package that tests run, processes that they start included; of a part:
 # make coverage TESTS=tests/pruning GOAL=0. The report by file is coverage/index.html.
 TESTS ?= tests
 GOAL ?= 92
 coverage: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
 		--cov --cov-report=html:coverage --cov-report=term:skip-covered --cov-fail-under=$(GOAL) \
 		$(TESTS)
 

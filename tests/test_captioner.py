@@ -250,16 +250,19 @@ def test_the_sparse_runtime_captions_alike(runs, captioner, search):
                 np.testing.assert_allclose(one.attention, other.attention, atol=1e-5)
 
 
-def test_photos_and_features_are_captioned_without_jax():
-    code = """
+@pytest.mark.parametrize("name", ["flickr8k", "flickr8k-mini"])
+def test_photos_and_features_are_captioned_without_jax(name):
+    """Nor Numba, which takes longer to start than such a model takes for many photos."""
+    code = f"""
 import sys, numpy as np
 from sparsecap_jax import Captioner
-captioner = Captioner.load("flickr8k-mini")
+captioner = Captioner.load({name!r})
 rng = np.random.default_rng(0)
 print(captioner.caption(np.maximum(rng.standard_normal((14, 1280)), 0)).text)
 photo = rng.integers(0, 255, (40, 60, 3)).astype(np.uint8)
 print(next(captioner.caption_photos(photo)).text)
-print([name for name in ("jax", "flax", "orbax", "matplotlib") if name in sys.modules])
+heavy = "jax", "flax", "orbax", "matplotlib", "numba"
+print([name for name in heavy if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

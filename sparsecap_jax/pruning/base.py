@@ -56,8 +56,8 @@ class Pruner:
             not counted towards the target.
         overrides: texts `PATTERN=SPARSITY`: leaves with a target of their own; `sparsity` then
             holds for the others.
-        hard_zero: write zeros into pruned weights, and into the optimizer's state of them, after
-            every step, instead of leaving the values behind the masks.
+        hard_zero: keep zeros in pruned weights, and in the optimizer's state of them, from the
+            first step on, instead of leaving the values behind the masks.
         total_steps: length of training in optimizer steps.
         steps_per_epoch: length of an epoch, where a method's defaults depend on it.
         trains_masks: whether the optimizer owns `state.masks`.

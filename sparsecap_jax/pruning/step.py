@@ -43,7 +43,8 @@ class TrainState:
 
     Attributes:
         step: int32 `[]`, number of steps taken.
-        params: the weights, dense: masks are applied to them in the step.
+        params: the weights, dense: masks are applied to them in the step. With `hard_zero` of the
+            pruner, pruned ones are 0 from the start.
         prune: the pruner's masks and extras.
         opt_state: optimizer state, `{"params": ...}`, with an entry `"masks"` where these are
             trained.
@@ -137,6 +138,8 @@ class SparseStep:
     def start(self, rng: Array, prune: PruneState, params: PyTree) -> TrainState:
         """Return the state at step 0 of weights and masks that are ready: fresh optimizer state."""
         tx = self.tx
+        if self.pruner.hard_zero:
+            params = finalize(params, self.pruner.binarize(prune.masks))
         if self.packs:
             tx = packed(tx, {"params": prune.masks})
             prune = prune.replace(masks=jax.tree.map(lambda mask: mask != 0, prune.masks))
@@ -168,6 +171,8 @@ class SparseStep:
         binary = pruner.binarize(masks) if pruner.trains_masks else None
         evaluated = None if binary is None else apply_masks(state.params, binary)
         params, pull = jax.vjp(pruned, trained)
+        if pruner.hard_zero:
+            params = state.params  # zeros are in place: spares a pass over weights and masks
         loss, grads, metrics = self._gradient(params, evaluated, inputs, state.step, loss_rng)
         (grads,) = pull(grads)
         if pruner.trains_masks:
@@ -191,7 +196,7 @@ class SparseStep:
         prune = pruner.update(prune, trained["params"], ranked, step, update_rng)
         params = trained["params"]
         if pruner.hard_zero:
-            params, opt_state = self._settled(params, opt_state, masks, prune.masks, step)
+            params, opt_state = self._settled(params, opt_state, prune.masks, step)
         metrics = {"grad_norm": optax.tree.norm(kept["params"]), **metrics}
         metrics |= {"loss": loss + penalty, "sparsity_loss": penalty}
         if jax.tree.leaves(prune.masks):
@@ -209,20 +214,21 @@ class SparseStep:
         return finalize(state.params, binary), binary
 
     def _settled(
-        self, params: PyTree, opt_state: PyTree, before: PyTree, masks: PyTree, step: Array
+        self, params: PyTree, opt_state: PyTree, masks: PyTree, step: Array
     ) -> tuple[PyTree, PyTree]:
-        """Write zeros after the first step, and where masks may have changed.
+        """Write zeros where masks may have changed.
 
-        In between momenta without a gradient stay zeros. To write them in every step would cost a
-        pass over each array.
+        In between, and of weights that return, momenta without a gradient are zeros. To write them
+        in every step, or to look at the old masks, would cost a pass over each array.
         """
+        due = self.pruner.changes(step)
+        if due is False:
+            return params, opt_state
 
-        def settle() -> tuple[PyTree, PyTree]:
-            both = jax.tree.map(jnp.multiply, before, masks)  # a weight that returns is at 0, too
-            return self.pruner.settle(params, opt_state, both)
+        def keep(params: PyTree, opt_state: PyTree, masks: PyTree) -> tuple[PyTree, PyTree]:
+            return params, opt_state
 
-        due = (step == 1) | self.pruner.changes(step)
-        return lax.cond(due, settle, lambda: (params, opt_state))
+        return lax.cond(due, self.pruner.settle, keep, params, opt_state, masks)
 
     @property
     def _gradient(self) -> Gradient:

@@ -31,11 +31,15 @@ def init_params(model: nn.Module, rng: Key[Array, ""]) -> PyTree:
     return jax.jit(model.init)(rng, *smallest_inputs(model))["params"]
 
 
-def first_state(run: Run) -> TrainState:
+def first_state(run: Run) -> tuple[TrainState, PyTree]:
     """Initialise, warm-start and prune as the config says, in this order.
 
     Methods that prune before training (one-shot, SNIP, lottery) do it here: masks are found on the
     warm-started weights, then lottery tickets go back to the initial weights of that run.
+
+    Returns:
+        The state; and the weights that training starts from, without zeros of the pruner's, to
+        which a lottery ticket of this run would go back.
 
     Raises:
         CheckpointError: that run lacks a leaf, or has another one or one of another shape, which
@@ -55,15 +59,15 @@ def first_state(run: Run) -> TrainState:
         params, taken = _merged(stored, params, train.init_ignore, source)
         run.report(f"warm start: {taken} tensors from {source}")
     gradient = partial(objective, resources=objective.resources)
-    return SparseStep(pruner, run.tx, gradient, train.packed_optimizer).init(
-        rng,
-        params,
-        batches=_inputs(run, objective, pruner.batches_needed),
-        masks=jax.tree.map(jnp.float32, load_variables(source)["masks"])
-        if pruner.needs_masks
-        else None,
-        initial=load_weights(source / INITIAL_WEIGHTS)["params"] if pruner.rewinds else None,
-    )
+    masks, initial = None, None
+    if pruner.needs_masks:
+        masks = jax.tree.map(jnp.float32, load_variables(source)["masks"])
+    if pruner.rewinds:
+        initial = load_weights(source / INITIAL_WEIGHTS)["params"]
+    batches = _inputs(run, objective, pruner.batches_needed)
+    step = SparseStep(pruner, run.tx, gradient, train.packed_optimizer)
+    state = step.init(rng, params, batches=batches, masks=masks, initial=initial)
+    return state, params if initial is None else initial
 
 
 def _merged(

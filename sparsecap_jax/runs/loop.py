@@ -166,12 +166,12 @@ def _start(run: Run, checkpoints: Checkpoints, from_step: int | None):
         f"{counted(len(run.dataset.splits['train']), 'training image')}, "
         f"{counted(run.total_steps, 'step')}"
     )
-    state = first_state(run)
+    state, initial = first_state(run)
     if processes.count() > 1:
         sums = {"first params": crc32(state.params), "first masks": crc32(state.prune.masks)}
         processes.check_same(sums, "expected the same software, data and kind of machine for all")
     if processes.is_first():
-        save_weights(run.workdir / INITIAL_WEIGHTS, jax.device_get(state.params))
+        save_weights(run.workdir / INITIAL_WEIGHTS, jax.device_get(initial))
     return processes.placed(state, run.placement.shardings(state, state.params)), iterator, 0
 
 

@@ -18,6 +18,10 @@ from sparsecap_jax.sparse.threads import run_parts
 
 # Products that take less than this are not worth a second thread.
 _WORTH_THREADS_NS = 300_000
+# What scipy takes for a kept weight and a row, and for how long a process stays with it: Numba is
+# four times as fast with a few rows, but takes half a second to start.
+_SCIPY_NS = 0.6
+_scipy_left = 500e6
 
 
 @functools.cache
@@ -26,6 +30,13 @@ def _kernel(form: str, many: bool = False, inputs: str = "u2") -> Callable[..., 
     from sparsecap_jax.sparse.kernels import compile_kernel
 
     return compile_kernel(form, many, inputs)
+
+
+def _scipy_pays(products: int) -> bool:
+    """Return whether scipy should multiply so many weights, and count the time."""
+    global _scipy_left
+    _scipy_left -= _SCIPY_NS * products
+    return _scipy_left > 0
 
 
 class Product:
@@ -37,8 +48,8 @@ class Product:
             zeros added at the ends where they do not divide the kernel); by default the one that
             costs least for one row.
         threads: number of threads that share the outputs; all cores by default.
-        small: the model is so small that a caption by scipy is ready before Numba is: up to `LANES`
-            rows at a time are left to it.
+        small: the model is so small that a caption by scipy is ready before Numba is: products are
+            left to it until those of all such models have taken half a second.
 
     Attributes:
         form: the form.
@@ -62,7 +73,7 @@ class Product:
         }
         self.form = form or min(stored, key=lambda form: cost(form, stored[form], 1))
         self.size, self.stored, self.shape = kernel.size, stored[self.form], kernel.shape
-        self._by_scipy = LANES if small and self.form == "csr" else 0
+        self._small = small and self.form == "csr"
         threads = threads or cores()
         if self.form == "dense":
             self._dense = np.ascontiguousarray(kernel.T)
@@ -72,7 +83,7 @@ class Product:
         cuts = np.searchsorted(starts, np.arange(1, threads) * starts[-1] / threads)
         self._ends = [0, *cuts.tolist(), len(starts) - 1]
         outputs = np.arange(len(starts) - 1, dtype=np.uint32)
-        if not self._by_scipy:
+        if not self._small:
             parts = itertools.pairwise(self._ends)
             outputs = np.concatenate([_by_length(starts, *part) for part in parts])
             starts, inputs, weights = _in_order(outputs, starts, inputs, weights)
@@ -93,10 +104,10 @@ class Product:
         rows, sums = inputs.reshape(-1, width), results.reshape(-1, outputs)
         if self.form == "dense":
             self._run(functools.partial(self._add_dense, rows, sums), self.cost(len(rows)))
-        elif len(rows) > self._by_scipy:
-            self._multiply(rows, sums)
-        elif len(rows):
+        elif self._small and len(rows) and _scipy_pays(self.stored * len(rows)):
             sums += self._by_library(rows)
+        elif len(rows):
+            self._multiply(rows, sums)
 
     def kernel(self) -> Float[np.ndarray, "I O"]:
         """Return the dense weights."""
@@ -112,9 +123,9 @@ class Product:
     def cost(self, rows: int) -> float:
         """Return the nanoseconds of one core, see `forms.cost`.
 
-        Products by scipy count as compiled ones, although several rows take it up to six times as
-        long: all products of a small model, of under 500,000 weights, take about a millisecond at
-        most, which is far less than starting XLA in its place.
+        Products by scipy count as compiled ones, although several rows take it four times as long:
+        all products of a small model, of under 500,000 weights, take about a millisecond at most,
+        which is far less than starting XLA in its place.
         """
         return cost(self.form, self.stored, rows)
 

@@ -219,6 +219,8 @@ def test_hard_zeros_are_those_of_every_step_settled(name):
         return weights, prune, moments
 
     changes = 0
+    for path, mask in by_path(prune.masks).items():
+        assert not np.asarray(by_path(weights)[path])[np.asarray(mask) == 0].any()
     for number in range(STEPS):
         before = jax.device_get(state.prune.masks)
         state, _ = take(state, batch)

@@ -219,6 +219,9 @@ def test_recipes_of_all_kinds(data, finished, tmp_path):
         # Weights that RigL grows start at 0, and stay there without a gradient.
         assert (nonzeros < int(rows["(prunable)"]["nonzeros"])) == (name == "rigl")
         assert float(rows["attention/alpha/kernel"]["sparsity"]) == 0.5
+    # Those that a lottery ticket would go back to have no zeros of the pruner's.
+    initial = [load_weights(tmp_path / name / "initial_weights.npz") for name in list(sources)[:2]]
+    jax.tree.map(np.testing.assert_array_equal, *initial)
     masks = [load_weights(tmp_path / name / "model.scap")["masks"] for name in list(sources)[2:]]
     jax.tree.map(np.testing.assert_array_equal, *masks)
     lines = []

@@ -44,6 +44,27 @@ def test_products_are_those_of_the_dense_matrix(monkeypatch, kind, threads, form
         np.testing.assert_allclose(product(inputs, start), inputs @ kernel + start, atol=1e-5)
 
 
+def test_small_products_are_compiled_once_scipy_has_had_its_time(monkeypatch):
+    kernel, used = drawn(0.05), []
+    product = Product(kernel, "csr", small=True)
+    for name in ("_by_library", "_multiply"):
+        method = getattr(Product, name)
+        monkeypatch.setattr(Product, name, _counted(method, used))
+    monkeypatch.setattr(matrices, "_scipy_left", 3.5 * 20 * 0.6 * int(np.count_nonzero(kernel)))
+    inputs = np.random.default_rng(1).standard_normal((20, 64)).astype(np.float32)
+    for _ in range(5):
+        np.testing.assert_allclose(product(inputs), inputs @ kernel, atol=1e-5)
+    assert used == ["_by_library"] * 3 + ["_multiply"] * 2
+
+
+def _counted(method, used):
+    def call(*args):
+        used.append(method.__name__)
+        return method(*args)
+
+    return call
+
+
 def test_words_take_the_rows_of_their_entries():
     embedding, kernel = drawn(0.1, (30, 64)), drawn(0.2)
     product, results = WordProduct(embedding, kernel), np.ones((2, 3, 80), np.float32)

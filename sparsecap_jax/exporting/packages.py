@@ -23,6 +23,7 @@ from sparsecap_jax.settings import optional_package
 
 _REQUIREMENTS = pathlib.Path(__file__).with_name("jax2onnx.txt")
 _VERSION = "0.17."  # of jax2onnx, as in `jax2onnx.txt`
+_TOO_NEW = 0, 12  # JAX, where it lacks what this jax2onnx takes from its private modules
 
 
 def load_jax2onnx(report: Callable[[str], None] = print) -> ModuleType:
@@ -32,9 +33,13 @@ def load_jax2onnx(report: Callable[[str], None] = print) -> ModuleType:
         report: takes one line where it is installed.
 
     Raises:
-        ConfigError: the extra `onnx` is missing, or pip cannot install it.
+        ConfigError: the extra `onnx` is missing, JAX is too new, or pip cannot install it.
     """
     optional_package("onnx", "onnx", "export to ONNX")
+    jax, bound = importlib.metadata.version("jax"), ".".join(map(str, _TOO_NEW))
+    if tuple(map(int, jax.split(".")[:2])) >= _TOO_NEW:
+        expected = f"expects one before {bound}, as requirements.txt has for Python 3.11"
+        raise ConfigError(f"JAX is {jax}; jax2onnx {_VERSION}* {expected}")
     if importlib.util.find_spec("jax2onnx") is None:
         sys.path.append(str(_installed(report)))
     elif not importlib.metadata.version("jax2onnx").startswith(_VERSION):

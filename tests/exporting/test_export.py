@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import sparsecap_jax as sc
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.errors import CheckpointError, ConfigError
 from sparsecap_jax.exporting.manifest import RUNNER
+from sparsecap_jax.exporting.packages import load_jax2onnx
 from sparsecap_jax.photos.images import EXAMPLES, list_photos
 from sparsecap_jax.runs.directory import load_run, save_model
 from sparsecap_jax.runs.published import find
@@ -236,3 +238,10 @@ def test_faults_are_one_clear_error(files, tmp_path):
     (tmp_path / "used" / "file").touch()
     with pytest.raises(CheckpointError, match="used: exists; expected a new or empty folder"):
         sc.export(files["up_down"], tmp_path / "used")
+
+
+def test_a_jax_that_jax2onnx_does_not_know(monkeypatch):
+    pytest.importorskip("onnx")
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.12.0.1")
+    with pytest.raises(ConfigError, match=r"JAX is 0\.12\.0\.1; .* expects one before 0\.12, as"):
+        load_jax2onnx()

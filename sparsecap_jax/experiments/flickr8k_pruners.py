@@ -14,6 +14,8 @@ from ml_collections import ConfigDict
 
 from sparsecap_jax.data.datasets import Dataset
 from sparsecap_jax.evaluation.plots import error_bar_curves
+from sparsecap_jax.evaluation.published import METHODS as PAPERS
+from sparsecap_jax.evaluation.published import published_results
 from sparsecap_jax.evaluation.tables import markdown_table
 from sparsecap_jax.experiments.flickr8k import (
     dev_curve,
@@ -21,6 +23,7 @@ from sparsecap_jax.experiments.flickr8k import (
     scores,
     significant,
 )
+from sparsecap_jax.experiments.paper_tables import PUBLISHED_AS
 from sparsecap_jax.experiments.pruner_grid import DENSE, pruner_runs
 from sparsecap_jax.experiments.sweep_tables import Row, mean_cell
 from sparsecap_jax.experiments.sweeps import Sweep, SweepRun
@@ -37,14 +40,8 @@ HALF = "half"
 # Weight of the sparsity loss, times 1 / (1 - sparsity): at 95 %, 25 came to 91 % in 2,500 steps on
 # photos and 80 to the target (configs/photos.py).
 SPARSITY_WEIGHT = 4.0
-# CIDEr on COCO's Karpathy test split, of captions by published checkpoints that supermasks pruned
-# (docs/results/metrics.md): the models of the papers' curves, one point of each.
-PUBLISHED = (
-    ("Up-Down, small", 0.975, 0.8892),
-    ("Soft-Attention, LSTM", 0.975, 0.885),
-    ("Soft-Attention, GRU", 0.8, 0.942),
-)
-COCO = "COCO, published supermasks"
+# The papers' curves: CIDEr on COCO's Karpathy test split.
+COCO = {"up_down": "Up-Down on COCO, published", "relation_transformer": "ORT on COCO, published"}
 
 
 def flickr8k_runs(seeds: int) -> list[SweepRun]:
@@ -58,16 +55,27 @@ def evaluate(directory: pathlib.Path, dataset: Dataset, twin: pathlib.Path | Non
 
 
 def draw(workdir: pathlib.Path, rows: list[Row]) -> None:
-    """Draw CIDEr over the target sparsity, next to published points, and write `table.md`."""
-    published = [
-        {"model": COCO, "method": name, "target": target, "CIDEr": cider}
-        for name, target, cider in PUBLISHED
-    ]
+    """Draw CIDEr over the target sparsity, next to the papers' curves, and write `table.md`."""
     shown = [row for row in rows if row["method"] != HALF]
     columns: dict[str, Any] = {"x": "target", "y": "CIDEr", "series": "method", "panel": "model"}
-    error_bar_curves(workdir / "cider.png", [*shown, *published], **columns, baseline=DENSE)
+    error_bar_curves(workdir / "cider.png", [*shown, *published()], **columns, baseline=DENSE)
     with write_atomically(workdir / "table.md") as file:
         file.write(table(rows))
+
+
+def published() -> list[dict[str, Any]]:
+    """Return the papers' results by the methods of the sweep, as rows of a sweep."""
+    names = {PUBLISHED_AS.get(name, name): name for name in (DENSE, *METHODS)}
+    return [
+        {
+            "model": COCO[row["model"]],
+            "method": names[row["method"]],
+            "target": row["sparsity"],
+            "CIDEr": row["CIDEr"] / 100,
+        }
+        for row in published_results()
+        if row["source"] == PAPERS and row["model"] in COCO and row["method"] in names
+    ]
 
 
 def table(rows: list[Row]) -> str:

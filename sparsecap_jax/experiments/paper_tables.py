@@ -11,7 +11,7 @@ from sparsecap_jax.experiments.sweep_tables import Row, mean_cell
 from sparsecap_jax.files import write_atomically
 
 # Our pruners by the names that the papers have for them.
-_PUBLISHED_AS = {
+PUBLISHED_AS = {
     "mag_grad_uniform": "gradual",
     "mag_blind": "hard (blind)",
     "mag_dist": "hard (distribution)",
@@ -38,7 +38,7 @@ def published_row(labels: Mapping[str, Any]) -> dict[str, Any] | None:
     Returns:
         A row of `published_results`.
     """
-    method = _PUBLISHED_AS.get(labels["method"], labels["method"])
+    method = PUBLISHED_AS.get(labels["method"], labels["method"])
     key = (labels["model"], labels["variant"], method, round(labels["target"], 3))
     return _published().get((*key, labels["training"]))
 

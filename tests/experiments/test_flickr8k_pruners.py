@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from tiny_runs import make_data, tiny_config
 
-from sparsecap_jax.experiments.flickr8k_pruners import METHODS, STEPS, SWEEP, table
+from sparsecap_jax.experiments.flickr8k_pruners import METHODS, STEPS, SWEEP, published, table
 from sparsecap_jax.experiments.sweep_runner import run_sweep
 from sparsecap_jax.files import read_csv, read_json
 from sparsecap_jax.pruning import make_pruner
@@ -109,3 +109,15 @@ def test_dry_run(tmp_path):
     )
     assert [row["CIDEr"] for row in again] == [row["CIDEr"] for row in rows]
     assert not (tmp_path / "b/up_down").exists()
+
+
+def test_the_papers_curves_by_our_names():
+    """Read off the tables of arXiv 2110.03298."""
+    rows = {(row["model"], row["method"], row["target"]): row["CIDEr"] for row in published()}
+    up_down, ort = "Up-Down on COCO, published", "ORT on COCO, published"
+    assert rows[up_down, "dense", 0.0] == pytest.approx(1.113)
+    assert rows[up_down, "supermask", 0.95] == pytest.approx(1.125)
+    assert rows[up_down, "mag_grad_uniform", 0.975] == pytest.approx(1.07)
+    assert rows[ort, "mag_blind", 0.95] == pytest.approx(0.041)
+    assert rows[ort, "snip", 0.988] == pytest.approx(0.373)
+    assert {method for _, method, _ in rows} == {"dense", *METHODS} - {"lottery_mag_blind"}

@@ -162,7 +162,7 @@ def test_what_a_screen_reader_gets(page):
     until(driver, lambda: elements(driver, ".walk"))
     nodes = driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     found = {
-        (node["role"]["value"], node.get("name", {}).get("value", ""))
+        (node["role"]["value"], node.get("name", {}).get("value", "").strip())
         for node in nodes
         if not node["ignored"]
     }

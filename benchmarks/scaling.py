@@ -31,15 +31,16 @@ _SCALE = flags.DEFINE_integer("scale", 1, "Divides all sizes, for a quick try.",
 
 IMAGES, FLOAT = 15, 4
 TRAIN_IMAGES = 113_287  # Karpathy's training split of COCO
-# The CPU's step times, seconds, from docs/results/models.md.
+# A CPU's step times, seconds, of the second table of docs/results/models.md, "Speed"; its rates
+# were 210 GFLOP/s and 50 GB/s.
 CPU_SECONDS = {
-    ("up_down", "supermask"): 2.64,
-    ("up_down", "none"): 2.08,
-    ("ort", "supermask"): 2.07,
-    ("ort", "none"): 1.91,
-    ("transformer", "none"): 2.34,
-    ("acort", "none"): 2.51,
-    ("soft_attention", "none"): 0.67,
+    ("up_down", "supermask"): 1.93,
+    ("up_down", "none"): 1.64,
+    ("ort", "supermask"): 2.02,
+    ("ort", "none"): 1.95,
+    ("transformer", "none"): 1.71,
+    ("acort", "none"): 1.94,
+    ("soft_attention", "none"): 0.52,
 }
 COMPILED = [("up_down", "supermask"), ("up_down", "none"), ("ort", "supermask"), ("ort", "none")]
 COMPILED += [("acort", "none"), ("soft_attention", "none")]
@@ -230,7 +231,7 @@ def cpu_table():
     for key, measured in CPU_SECONDS.items():
         floor = teacher_forcing(*key).seconds(here, 0.0)
         rows.append([*key, f"{floor:.2f}", f"{measured:.2f}", f"{measured / floor:.2f}"])
-    text = f"Measured here: {here.flops / 1e9:.0f} GFLOP/s of float32 products, "
+    text = f"Rates of the CPU: {here.flops / 1e9:.0f} GFLOP/s of float32 products, "
     text += f"{here.bandwidth / 1e9:.0f} GB/s of reading and writing an array in place.\n\n"
     return text + table(["model", "pruner", "floor, s", "measured, s", "measured / floor"], rows)
 
@@ -319,7 +320,7 @@ def main(argv):
 
 
 INTRODUCTION = """Written by
-`.venv/bin/python benchmarks/scaling.py --output=docs/results/scaling.md`;
+`.venv/bin/python benchmarks/scaling.py --rates=210,50 --output=docs/results/scaling.md`;
 [scaling.md](../scaling.md) explains the columns and what follows from them. **All times, hours and
 costs for accelerators are estimates** from published peak rates; nothing here ran on one.
 """

@@ -29,6 +29,9 @@ PRUNERS = flags.DEFINE_list("pruners", ["supermask", "none"], "Pruners; the refe
 SCALE = flags.DEFINE_integer("scale", 1, "Divides all sizes, for a quick try.", lower_bound=1)
 BATCH = flags.DEFINE_integer("batch", 15, "Images; each has five captions.")
 REPEATS = flags.DEFINE_integer("repeats", 3, "Timed steps of each; the fastest counts.")
+DTYPE = flags.DEFINE_enum(
+    "compute_dtype", "float32", ["float32", "bfloat16"], "Operands of our products."
+)
 REFERENCE = flags.DEFINE_string("reference", None, "Checkout of the PyTorch reference.")
 PYTHON = flags.DEFINE_string("reference_python", "python", "Python that has torch.")
 THREADS = flags.DEFINE_list("reference_threads", ["1", "2"], "Thread counts for the reference.")
@@ -38,7 +41,8 @@ ONE = flags.DEFINE_string("one", None, "Used by the script itself: time MODEL:PR
 
 def time_here(name, pruner_name):
     """Print the seconds of the first and of the fastest later step, and the peak memory."""
-    case = teacher_forcing(paper_config(name, SCALE.value), BATCH.value, pruner_name)
+    config, fields = paper_config(name, SCALE.value), {"compute_dtype": DTYPE.value}
+    case = teacher_forcing(config, BATCH.value, pruner_name, **fields)
     state = case.state
     seconds = []
     for _ in range(REPEATS.value + 1):
@@ -53,6 +57,7 @@ def time_here(name, pruner_name):
 
 def time_ours(name, pruner):
     flags_ = [f"--scale={SCALE.value}", f"--batch={BATCH.value}", f"--repeats={REPEATS.value}"]
+    flags_.append(f"--compute_dtype={DTYPE.value}")
     return processes.run_json([sys.executable, __file__, f"--one={name}:{pruner}", *flags_])
 
 

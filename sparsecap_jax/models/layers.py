@@ -144,26 +144,22 @@ class CellWeights(nn.Module):
 
 
 def gru_state(
-    inputs: Float[Array, "... G"],
-    hidden: Float[Array, "... H"],
-    gates_hh: Float[Array, "H 2*H"],
-    candidate_hh: Float[Array, "H H"],
-    compute_dtype: str = "float32",
+    inputs: Float[Array, "... G"], hidden: Float[Array, "... H"], multiply: Callable[..., Array]
 ) -> Float[Array, "... H"]:
     """Advance a GRU by one step; the reset gate acts on the state before its projection.
 
     Args:
         inputs: `[..., 3H]`, the input's share of reset gate, update gate and candidate.
         hidden: the state.
-        gates_hh: state's kernel of both gates.
-        candidate_hh: state's kernel of the candidate.
-        compute_dtype: type of the operands of products.
+        multiply: `multiply(start, state=values)` adds the values' product with the kernel
+            `[H, 2H]` of both gates to `start`, `multiply(start, candidate=values)` that with the
+            kernel `[H, H]` of the candidate.
 
     Reference: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", EMNLP 2014,
     with TensorFlow's sense of the update gate: 1 keeps the state.
     """
-    gates, candidate = jnp.split(inputs, [gates_hh.shape[-1]], axis=-1)
-    gates = gates + matmul(hidden, gates_hh, compute_dtype)
-    reset, update = jnp.split(jax.nn.sigmoid(gates), 2, axis=-1)
-    candidate = jnp.tanh(candidate + matmul(reset * hidden, candidate_hh, compute_dtype))
+    gates, candidate = jnp.split(inputs, [2 * hidden.shape[-1]], axis=-1)
+    gates = jax.nn.sigmoid(multiply(gates, state=hidden))
+    reset, update = jnp.split(gates, 2, axis=-1)
+    candidate = jnp.tanh(multiply(candidate, candidate=reset * hidden))
     return update * hidden + (1.0 - update) * candidate

@@ -4,18 +4,17 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from sparsecap_jax.model_fields import RecurrentFields
 from sparsecap_jax.models.interface import CaptionModel, scan_words
+from sparsecap_jax.models.late_gradients import Kernels, multiply_by, unroll
 from sparsecap_jax.models.packing import nan_if_lost, pack_rows
 from sparsecap_jax.models.precision import matmul
 from sparsecap_jax.types import ArrayLike, Regions
 
 Context = dict[str, Array]
 Carry = dict[str, Array]
-Kernels = dict[str, Array]
 
 
 class RecurrentModel(RecurrentFields, CaptionModel):
@@ -26,9 +25,11 @@ class RecurrentModel(RecurrentFields, CaptionModel):
 
         kernels = self._kernels()                                  # weights that the rest shares
         words = self._word_inputs(kernels, tokens, train)          # [...] -> [..., G]
-        carry, hidden = self._recur(carry, words, kernels, context, train)  # [B, K, G], [B, K, H]
+        carry, hidden = self._recur(carry, words, multiply, kernels, context, train)
+                                                                   # [B, K, G] -> [B, K, H]
         log_probs = self._log_probs(hidden, train)                 # [..., H] -> [..., V]
 
+    `_recur` multiplies by the kernels of `_groups` through `multiply` alone (`late_gradients`).
     """
 
     samples_inputs: ClassVar[bool] = True
@@ -68,7 +69,7 @@ class RecurrentModel(RecurrentFields, CaptionModel):
         if sample_prob is not None:
             return self._sampled(context, tokens, kernels, sample_prob, train)
         words = self._word_inputs(kernels, tokens, train)
-        return self._log_probs(self._unroll(context, words, kernels, train), train)
+        return self._log_probs(self._unroll(context, words, kernels, None, train), train)
 
     def decode_packed(
         self,
@@ -84,20 +85,25 @@ class RecurrentModel(RecurrentFields, CaptionModel):
         kernels, rows = self._kernels(), pack_rows(mask, size)
         words = self._word_inputs(kernels, rows.take_tokens(tokens, 0), train)
         words = rows.spread(words, 1).reshape(*tokens.shape, -1)
-        hidden = rows.gather(self._unroll(context, words, kernels, train))
+        hidden = rows.gather(self._unroll(context, words, kernels, rows.places, train))
         return self._log_probs(nan_if_lost(hidden, mask), train), rows.flat_places()
 
     def _unroll(
-        self, context: Context, words: Float[Array, "B K T G"], kernels: Kernels, train: bool
+        self,
+        context: Context,
+        words: Float[Array, "B K T G"],
+        kernels: Kernels,
+        places: Int[Array, " N"] | None,
+        train: bool,
     ) -> Float[Array, "B K T H"]:
-        """Return the outputs of `_recur` for all words."""
+        """Return the outputs of `_recur` for all words; those not at `places` are not used."""
 
-        def recur(module, carry, words, kernels, context):
-            return module._recur(carry, words, kernels, context, train)
+        def recur(module, carry, words, multiply, kernels, context):
+            return module._recur(carry, words, multiply, kernels, context, train)
 
-        recur = nn.remat(recur, prevent_cse=False) if self.remat else recur
-        carry = self.init_carry(context, words.shape[1])
-        return scan_words(recur, 2)(self, carry, words, kernels, context)[1]
+        inputs = self.init_carry(context, words.shape[1]), words, kernels, context
+        options: Any = {"places": places, "compute_dtype": self.compute_dtype, "remat": self.remat}
+        return unroll(self, recur, self._groups(), *inputs, **options)
 
     def _sampled(
         self,
@@ -131,7 +137,8 @@ class RecurrentModel(RecurrentFields, CaptionModel):
 
     def _advance(self, carry, tokens, context, kernels, train) -> tuple[Carry, Array]:
         words = self._word_inputs(kernels, tokens, train)
-        carry, hidden = self._recur(carry, words, kernels, context, train)
+        multiply = multiply_by(kernels, self.compute_dtype)
+        carry, hidden = self._recur(carry, words, multiply, kernels, context, train)
         return carry, self._log_probs(hidden, train)
 
     def _matmul(self, inputs: Array, kernel: Array) -> Array:

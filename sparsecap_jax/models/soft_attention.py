@@ -16,9 +16,10 @@ from jaxtyping import Array, Float
 
 from sparsecap_jax.formulas import lstm_state
 from sparsecap_jax.model_fields import SoftAttentionFields
+from sparsecap_jax.models.late_gradients import Groups, Kernels, Multiply
 from sparsecap_jax.models.layers import CellWeights, gru_state
 from sparsecap_jax.models.precision import dot_general
-from sparsecap_jax.models.recurrent import Carry, Context, Kernels, RecurrentModel
+from sparsecap_jax.models.recurrent import Carry, Context, RecurrentModel
 from sparsecap_jax.types import Regions
 
 _MASKED = -1e9  # finite, so that an image without any region still gives numbers
@@ -105,22 +106,32 @@ class SoftAttention(SoftAttentionFields, RecurrentModel):
         words = self.drop(self.embed(tokens), deterministic=not train)
         return self._matmul(words, kernels["word"]) + kernels["bias"]
 
+    def _groups(self) -> Groups:
+        if self.cell == "lstm":
+            return (("attended", "state"),)
+        return ("attended",), ("state",), ("candidate",)
+
     def _recur(
-        self, carry: Carry, words: Array, kernels: Kernels, context: Context, train: bool
+        self,
+        carry: Carry,
+        words: Array,
+        multiply: Multiply,
+        kernels: Kernels,
+        context: Context,
+        train: bool,
     ) -> tuple[Carry, Array]:
         """Advance the cell, then attend; return the new carry and the output `[B, K, H]`.
 
         Dropout of the output touches the query and the logits, never the state itself.
         """
         attended = self.drop(carry["attended"], deterministic=not train)
-        inputs = words + self._matmul(attended, kernels["attended"])
         if self.cell == "lstm":
-            gates = inputs + self._matmul(carry["h"], kernels["state"])
+            gates = multiply(words, attended=attended, state=carry["h"])
             hidden, cell = lstm_state(gates, carry["c"])
             state = {"h": hidden, "c": cell}
         else:
-            gates, candidate = kernels["state"], kernels["candidate"]
-            hidden = gru_state(inputs, carry["h"], gates, candidate, self.compute_dtype)
+            inputs = multiply(words, attended=attended)
+            hidden = gru_state(inputs, carry["h"], multiply)
             state = {"h": hidden}
         output = self.drop(hidden, deterministic=not train)
         weights = self._attend(output, context)

@@ -11,8 +11,9 @@ from jaxtyping import Array, Float
 
 from sparsecap_jax.formulas import lstm_state
 from sparsecap_jax.model_fields import UpDownFields
+from sparsecap_jax.models.late_gradients import Groups, Kernels, Multiply
 from sparsecap_jax.models.layers import Dropout, Linear, LSTMWeights
-from sparsecap_jax.models.recurrent import Carry, Context, Kernels, RecurrentModel
+from sparsecap_jax.models.recurrent import Carry, Context, RecurrentModel
 from sparsecap_jax.types import Regions
 
 
@@ -114,18 +115,26 @@ class UpDown(UpDownFields, RecurrentModel):
         """Return the words' share `[..., 4H]` of the attention LSTM's pre-activations."""
         return self._matmul(self._dropped_relu(self.embed(tokens), train), kernels["att_word"])
 
+    def _groups(self) -> Groups:
+        return ("att_lang", "att_hh"), ("lang_ih", "lang_hh")
+
     def _recur(
-        self, carry: Carry, words: Array, kernels: Kernels, context: Context, train: bool
+        self,
+        carry: Carry,
+        words: Array,
+        multiply: Multiply,
+        kernels: Kernels,
+        context: Context,
+        train: bool,
     ) -> tuple[Carry, Array]:
         """Advance both LSTMs; return the new carry and the language LSTM's state `[B, K, H]`."""
         gates = words + context["fc_gates"][:, None]
-        gates += self._matmul(carry["h_lang"], kernels["att_lang"])
-        gates += self._matmul(carry["h_att"], kernels["att_hh"])
+        gates = multiply(gates, att_lang=carry["h_lang"], att_hh=carry["h_att"])
         h_att, c_att = lstm_state(gates, carry["c_att"])
         weights = self.attention(h_att, context["keys"], context["mask"])
         attended = self._matmul(weights, context["regions"])
-        gates = self._matmul(jnp.concatenate([attended, h_att], axis=-1), kernels["lang_ih"])
-        gates += self._matmul(carry["h_lang"], kernels["lang_hh"]) + kernels["lang_bias"]
+        seen = jnp.concatenate([attended, h_att], axis=-1)
+        gates = multiply(kernels["lang_bias"], lang_ih=seen, lang_hh=carry["h_lang"])
         h_lang, c_lang = lstm_state(gates, carry["c_lang"])
         return {"h_att": h_att, "c_att": c_att, "h_lang": h_lang, "c_lang": c_lang}, h_lang
 

@@ -138,21 +138,51 @@ def test_bfloat16_changes_the_loss_little_and_leaves_float32_outside_of_products
     np.testing.assert_allclose(np.exp(rounded).sum(axis=-1), 1.0, atol=1e-5)
 
 
-def test_bfloat16_reaches_every_product(kind):
-    model, params, regions, tokens = small_model(kind, compute_dtype="bfloat16")
-    jaxpr = jax.make_jaxpr(lambda p: model.apply({"params": p}, regions, tokens))(params)
-    operands = set(_operands(jaxpr.jaxpr))
-    assert operands == {np.dtype(jnp.bfloat16)}
+def test_bfloat16_reaches_every_product_forward_and_backward(kind):
+    """Autodiff alone would multiply gradients in float32."""
+    model, params, *inputs = small_model(kind, compute_dtype="bfloat16")
+    jaxpr = jax.make_jaxpr(jax.grad(training_loss, has_aux=True), static_argnums=1)
+    found = list(_products(jaxpr(params, model, *inputs).jaxpr))
+    assert len(found) > 20
+    assert {operand.dtype for operands, _, _ in found for operand in operands} == {
+        np.dtype(jnp.bfloat16)
+    }
+    assert {result.dtype for _, result, _ in found} == {np.dtype(np.float32)}
 
 
-def _operands(jaxpr):
-    """Types of the operands of all matrix products in a jaxpr and in those within it."""
+def _products(jaxpr, looped=False):
+    """Operands and result of all matrix products, and whether they are within a loop."""
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
-            yield from (variable.aval.dtype for variable in equation.invars)
-            assert equation.outvars[0].aval.dtype == np.float32
+            yield [one.aval for one in equation.invars], equation.outvars[0].aval, looped
         for inner in jax.extend.core.jaxprs_in_params(equation.params):
-            yield from _operands(inner)
+            yield from _products(inner, looped or equation.primitive.name == "scan")
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("remat", [False, True])
+def test_gradients_after_the_loop_are_those_of_autodiff(kind, remat):
+    """Scheduled sampling that replaces nothing takes autodiff's way through the same model."""
+    model, params, regions, tokens = small_model(kind, remat=remat)
+
+    def loss(params, **options):
+        log_probs = model.apply({"params": params}, regions, tokens, rngs=rngs(), **options)
+        return jnp.mean(log_probs * np.cos(np.arange(log_probs.size)).reshape(log_probs.shape))
+
+    late = jax.jit(jax.grad(loss))(params)
+    expected = jax.jit(jax.grad(lambda params: loss(params, sample_prob=jnp.float32(0))))(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), late, expected)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_no_kernel_of_the_recurrence_gets_its_gradient_within_the_loop(kind):
+    model, params, *inputs = small_model(kind)
+    jaxpr = jax.make_jaxpr(jax.grad(training_loss, has_aux=True), static_argnums=1)
+    found = list(_products(jaxpr(params, model, *inputs).jaxpr))
+    widest = 4 * 8 if kind != "gru" else 2 * 8  # of the gates: no other results are as wide
+    shapes = [(result.shape, looped) for _, result, looped in found if result.ndim == 2]
+    assert not [shape for shape, looped in shapes if looped and widest in shape]
+    assert (8, widest) in [shape for shape, looped in shapes if not looped]
 
 
 def test_unknown_compute_dtype_is_named(kind):

@@ -7,6 +7,7 @@ import pytest
 
 from sparsecap_jax.formulas import lstm_state
 from sparsecap_jax.models import make_model
+from sparsecap_jax.models.late_gradients import multiply_by
 from sparsecap_jax.models.layers import gru_state
 from sparsecap_jax.pruning import by_path, prune_layers
 from sparsecap_jax.pruning.layer_inputs import gram_of
@@ -158,11 +159,11 @@ def test_cells(case):
             inputs, state = (found[f"gru_gates/kernel_{p}"][at, :, :, 0] for p in ("ih", "hh"))
             parts = [params[n] for n in ("gru_gates", "gru_candidate")]
             given = [inputs @ part["kernel_ih"] + part["bias"] for part in parts]
-            after = gru_state(
-                jnp.concatenate(given, -1),
-                jnp.asarray(state),
-                *(part["kernel_hh"] for part in parts),
+            kernels_hh = dict(
+                zip(("state", "candidate"), (part["kernel_hh"] for part in parts), strict=True)
             )
+            multiply = multiply_by(kernels_hh, "float32")
+            after = gru_state(jnp.concatenate(given, -1), jnp.asarray(state), multiply)
             later = found["gru_gates/kernel_hh"][at + 1, :, :, 0]
             np.testing.assert_allclose(later, after, atol=1e-5)
             both = jax.nn.sigmoid(given[0] + state @ parts[0]["kernel_hh"])

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float
 
 from sparsecap_jax.types import ArrayLike
@@ -34,7 +35,7 @@ def matmul(
 def dot_general(compute_dtype: str) -> Callable[..., Array]:
     """Return the same product for `nn.Dense`, as its `dot_general`."""
 
-    def product(lhs, rhs, *unused, **also_unused) -> Array:
+    def product(lhs, rhs, *_unused, **_options) -> Array:
         return matmul(lhs, rhs, compute_dtype)
 
     return product
@@ -58,14 +59,26 @@ def _forward(inputs, kernel, compute_dtype):
 def _backward(compute_dtype, saved, gradient):
     (inputs, kernel), like = saved
     gradient = gradient.astype(compute_dtype)
-    to_inputs = _product(gradient, kernel.mT)
+    to_inputs = _product(gradient, _transposed(kernel))
     if kernel.ndim == 2:  # all rows in one product, not one for each row of a batch
         rows = inputs.reshape(-1, inputs.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
-        to_kernel = _product(rows[0].mT, rows[1])
+        to_kernel = _product(_transposed(rows[0]), rows[1])
     else:
-        to_kernel = _product(inputs.mT, gradient)
+        to_kernel = _product(_transposed(inputs), gradient)
     sums = _sum_to(to_inputs, inputs.shape), _sum_to(to_kernel, kernel.shape)
     return tuple(total.astype(one.dtype) for total, one in zip(sums, like, strict=True))
+
+
+def _transposed(values: Array) -> Array:
+    """Return the transpose, on a single CPU laid out row by row.
+
+    XLA's CPU library multiplies in bfloat16 only what lies so. A transpose by itself is a view,
+    which is multiplied in float32 and takes twice as long. A layout that is asked for gathers
+    arrays that lie on several devices, and is therefore not asked for there.
+    """
+    if jax.device_count() > 1 or jax.default_backend() != "cpu":
+        return values.mT
+    return with_layout_constraint(values.mT, Layout(tuple(range(values.ndim))))
 
 
 def _sum_to(values: Array, shape: tuple[int, ...]) -> Array:

@@ -4,7 +4,8 @@
 
 Every method takes as many training steps in all: one that prunes a trained model starts from a
 dense run of half of them (`half`), and lottery tickets are trained again for the other half. The
-most telling runs come first, so that a table of few rows says something.
+most telling runs come first, so that a table of few rows says something. All products have
+operands in bfloat16, which CPUs with such instructions multiply twice as fast.
 """
 
 import pathlib
@@ -101,7 +102,7 @@ def table(rows: list[Row]) -> str:
 
 def _config(model: str, method: str, sparsity: float, seed: int) -> ConfigDict:
     config = flickr8k_config(model, f"{method},sparsity={sparsity}" if sparsity else "", seed)
-    config.data.batch_size = BATCH_SIZE
+    config.data.batch_size, config.model.compute_dtype = BATCH_SIZE, "bfloat16"
     if method == "supermask":
         config.pruner.sparsity_weight = SPARSITY_WEIGHT / (1 - sparsity)
     continues = make_pruner(config.pruner, total_steps=STEPS).expects_trained

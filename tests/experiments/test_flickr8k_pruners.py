@@ -43,6 +43,7 @@ def test_every_method_takes_as_many_steps_and_is_compared_with_its_dense_twin():
         assert run.twin == ("" if method == "dense" else f"{model}/dense/seed_{seed}")
         assert run.config.pruner.get("sparsity", 0.0) == run.labels["target"]
         kind = {"up_down": "up_down", "ort": "relation_transformer"}[model]
+        assert run.config.model.compute_dtype == "bfloat16"
         assert run.config.model.name == kind and run.config.data.name == "imagined"
 
 

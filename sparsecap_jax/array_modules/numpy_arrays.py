@@ -65,6 +65,11 @@ def while_loop(going: Callable, body: Callable, state: Any) -> Any:
     return state
 
 
+def update_if(changes: Any, update: Callable, state: Any) -> Any:
+    """Return `update(state)`, which is `state` where `changes` is False."""
+    return update(state) if changes else state
+
+
 def fori_loop(first: int, end: int, body: Callable, state: Any) -> Any:
     """Apply `body(i, state)` for each i."""
     for i in range(first, end):

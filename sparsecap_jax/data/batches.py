@@ -257,6 +257,10 @@ class EvalBatches(BatchMaker):
 
     def read(self, numbers: Iterable[int]) -> Iterator[Batch]:
         """Yield some batches, the next ones being read meanwhile (no Grain: it imports slowly)."""
+        numbers = list(numbers)
+        if len(numbers) == 1:
+            yield self[numbers[0]]
+            return
         with ThreadPoolExecutor(1, thread_name_prefix="eval-batches") as executor:
             batches = (executor.submit(self.__getitem__, number) for number in numbers)
             for batch in read_ahead(batches, self._prefetch):

@@ -249,17 +249,21 @@ def _collect(beams: _Beams, position: Int[ArrayLike, ""], search: Search) -> _Be
     xp = search.xp
     at_end = position == search.options.max_length - 1
     ended = (beams.tokens[:, :, position] == search.options.eos_id) | at_end
-    score = beams.sums * search.factors[position]
-    score = xp.where(ended & ~beams.retired, score, -np.inf)
-    length = xp.broadcast_to(position + 1, score.shape)
-    # Earlier captions come first, so that they win ties, as in a stable sort.
-    both = _joined(beams.done, Decoded(beams.tokens, beams.log_probs, score, length))
-    _, kept = xp.top_k(both.scores, beams.done.scores.shape[1])
-    return beams._replace(
-        sums=beams.sums - xp.where(ended, np.float32(_ENDED), np.float32(0.0)),
-        retired=beams.retired | ended,
-        done=reorder(both, kept),
-    )
+
+    def collect(beams: _Beams) -> _Beams:
+        score = beams.sums * search.factors[position]
+        score = xp.where(ended & ~beams.retired, score, -np.inf)
+        length = xp.broadcast_to(position + 1, score.shape)
+        # Earlier captions come first, so that they win ties, as in a stable sort.
+        both = _joined(beams.done, Decoded(beams.tokens, beams.log_probs, score, length))
+        _, kept = xp.top_k(both.scores, beams.done.scores.shape[1])
+        return beams._replace(
+            sums=beams.sums - xp.where(ended, np.float32(_ENDED), np.float32(0.0)),
+            retired=beams.retired | ended,
+            done=reorder(both, kept),
+        )
+
+    return xp.update_if(xp.any(ended), collect, beams)
 
 
 def _least_later(search: Search) -> Float[ArrayLike, " U"]:

@@ -68,6 +68,14 @@ def test_eval_iteration_may_stop_early(records, store):
     assert not [t for t in threading.enumerate() if t not in before]
 
 
+def test_a_single_batch_needs_no_thread(records, store):
+    batches = make_eval_batches(records, store, batch_size=1)
+    iterator = batches.read(iter([3]))
+    np.testing.assert_array_equal(next(iterator).index, batches[3].index)
+    assert not [t for t in threading.enumerate() if t.name.startswith("eval-batches")]
+    assert next(iterator, None) is None
+
+
 def test_real_features_in_one_batch(shared):
     splits = load_karpathy(shared / "reference/coco5/dataset_coco_testing.json")
     records = splits["test"] + splits["train"][:1] + splits["val"] + splits["train"][1:]

@@ -38,7 +38,7 @@ SEARCHES = {
 
 
 def time_commands():
-    """Seconds and CPU seconds of each command, by turns; the last caption of each."""
+    """Seconds and CPU seconds of the runs of each command, by turns."""
     from sparsecap_jax.photos.images import EXAMPLES
 
     photo = str(min(EXAMPLES.glob("*.jpg")))
@@ -105,7 +105,9 @@ def main(argv):
         print(f"| {name} | {spans[0]} | {spans[1]} |")
     print("\n| search | first captions, ms | later ones, ms |\n| --- | --: | --: |")
     for name, search in SEARCHES.items():
-        words = [f"--{flag}={FLAGS[flag].value}" for flag in ("checkpoint", "captions", "later")]
+        words = [
+            f"--{flag}={flags.FLAGS[flag].value}" for flag in ("checkpoint", "captions", "later")
+        ]
         one = processes.run_json([sys.executable, __file__, f"--one={json.dumps(search)}", *words])
         found["captions"][name] = one
         print(f"| {name} | {statistics.median(one['first']):.1f} | ", end="")
@@ -113,8 +115,6 @@ def main(argv):
     if OUTPUT.value:
         pathlib.Path(OUTPUT.value).write_text(json.dumps(found, indent=2), encoding="utf-8")
 
-
-FLAGS = flags.FLAGS
 
 if __name__ == "__main__":
     app.run(main)

@@ -29,7 +29,8 @@ class RecurrentModel(RecurrentFields, CaptionModel):
                                                                    # [B, K, G] -> [B, K, H]
         log_probs = self._log_probs(hidden, train)                 # [..., H] -> [..., V]
 
-    `_recur` multiplies by the kernels of `_groups` through `multiply` alone (`late_gradients`).
+    `_groups` names the kernels that `_recur` multiplies by, through `multiply` alone; their
+    gradients come after the loop (`late_gradients.unroll`).
     """
 
     samples_inputs: ClassVar[bool] = True

@@ -106,11 +106,6 @@ def take_steps(objective, pruner, tx, state, placement, steps=STEPS):
     return state, states, losses
 
 
-# The first steps of Adam move a weight by up to its gradient (rate 1e-2 over epsilon 1e-2), the
-# logit of a mask by 1e4 times its gradient (100 over 1e-2). Roundings of gradients grow alike.
-TOLERANCE = {"params": 1e-5, "masks": 1e4 * 5e-9}
-
-
 def assert_same(one, several):
     """Losses, weights and masks are equal; a self-critical loss is a sum that nearly cancels."""
     np.testing.assert_allclose(several[2], one[2], rtol=1e-5, atol=1e-8)
@@ -118,5 +113,4 @@ def assert_same(one, several):
         pair = [by_path({"params": s.params, "masks": s.prune.masks}) for s in (ours, theirs)]
         assert pair[0].keys() == pair[1].keys()
         for path, leaf in pair[1].items():
-            tolerance = {"rtol": 1e-5, "atol": TOLERANCE[path[0]]}
-            np.testing.assert_allclose(pair[0][path], leaf, **tolerance)
+            np.testing.assert_allclose(pair[0][path], leaf, rtol=1e-5, atol=1e-5)

@@ -58,17 +58,33 @@ def threefry(
     return x, y
 
 
-def random_bits(rng: Array, size: int) -> UInt16[Array, " N"]:
-    """Draw `size` independent uniform 16-bit integers; the same on any number of devices."""
+def random_bits(rng: Array, sizes: Sequence[int]) -> list[UInt16[Array, "..."]]:
+    """Draw arrays `[size]` of independent uniform 16-bit integers; the same on every device.
+
+    With Q a quarter of all sizes together, rounded up, the hash of counter n gives four of them:
+    the halves of its first word are numbers n and n + Q, those of its second n + 2Q and n + 3Q.
+    """
     key = jax.random.bits(rng, (2,), jnp.uint32)
+    *starts, size = itertools.accumulate(sizes, initial=0)
     quarter = -(-size // 4)
     counters = lax.iota(jnp.uint32, quarter)
-    words = lax.optimization_barrier(threefry(key, counters, jnp.zeros_like(counters)))
-    halves = [(word >> jnp.uint32(s)).astype(jnp.uint16) for word in words for s in (0, 16)]
-    # The barriers keep XLA from recomputing the hash in every consumer, and the halves out of the
-    # loop that joins them, which would then go entry by entry.
-    halves = lax.optimization_barrier(halves)
-    return lax.optimization_barrier(jnp.concatenate(halves)[:size])
+    words = threefry(key, counters, jnp.zeros_like(counters))
+    # Joined behind a barrier, they are hashed once; XLA would hash again for every consumer.
+    joined = lax.optimization_barrier(jnp.concatenate(words))
+    places = zip(starts, sizes, strict=True)
+    return [_halves(joined, quarter, start, start + length) for start, length in places]
+
+
+def _halves(words: UInt32[Array, " W"], quarter: int, start: int, stop: int) -> Array:
+    """Return numbers `start` to `stop` of `random_bits`."""
+    found = []
+    for part in range(4):
+        word, half = divmod(part, 2)
+        low, high = (min(max(place - part * quarter, 0), quarter) for place in (start, stop))
+        taken = words[word * quarter + low : word * quarter + high]
+        found.append((taken >> jnp.uint32(16 * half)).astype(jnp.uint16))
+    found = [bits for bits in found if bits.size] or found[:1]
+    return lax.optimization_barrier(jnp.concatenate(found))
 
 
 def _slope(logits: Array, bypass: bool) -> Array:
@@ -113,8 +129,9 @@ def kept_fraction(logits: Sequence[Logits], bypass: bool) -> Float[Array, ""]:
 
     It is counted in integers, since float32 sums stop at 2^24.
     """
-    # (z > 0) in floats: a comparison inside a sum takes a CPU nine times as long.
-    count = count_kept(jnp.maximum(jnp.sign(z), 0.0) for z in logits)
+    # sign + |sign| is 2 where z > 0 and else 0. A comparison inside a sum takes a CPU nine times as
+    # long, and a constant beside it is written out as an array of all entries.
+    count = count_kept((jnp.sign(z) + jnp.abs(jnp.sign(z)) for z in logits), ones=2)
     return count.astype(jnp.float32) / jnp.float32(sum(z.size for z in logits))
 
 
@@ -128,10 +145,8 @@ def _kept_fraction_jvp(bypass, primals, tangents):
 
 def sample_all(logits: Sequence[Logits], rng: Array, bypass: bool) -> list[Float[Array, "..."]]:
     """Draw the masks of many tensors from one flat call of the generator."""
-    *starts, size = itertools.accumulate((z.size for z in logits), initial=0)
-    bits = random_bits(rng, size)
-    parts = [bits[i : i + z.size].reshape(z.shape) for i, z in zip(starts, logits, strict=True)]
-    return [bernoulli(z, part, bypass) for z, part in zip(logits, parts, strict=True)]
+    bits = random_bits(rng, [z.size for z in logits])
+    return [bernoulli(z, b.reshape(z.shape), bypass) for z, b in zip(logits, bits, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -41,14 +41,26 @@ def test_threefry_known_answer():
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 1001])
 def test_bits_of_any_size(size):
-    bits = random_bits(jax.random.key(0), size)
+    (bits,) = random_bits(jax.random.key(0), [size])
     assert bits.shape == (size,)
     assert bits.dtype == jnp.uint16
 
 
+@pytest.mark.parametrize("sizes", [[1], [3, 0, 1], [10, 2, 30, 5], [7, 100, 1, 1, 4]])
+def test_bits_are_the_halves_of_hashed_counters(sizes):
+    rng, quarter = jax.random.key(9), -(-sum(sizes) // 4)
+    key = jax.random.bits(rng, (2,), jnp.uint32)
+    counters = jnp.arange(quarter, dtype=jnp.uint32)
+    hashed = library.threefry_2x32((key[0], key[1]), jnp.stack([counters, 0 * counters]))
+    halves = [np.asarray(word) >> shift & 0xFFFF for word in hashed for shift in (0, 16)]
+    expected = np.split(np.concatenate(halves)[: sum(sizes)], np.cumsum(sizes)[:-1])
+    for bits, numbers in zip(random_bits(rng, sizes), expected, strict=True):
+        np.testing.assert_array_equal(bits, numbers)
+
+
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
 def test_bits_are_uniform(impl):
-    bits = np.asarray(random_bits(jax.random.key(3, impl=impl), 1 << 18))
+    bits = np.asarray(random_bits(jax.random.key(3, impl=impl), [1 << 18])[0])
     counts = np.bincount(bits >> 8, minlength=256)
     # Chi-squared with 255 degrees of freedom has mean 255 and standard deviation 22.6.
     assert abs(np.sum((counts - 1024.0) ** 2 / 1024.0) - 255) < 5 * 22.6
@@ -57,7 +69,7 @@ def test_bits_are_uniform(impl):
 
 
 def test_neighbours_are_independent():
-    bits = np.asarray(random_bits(jax.random.key(4), 1 << 18)) / 65536.0 - 0.5
+    bits = np.asarray(random_bits(jax.random.key(4), [1 << 18])[0]) / 65536.0 - 0.5
     quarter = len(bits) // 4
     for lag in (1, 2, 3, 4, 5, quarter, 2 * quarter, 3 * quarter):
         product = bits[lag:] * bits[:-lag]
@@ -74,7 +86,7 @@ def test_rounding_equals_the_reference(case, bypass):
 
 @pytest.mark.parametrize("bypass", [False, True])
 def test_bernoulli_gradient_equals_the_reference(case, bypass):
-    bits = random_bits(jax.random.key(0), case["logits"].size)
+    (bits,) = random_bits(jax.random.key(0), [case["logits"].size])
     out, pull = jax.vjp(lambda z: bernoulli(z, bits, bypass), jnp.asarray(case["logits"]))
     assert set(np.unique(out)) <= {0.0, 1.0}
     (grad,) = pull(jnp.asarray(case["grad_output"]))
@@ -124,6 +136,11 @@ def test_kept_fraction_equals_the_mean_of_rounded_masks():
     expected, expected_grads = jax.value_and_grad(slow)(logits)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), grads, expected_grads)
+
+
+def test_kept_fraction_counts_no_zeros():
+    logits = [jnp.array([[0.0, -0.0, 1e-30, -1e-30]]), jnp.array([5.0, jnp.inf, -jnp.inf, -5.0])]
+    assert kept_fraction(logits, False) == 3 / 8
 
 
 def test_draws_do_not_depend_on_devices():

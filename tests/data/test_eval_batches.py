@@ -70,9 +70,10 @@ def test_eval_iteration_may_stop_early(records, store):
 
 def test_a_single_batch_needs_no_thread(records, store):
     batches = make_eval_batches(records, store, batch_size=1)
+    before = threading.enumerate()
     iterator = batches.read(iter([3]))
     np.testing.assert_array_equal(next(iterator).index, batches[3].index)
-    assert not [t for t in threading.enumerate() if t.name.startswith("eval-batches")]
+    assert not [t for t in threading.enumerate() if t not in before]
     assert next(iterator, None) is None
 
 

@@ -184,7 +184,7 @@ def mask_draws(size):
     @jax.jit
     def draw(logits):
         key = jax.random.key(3)
-        bits = random_bits(key, size)
+        (bits,) = random_bits(key, [size])
         others = jax.random.bits(jax.random.fold_in(key, 1), (size,), jnp.uint32)  # as of dropout
         return bits, others, bernoulli(logits, bits, False), rounded(logits, False)
 

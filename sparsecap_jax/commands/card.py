@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from sparsecap_jax.commands import card_page
-from sparsecap_jax.commands.evaluate import evaluate_run
+from sparsecap_jax.commands.evaluate import evaluate_run, whole_search
 from sparsecap_jax.data.datasets import Dataset, load_dataset, stated_licence
 from sparsecap_jax.data.records import Record
 from sparsecap_jax.errors import DataError
@@ -58,7 +58,7 @@ def write_card(
     config = change_data(loaded.config, changes)
     boxes = getattr(model_class(config.model.name), "needs_boxes", False)
     dataset = load_dataset(config.data, need_boxes=boxes)
-    search = _whole_search(loaded, config, search)
+    search = whole_search(loaded, config, search)
     options = {"changes": changes, "metrics": metrics, "report": report, **search}
     made = {name: _caption_split(run, dataset, config.data.dir, name, options) for name in SPLITS}
     own = all(config.data[field] == loaded.config.data[field] for field in ("name", "mixture"))
@@ -75,15 +75,6 @@ def write_card(
     with write_atomically(output) as file:
         file.write("\n".join(page))
     report(f"wrote {output}")
-
-
-def _whole_search(loaded: LoadedRun, config: ConfigDict, search: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of the run's own search, or of its beams, changed by those given."""
-    search = {"search": "beam", **loaded.search, **search}
-    if search["search"] != "beam":
-        return search
-    size, penalty = config.eval.beam_size_test, config.eval.length_penalty
-    return {"search": "beam", "beam_size": size, "length_penalty": penalty, **search}
 
 
 class _Split(NamedTuple):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.captioning.batches import best_caption, to_coco
@@ -87,9 +88,7 @@ def evaluate_run(
         spice_jars: see `score_captions`.
         groups: see `evaluate_caption_files`.
         report: takes one line of progress at a time.
-        **search: see `SearchOptions`; beams and their length penalty are by default the config's
-            (`eval.beam_size_val` or `_test`, `eval.length_penalty`). The caption of the best
-            score counts.
+        **search: see `SearchOptions` and `whole_search`. The caption of the best score counts.
 
     Returns:
         Scores on the 0-1 scale (`METEOR` None where Java is missing) with 95% intervals,
@@ -111,10 +110,7 @@ def evaluate_run(
     config = change_data(runs[0].config, changes)
     captioner = Captioner(dataclasses.replace(runs[0], config=config), *runs[1:], backend=backend)
     check_names(search)
-    search = {"search": "beam", **search}
-    if search["search"] == "beam":
-        size, penalty = config.eval[f"beam_size_{split}"], config.eval.length_penalty
-        search = {"length_penalty": penalty, "beam_size": size, **search}
+    search = whole_search(runs[0], config, search, split)
     title = _title(split, step, search)
     name = title.replace(", ", "_").replace(" ", "_")
     folder = pathlib.Path(output or results_folder(members[0], name))
@@ -162,6 +158,22 @@ def evaluate_run(
     _report_scores(f"{title}: {{}} | {rate}", judged, result, report)
     report(f"wrote {folder}/captions.json, scores.json and those of each image")
     return processes.on_first(lambda: result)
+
+
+def whole_search(
+    run: LoadedRun, config: ConfigDict, search: Mapping[str, Any], split: str = "test"
+) -> dict[str, Any]:
+    """Return the given options and, where no other search is asked for, the run's `search.json`.
+
+    What neither says of a beam search is the config's `eval.beam_size_val` or `_test` and
+    `eval.length_penalty`.
+    """
+    own = {} if "search" in search else run.search
+    whole = {"search": "beam", **own, **search}
+    if whole["search"] != "beam":
+        return whole
+    size, penalty = config.eval[f"beam_size_{split}"], config.eval.length_penalty
+    return {"search": "beam", "beam_size": size, "length_penalty": penalty, **whole}
 
 
 def _intervals(scores: Mapping[str, Any], judged: Judged) -> dict[str, list[float]]:

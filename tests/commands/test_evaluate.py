@@ -203,6 +203,24 @@ def test_attention_that_is_there_is_kept_and_another_search_is_said(coco, tmp_pa
         evaluate_run(run, beam_sise=3, **options)
 
 
+def test_a_run_is_evaluated_by_its_own_search(coco, tmp_path):
+    run, folder = make_run(tmp_path / "run"), tmp_path / "scores"
+    options = {**FAST, "changes": [f"data.dir={coco}"], "output": folder}
+
+    def captions(**search):
+        evaluate_run(run, **options, **search)
+        return [entry["caption"] for entry in read_json(folder / "captions.json")]
+
+    three = captions(beam_size=3, no_repeat_ngram=1)
+    one = captions(beam_size=1, no_repeat_ngram=1)
+    plain = captions(beam_size=3)
+    assert len({*map(tuple, (one, three, plain))}) == 3
+    write_json(run / "search.json", {"beam_size": 3, "no_repeat_ngram": 1})
+    assert captions() == three
+    assert captions(beam_size=1) == one
+    assert captions(search="beam", beam_size=3) == plain
+
+
 def test_a_folder_of_another_dataset_is_recognized(coco, tmp_path):
     run = make_run(tmp_path / "run")
     (coco / "dataset_coco.json").unlink()

@@ -17,7 +17,7 @@ from sparsecap_jax.evaluation.metrics import METRICS
 from sparsecap_jax.evaluation.ptb_tokenizer import tokenize_captions
 from sparsecap_jax.files import write_atomically
 from sparsecap_jax.models import model_class
-from sparsecap_jax.runs.directory import LoadedRun, load_run, steps_done
+from sparsecap_jax.runs.directory import load_run, steps_done
 from sparsecap_jax.runs.finished import IMPORTED, finished_weights
 from sparsecap_jax.runs.overrides import change_data
 from sparsecap_jax.runs.published import resolve_run, results_folder

@@ -105,11 +105,11 @@ def _case(name, scale):
     import jax
 
     from sparsecap_jax.decoding import DecodeOptions
-    from sparsecap_jax.models import smallest_inputs
+    from sparsecap_jax.models import init_params
 
     model, config = narrow_model(name, scale, "float32")
     with jax.default_device(jax.devices("cpu")[0]):
-        params = jax.jit(model.init)(jax.random.key(0), *smallest_inputs(model))["params"]
+        params = init_params(model, jax.random.key(0))
         params = jax.tree.map(np.array, params)
     logit_layer(params)["kernel"] *= SPREAD
     ids = {"bos_id": config["bos_token_id"], "eos_id": config["eos_token_id"]}

@@ -10,11 +10,11 @@ def random_model(name, scale, caption_length):
     """A model of the paper with random weights: (model, params, the reference's config)."""
     import jax
 
-    from sparsecap_jax.models import make_model, smallest_inputs
+    from sparsecap_jax.models import init_params, make_model
 
     config = paper_config(name, scale)
     model = make_model(our_fields(config))
-    params = jax.jit(model.init)(jax.random.key(0), *smallest_inputs(model))["params"]
+    params = init_params(model, jax.random.key(0))
     params = jax.tree.map(lambda leaf: np.array(leaf), params)
     if caption_length:
         add_clock(params, config)

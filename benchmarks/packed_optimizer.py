@@ -64,7 +64,7 @@ class Tuning:
         import numpy as np
         from jax.sharding import NamedSharding, PartitionSpec
 
-        from sparsecap_jax.models import make_model, smallest_inputs
+        from sparsecap_jax.models import init_params, make_model
         from sparsecap_jax.pruning import SparseStep, make_pruner
         from sparsecap_jax.training.objectives import CrossEntropy, Task, words_to_pack
         from sparsecap_jax.training.optimizers import make_optimizer
@@ -79,7 +79,7 @@ class Tuning:
         model = make_model(our_fields(config) | {"dropout": 0.1})
         pruner = make_pruner({"name": "mask_freeze"}, total_steps=1000)
         tx = make_optimizer({"learning_rate": 5e-5, "schedule": "constant"}, 1000)
-        params = jax.jit(model.init)(jax.random.key(0), *smallest_inputs(model))["params"]
+        params = init_params(model, jax.random.key(0))
         params, prune = masked(params, pruner, sparsity)
         mesh = make_mesh(1, IMAGES)
         objective = CrossEntropy(task=Task(model))
@@ -197,14 +197,14 @@ def compare_sampling(shape):
 
     from sparsecap_jax import sparse
     from sparsecap_jax.decoding import DecodeOptions, decode
-    from sparsecap_jax.models import make_model, smallest_inputs
+    from sparsecap_jax.models import init_params, make_model
     from sparsecap_jax.pruning import make_pruner
     from sparsecap_jax.types import Regions
 
     images, samples = map(int, shape.split("x"))
     config = paper_config("up_down", SCALE.value)
     model = make_model(our_fields(config))
-    params = jax.jit(model.init)(jax.random.key(0), *smallest_inputs(model))["params"]
+    params = init_params(model, jax.random.key(0))
     # Captions end at every word with probability 1 / 12, as in `scst_step.py`.
     bias = math.log(config["vocab_size"] / 11)
     params["logit_0"]["bias"] = params["logit_0"]["bias"].at[config["eos_token_id"]].set(bias)

@@ -45,7 +45,7 @@ class Side:
         import jax
 
         from sparsecap_jax.interop.reference import model_config
-        from sparsecap_jax.models import make_model, smallest_inputs
+        from sparsecap_jax.models import init_params, make_model
         from sparsecap_jax.pruning import make_pruner
         from sparsecap_jax.pruning.step import SparseStep
         from sparsecap_jax.training.objectives import CrossEntropy, Task
@@ -65,7 +65,7 @@ class Side:
         @jax.jit
         def first():
             keys = jax.random.split(jax.random.key(0), 3)
-            params = model.init(keys[0], *smallest_inputs(model))["params"]
+            params = init_params(model, keys[0])
             prune = self.pruner.init(keys[1], params)
             return SparseStep(self.pruner, tx, objective).start(keys[2], prune, params)
 

@@ -55,14 +55,14 @@ def first_state(objective, pruner, tx, change=lambda params: None):
     """The state before the first step; `change` may replace leaves of the initial params."""
     import jax
 
-    from sparsecap_jax.models import smallest_inputs
+    from sparsecap_jax.models import init_params
     from sparsecap_jax.pruning.step import SparseStep
 
     model = objective.task.model
 
     def first():
         keys = jax.random.split(jax.random.key(0), 3)
-        params = model.init(keys[0], *smallest_inputs(model))["params"]
+        params = init_params(model, keys[0])
         change(params)
         prune = pruner.init(keys[1], params)
         return SparseStep(pruner, tx, objective).start(keys[2], prune, params)

@@ -194,4 +194,5 @@ def enable_compilation_cache() -> None:
     with contextlib.suppress(OSError):  # it only saves time
         directory.mkdir(parents=True, exist_ok=True)
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(directory))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    # Small programs too: a training compiles 180, most of which take less than half a second.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

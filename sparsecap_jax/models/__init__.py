@@ -27,7 +27,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array
+from jaxtyping import Array, Key
 
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.models.interface import CaptionModel, packed_method, packs_words
@@ -36,19 +36,19 @@ from sparsecap_jax.models.soft_attention import SoftAttention
 from sparsecap_jax.models.transformer import Transformer
 from sparsecap_jax.models.up_down import UpDown
 from sparsecap_jax.settings import Registry, build, defaults_of
-from sparsecap_jax.types import Regions
+from sparsecap_jax.types import PyTree, Regions
 
 __all__ = [
     "MODELS",
     "CaptionModel",
     "abstract_params",
     "count_params",
+    "init_params",
     "make_model",
     "model_class",
     "model_fields",
     "packed_method",
     "packs_words",
-    "smallest_inputs",
 ]
 
 MODELS: Registry[type[nn.Module]] = Registry(
@@ -94,7 +94,7 @@ def make_model(config: Mapping[str, Any]) -> nn.Module:
     return build(model_class(config["name"]), fields, "model")
 
 
-def smallest_inputs(model: nn.Module) -> tuple[Regions, Array]:
+def _smallest_inputs(model: nn.Module) -> tuple[Regions, Array]:
     """Return regions and tokens of one image, enough to create every parameter."""
     zeros = jnp.zeros((1, 1, model.feature_size), jnp.float32)
     regions = Regions(zeros, jnp.ones((1, 1), bool), jnp.zeros((1, 1, 4), jnp.float32), zeros[0])
@@ -103,7 +103,20 @@ def smallest_inputs(model: nn.Module) -> tuple[Regions, Array]:
 
 def abstract_params(model: nn.Module) -> dict[str, Any]:
     """Return shapes and dtypes of a model's params without computing anything."""
-    return jax.eval_shape(model.init, jax.random.key(0), *smallest_inputs(model))["params"]
+    return jax.eval_shape(model.init, jax.random.key(0), *_smallest_inputs(model))["params"]
+
+
+def init_params(model: nn.Module, rng: Key[Array, ""]) -> PyTree:
+    """Draw a model's initial params, float32.
+
+    The numbers are those of `jax.jit(model.init)`, which compiles the draws of all layers as one
+    program; here layers of the same shape share one.
+
+    Raises:
+        flax.errors.LazyInitError: a parameter depends on the regions or tokens.
+    """
+    inputs = jax.eval_shape(lambda: _smallest_inputs(model))
+    return model.lazy_init(rng, *inputs)["params"]
 
 
 def count_params(model: nn.Module) -> int:

@@ -10,12 +10,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jaxtyping import Array, Key
 
 from sparsecap_jax.errors import CheckpointError
-from sparsecap_jax.models import smallest_inputs
+from sparsecap_jax.models import init_params
 from sparsecap_jax.pruning.step import SparseStep, TrainState
 from sparsecap_jax.runs.directory import load_variables
 from sparsecap_jax.runs.finished import INITIAL_WEIGHTS
@@ -24,11 +22,6 @@ from sparsecap_jax.runs.run import Run
 from sparsecap_jax.runs.weights import load_weights, misfits
 from sparsecap_jax.training.objectives import Objective
 from sparsecap_jax.types import PyTree
-
-
-def init_params(model: nn.Module, rng: Key[Array, ""]) -> PyTree:
-    """Initialise `model`'s params, float32."""
-    return jax.jit(model.init)(rng, *smallest_inputs(model))["params"]
 
 
 def first_state(run: Run) -> tuple[TrainState, PyTree]:

@@ -157,12 +157,12 @@ def test_plain_pytorch_computes_the_same_log_probs():
     from paper_models import random_captions, random_regions
     from torch_up_down import UpDown, torch_state
 
-    from sparsecap_jax.models import smallest_inputs
+    from sparsecap_jax.models import init_params
     from sparsecap_jax.types import Regions
 
     config = paper_config("up_down", 20)
     model = make_model(our_fields(config))
-    params = jax.device_get(model.init(jax.random.key(0), *smallest_inputs(model))["params"])
+    params = jax.device_get(init_params(model, jax.random.key(0)))
     other = UpDown(config).eval()
     other.load_state_dict(torch_state(params))
     regions, (tokens, _) = random_regions(2, config), random_captions(2, 3, config)

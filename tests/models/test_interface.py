@@ -7,8 +7,22 @@ import pytest
 from flax import linen as nn
 
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.models import MODELS, CaptionModel, make_model, packed_method, packs_words
+from sparsecap_jax.models import (
+    MODELS,
+    CaptionModel,
+    init_params,
+    make_model,
+    packed_method,
+    packs_words,
+)
 from sparsecap_jax.types import Regions
+
+SHARED = {"vocab_size": 9, "feature_size": 5}
+SIZES = {
+    "up_down": {"name": "up_down", "embed_size": 8, "rnn_size": 6, "attention_size": 4},
+    "ort": {"name": "relation_transformer", "d_model": 8, "ff_size": 6, "num_heads": 2},
+    "soft_attention": {"name": "soft_attention", "cell": "gru"},
+}
 
 
 class Four(nn.Module):
@@ -40,6 +54,17 @@ class Four(nn.Module):
 
 class Inheriting(Four, CaptionModel):
     """The same with the base class."""
+
+
+@pytest.mark.parametrize("name", ["four", *SIZES])
+def test_initial_params_are_those_of_the_models_own_init(name):
+    model = Four(9) if name == "four" else make_model(SIZES[name] | SHARED)
+    zeros = np.zeros((1, 1, 5), np.float32)
+    regions = Regions(zeros, np.ones((1, 1), bool), zeros[..., :4], zeros[0])
+    inputs = (regions, np.zeros((1, 1, 2), np.int32))
+    expected = jax.jit(model.init)(jax.random.key(3), *inputs)["params"]
+    found = init_params(model, jax.random.key(3))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 @pytest.mark.parametrize("cls", [Four, Inheriting])

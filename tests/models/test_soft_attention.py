@@ -9,7 +9,7 @@ import pytest
 
 from sparsecap_jax import models
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.models import count_params
+from sparsecap_jax.models import count_params, init_params
 from sparsecap_jax.models.soft_attention import SoftAttention
 from sparsecap_jax.types import Regions
 
@@ -225,7 +225,7 @@ def test_dropout_is_where_it_should_be():
     model = SoftAttention(3, D, width, width, width, dropout=0.5, attention_dropout=0.0)
     regions = jax.tree.map(lambda leaf: leaf[:1], make_regions())
     tokens = np.int32([[[1, 2]]])
-    params = jax.jit(model.init)(jax.random.key(0), regions, tokens)["params"]
+    params = init_params(model, jax.random.key(0))
     # the state that reaches the second word is then that of the first step alone
     params["init_state"] = jax.tree.map(jnp.zeros_like, params["init_state"])
 
@@ -323,10 +323,7 @@ def test_parameter_counts_at_paper_size(cell, vocab_size, expected):
 def test_initial_values(cell):
     """Glorot bounds of the joint matrices; biases 0, and 1 for forget and GRU gates."""
     model = SoftAttention(300, 64, 32, 48, 40, cell=cell)
-    zeros = np.zeros((1, 1, 64), np.float32)
-    regions = Regions(zeros, np.ones((1, 1), bool), np.zeros((1, 1, 4), np.float32), zeros[0])
-    tokens = np.zeros((1, 1, 2), np.int32)
-    params = flat(jax.jit(model.init)(jax.random.key(0), regions, tokens)["params"])
+    params = flat(init_params(model, jax.random.key(0)))
     inputs = 32 + 40 + 48
     bounds = {
         "embed/embedding": 6 / (300 + 32),

@@ -13,7 +13,7 @@ from flax import linen as nn
 from flax import nnx
 
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.models import make_model
+from sparsecap_jax.models import init_params, make_model
 from sparsecap_jax.pruning import PRUNERS, check_binary, make_pruner, sparse_step, sparsity
 from sparsecap_jax.pruning.paths import by_path
 from sparsecap_jax.training.losses import caption_loss
@@ -87,7 +87,7 @@ def captioner():
     tokens[..., 0] = 2
     regions = Regions(features, np.ones((4, 3), bool), boxes, features.mean(axis=1))
     batch = Batch(regions, tokens, np.ones_like(tokens, bool), np.arange(4, dtype=np.int32))
-    params = jax.jit(model.init)(jax.random.key(1), regions, tokens)["params"]
+    params = init_params(model, jax.random.key(1))
 
     def loss(params, batch, rng):
         return caption_loss(model.apply({"params": params}, batch.regions, batch.tokens), batch)

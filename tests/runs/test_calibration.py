@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sparsecap_jax.formulas import lstm_state
-from sparsecap_jax.models import make_model
+from sparsecap_jax.models import init_params, make_model
 from sparsecap_jax.models.late_gradients import multiply_by
 from sparsecap_jax.models.layers import gru_state
 from sparsecap_jax.pruning import by_path, prune_layers
@@ -54,8 +54,7 @@ def batch(seed=0, regions=4):
 def make(case):
     fields = {"vocab_size": VOCABULARY, "feature_size": WIDTH, "dropout": 0.0, **CASES[case]}
     module = make_model(fields)
-    images = batch()
-    params = jax.jit(module.init)(jax.random.key(1), images.regions, images.tokens)["params"]
+    params = init_params(module, jax.random.key(1))
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda x: x + 0.2 * rng.normal(size=x.shape).astype(np.float32), params)
     return module, params

@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.models import make_model
+from sparsecap_jax.models import init_params, make_model
 from sparsecap_jax.runs.compaction import compact_captioner, compact_run
 from sparsecap_jax.runs.directory import load_run, save_model
 from sparsecap_jax.runs.published import resolve_run
@@ -99,7 +99,7 @@ def test_log_probs_are_the_same(case):
         {"name": name, "vocab_size": 11, "feature_size": 9, "dropout": 0.0, **SIZES[case]}
     )
     regions, tokens = inputs()
-    params = jax.device_get(jax.jit(module.init)(jax.random.key(1), regions, tokens)["params"])
+    params = jax.device_get(init_params(module, jax.random.key(1)))
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda leaf: leaf + 0.2 * rng.normal(size=leaf.shape), params)
     params = jax.tree.map(lambda leaf: leaf.astype(np.float32), params)

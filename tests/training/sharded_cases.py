@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from sparsecap_jax.decoding import DecodeOptions
-from sparsecap_jax.models import make_model
+from sparsecap_jax.models import init_params, make_model
 from sparsecap_jax.pruning import make_pruner
 from sparsecap_jax.pruning.paths import by_path
 from sparsecap_jax.pruning.step import SparseStep
@@ -56,8 +56,7 @@ def make_batch():
 def captioner(name, scale=1.0):
     """A model, and initial weights as NumPy arrays."""
     model = make_model({"name": name, "vocab_size": VOCABULARY, "feature_size": 10, **SIZES[name]})
-    batch = make_batch()
-    params = jax.jit(model.init)(jax.random.key(1), batch.regions, batch.tokens)["params"]
+    params = init_params(model, jax.random.key(1))
     return model, jax.tree.map(lambda leaf: np.array(leaf) * np.float32(scale), params)
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsecap_jax.models import make_model
+from sparsecap_jax.models import init_params, make_model
 from sparsecap_jax.training.policy_gradient import PolicyGradient, Samples, split_floats
 from sparsecap_jax.types import Regions
 
@@ -40,7 +40,7 @@ def test_gradient_equals_finite_differences_of_the_expected_reward():
         row[: len(caption)] = caption
     inside = np.arange(LENGTH) < lengths[None, :, None]
     inputs = np.concatenate([np.full_like(tokens[..., :1], BOS), tokens[..., :-1]], axis=-1)
-    params = jax.jit(model.init)(jax.random.key(1), regions, inputs)["params"]
+    params = init_params(model, jax.random.key(1))
     params = jax.tree.map(lambda leaf: leaf * 2, params)
     rewards = rng.random(len(captions))
     baseline = 0.3

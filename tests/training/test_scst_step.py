@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from sparsecap_jax.decoding import Decoded, DecodeOptions, decode, decode_encoded
 from sparsecap_jax.errors import ConfigError
-from sparsecap_jax.models import MODELS, make_model
+from sparsecap_jax.models import MODELS, init_params, make_model
 from sparsecap_jax.pruning import make_pruner
 from sparsecap_jax.pruning.masks import apply_masks
 from sparsecap_jax.pruning.step import SparseStep
@@ -81,9 +81,7 @@ def make_parts(name, vocab_size):
     """A model whose captions have lengths of 1 to 9 tokens, and its weights."""
     fields = {"vocab_size": vocab_size, "feature_size": 10, **SIZES[name]}
     model = make_model({"name": name, **fields})
-    batch = make_batch()
-    tokens = np.zeros((IMAGES, 1, LENGTH), np.int32)
-    params = jax.jit(model.init)(jax.random.key(1), batch.regions, tokens)["params"]
+    params = init_params(model, jax.random.key(1))
     return model, jax.tree.map(lambda leaf: leaf * 1.5, params)
 
 

@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 
-from sparsecap_jax.models import MODELS, make_model
+from sparsecap_jax.models import MODELS, init_params, make_model
 from sparsecap_jax.pruning import make_pruner
 from sparsecap_jax.pruning.step import SparseStep, TrainState, by_entry
 from sparsecap_jax.training.objectives import CrossEntropy, Objective, Task, words_to_pack
@@ -47,12 +47,11 @@ def make_parts(name, **fields):
     fields = {"vocab_size": 20, "feature_size": 10, **NO_DROPOUT[name], **fields}
     model = make_model({"name": name, **fields})
     pruner = make_pruner({"name": "none"}, total_steps=10)
-    batch = make_batch()
-    params = jax.jit(model.init)(jax.random.key(1), batch.regions, batch.tokens)["params"]
+    params = init_params(model, jax.random.key(1))
     state = TrainState(
         jax.numpy.int32(0), params, pruner.init(jax.random.key(2), params), None, jax.random.key(3)
     )
-    return model, pruner, batch, state
+    return model, pruner, make_batch(), state
 
 
 def test_no_dropout_is_listed_for_every_model():

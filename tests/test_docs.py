@@ -46,6 +46,12 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(path), f"{target}#{anchor}: no such heading"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(REPO)))
+def test_commands_are_in_blocks(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    assert not re.findall(r"^(?:sparsecap|python|pip) .*$", text, re.MULTILINE)
+
+
 def test_anchors_are_those_of_github():
     assert site.slug("`config.train`") == "configtrain"
     assert site.slug("Flags of the reference, and our keys") == (

@@ -20,8 +20,13 @@ from sparsecap_jax.types import Regions
 SHARED = {"vocab_size": 9, "feature_size": 5}
 SIZES = {
     "up_down": {"name": "up_down", "embed_size": 8, "rnn_size": 6, "attention_size": 4},
-    "ort": {"name": "relation_transformer", "d_model": 8, "ff_size": 6, "num_heads": 2},
-    "soft_attention": {"name": "soft_attention", "cell": "gru"},
+    "ort": {
+        **{"name": "relation_transformer", "d_model": 8, "ff_size": 6, "num_heads": 2},
+        **{"num_layers": 2},
+    },
+    "soft_attention": {
+        **{"name": "soft_attention", "embed_size": 8, "rnn_size": 6, "attention_size": 4},
+    },
 }
 
 

@@ -27,6 +27,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.errors import LazyInitError
 from jaxtyping import Array, Key
 
 from sparsecap_jax.errors import ConfigError
@@ -113,10 +114,16 @@ def init_params(model: nn.Module, rng: Key[Array, ""]) -> PyTree:
     program; here layers of the same shape share one.
 
     Raises:
-        flax.errors.LazyInitError: a parameter depends on the regions or tokens.
+        ConfigError: a parameter depends on the regions or tokens.
     """
     inputs = jax.eval_shape(lambda: _smallest_inputs(model))
-    return model.lazy_init(rng, *inputs)["params"]
+    try:
+        return model.lazy_init(rng, *inputs)["params"]
+    except LazyInitError as error:
+        raise ConfigError(
+            f"model: initial parameters of {type(model).__name__} depend on regions or tokens; "
+            "expected ones that depend on the rng alone"
+        ) from error
 
 
 def count_params(model: nn.Module) -> int:

@@ -19,14 +19,9 @@ from sparsecap_jax.types import Regions
 
 SHARED = {"vocab_size": 9, "feature_size": 5}
 SIZES = {
-    "up_down": {"name": "up_down", "embed_size": 8, "rnn_size": 6, "attention_size": 4},
-    "ort": {
-        **{"name": "relation_transformer", "d_model": 8, "ff_size": 6, "num_heads": 2},
-        **{"num_layers": 2},
-    },
-    "soft_attention": {
-        **{"name": "soft_attention", "embed_size": 8, "rnn_size": 6, "attention_size": 4},
-    },
+    "up_down": {"embed_size": 8, "rnn_size": 6, "attention_size": 4},
+    "relation_transformer": {"d_model": 8, "ff_size": 6, "num_heads": 2, "num_layers": 2},
+    "soft_attention": {"embed_size": 8, "rnn_size": 6, "attention_size": 4},
 }
 
 
@@ -63,13 +58,28 @@ class Inheriting(Four, CaptionModel):
 
 @pytest.mark.parametrize("name", ["four", *SIZES])
 def test_initial_params_are_those_of_the_models_own_init(name):
-    model = Four(9) if name == "four" else make_model(SIZES[name] | SHARED)
+    model = Four(9) if name == "four" else make_model({"name": name, **SIZES[name], **SHARED})
     zeros = np.zeros((1, 1, 5), np.float32)
     regions = Regions(zeros, np.ones((1, 1), bool), zeros[..., :4], zeros[0])
     inputs = (regions, np.zeros((1, 1, 2), np.int32))
     expected = jax.jit(model.init)(jax.random.key(3), *inputs)["params"]
     found = init_params(model, jax.random.key(3))
     jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+class Standardized(Four):
+    """Its first parameter is the image's mean."""
+
+    @nn.compact
+    def __call__(self, regions, tokens, *, train=False):
+        mean = self.param("mean", lambda rng: jnp.mean(jnp.asarray(regions.fc)))
+        return super().__call__(regions, tokens) + mean
+
+
+def test_initial_params_depend_on_the_rng_alone():
+    message = "^model: initial parameters of Standardized depend on regions or tokens; expected"
+    with pytest.raises(ConfigError, match=message):
+        init_params(Standardized(9), jax.random.key(0))
 
 
 @pytest.mark.parametrize("cls", [Four, Inheriting])

@@ -23,10 +23,11 @@ from sparsecap_jax.captioning.image_options import decode_options, image_options
 from sparsecap_jax.captioning.search import check_names, search_options
 from sparsecap_jax.data.batches import make_eval_batches
 from sparsecap_jax.data.extractor_notes import check_features
-from sparsecap_jax.data.features import FeatureStore, RegionFeatures, validated
+from sparsecap_jax.data.features import FeatureStore
+from sparsecap_jax.data.in_memory import InMemoryFeatures
 from sparsecap_jax.data.karpathy import ImageId, Record
 from sparsecap_jax.data.stores import open_store
-from sparsecap_jax.errors import CheckpointError, ConfigError, DataError
+from sparsecap_jax.errors import CheckpointError, ConfigError
 from sparsecap_jax.photos.extractors import Extractor, open_for, remake_extractor
 from sparsecap_jax.photos.images import Photo
 from sparsecap_jax.runs.finished import (
@@ -233,7 +234,7 @@ class Captioner:
         """Return the captions of each image, of one as of a batch."""
         batch = isinstance(features, list | tuple)
         arrays = [array if batch or array is None else [array] for array in (features, boxes, fc)]
-        store = _InMemory(arrays, self.feature_size, self.needs_boxes)
+        store = InMemoryFeatures(arrays, self.feature_size, self.needs_boxes)
         if not len(store):
             return []
         results = self.caption_store(store, range(len(store)), **search)
@@ -346,36 +347,3 @@ class Captioner:
         )
         for index, captions in results:
             yield image_ids[index], captions
-
-
-class _InMemory:
-    """A store of arrays in memory, `[features, boxes, fc]` of all images; ids count from 0."""
-
-    def __init__(self, columns: Sequence[Any], feature_size: int, need_boxes: bool):
-        self.feature_size = feature_size
-        self._images: list[RegionFeatures] = []
-        count, names = len(columns[0]), ("features", "boxes", "fc")
-        columns = [[None] * count if arrays is None else arrays for arrays in columns]
-        for name, arrays in zip(names, columns, strict=True):
-            if len(arrays) != count:
-                raise DataError(f"{name}: found {len(arrays)} images, expected {count}")
-        parts: tuple[Any, ...]
-        for number, parts in enumerate(zip(*columns, strict=True)):
-            where = f"image {number}: features", f"image {number}: boxes", f"image {number}: fc"
-            features = np.asarray(parts[0])
-            boxes, fc = (None if part is None else np.asarray(part) for part in parts[1:])
-            if need_boxes and boxes is None:
-                raise DataError(f"{where[1]}: found none, but the model needs them")
-            self._images.append(validated(features, boxes, fc, feature_size, where))
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, image_id: ImageId) -> RegionFeatures:
-        return self._images[int(image_id)]
-
-    def num_regions(self, image_id: ImageId) -> int:
-        return len(self[image_id].features)
-
-    def check(self, image_ids: Iterable[ImageId]) -> None:
-        """Do nothing: no image can be missing."""

@@ -14,15 +14,14 @@ import pytest
 from sparsecap_jax.arrays import ArrayFile, read_npy
 from sparsecap_jax.errors import DataError, InUseError, SparsecapError
 from sparsecap_jax.files import (
-    locked,
     named_errors,
     new_folder,
     read_json,
-    remove_strays,
     system_fault,
     write_atomically,
     write_json,
 )
+from sparsecap_jax.locks import locked, remove_strays
 from sparsecap_jax.photos.images import open_photo
 from sparsecap_jax.torch_files import load_torch_file
 

@@ -12,12 +12,12 @@ from sparsecap_jax.errors import DataError
 from sparsecap_jax.files import (
     LIST_BYTES,
     MAX_BYTES,
-    locked,
     named_errors,
     open_own,
     write_atomically,
     write_json,
 )
+from sparsecap_jax.locks import locked
 
 
 class CaptionStream:

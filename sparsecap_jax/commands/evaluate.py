@@ -30,7 +30,8 @@ from sparsecap_jax.evaluation.metrics import (
     write_scores,
 )
 from sparsecap_jax.evaluation.result_files import load_attention
-from sparsecap_jax.files import read_settings, remove_strays
+from sparsecap_jax.files import read_settings
+from sparsecap_jax.locks import remove_strays
 from sparsecap_jax.pruning.summary import weight_counts
 from sparsecap_jax.runs import processes
 from sparsecap_jax.runs.directory import LoadedRun, load_run

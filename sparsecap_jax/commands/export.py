@@ -17,7 +17,8 @@ from sparsecap_jax.exporting.graphs import make_graphs
 from sparsecap_jax.exporting.packages import load_jax2onnx
 from sparsecap_jax.exporting.specs import Graph
 from sparsecap_jax.exporting.web import write_site
-from sparsecap_jax.files import locked, new_folder, unused, write_atomically, write_json
+from sparsecap_jax.files import new_folder, unused, write_atomically, write_json
+from sparsecap_jax.locks import locked
 from sparsecap_jax.model_files import FORMS
 from sparsecap_jax.photos.efficientnet_lite import NETWORKS
 from sparsecap_jax.runs.directory import LoadedRun, load_run

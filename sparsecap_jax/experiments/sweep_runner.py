@@ -25,7 +25,8 @@ from sparsecap_jax.experiments.sweep_tables import (
     read_rows,
 )
 from sparsecap_jax.experiments.sweeps import Sweep, SweepRun
-from sparsecap_jax.files import locked, write_json, write_table
+from sparsecap_jax.files import write_json, write_table
+from sparsecap_jax.locks import locked
 from sparsecap_jax.models import model_class
 from sparsecap_jax.runs.config import to_json
 from sparsecap_jax.runs.finished import CONFIG, SUMMARY

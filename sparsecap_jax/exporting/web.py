@@ -13,7 +13,8 @@ from sparsecap_jax.errors import CheckpointError
 from sparsecap_jax.exporting.extractor import extractor_bytes
 from sparsecap_jax.exporting.web_captioner import WebCaptioner, pack_captioner
 from sparsecap_jax.exporting.web_runtime import SCRIPT, WASM, runtime_files
-from sparsecap_jax.files import locked, new_folder, unused
+from sparsecap_jax.files import new_folder, unused
+from sparsecap_jax.locks import locked
 from sparsecap_jax.photos.images import EXAMPLES
 from sparsecap_jax.runs.finished import FinishedRun, has_sparse_runtime, load_finished
 from sparsecap_jax.runs.published import resolve_run

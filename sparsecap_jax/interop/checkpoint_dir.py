@@ -20,12 +20,12 @@ from sparsecap_jax.files import (
     FOREIGN,
     absent,
     foreign_errors,
-    locked,
     new_folder,
     read_bytes,
     unique_keys,
     write_json,
 )
+from sparsecap_jax.locks import locked
 from sparsecap_jax.model_files import write_safetensors
 from sparsecap_jax.tokenizers import Tokenizer, make_tokenizer
 from sparsecap_jax.torch_files import SparseTensor, load_torch_file, save_torch_file

@@ -21,7 +21,8 @@ from sparsecap_jax.data.batches import read_ahead
 from sparsecap_jax.data.datasets import Dataset
 from sparsecap_jax.errors import ConfigError
 from sparsecap_jax.evaluation.sparsity_report import write_sparsity_report
-from sparsecap_jax.files import locked, remove_strays, write_json
+from sparsecap_jax.files import write_json
+from sparsecap_jax.locks import locked, remove_strays
 from sparsecap_jax.models import count_params
 from sparsecap_jax.pruning.masks import finalize
 from sparsecap_jax.pruning.step import TrainState, warn_unless_begun

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from sparsecap_jax.errors import CheckpointError, ConfigError
-from sparsecap_jax.files import locked, new_folder, unused, write_json
+from sparsecap_jax.files import new_folder, unused, write_json
+from sparsecap_jax.locks import locked
 from sparsecap_jax.model_files import FORMS
 from sparsecap_jax.runs.directory import LoadedRun, save_model, save_run
 from sparsecap_jax.runs.finished import CONFIG, IMPORTED, MODEL_SUFFIX, finished_weights

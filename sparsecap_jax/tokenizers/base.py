@@ -2,11 +2,9 @@
 
 import contextlib
 import dataclasses
-import io
 import logging
 import os
 import pathlib
-import re
 import threading
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar, NamedTuple
@@ -18,20 +16,22 @@ from sparsecap_jax.errors import ConfigError, DataError
 from sparsecap_jax.files import new_folder, read_bytes, write_atomically
 from sparsecap_jax.settings import Range
 from sparsecap_jax.text import compose_am
+from sparsecap_jax.tokenizers.training import (
+    BOS_ID,
+    EOS_ID,
+    PAD_ID,
+    SPECIAL_IDS,
+    UNK_ID,
+    train_sentencepiece,
+)
 
 logger = logging.getLogger(__name__)
 
-PAD_ID, UNK_ID, BOS_ID, EOS_ID = 0, 1, 2, 3
 MAX_MODEL_BYTES = 2**28  # a million pieces take 0.02 GB
-SPECIAL_IDS = {"pad_id": PAD_ID, "unk_id": UNK_ID, "bos_id": BOS_ID, "eos_id": EOS_ID}
 
-_TOO_FEW = re.compile(r"Vocabulary size is smaller than required_chars\. (\d+) vs (\d+)")
 # SentencePiece draws from one generator per process.
 _SAMPLING = threading.Lock()
 _BLANK = "\u2581"
-# SentencePiece leaves out lines of more bytes, by default, and lines with this character.
-_DEFAULT_BYTES, _RESERVED = 4192, "\u2585"
-_MAX_BYTES = 2**20
 
 
 class Piece(NamedTuple):
@@ -119,7 +119,7 @@ class Tokenizer:
             ConfigError: a bad option, or a vocabulary that cannot be made.
             DataError: there are no captions, or some are not text.
         """
-        tokenizer = cls(_train(cls.model_type, captions, vocab_size), **options)
+        tokenizer = cls(train_sentencepiece(cls.model_type, captions, vocab_size), **options)
         if (size := len(tokenizer._processor)) < vocab_size:
             message = "%s tokenizer: %d of the %d ids asked for: the captions hold no more"
             logger.info(message, cls.name, size, vocab_size)
@@ -302,51 +302,3 @@ def _as_ids(ids: Any) -> list[int]:
         kind = f"{array.dtype} of shape {list(array.shape)}, smallest {array.min()}"
         raise DataError(f"ids to decode: found {kind}; expected one row of integers from 0 on")
     return array.tolist()
-
-
-def _train(model_type: str, captions: Iterable[str], vocab_size: int) -> bytes:
-    """Return a serialized SentencePiece model, of the reference's settings."""
-    too_small = f"tokenizer.vocab_size: found {vocab_size}, expected at least"
-    if vocab_size < 5:
-        raise ConfigError(f"{too_small} 5: four special ids and one token")
-    captions = list(_checked(captions))
-    longest = max((len(text.encode()) for text in captions), default=0)
-    # The model file keeps this setting: it differs from the reference's only where it must.
-    length = {"max_sentence_length": longest} if longest > _DEFAULT_BYTES else {}
-    pieces = {f"{name}_piece": f"<{name}>" for name in ("pad", "unk", "bos", "eos")}
-    options: dict[str, Any] = {**length, **SPECIAL_IDS, **pieces}
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(captions),
-            model_writer=model,
-            model_type=model_type,
-            vocab_size=vocab_size,
-            hard_vocab_limit=False,
-            minloglevel=2,  # errors alone
-            unk_surface="<unk>",
-            **options,
-        )
-    except RuntimeError as error:
-        if too_few := _TOO_FEW.search(str(error)):
-            needed = f"{too_few[2]}: the captions hold that many characters and special ids"
-            raise ConfigError(f"{too_small} {needed}") from error
-        if "sentences_.empty()" in str(error) or "all_chars_count" in str(error):
-            raise DataError("no text to train a tokenizer on; expected captions") from error
-        raise DataError(f"sentencepiece cannot train {model_type!r}: {error}") from error
-    return model.getvalue()
-
-
-def _checked(captions: Iterable[str]) -> Iterable[str]:
-    for number, caption in enumerate(captions):
-        if not isinstance(caption, str):
-            kind = type(caption).__name__
-            raise DataError(f"training caption {number}: expected text, found {kind}")
-        try:
-            size = len(caption.encode("utf-8"))
-        except UnicodeEncodeError as error:
-            raise DataError(f"training caption {number}: {error.reason} in {caption!r}") from error
-        if size > _MAX_BYTES:
-            found = f"found {size} bytes, expected at most {_MAX_BYTES}"
-            raise DataError(f"training caption {number}, {caption[:40]!r} ...: {found}")
-        yield caption.replace(_RESERVED, " ")

@@ -16,7 +16,7 @@ from sparsecap_jax.captioner import Captioner
 from sparsecap_jax.commands.caption import caption_folder
 from sparsecap_jax.errors import DataError, SparsecapError
 from sparsecap_jax.evaluation.caption_files import load_captions
-from sparsecap_jax.files import locked
+from sparsecap_jax.locks import locked
 from sparsecap_jax.stopping import Stopped, on_signals
 
 REPO = pathlib.Path(__file__).parents[2]

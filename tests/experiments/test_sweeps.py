@@ -18,7 +18,8 @@ from sparsecap_jax.experiments import sweep_runner
 from sparsecap_jax.experiments.sweep_runner import run_sweep
 from sparsecap_jax.experiments.sweep_tables import read_rows
 from sparsecap_jax.experiments.sweeps import SWEEPS, Sweep, SweepRun, load_sweep
-from sparsecap_jax.files import locked, read_csv, read_json, write_json, write_table
+from sparsecap_jax.files import read_csv, read_json, write_json, write_table
+from sparsecap_jax.locks import locked
 from sparsecap_jax.stopping import Stopped, on_signals
 
 

@@ -18,7 +18,8 @@ from loop_files import last_variables, losses
 from tiny_runs import STEPS, tiny_config
 
 from sparsecap_jax.errors import CheckpointError, ConfigError, SparsecapError
-from sparsecap_jax.files import locked, system_fault
+from sparsecap_jax.files import system_fault
+from sparsecap_jax.locks import locked
 from sparsecap_jax.runs import loop
 from sparsecap_jax.runs.finite import NonFiniteError
 from sparsecap_jax.runs.loop import stack_batches, train

@@ -16,7 +16,7 @@ from sparsecap_jax.data.features import IndexedStore
 from sparsecap_jax.data.stores import STORES, open_store, stated_width
 from sparsecap_jax.data.stores.array_records import DTYPES
 from sparsecap_jax.data.stores.convert import convert
-from sparsecap_jax.files import locked, remove_strays
+from sparsecap_jax.locks import locked, remove_strays
 
 
 def define_features() -> None:

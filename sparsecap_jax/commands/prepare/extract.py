@@ -10,7 +10,7 @@ from typing import Any
 from absl import flags
 
 from sparsecap_jax.commands.prepare import trust_entry
-from sparsecap_jax.files import locked, remove_strays
+from sparsecap_jax.locks import locked, remove_strays
 
 
 def define() -> None:

@@ -13,7 +13,8 @@ from sparsecap_jax.data.stores import STORES, NpyFolderStore, open_store
 from sparsecap_jax.data.stores.array_records import decode, encode, load_manifest
 from sparsecap_jax.data.stores.convert import convert, verify
 from sparsecap_jax.errors import ConfigError, DataError, SparsecapError
-from sparsecap_jax.files import locked, system_fault
+from sparsecap_jax.files import system_fault
+from sparsecap_jax.locks import locked
 
 WIDTH = 4
 

@@ -6,12 +6,14 @@ Sizes, batch and captions of benchmarks/train_step.py, with the dropout of prune
 sides; 53 million prunable weights for up_down. Steps fall between the events at which masks are
 ranked; a step at an event, and a ranking alone, are timed apart where there are any. The median of
 `--repeats` steps counts. A floor is the arrays that a method must read and write on top of the
-dense step, at the rate at which this machine reads and writes a large one. Nothing else should run
-on the machine; a first call with `--repeats=1` fills JAX's compilation cache.
+dense step, at the rate at which this machine reads and writes a large one. Memory is what the
+process holds after each timed step, the states of both sides included. Nothing else should run on
+the machine; a first call with `--repeats=1` fills JAX's compilation cache.
 """
 
 import json
 import pathlib
+import resource
 import statistics
 import time
 
@@ -107,6 +109,12 @@ def make_inputs(config):
     return jax.device_put(jax.tree.map(lambda leaf: leaf[None], batch)), words_to_pack(mask)
 
 
+def resident():
+    """Bytes that this process holds in memory."""
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
 def fastest(call, repeats):
     """Seconds of the fastest of `repeats` calls."""
     times = []
@@ -146,9 +154,11 @@ def compare(dense, masked):
 
     from sparsecap_jax.pruning import pack
 
-    times = [(dense.seconds(), masked.seconds()) for _ in range(REPEATS.value)]
-    found = [statistics.median(column) for column in zip(*times, strict=True)]
+    steps = [(dense.seconds(), masked.seconds(), resident()) for _ in range(REPEATS.value)]
+    *times, held = zip(*steps, strict=True)
+    found = [statistics.median(column) for column in times]
     row = {"dense": found[0], "masked": found[1], "ratio": found[1] / found[0]}
+    row["memory"] = min(held), max(held)
     if getattr(masked.pruner, "schedule", None):
         row["event"] = masked.seconds(EVENT - 1)
         row["ranking"] = fastest(masked.ranking(), 4)
@@ -163,8 +173,11 @@ def compare(dense, masked):
 def show(rows):
     """Print the table."""
     titles = ("model", "pruner", "dense, s", "masked, s", "masked / dense", "added, s", "floor, s")
-    print(f"\n| {' | '.join(titles)} | at an event, s | ranking, s | floor, s | bits | GB/s |")
-    print("|---|---|" + "--:|" * 10)
+    print(
+        f"\n| {' | '.join(titles)} | at an event, s | ranking, s | floor, s | bits | GB/s "
+        "| memory, GB |"
+    )
+    print("|---|---|" + "--:|" * 11)
     for row in rows:
         added = row["masked"] - row["dense"]
         seconds = (row["dense"], row["masked"], row["ratio"], added, row["floor"])
@@ -172,7 +185,9 @@ def show(rows):
         names = ("event", "ranking", "ranking_floor")
         cells += [f"{row[name]:.2f}" if "event" in row else "" for name in names]
         bits = 8 * row["packed_bytes"] / row["weights"]
-        print("| " + " | ".join([*cells, f"{bits:.4f}", f"{row['rate'] / 1e9:.0f}"]) + " |")
+        memory = " to ".join(f"{held / 1e9:.1f}" for held in row["memory"])
+        cells += [f"{bits:.4f}", f"{row['rate'] / 1e9:.0f}", memory]
+        print("| " + " | ".join(cells) + " |")
 
 
 def main(argv):

@@ -26,7 +26,7 @@ from sparsecap_jax.photos.images import open_photo
 from sparsecap_jax.torch_files import load_torch_file
 
 HOLD = (
-    "import sys; from sparsecap_jax.files import locked\n"
+    "import sys; from sparsecap_jax.locks import locked\n"
     "with locked(sys.argv[1], folder=bool(int(sys.argv[2]))):\n"
     "    print('locked', flush=True); sys.stdin.read()\n"
 )

@@ -16,7 +16,7 @@ PACKAGE = REPO / "sparsecap_jax"
 ROWS = (
     ("version", "errors", "stopping", "machine"),
     ("types", "settings", "files", "text"),
-    ("arrays", "array_modules", "model_fields", "trees"),
+    ("arrays", "array_modules", "locks", "model_fields", "trees"),
     ("formulas", "model_files"),
     ("pruning", "torch_files", "tokenizers", "models", "data"),
     ("decoding", "photos", "scst"),

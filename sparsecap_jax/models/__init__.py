@@ -27,7 +27,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.errors import LazyInitError
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.interpreters.partial_eval import dce_jaxpr
 from jaxtyping import Array, Key
 
 from sparsecap_jax.errors import ConfigError
@@ -117,13 +118,17 @@ def init_params(model: nn.Module, rng: Key[Array, ""]) -> PyTree:
         ConfigError: a parameter depends on the regions or tokens.
     """
     inputs = jax.eval_shape(lambda: _smallest_inputs(model))
-    try:
-        return model.lazy_init(rng, *inputs)["params"]
-    except LazyInitError as error:
+    draw = jax.make_jaxpr(lambda *args: model.init(*args)["params"], return_shape=True)
+    traced, shapes = draw(rng, *inputs)
+    # What remains without the model's outputs; its operations run one by one.
+    jaxpr, (random, *used) = dce_jaxpr(traced.jaxpr, [True] * len(traced.out_avals))
+    if any(used):
         raise ConfigError(
             f"model: initial parameters of {type(model).__name__} depend on regions or tokens; "
             "expected ones that depend on the rng alone"
-        ) from error
+        )
+    leaves = jaxpr_as_fun(ClosedJaxpr(jaxpr, traced.consts))(*[rng] * random)
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
 def count_params(model: nn.Module) -> int:

@@ -76,6 +76,20 @@ class Standardized(Four):
         return super().__call__(regions, tokens) + mean
 
 
+class Constant(Four):
+    """Its only parameter is drawn from nothing."""
+
+    @nn.compact
+    def __call__(self, regions, tokens, *, train=False):
+        bias = self.param("bias", nn.initializers.constant(0.5), (self.vocab_size,))
+        return jnp.zeros((*jnp.shape(tokens), 1)) + bias
+
+
+def test_initial_params_need_no_rng():
+    params = init_params(Constant(9), jax.random.key(0))
+    np.testing.assert_array_equal(params["bias"], np.full(9, 0.5, np.float32))
+
+
 def test_initial_params_depend_on_the_rng_alone():
     message = "^model: initial parameters of Standardized depend on regions or tokens; expected"
     with pytest.raises(ConfigError, match=message):

@@ -13,10 +13,10 @@ the machine; a first call with `--repeats=1` fills JAX's compilation cache.
 
 import json
 import pathlib
-import resource
 import statistics
 import time
 
+import psutil
 from absl import app, flags
 from paper_models import paper_config, random_captions, random_regions
 
@@ -109,12 +109,6 @@ def make_inputs(config):
     return jax.device_put(jax.tree.map(lambda leaf: leaf[None], batch)), words_to_pack(mask)
 
 
-def resident():
-    """Bytes that this process holds in memory."""
-    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
-
-
 def fastest(call, repeats):
     """Seconds of the fastest of `repeats` calls."""
     times = []
@@ -154,7 +148,10 @@ def compare(dense, masked):
 
     from sparsecap_jax.pruning import pack
 
-    steps = [(dense.seconds(), masked.seconds(), resident()) for _ in range(REPEATS.value)]
+    steps = [
+        (dense.seconds(), masked.seconds(), psutil.Process().memory_info().rss)
+        for _ in range(REPEATS.value)
+    ]
     *times, held = zip(*steps, strict=True)
     found = [statistics.median(column) for column in times]
     row = {"dense": found[0], "masked": found[1], "ratio": found[1] / found[0]}

@@ -63,12 +63,11 @@ def captioner(name, scale=1.0):
 def make_parts(name, pruner_name, scale=1.0):
     """Model, pruner, optimizer and state on the host, before the first step.
 
-    Adam's epsilon is large, so that gradients that are 0 but for rounding give no step. Logits of
-    masks move by at most 10: at their rate of 100, rounding of 1e-9 in a gradient shows.
+    Adam's epsilon is large, so that gradients that are 0 but for rounding give no step.
     """
     model, params = captioner(name, scale)
     pruner = make_pruner({"name": pruner_name, **PRUNERS[pruner_name]}, total_steps=STEPS)
-    recipe = {"learning_rate": 1e-2, "epsilon": 1e-2, "mask_learning_rate": 10.0}
+    recipe = {"learning_rate": 1e-2, "epsilon": 1e-2}
     tx = make_optimizer(recipe, STEPS, trains_masks=pruner.trains_masks)
     step = SparseStep(pruner, tx)
     state = step.start(jax.random.key(3), pruner.init(jax.random.key(2), params), params)

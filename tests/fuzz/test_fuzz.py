@@ -119,7 +119,7 @@ def ran(tmp_path_factory):
         threading.setprofile(None)
     return {
         f"{pathlib.Path(code.co_filename).relative_to(PACKAGE).as_posix()}:{code.co_qualname}"
-        for code in codes.values()
+        for code in list(codes.values())  # threads that a reader has started note on
         if code.co_filename.startswith(str(PACKAGE))
     }
 

@@ -136,6 +136,16 @@ def default_emitters(monkeypatch):
     jax.clear_caches()
 
 
+@pytest.fixture
+def optimized():
+    """Compile with XLA's optimisations, for a test that computes longer than it compiles."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)
+    jax.config.update(name, False)
+    yield
+    jax.config.update(name, before)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _bounded_maps():
     """Forget compiled programs before the process runs out of memory maps (Linux: 65,530)."""

@@ -29,6 +29,7 @@ def test_it_is_small_sparse_and_whole():
 
 
 @pytest.mark.shared
+@pytest.mark.usefixtures("optimized")
 def test_dev_scores_are_those_of_its_card(shared):
     """The first 200 dev photos of Flickr8k, from the files to CIDEr."""
     data = shared / "data" / "flickr8k"

@@ -75,6 +75,8 @@ def main(argv):
         from sparsecap_jax.data.batches import make_eval_batches
         from sparsecap_jax.data.records import Record
         from sparsecap_jax.data.stores import open_store
+        from sparsecap_jax.runs.finished import load_finished
+        from sparsecap_jax.runs.published import resolve_run
 
         captioner = Captioner.load(decoding.CHECKPOINT.value, backend="sparse")
         run, config = captioner.run, captioner.config
@@ -93,7 +95,7 @@ def main(argv):
             search = SearchOptions(beam_size=beam)
             return decode_options(search, run.tokenizer, config.max_seq_length)
 
-        model = captioner._engine.model
+        model = load_finished(resolve_run(decoding.CHECKPOINT.value)).model
         compare(decoding.CHECKPOINT.value, run.model, run.params, model, whole, options_of)
         return
     for name in decoding.MODELS.value:

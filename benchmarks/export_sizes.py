@@ -14,6 +14,7 @@ import pathlib
 import tempfile
 import time
 import zipfile
+from typing import Any
 
 import export_paper
 import export_scores
@@ -112,7 +113,7 @@ def extractor_rows(arguments):
     """Yield the lines of the table of extractors."""
     photos = [open_photo(path) for path in list_photos(EXAMPLES)]
     for network in NETWORKS:
-        extractor = make_extractor(network)
+        extractor: Any = make_extractor(network)
         expected = np.stack([image.features for image in extractor(photos)])
         pixels = np.stack([squeeze(photo, extractor.windows.size) for photo in photos])
         for form in FORMS:

@@ -125,21 +125,23 @@ def main():
     lines = []
     for name in arguments.run:
         run = load_run(resolve_run(name))
-        leaves = (flatten_dict(tree, sep="/") for tree in (run.params, run.masks))
-        lines += rows(pathlib.Path(name).name, *leaves, arguments.repeats)
+        params, masks = (flatten_dict(tree, sep="/") for tree in (run.params, run.masks))
+        lines += rows(pathlib.Path(name).name, params, masks, arguments.repeats)
     if arguments.pth:
         with tempfile.TemporaryDirectory() as folder:
             run = import_reference(arguments.pth, pathlib.Path(folder, "run"), [].append)
         with zipfile.ZipFile(arguments.pth) as archive:
             (pth,) = (info.file_size for info in archive.infolist() if info.filename[-4:] == ".pth")
-        flat = [flatten_dict(tree, sep="/") for tree in (run.params, run.masks)]
+        params, masks = (flatten_dict(tree, sep="/") for tree in (run.params, run.masks))
         name = pathlib.Path(arguments.pth).stem.partition("_")[0]
-        lines += rows(f"{name}, as published", *flat, arguments.repeats, f" (`.pth`: {pth:,})")
+        note = f" (`.pth`: {pth:,})"
+        lines += rows(f"{name}, as published", params, masks, arguments.repeats, note)
     for name in filter(None, arguments.models.split(",")):
         for pattern in arguments.patterns.split(","):
             structure = "" if pattern.startswith("0") else f", {pattern.split()[0]}"
             title = f"{name}, paper size{structure}"
-            lines += rows(title, *paper_weights(name, pattern), arguments.repeats)
+            params, masks = paper_weights(name, pattern)
+            lines += rows(title, params, masks, arguments.repeats)
     command = "python benchmarks/file_sizes.py"
     command += "".join(f" --run={name}" for name in arguments.run)
     command += f" --pth={pathlib.Path(arguments.pth).name}" if arguments.pth else ""

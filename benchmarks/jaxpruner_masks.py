@@ -22,7 +22,7 @@ STEPS, SPARSITY = 10, 0.8
 EVENTS = {"update_start_step": 2, "update_freq": 1, "update_end_step": 10}
 OURS = {"start_step": 2, "frequency": 1, "events": 8}
 # Name of a case: fields for jaxpruner, and for this package.
-AT_ONCE = {
+AT_ONCE: dict[str, tuple[dict, dict]] = {
     "magnitude": ({}, {}),
     "magnitude, erk": ({"dist_type": "erk"}, {"distribution": "erk"}),
     "magnitude, 2:4": ({"sparsity_type": "nm_2,4", "sparsity": 0.5}, {"sparsity_type": "2:4"}),

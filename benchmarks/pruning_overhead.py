@@ -15,6 +15,7 @@ import json
 import pathlib
 import statistics
 import time
+from typing import Any
 
 import psutil
 from absl import app, flags
@@ -92,7 +93,8 @@ class Side:
         """Return a function that ranks the weights and waits for the masks."""
         import jax
 
-        rank = jax.jit(lambda prune, params: self.pruner.rank(prune, params, params))
+        pruner: Any = self.pruner  # one that ranks
+        rank = jax.jit(lambda prune, params: pruner.rank(prune, params, params))
         return lambda: jax.block_until_ready(rank(self.state.prune, self.state.params))
 
 

@@ -223,10 +223,11 @@ def devices_table():
 def cpu_table():
     """The same model at this CPU's measured rates, against measured steps."""
     if _RATES.value:
-        here = Machine(*(float(rate) * 1e9 for rate in _RATES.value), 0, 1, 0)
+        flops, bandwidth = (float(rate) * 1e9 for rate in _RATES.value)
     else:
         rates = measured_rates(_SCALE.value)
-        here = Machine(rates["flops"], rates["bandwidth"], 0, 1, 0)
+        flops, bandwidth = rates["flops"], rates["bandwidth"]
+    here = Machine(flops, bandwidth, 0, 1, 0)
     rows = []
     for key, measured in CPU_SECONDS.items():
         floor = teacher_forcing(*key).seconds(here, 0.0)

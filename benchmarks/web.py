@@ -118,11 +118,11 @@ def dense_products(params: dict[str, np.ndarray]) -> bytes:
         ]
         sums.append(f"sum{number}")
     nodes.append(helper.make_node("Sum", sums, ["y"]))
-    ends = [
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)]
+    x, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
         for name, shape in (("x", [3, 4096]), ("y", []))
-    ]
-    graph = helper.make_graph(nodes, "products", *ends, constants)
+    )
+    graph = helper.make_graph(nodes, "products", [x], [y], constants)
     opset = helper.make_opsetid("", 21)
     return helper.make_model(graph, opset_imports=[opset], ir_version=10).SerializeToString()
 

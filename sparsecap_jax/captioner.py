@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from sparsecap_jax.captioning.batches import Caption, best_caption, caption_batches
+from sparsecap_jax.captioning.consensus import Consensus
 from sparsecap_jax.captioning.engines import (
     BACKENDS,
     Automatic,
@@ -181,8 +182,8 @@ class Captioner:
     def check_search(self, **search: Any) -> int:
         """Return the number of rows that a search keeps for an image.
 
-        These are its captions; with required words a beam search has as many for each state of
-        what is still missing.
+        These are its captions, and the samples of a consensus; with required words a beam search
+        has as many captions for each state of what is still missing.
 
         Args:
             **search: see `SearchOptions`.
@@ -195,7 +196,8 @@ class Captioner:
         options = decode_options(in_words, tokenizer, self._max_length)
         required = image_options(in_words, tokenizer, options, [0])["required"]
         by_state = required is not None and options.method == "beam" and options.num_groups == 1
-        return options.rows * (required.default.shape[1] if by_state else 1)
+        rows = options.rows * (required.default.shape[1] if by_state else 1)
+        return rows + in_words.consensus
 
     def caption(
         self,
@@ -337,8 +339,11 @@ class Captioner:
             batch_size=min(batch_size, len(image_ids)),
             region_buckets=self.config.data.region_buckets,
         )
+        engine = self._engine
+        if in_words.consensus:
+            engine = Consensus(engine, tokenizer, in_words.consensus)
         results = caption_batches(
-            self._engine,
+            engine,
             batches,
             tokenizer,
             options,

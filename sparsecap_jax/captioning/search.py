@@ -20,6 +20,7 @@ USED_BY = {
     "length_penalty": _BEAMS,
     "num_groups": ("diverse_beam",),
     "diversity": ("diverse_beam",),
+    "consensus": _BEAMS,
     "num_samples": _SAMPLERS,
     "top_k": _SAMPLERS,
     "top_p": _SAMPLERS,
@@ -42,11 +43,14 @@ class SearchOptions:
         num_groups: number of groups of beams, a divisor of `beam_size`; 0 makes a group of each
             beam.
         diversity: nats taken off a token for each beam of an earlier group that chose it.
+        consensus: number of samples that the beams of an image are compared with: the caption most
+            like them is the best, see `captioning.consensus`; 0 for the most probable one.
         num_samples: number of captions drawn for each image.
         temperature: divisor of the log-probs.
         top_k: number of most probable tokens to sample from; 0 for all.
         top_p: probability mass of the most probable tokens to sample from.
-        seed: seed of the samples; those of an image depend on it and on the image's id alone.
+        seed: seed of the samples, of a consensus too; those of an image depend on it and on the
+            image's id alone.
         no_repeat: forbid the same token twice in a row.
         no_repeat_ngram: length of n-grams that may not occur twice, in tokens; 0 for none.
         suppress: words that are never produced, of one token each.
@@ -68,6 +72,7 @@ class SearchOptions:
     length_penalty: str = ""
     num_groups: Annotated[int, Range(0)] = 0
     diversity: Annotated[float, Range(0)] = 0.5
+    consensus: Annotated[int, Range(0)] = 0
     num_samples: Annotated[int, Range(1)] = 1
     temperature: Annotated[float, Range(0, open_low=True)] = 1.0
     top_k: Annotated[int, Range(0)] = 0
@@ -100,6 +105,10 @@ class SearchOptions:
                 f"search option length_penalty: found {self.length_penalty!r}, "
                 'expected "", "wu_ALPHA" or "avg_ALPHA"'
             )
+        if self.consensus and self.beam_size == 1:
+            raise ConfigError(
+                "search option consensus: found one beam; expected several to choose from"
+            )
         if self.num_groups and self.beam_size % self.num_groups:
             raise ConfigError(
                 f"search option num_groups: found {self.num_groups}, "
@@ -108,7 +117,8 @@ class SearchOptions:
 
     def uses(self, option: str) -> bool:
         """Return whether the search uses an option."""
-        return self.search in USED_BY.get(option, SEARCHES)
+        of_samples = option == "seed" and self.consensus > 0
+        return of_samples or self.search in USED_BY.get(option, SEARCHES)
 
 
 def search_options(given: Mapping[str, Any]) -> SearchOptions:

@@ -132,6 +132,8 @@ def _decode_options(words: SearchOptions, run: LoadedRun) -> DecodeOptions:
     by_image = [name for name in BY_IMAGE if getattr(words, name)]
     if by_image:
         raise ConfigError(f"search option {by_image[0]}: differs by image; it cannot be exported")
+    if words.consensus:
+        raise ConfigError("search option consensus: draws samples; it cannot be exported")
     options = decode_options(words, run.tokenizer, run.config.max_seq_length)
     entries.search_entry(options)  # says what cannot be exported before work begins
     return options

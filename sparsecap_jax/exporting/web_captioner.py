@@ -74,7 +74,7 @@ def _search_options(run: FinishedRun) -> dict[str, Any]:
     search = SearchOptions(**run.search)
     if search.search not in ("greedy", "beam"):
         raise ConfigError(f"search option search: {search.search!r}; a page has greedy and beam")
-    for name in ("prefix", "required"):
+    for name in ("prefix", "required", "consensus"):
         if getattr(search, name):
             option = f"search option {name}: found {getattr(search, name)!r:.80}"
             raise ConfigError(f"{option}; expected none, a page has no such search")

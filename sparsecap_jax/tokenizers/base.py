@@ -236,6 +236,14 @@ class Tokenizer:
         text = self._processor.decode([i if i < size else UNK_ID for i in ids])
         return compose_am(text.replace("<unk>", " <unk>").removeprefix(" "))
 
+    def word_log_prob(self, word: str) -> float:
+        """Return the natural log of a word's share of the training captions' words.
+
+        It is the sum of the scores of its pieces in the SentencePiece model, which are log-probs
+        (of subwords, as if these were independent); 0 for an unknown word.
+        """
+        return sum(map(self._processor.get_score, self._processor.encode(word)))
+
     def surfaces(self) -> list[str]:
         """Return what each id of the SentencePiece model adds to a text, blanks as U+2581.
 
@@ -285,6 +293,10 @@ class BpeTokenizer(Tokenizer):
 
     name = model_type = "bpe"
     samples = True
+
+    def word_log_prob(self, word: str) -> float:
+        """Return -1 for every word: the scores of this model are the order of its merges."""
+        return -1.0
 
 
 class CharTokenizer(Tokenizer):

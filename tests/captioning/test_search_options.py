@@ -124,6 +124,9 @@ def test_samples_have_a_key_of_the_seed_and_the_image(tokenizer):
         ({"suppress": ["zebra"]}, "suppress: 'zebra' has a word that the tokenizer does not"),
         ({"bad_endings": ["a dog"]}, "bad_endings: 'a dog' takes 2 tokens of tokenizer 'word'"),
         ({"search": "diverse_beam", "num_groups": 2}, "num_groups: found 2, expected a divisor"),
+        ({"search": "greedy", "consensus": 9}, "consensus: found 9 with .*; only beam, diverse_b"),
+        ({"beam_size": 1, "consensus": 9}, "consensus: found one beam; expected several to choose"),
+        ({"seed": 1}, "seed: found 1 with search 'beam'; only sample, gumbel can use it"),
     ],
 )
 @pytest.mark.usefixtures("types_unchecked")

@@ -234,6 +234,7 @@ def test_faults_are_one_clear_error(files, tmp_path):
     fails(ConfigError, "a page has the run's own search", format="web", beam_size=2)
     fails(ConfigError, "search 'sample': an exported captioner", search="sample")
     fails(ConfigError, "search option prefix: differs by image", prefix="a dog")
+    fails(ConfigError, "search option consensus: draws samples; it cannot", consensus=20)
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()
     with pytest.raises(CheckpointError, match="used: exists; expected a new or empty folder"):

@@ -166,6 +166,7 @@ def example_images():
         ({"search": "diverse_beam", "beam_size": 4}, "search"),
         ({"required": ["dog"]}, "required"),
         ({"prefix": "a"}, "prefix"),
+        ({"consensus": 20}, "consensus"),
     ],
 )
 def test_searches_that_a_page_lacks_are_refused(tmp_path, search, field):

@@ -109,6 +109,7 @@ def test_samples_do_not_depend_on_other_requests(captioner, images):
         ({"beam_size": 3, "required": ["dog", "man"]}, 12),
         ({"beam_size": 4, "search": "diverse_beam", "required": ["dog", "man"]}, 4),
         ({"search": "greedy", "required": ["dog", "man"]}, 1),
+        ({"beam_size": 3, "consensus": 20, "required": ["dog"]}, 26),
     ],
 )
 def test_rows_of_a_search(captioner, search, rows):

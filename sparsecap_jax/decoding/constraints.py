@@ -4,6 +4,7 @@ Each takes the log-probs of the next token and the tokens chosen so far, and ret
 with forbidden tokens at -inf. None renormalises: a caption's score stays the model's.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -73,14 +74,14 @@ def suppress(
 ) -> Float[ArrayLike, "B K V"]:
     """Forbid `ids` everywhere."""
     del prefix
-    return _forbid(log_probs, np.isin(np.arange(log_probs.shape[-1]), ids))
+    return _forbid(log_probs, _among(log_probs.shape[-1], tuple(ids)))
 
 
 def no_bad_ending(
     log_probs: Float[ArrayLike, "B K V"], prefix: Prefix, *, ids: Sequence[int], eos_id: int
 ) -> Float[ArrayLike, "B K V"]:
     """Forbid EOS after any of `ids`, and `ids` at the last place, where captions are cut."""
-    bad = np.isin(np.arange(log_probs.shape[-1]), ids)
+    bad = _among(log_probs.shape[-1], tuple(ids))
     after_bad = (prefix.last[..., None] == np.asarray(ids, np.int32)).any(axis=-1)
     log_probs = _forbid(log_probs, after_bad[..., None] & (_ids(log_probs) == eos_id))
     return _forbid(log_probs, bad & (prefix.length == prefix.tokens.shape[-1] - 1))
@@ -127,6 +128,12 @@ def compose(
         return xp.where(token == options.pad_id, constrained, only)
 
     return apply
+
+
+@functools.lru_cache(maxsize=64)
+def _among(size: int, ids: tuple[int, ...]) -> Bool[np.ndarray, " V"]:
+    """Return which of `size` tokens are among `ids`; every step of every search asks for it."""
+    return np.isin(np.arange(size), ids)
 
 
 def _ids(log_probs: Float[ArrayLike, "B K V"]) -> Int[ArrayLike, " V"]:

@@ -21,12 +21,14 @@ from sparsecap_jax.array_modules.numpy_arrays import fold_in
 from sparsecap_jax.captioning.engines import Engine
 from sparsecap_jax.decoding.options import DecodeOptions
 from sparsecap_jax.decoding.stepper import Decoded
+from sparsecap_jax.text import unicode_words
 from sparsecap_jax.tokenizers import Tokenizer
 from sparsecap_jax.types import Regions
 
 AT_ONCE = 20
 """Samples of an image that are drawn together; the next ones repeat the same program."""
 CAPTION_WORDS = 10
+LEAST_AND_MOST = -100.0, -1e-9  # of a word's log-prob; a damaged tokenizer may have any
 SIGMA = 6.0  # of the penalty on lengths, CIDEr-D's
 
 
@@ -83,10 +85,10 @@ def rarity(log_prob: float) -> float:
     It stands in for CIDEr's inverse document frequency, without captions to count in.
 
     Args:
-        log_prob: natural log of the word's share of all words, at most 0.
+        log_prob: natural log of the word's share of all words.
     """
-    none = CAPTION_WORDS * math.log1p(-min(math.exp(log_prob), 1 - 1e-9))
-    return -math.log(-math.expm1(none))
+    share = math.exp(min(LEAST_AND_MOST[1], max(LEAST_AND_MOST[0], log_prob)))
+    return -math.log(-math.expm1(CAPTION_WORDS * math.log1p(-share)))
 
 
 def likeness(
@@ -98,14 +100,14 @@ def likeness(
     10) over n-grams of one and two words. An n-gram weighs as much as its words do on average.
 
     Args:
-        captions: K texts.
+        captions: K texts, split by `text.unicode_words`.
         samples: texts to compare them with, at least one.
         weight: of a word, at least 0.
 
     Returns:
         float64 `[K]`, between 0 and 1.
     """
-    words = [text.split() for text in (*captions, *samples)]
+    words = [unicode_words(text) for text in (*captions, *samples)]
     lengths = np.array([len(one) for one in words], np.float64)
     count = len(captions)
     total = np.zeros((count, len(samples)))

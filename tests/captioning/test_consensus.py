@@ -44,6 +44,9 @@ def test_likeness_by_hand():
     # Weights of words: 3 and 4 of a length of 5; the bigram weighs 3.5 and is alone.
     found = likeness(["a dog"], ["a cat", "a dog"], {"a": 3.0, "dog": 4.0, "cat": 4.0}.get)
     np.testing.assert_allclose(found, [(9 / 25 / 2 + 1) / 2])
+    # Scripts without blanks: two characters of three, one bigram of two.
+    expected = (2 / 3 + 1 / 2) / 2
+    np.testing.assert_allclose(likeness(["一只狗"], ["一只猫"], alike), [expected])
     np.testing.assert_array_equal(likeness(["", "a"], ["", "dog"], alike), [0, 0])
     assert likeness([], ["a dog"], alike).shape == (0,)
 
@@ -80,6 +83,9 @@ def test_rarity_by_hand():
     assert rarity(math.log(0.5)) == pytest.approx(-math.log(1 - 0.5**10))
     assert rarity(math.log(1e-6)) == pytest.approx(-math.log(1e-5), rel=1e-4)
     assert rarity(0.0) == pytest.approx(0.0, abs=1e-9)  # the only word there is
+    assert rarity(5.0) == rarity(0.0)
+    for log_prob in (-100.0, -1e9, -math.inf, math.nan):
+        assert rarity(log_prob) == pytest.approx(100 - math.log(10))
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
